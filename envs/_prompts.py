@@ -1,0 +1,168 @@
+"""From questions to rows of prompt tokens, on the host."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from grpojax.text import AbstractTokenizer, TokenBytes
+
+
+RAW_TEMPLATE = "Question: {question}\nAnswer:"
+"""How a question is put to a model that is no chat model."""
+
+AnswerFormat = Literal["####", "tag"]
+
+
+class PaddedPrompts(NamedTuple):
+    """Prompts of one width.
+
+    **Fields:**
+
+    - `tokens`: token ids, zero past each length, int32.
+    - `lengths`: int32.
+    - `kept`: which of the prompts these are; the others were too long.
+    """
+
+    tokens: Int[np.ndarray, "problem prefix"]
+    lengths: Int[np.ndarray, " problem"]
+    kept: list[int]
+
+
+def worked_answer(answer: str, answer_format: AnswerFormat) -> str:
+    """A worked answer as a model should write it.
+
+    GSM8K's calculator annotations, `<<48/2=24>>`, are left out; with tags, the last
+    line `#### 24` becomes `<answer>24</answer>`.
+    """
+    answer = re.sub(r"<<[^<>]*>>", "", answer)
+    if answer_format == "tag":
+        working, _, number = answer.rpartition("####")
+        return f"{working}<answer>{number.strip()}</answer>"
+    return answer
+
+
+def raw_prompt(
+    question: str,
+    shots: Sequence[tuple[str, str]] = (),
+    system_prompt: str | None = None,
+    template: str = RAW_TEMPLATE,
+) -> str:
+    """A prompt as plain text: instructions, examples and the question.
+
+        system_prompt "\\n\\n" (asked " " answer "\\n\\n")* asked
+
+    where `asked` is the template with its question.
+    """
+    if "{question}" not in template:
+        raise ValueError(
+            "A prompt template must contain `{question}`, where the question goes. "
+            f"Received {template!r}."
+        )
+    # Not `str.format`: a template may have other braces.
+    ask = lambda question: template.replace("{question}", question)
+    parts = [] if system_prompt is None else [system_prompt]
+    parts += [f"{ask(shown)} {answer}" for shown, answer in shots]
+    return "\n\n".join([*parts, ask(question)])
+
+
+def chat_messages(
+    question: str,
+    shots: Sequence[tuple[str, str]] = (),
+    system_prompt: str | None = None,
+) -> list[Mapping[str, str]]:
+    """A prompt as a conversation in which the examples have been answered."""
+    says = lambda role, content: {"role": role, "content": content}
+    messages = [] if system_prompt is None else [says("system", system_prompt)]
+    for shown, answer in shots:
+        messages += [says("user", shown), says("assistant", answer)]
+    return [*messages, says("user", question)]
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]],
+    max_prompt_length: int | None = None,
+    long_prompts: Literal["raise", "skip"] = "raise",
+) -> PaddedPrompts:
+    """Puts prompts into one array.
+
+    **Arguments:**
+
+    - `prompts`: token ids of each.
+    - `max_prompt_length`: the width; that of the longest prompt by default.
+    - `long_prompts`: whether a longer prompt is an error or is left out.
+
+    **Raises:** `ValueError` for a prompt that is too long or empty, named by its row,
+    or if none is left.
+    """
+    if long_prompts not in ("raise", "skip"):
+        raise ValueError(
+            f"`long_prompts` is 'raise' or 'skip'. Received {long_prompts!r}."
+        )
+    longest = max(map(len, prompts), default=0)
+    width = longest if max_prompt_length is None else max_prompt_length
+    kept = []
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(
+                f"A prompt needs at least one token. That of row {row + 1} has none: "
+                "check its question and the template."
+            )
+        if len(prompt) <= width:
+            kept.append(row)
+        elif long_prompts == "raise":
+            raise ValueError(
+                f"A prompt must fit max_prompt_length={width} tokens. That of row "
+                f"{row + 1} has {len(prompt)}, and the longest has {longest}. Raise "
+                "max_prompt_length, or pass long_prompts='skip' to leave such rows out."
+            )
+    if not kept:
+        raise ValueError(
+            "An environment needs at least one problem. Received "
+            f"{len(prompts)} rows, of which none has a prompt of at most {width} "
+            "tokens. Hand over more rows, or raise max_prompt_length."
+        )
+    tokens = np.zeros((len(kept), width), np.int32)
+    for problem, row in enumerate(kept):
+        tokens[problem, : len(prompts[row])] = prompts[row]
+    lengths = np.array([len(prompts[row]) for row in kept], np.int32)
+    return PaddedPrompts(tokens, lengths, kept)
+
+
+def end_token_array(
+    tokenizer: AbstractTokenizer, extra: Sequence[int]
+) -> Int[np.ndarray, " end"]:
+    """The tokenizer's end tokens and some more, each once.
+
+    **Raises:** `ValueError` if there is none, or one outside the vocabulary.
+    """
+    tokens = sorted({*tokenizer.end_tokens, *extra})
+    if not tokens or tokens[0] < 0 or tokens[-1] >= tokenizer.vocab_size:
+        raise ValueError(
+            "A turn needs tokens that end it, all of them at least 0 and below the "
+            f"vocabulary's {tokenizer.vocab_size}. Received {tokens}. Pass "
+            "`end_tokens`, or name an `eos_token` in the tokenizer's configuration."
+        )
+    return np.array(tokens, np.int32)
+
+
+def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...]:
+    """All tokens whose bytes contain a pattern, in order of id.
+
+    A model that is no chat model seldom says its end token. What ends its answer is a
+    stop string, in this sense: `end_tokens=tokens_containing(table, b"\\n")`.
+
+    !!! example
+
+        ```python
+        tokens_containing(byte_table([b"4", b".\\n", b"\\n"]), b"\\n")  # (1, 2)
+        ```
+    """
+    table, lengths = np.asarray(token_bytes.table), np.asarray(token_bytes.length)
+    return tuple(
+        token
+        for token, length in enumerate(lengths)
+        if pattern in table[token, :length].tobytes()
+    )

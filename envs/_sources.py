@@ -1,0 +1,226 @@
+"""Where rows of questions and worked answers come from."""
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ._word_problems import word_problems
+
+
+WORD_PROBLEMS = "word-problems"
+"""The source that needs no file: problems made up from a seed."""
+
+_LARGEST = 2**31 - 1  # Of either sign, as in `grpojax.text`.
+
+
+class Rows(NamedTuple):
+    """Rows in GSM8K's form, and how many were left out because they were not.
+
+    **Fields:**
+
+    - `rows`: `{"question": str, "answer": str}` each, where `answer` ends in `#### n`.
+    - `skipped`: how many rows had no such answer.
+    """
+
+    rows: list[dict[str, str]]
+    skipped: int
+
+
+def final_answer(answer: str) -> int:
+    """The integer that a worked answer ends in.
+
+        answer = working "####" " "* number " "*
+        number = "-"? digit (digit | ",")*
+
+    **Arguments:**
+
+    - `answer`: a worked answer.
+
+    **Raises:** `ValueError` if there is no `####`, or what follows the last one is not
+    an integer that 32 bits hold.
+
+    !!! example
+
+        ```python
+        final_answer("60 * 20 = 1200 eggs\\n#### 1,200")  # 1200
+        ```
+    """
+    _, marker, number = answer.rpartition("####")
+    number = number.strip()
+    if not marker:
+        raise ValueError("its answer has no `####`")
+    if not re.fullmatch(r"-?[0-9][0-9,]*", number):
+        raise ValueError(f"what follows its `####` is not an integer: {number!r}")
+    value = int(number.replace(",", ""))
+    if abs(value) > _LARGEST:
+        raise ValueError(f"its answer does not fit 32 bits: {number}")
+    return value
+
+
+def load_rows(
+    source: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    count: int | None = None,
+    seed: int = 0,
+    bad_rows: Literal["raise", "skip"] = "raise",
+) -> Rows:
+    """Reads questions and worked answers.
+
+    **Arguments:**
+
+    - `source`: one of
+        - `"word-problems"`, problems made up from `seed`;
+        - a `.jsonl` or `.parquet` file, which is read whole whatever the split;
+        - a folder with files called `train.jsonl` or `train-00000-of-00001.parquet`,
+          for each split;
+        - the id of a data set on the Hugging Face hub, such as `"openai/gsm8k"`.
+    - `split`: `"train"` or `"test"`.
+    - `count`: how many rows, the first ones; all of them by default. Made-up problems
+        have no end, so they need one.
+    - `seed`: chooses the made-up problems, and nothing else.
+    - `bad_rows`: whether a row without a question, or whose answer does not end in
+        `#### n`, is an error or is left out and counted.
+
+    **Raises:** `ValueError` for a bad row, named by its place, or if no row is left;
+    `FileNotFoundError` if there is no such source.
+    """
+    if bad_rows not in ("raise", "skip"):
+        raise ValueError(f"`bad_rows` is 'raise' or 'skip'. Received {bad_rows!r}.")
+    if count is not None and count < 1:
+        raise ValueError(
+            f"`count` must be at least 1. Received {count}. Leave it out for all rows."
+        )
+    rows: list[dict[str, str]] = []
+    skipped = 0
+    for place, row in _read(source, split, count, seed):
+        if len(rows) == count:
+            break
+        try:
+            rows.append(_checked(row))
+        except ValueError as error:
+            if bad_rows == "raise":
+                raise ValueError(
+                    "Every row needs a `question`, and an `answer` that ends in "
+                    f"`#### n`. {place}: {error}. Correct it, or pass "
+                    "`bad_rows='skip'` to leave such rows out."
+                ) from None
+            skipped += 1
+    if not rows:
+        raise ValueError(
+            f"{os.fspath(source)!r} must hold at least one row in its split {split!r}. "
+            f"Found none, after {skipped} were skipped. Check the file and the split."
+        )
+    return Rows(rows, skipped)
+
+
+def _checked(row: object) -> dict[str, str]:
+    """The two columns of a row, or a `ValueError` that says what is wrong with it."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"it is not a JSON object: {row!r:.80}")
+    for column in ("question", "answer"):
+        if not isinstance(row.get(column), str):
+            raise ValueError(f"its {column!r} is not a text: {row.get(column)!r:.80}")
+    final_answer(row["answer"])
+    return {"question": row["question"], "answer": row["answer"]}
+
+
+def _read(
+    source: str | os.PathLike[str], split: str, count: int | None, seed: int
+) -> Iterator[tuple[str, object]]:
+    """Yields every row of a source, after the place where it was found."""
+    path = Path(source)
+    if source == WORD_PROBLEMS:
+        if count is None:
+            raise ValueError(
+                "Made-up problems have no end: `load_rows('word-problems', count=...)` "
+                "needs a count. Received None."
+            )
+        made = word_problems(count, split=split, seed=seed)
+        return _numbered("word-problems, row", made)
+    if path.is_dir():
+        return itertools.chain.from_iterable(map(_file, _files_of_split(path, split)))
+    if path.is_file():
+        return _file(path)
+    if isinstance(source, str) and re.fullmatch(r"[\w-]+/[\w-][\w.-]*", source):
+        return _numbered(f"{source}, {split}, row", _download(source, split))
+    raise FileNotFoundError(
+        "A source is 'word-problems', a .jsonl or .parquet file, a folder of them, or "
+        "the id of a data set on the Hugging Face hub. Received "
+        f"{os.fspath(source)!r}, which is none of these: check the path."
+    )
+
+
+def _numbered(place: str, rows) -> Iterator[tuple[str, object]]:
+    return ((f"{place} {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    """`split.jsonl`, or the shards `split-*.parquet` in the manner of the hub."""
+    stem = re.compile(re.escape(split) + r"(-[\w-]+)?")
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".jsonl", ".parquet") and stem.fullmatch(path.stem)
+    ]
+    if not files:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise FileNotFoundError(
+            f"A folder must hold {split}.jsonl or {split}.parquet for its split "
+            f"{split!r}. {os.fspath(folder)!r} holds {found}: rename the file, or hand "
+            "it over by its own path."
+        )
+    return files
+
+
+def _file(path: Path) -> Iterator[tuple[str, object]]:
+    if path.suffix == ".jsonl":
+        return _json_lines(path)
+    if path.suffix == ".parquet":
+        return _numbered(f"{path}, row", _parquet(path))
+    raise ValueError(
+        f"A file of rows is .jsonl or .parquet. Received {os.fspath(path)!r}: convert "
+        "it."
+    )
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
+    # Bytes: a text's lines would also end at the U+2028 that questions may contain.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}, line {number}", _json(line)
+
+
+def _json(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line  # Not a mapping, so it is reported as a bad row.
+
+
+def _parquet(path: Path) -> Iterator[object]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _download(name: str, split: str) -> Iterator[object]:
+    import datasets
+
+    # GSM8K comes in two configurations; most data sets have a single one.
+    configuration = "main" if name == "openai/gsm8k" else None
+    try:
+        return iter(datasets.load_dataset(name, configuration, split=split))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"load_rows({name!r}, split={split!r}): there is no such file or folder "
+            f"here, and the Hugging Face hub did not give a data set ({error}). Check "
+            "the name and the connection, or hand over a local file."
+        ) from error

@@ -1,0 +1,228 @@
+"""Transformers in Hugging Face directories: config.json and safetensors."""
+
+import functools as ft
+import os
+import tempfile
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float
+
+from ..policy import AbstractPolicy
+from ..text import AbstractTokenizer
+from ._huggingface_config import config_from_huggingface, config_to_huggingface
+from ._huggingface_files import (
+    check_tensors,
+    CONFIG,
+    GENERATION,
+    model_directory,
+    read_json,
+    stored_tensors,
+    WEIGHTS,
+    write_json,
+)
+from ._safetensors import DTYPES, StoredTensor, write_file
+from ._transformer import Transformer
+
+
+_OUTSIDE_LAYERS = {
+    "embedding": "model.embed_tokens.weight",
+    "norm": "model.norm.weight",
+    "head": "lm_head.weight",
+}
+_IN_LAYERS = {
+    "attention_norm": "input_layernorm.weight",
+    "query": "self_attn.q_proj.weight",
+    "key": "self_attn.k_proj.weight",
+    "value": "self_attn.v_proj.weight",
+    "output": "self_attn.o_proj.weight",
+    "query_bias": "self_attn.q_proj.bias",
+    "key_bias": "self_attn.k_proj.bias",
+    "value_bias": "self_attn.v_proj.bias",
+    "query_norm": "self_attn.q_norm.weight",
+    "key_norm": "self_attn.k_norm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+}
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    compute_dtype: DTypeLike | None = None,
+    remat: bool = False,
+) -> Transformer:
+    """Loads a Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face directory.
+
+    Everything is checked before the first weight is read.
+
+    **Arguments:**
+
+    - `path`: a directory with config.json and safetensors in one file or many, or the
+        id of a model on the Hugging Face hub (`organization/name`).
+    - `dtype`: of the weights, float32, float16 or bfloat16; the file's own by default
+        (if it mixes several, the smallest that holds them all).
+    - `compute_dtype`: of the matrix products; the weights' own by default.
+    - `remat`: trades a second forward pass of each layer for its activations.
+
+    **Raises:** `FileNotFoundError` when files are missing or the hub does not give
+    them; `ValueError` when the architecture is not implemented, or tensors are missing,
+    unexpected, of another shape than config.json says, or cut off.
+    """
+    directory = model_directory(path)
+    config = config_from_huggingface(read_json(directory / CONFIG))
+    stored = stored_tensors(directory)
+    abstract = ft.partial(
+        eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
+    )
+    expected = _stored_shapes(abstract())
+    if config.tied:
+        stored = _without_tied_head(stored)
+    check_tensors(stored, expected)
+    if dtype is None:
+        dtypes = {DTYPES[stored[name].dtype] for name in expected}
+        dtype = ft.reduce(jnp.promote_types, dtypes)
+    for choice in (dtype, dtype if compute_dtype is None else compute_dtype):
+        if jnp.dtype(choice) not in DTYPES.values():
+            raise ValueError(
+                "load(dtype=..., compute_dtype=...) takes float32, float16 or bfloat16."
+                f" Received {jnp.dtype(choice).name}."
+            )
+
+    def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
+        field = path[-1].name
+        array = np.empty(leaf.shape, leaf.dtype)
+        rows = array if field in _IN_LAYERS else array[None]
+        for row, name in zip(rows, _names(field, leaf), strict=True):
+            row[...] = _turned(field, stored[name].read())
+        return jnp.array(array)
+
+    skeleton = abstract(dtype=dtype, compute_dtype=compute_dtype)
+    return jax.tree_util.tree_map_with_path(fill, skeleton)
+
+
+def save(
+    policy: Transformer,
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: AbstractTokenizer | None = None,
+) -> None:
+    """Writes a directory that `transformers`, and `load`, read back bit for bit.
+
+    Files are written under other names and renamed once all are complete.
+
+    **Arguments:**
+
+    - `policy`: weights are written in their own dtype.
+    - `path`: the directory; made if there is none, files in it replaced if there is.
+    - `tokenizer`: if given, its files are written too, and its end and padding tokens
+        are declared.
+
+    **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
+    architecture of `transformers` has the policy's shape, or the tokenizer is too large
+    for it. Nothing is written then.
+    """
+    directory = Path(path)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(
+            f"save(policy, path) writes a directory. Received {str(path)!r}, which is a "
+            "file: choose another name, or remove it."
+        )
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    if tokenizer is not None:
+        check_tokenizer(policy, tokenizer)
+        ends = list(tokenizer.end_tokens)
+        special = {
+            "bos_token_id": tokenizer.bos_token,
+            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+            "pad_token_id": tokenizer.pad_token,
+        }
+    config = config_to_huggingface(policy.config) | special
+    tensors = {
+        name: ft.partial(_stored_form, field, leaf, index)
+        for field, leaf in _fields(policy)
+        for index, name in enumerate(_names(field, leaf))
+    }
+    config["torch_dtype"] = policy.embedding.dtype.name
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
+        unfinished = Path(temporary)
+        generation = special
+        if tokenizer is not None:
+            tokenizer.save(unfinished)
+            if (unfinished / GENERATION).exists():
+                generation = read_json(unfinished / GENERATION) | special
+        write_file(unfinished / WEIGHTS, tensors)
+        write_json(unfinished / GENERATION, generation)
+        write_json(unfinished / CONFIG, config)
+        for file in sorted(unfinished.iterdir()):
+            file.replace(directory / file.name)
+
+
+def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> None:
+    """Raises a `ValueError` if a tokenizer has tokens that the policy has not.
+
+    The other way round is common: vocabularies are padded to round numbers.
+    """
+    if tokenizer.vocab_size > policy.vocab_size:
+        raise ValueError(
+            "Every token needs a row of the embedding, so a tokenizer must not be "
+            f"larger than the policy's vocabulary. Received {tokenizer.vocab_size} "
+            f"tokens for a vocabulary of {policy.vocab_size}: take the tokenizer that "
+            "came with the model."
+        )
+
+
+def _fields(policy: Transformer) -> list[tuple[str, Array | jax.ShapeDtypeStruct]]:
+    """Every weight of a policy, or of its abstract form, with its field's name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
+    return [(path[-1].name, leaf) for path, leaf in leaves]
+
+
+def _names(field: str, leaf: np.ndarray | Array | jax.ShapeDtypeStruct) -> list[str]:
+    """The tensors that make up one weight: one, or one of each layer."""
+    if field in _OUTSIDE_LAYERS:
+        return [_OUTSIDE_LAYERS[field]]
+    name = _IN_LAYERS[field]
+    return [f"model.layers.{layer}.{name}" for layer in range(leaf.shape[0])]
+
+
+def _turned(field: str, x: np.ndarray | Array) -> np.ndarray | Array:
+    """Between output-first, as stored, and input-first; embeddings are read by row."""
+    return x if field == "embedding" else x.T
+
+
+def _stored_form(field: str, leaf: Array, index: int) -> Float[Array, "..."]:
+    """One tensor of a weight, as it is stored."""
+    return _turned(field, leaf[index] if field in _IN_LAYERS else leaf)
+
+
+def _stored_shapes(policy: Transformer) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a policy, or its abstract form, is stored as."""
+    shapes = {}
+    for field, leaf in _fields(policy):
+        tensor = jax.eval_shape(ft.partial(_stored_form, field, index=0), leaf)
+        shapes |= dict.fromkeys(_names(field, leaf), tensor.shape)
+    return shapes
+
+
+def _without_tied_head(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Drops the copy of the embedding that some files keep of a tied head."""
+    head, embedding = (
+        stored.get(_OUTSIDE_LAYERS[field]) for field in ("head", "embedding")
+    )
+    if head is None or embedding is None:
+        return stored
+    if not np.array_equal(head.read(), embedding.read()):
+        raise ValueError(
+            f"{CONFIG} says tie_word_embeddings = true, but {head.name} differs from "
+            f"{embedding.name}. Set it to false if the head is meant."
+        )
+    return {name: tensor for name, tensor in stored.items() if name != head.name}

@@ -1,0 +1,137 @@
+"""The files of a Hugging Face model directory, found and checked before use."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ._safetensors import DTYPES, read_header, StoredTensor
+
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_SHARDS = "model-*.safetensors"
+
+# What a file may hold beside the weights: old Llamas stored their rotary frequencies.
+_COMPUTED = ".rotary_emb.inv_freq"
+
+
+def model_directory(path: str | os.PathLike[str]) -> Path:
+    """The directory at `path`, or one with what the hub gives by that name."""
+    if Path(path).is_dir():
+        return Path(path)
+    missing = f"load({str(path)!r}): there is no such directory"
+    if not isinstance(path, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise FileNotFoundError(
+            f"{missing}, and it is not the id of a model on the Hugging Face hub "
+            "(`organization/name`): check the path."
+        )
+    import huggingface_hub
+
+    wanted = [CONFIG, WEIGHTS, _INDEX, _SHARDS]
+    try:
+        return Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{missing}, and the Hugging Face hub did not give a model of that name "
+            f"({error}). Check the name and the connection, or hand over a local "
+            "directory."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"A model directory holds {path.name}. {str(path.parent)!r} does not: hand "
+            "over the directory that `save_pretrained` wrote."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). Copy or download it again."
+        ) from error
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor in a directory's safetensors, by name, from the headers alone."""
+    if (directory / WEIGHTS).is_file():
+        return read_header(directory / WEIGHTS)
+    if not (directory / _INDEX).is_file():
+        raise FileNotFoundError(
+            f"A model directory holds {WEIGHTS}, or {_INDEX} and its shards. "
+            f"{str(directory)!r} holds neither: save the model as safetensors."
+        )
+    weight_map = read_json(directory / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(
+            f"{_INDEX} maps tensors to files under `weight_map`. Received "
+            f"{weight_map!r}: copy or download it again."
+        )
+    shards = sorted(set(weight_map.values()))
+    missing = [name for name in shards if not (directory / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{_INDEX} names {len(shards)} files, of which {str(directory)!r} lacks "
+            f"{_listed(missing)}. Copy or download them."
+        )
+    stored = {}
+    for name in shards:
+        stored |= read_header(directory / name)
+    return stored
+
+
+def check_tensors(
+    stored: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises a `ValueError` unless what is stored is what the config describes.
+
+    **Arguments:**
+
+    - `stored`: every tensor of the model's files.
+    - `expected`: the shape of every tensor that the config asks for.
+    """
+    missing = [name for name in expected if name not in stored]
+    unexpected = [
+        name
+        for name in stored
+        if name not in expected and not name.endswith(_COMPUTED)
+    ]
+    if missing or unexpected:
+        raise ValueError(
+            f"The model's files and its {CONFIG} must describe the same tensors. "
+            f"Missing: {_listed(missing)}. Unexpected: {_listed(unexpected)}. Take "
+            "both from the same model."
+        )
+    wrong = [
+        f"{name} has {stored[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if stored[name].shape != shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"Tensors must have the shapes that {CONFIG} gives them. Received: "
+            f"{_listed(wrong)}. Take both from the same model."
+        )
+    dtypes = [
+        f"{name} is {stored[name].dtype}"
+        for name in expected
+        if stored[name].dtype not in DTYPES
+    ]
+    if dtypes:
+        raise ValueError(
+            f"Weights are stored as {', '.join(DTYPES)}. Received: {_listed(dtypes)}. "
+            "Convert the model first; quantized weights are not implemented."
+        )
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    rest = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join(names[:most] + rest) or "none"

@@ -1,0 +1,107 @@
+"""Safetensors files, read lazily and written one tensor at a time."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from safetensors import safe_open, SafetensorError
+
+
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+}
+_LONGEST_HEADER = 100_000_000  # The format's own limit.
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies in a file.
+
+    **Fields:**
+
+    - `path`, `name`: where.
+    - `dtype`: the format's word for it, such as `"BF16"`.
+    - `shape`: as stored.
+    """
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        with safe_open(self.path, framework="numpy") as file:
+            return file.get_tensor(self.name)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """What a safetensors file holds, by name, from its header alone.
+
+    **Raises:** `ValueError` when the file is incomplete, corrupt or of another format.
+    """
+    _check_size(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return {
+                name: StoredTensor(path, name, x.get_dtype(), tuple(x.get_shape()))
+                for name, x in slices.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is corrupt or no safetensors file ({error}). Copy or download it "
+            "again; if it is a Git LFS pointer, fetch the file that it points to."
+        ) from error
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, Callable[[], Float[Array, "..."]]]
+) -> None:
+    """Writes a safetensors file: the header's length, a JSON header, bytes.
+
+    The package would want all tensors at once, which is a second copy of the model.
+    """
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, make in tensors.items():
+        form = jax.eval_shape(make)
+        begin, end = end, end + form.size * form.dtype.itemsize
+        header[name] = dict(
+            dtype=codes[form.dtype], shape=form.shape, data_offsets=[begin, end]
+        )
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for make in tensors.values():
+            file.write(np.asarray(make()).tobytes())
+
+
+def _check_size(path: Path) -> None:
+    """A file that was cut off must say what it lacks; the package does not."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            return  # Another format.
+        expected = 8 + length
+        if size >= expected:
+            try:
+                header = json.loads(file.read(length))
+                ends = [x["data_offsets"][1] for k, x in header.items() if k[:2] != "__"]
+            except (ValueError, AttributeError, KeyError, TypeError):
+                return  # Corrupt.
+            expected += max(ends, default=0)
+    if size < expected:
+        raise ValueError(
+            f"{path} is incomplete: it should have {expected} bytes and has {size}. "
+            "Copy or download it again."
+        )

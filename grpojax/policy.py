@@ -1,0 +1,176 @@
+"""The policy contract, and the only place where a sequence is shifted by one.
+
+A policy is an Equinox module for ONE stream; batches are somebody else's `vmap`.
+"""
+
+import abc
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+from .types import Prompt
+
+
+_Cache = TypeVar("_Cache", bound=PyTree)
+
+
+class AbstractPolicy(eqx.Module, Generic[_Cache]):
+    """A language model that can be sampled from and scored by one function, `extend`.
+
+    Laws, which `grpojax.testing.check_policy` checks:
+
+    - any chunking of a sequence gives what the whole gives;
+    - a token's result depends on what it can see and on nothing else: not on batch
+      mates, padding, or columns that are not visible.
+    """
+
+    vocab_size: eqx.AbstractVar[int]
+    """How many logits there are."""
+
+    @abc.abstractmethod
+    def empty_cache(self, length: int) -> _Cache:
+        """A cache of `length` columns. Its array leaves must not depend on values."""
+
+    @abc.abstractmethod
+    def extend(
+        self,
+        tokens: Int[Array, " chunk"],
+        positions: Int[Array, " chunk"],
+        cache: _Cache | None = None,
+        *,
+        column: Int[ArrayLike, ""] = 0,
+        visible: Bool[Array, "chunk column"] | None = None,
+        context: _Cache | None = None,
+        context_length: Int[ArrayLike, ""] | None = None,
+    ) -> tuple[Float[Array, "chunk hidden"], _Cache]:
+        """Reads a chunk: a whole prompt, one token, or a whole completion.
+
+        **Arguments:**
+
+        - `tokens`: the chunk's token ids.
+        - `positions`: each token's position in its own sequence.
+        - `cache`: where earlier chunks were written. `None` if there are none: the
+            chunk then sees itself causally, and the cache that comes back holds it.
+        - `column`: the chunk is written to columns `column + arange(chunk)`.
+        - `visible`: which columns each token sees after the write. Needed with a cache.
+        - `context`: an earlier cache that is only read, and may be shared by many
+            streams (`vmap` with `in_axes=None`), such as the prompt of a group.
+        - `context_length`: every token sees the context's first so many columns.
+
+        **Returns:** the hidden states from which `logits` predicts each next token,
+        and the cache with the chunk in it.
+        """
+
+    @abc.abstractmethod
+    def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
+        """Unnormalized log-probabilities of the next token, float32."""
+
+    @abc.abstractmethod
+    def for_decoding(self) -> "AbstractPolicy[_Cache]":
+        """The policy laid out for many small steps, such as weights cast once."""
+
+
+def completion_hidden(
+    policy: AbstractPolicy,
+    prompt: Prompt,
+    tokens: Int[Array, "*group time"],
+) -> Float[Array, "*group time hidden"]:
+    """The hidden state that predicts each completion token, for one prompt's group.
+
+    The prompt is run once for the whole group. Its last token is not read from the
+    prompt's cache but heads every completion's chunk: `hidden[t]` then predicts
+    `tokens[t]`, in the sampler and here alike.
+    """
+    _, context = policy.extend(prompt.tokens, jnp.arange(prompt.tokens.shape[0]))
+    last = prompt.tokens[prompt.length - 1]
+
+    def one(row: Int[Array, " time"]) -> Float[Array, "time hidden"]:
+        chunk = jnp.concatenate([last[None], row[:-1]])
+        positions = prompt.length - 1 + jnp.arange(row.shape[0])
+        hidden, _ = policy.extend(
+            chunk, positions, context=context, context_length=prompt.length - 1
+        )
+        return hidden
+
+    for _ in range(tokens.ndim - 1):
+        one = jax.vmap(one)
+    return one(tokens)
+
+
+def token_log_prob(
+    logits: Float[Array, "*batch vocab"],
+    tokens: Int[Array, "*batch"],
+    temperature: Float[ArrayLike, ""] = 1.0,
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """Log-probability of each token, and the entropy, at a temperature.
+
+        z = logits / temperature
+        log π(y) = z[y] - logsumexp(z)
+        H        = logsumexp(z) - Σ softmax(z) z
+
+    **Arguments:**
+
+    - `logits`: float32, before the temperature.
+    - `tokens`: the tokens to score.
+    - `temperature`: divides the logits, never the log-probabilities.
+
+    **Returns:** log-probabilities and entropies in nats.
+    """
+    scaled = logits / jnp.asarray(temperature, logits.dtype)
+    normalizer = jax.nn.logsumexp(scaled, axis=-1)
+    chosen = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
+    # `where`: a logit of -inf has probability 0 and contributes nothing.
+    probability = jnp.exp(scaled - normalizer[..., None])
+    expected = jnp.sum(jnp.where(probability > 0, probability * scaled, 0), axis=-1)
+    return chosen - normalizer, normalizer - expected
+
+
+def as_prompt(prompt: Prompt | Int[ArrayLike, " prefix"]) -> Prompt:
+    """A prompt, or the token ids of one, as an unpadded `Prompt` of one stream."""
+    if isinstance(prompt, Prompt):
+        return prompt
+    tokens = jnp.asarray(prompt)
+    if tokens.ndim != 1 or tokens.shape[0] == 0:
+        raise ValueError(
+            "A prompt is a non-empty row of token ids. Received an array of shape "
+            f"{tokens.shape}. Batches are `jax.vmap`; an empty prompt needs at least a "
+            "beginning-of-sequence token."
+        )
+    return Prompt(tokens, jnp.asarray(tokens.shape[0], jnp.int32))
+
+
+def logits(
+    policy: AbstractPolicy, tokens: Int[ArrayLike, " time"]
+) -> Float[Array, "time vocab"]:
+    """Logits after every token of one stream: row `t` predicts token `t + 1`."""
+    tokens = as_prompt(tokens).tokens
+    hidden, _ = policy.extend(tokens, jnp.arange(tokens.shape[0]))
+    return policy.logits(hidden)
+
+
+def log_prob(
+    policy: AbstractPolicy,
+    prompt: Prompt | Int[ArrayLike, " prefix"],
+    tokens: Int[ArrayLike, " time"],
+    *,
+    temperature: Float[ArrayLike, ""] = 1.0,
+) -> Float[Array, " time"]:
+    """Teacher-forced log-probability of each completion token, for one stream.
+
+        log π(tokens[t] | prompt, tokens[:t]) at the given temperature
+
+    **Arguments:**
+
+    - `policy`: the policy that scores.
+    - `prompt`: a `Prompt` of one stream, or its token ids.
+    - `tokens`: the completion's token ids.
+    - `temperature`: divides the logits.
+
+    **Returns:** log-probabilities in nats, `Float[time]`.
+    """
+    tokens = jnp.asarray(tokens)
+    hidden = completion_hidden(policy, as_prompt(prompt), tokens)
+    return token_log_prob(policy.logits(hidden), tokens, temperature)[0]

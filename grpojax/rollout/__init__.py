@@ -1,0 +1,8 @@
+"""Phase 1: rollout."""
+
+from ._generate import complete as complete, generate as generate
+from ._sample import (
+    AbstractSampler as AbstractSampler,
+    Categorical as Categorical,
+    Greedy as Greedy,
+)

@@ -1,0 +1,27 @@
+import os
+
+from ._files import HUGGING_FACE, read_files
+from ._huggingface import HuggingFaceTokenizer
+from ._sentencepiece import SentencePieceTokenizer
+from ._tokenizer import AbstractTokenizer
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> AbstractTokenizer:
+    """Loads a tokenizer.
+
+    **Arguments**
+
+    - `path`: a model directory (its `tokenizer.json` if there is one, else its
+        `tokenizer.model` or only `*.model`; with the chat template and the special
+        tokens that the other files declare), or one such file on its own, or the id of
+        a model on the Hugging Face hub, of which only the tokenizer is downloaded.
+
+    **Raises**
+
+    `FileNotFoundError` when there is no tokenizer at `path`, or the hub cannot be
+    reached; `ValueError` when the file is of no known format.
+    """
+    files = read_files(path)
+    if HUGGING_FACE in files.contents:
+        return HuggingFaceTokenizer(files)
+    return SentencePieceTokenizer(files)

@@ -1,0 +1,57 @@
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+
+
+class TokenBytes(eqx.Module):
+    """The bytes of every token: what turns tokens into text inside a compiled program.
+
+    Token `i` stands for `table[i, :length[i]]`; the rest of the row is zero. Special
+    tokens, and ids to which no token belongs, have length 0.
+
+    **Fields:**
+
+    - `table`: as wide as the longest token is long.
+    - `length`: int32.
+    """
+
+    table: UInt8[Array, "vocab width"]
+    length: Int[Array, " vocab"]
+
+    def join(self, ids: Sequence[int] | Int[np.ndarray, " time"]) -> bytes:
+        """The concatenated bytes of tokens, on the host.
+
+        Ids outside the table contribute nothing.
+        """
+        table, length = np.asarray(self.table), np.asarray(self.length)
+        return b"".join(
+            table[token, : length[token]].tobytes()
+            for token in ids
+            if 0 <= token < len(length)
+        )
+
+
+def byte_table(pieces: Sequence[bytes]) -> TokenBytes:
+    """Makes the table in which token `i` stands for `pieces[i]`.
+
+    **Arguments**
+
+    - `pieces`: the bytes of each token, in order of id; `b""` for a special token.
+
+    !!! example
+
+        ```python
+        table = byte_table([b"", b"4", b"2"])
+        table.join([1, 2, 0])  # b"42"
+        ```
+    """
+    if len(pieces) == 0:
+        raise ValueError("A byte table needs at least one piece. Received none.")
+    length = np.array([len(piece) for piece in pieces], np.int32)
+    width = max(int(length.max()), 1)
+    padded = b"".join(piece.ljust(width, b"\0") for piece in pieces)
+    table = np.frombuffer(padded, np.uint8).reshape(len(pieces), width)
+    return TokenBytes(jnp.asarray(table), jnp.asarray(length))

@@ -1,0 +1,167 @@
+"""The step: four arrows, one pure function, one compiled program."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+
+from . import masked, reward as reward_phase, rollout, update
+from .algorithms import Algorithm, grpo
+from .env import AbstractEnvironment
+from .policy import AbstractPolicy
+from .types import Metrics, Rewards, TrainState, Trajectory
+
+
+def init(
+    policy: AbstractPolicy,
+    *,
+    optimizer: optax.GradientTransformation,
+    reference: AbstractPolicy | None = None,
+    key: Key[Array, ""],
+) -> TrainState:
+    """The state before the first step.
+
+    **Arguments:**
+
+    - `policy`: what is trained: all of its float arrays.
+    - `optimizer`: the one that `train_step` will be given.
+    - `reference`: a frozen policy for a KL penalty.
+    - `key`: every random draw of the run is folded from it.
+    """
+    return TrainState(
+        policy=policy,
+        opt_state=optimizer.init(eqx.filter(policy, eqx.is_inexact_array)),
+        reference=reference,
+        version=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def train_step(
+    state: TrainState,
+    *,
+    env: AbstractEnvironment,
+    optimizer: optax.GradientTransformation,
+    algorithm: Algorithm = grpo(),
+    reward: reward_phase.RewardFn = reward_phase.weighted_sum(),
+    prompts: int,
+    group: int,
+    slots: int | None = None,
+    temperature: Float[ArrayLike, ""] = 1.0,
+    epochs: int = 1,
+    minibatches: int = 1,
+    microbatches: int = 1,
+    recompute: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """One step: sample, pay, compare, improve.
+
+    What evolves is positional and comes back; what is fixed is keyword-only.
+
+    **Arguments:**
+
+    - `state`: from `init`, or from the step before.
+    - `env`: asks and pays.
+    - `optimizer`: an optax transformation.
+    - `algorithm`: how rewards become a gradient; see `grpojax.algorithms`.
+    - `reward`: weighs the environment's components; see `grpojax.reward`.
+    - `prompts`, `group`: how many prompts, and how many samples of each.
+    - `slots`: how many rows are decoded at a time; see `rollout.complete`.
+    - `temperature`: of the sampler and of the loss alike.
+    - `epochs`, `minibatches`, `microbatches`, `recompute`: see `update.improve`.
+
+    **Returns:** the next state, and metrics as scalars on the device.
+    """
+    key = jr.fold_in(state.key, state.version)
+    trajectory = rollout.generate(
+        state.policy,
+        env,
+        prompts=prompts,
+        group=group,
+        slots=slots,
+        sampler=rollout.Categorical(temperature),
+        version=state.version,
+        key=key,
+    )
+    rewards = reward(trajectory)
+    advantages = algorithm.advantage(rewards)
+    keep = algorithm.select(rewards)
+    policy, opt_state, metrics = update.improve(
+        state.policy,
+        state.opt_state,
+        trajectory,
+        advantages,
+        keep,
+        objective=algorithm.objective,
+        optimizer=optimizer,
+        reference=state.reference,
+        temperature=temperature,
+        epochs=epochs,
+        minibatches=minibatches,
+        microbatches=microbatches,
+        recompute=recompute,
+    )
+    next_state = TrainState(
+        policy, opt_state, state.reference, state.version + 1, state.key
+    )
+    return next_state, {**measure(trajectory, rewards), **metrics}
+
+
+def train(
+    state: TrainState, *, steps: int, **fixed
+) -> tuple[TrainState, dict[str, Float[Array, " step"]]]:
+    """Scans `train_step`: `steps` of them without a return to the host.
+
+    **Arguments:**
+
+    - `state`: from `init`.
+    - `steps`: how many.
+    - `fixed`: the keyword arguments of `train_step`.
+
+    **Returns:** the state after the last step, and every step's metrics, stacked.
+    """
+    if steps < 0:
+        raise ValueError(f"train: steps must not be negative. Received {steps}.")
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def step(arrays, _):
+        state, metrics = train_step(eqx.combine(arrays, static), **fixed)
+        return eqx.filter(state, eqx.is_array), metrics
+
+    arrays, metrics = jax.lax.scan(step, arrays, length=steps)
+    return eqx.combine(arrays, static), metrics
+
+
+def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
+    """What a rollout looked like, under TRL's names where the meaning is the same."""
+    dtype = jnp.result_type(float)
+    total, valid = rewards.total, rewards.valid
+    lengths = trajectory.lengths.astype(dtype)
+    ended = trajectory.terminated
+    within = masked.std(total, valid, axis=1, ddof=1)
+    metrics = {
+        "reward": masked.mean(total, valid),
+        "reward_std": jnp.mean(within),
+        "frac_reward_zero_std": jnp.mean(_flat_groups(rewards), dtype=dtype),
+        "num_tokens": jnp.sum(lengths),
+        "completions/clipped_ratio": jnp.mean(~ended, dtype=dtype),
+    }
+    for name, component in rewards.components.items():
+        component = component.astype(dtype)
+        metrics[f"rewards/{name}/mean"] = masked.mean(component, valid)
+        metrics[f"rewards/{name}/std"] = masked.std(component, valid, ddof=1)
+    everyone = jnp.ones_like(ended)
+    for name, rows in (("", everyone), ("terminated_", ended)):
+        some = jnp.any(rows)
+        low = jnp.min(jnp.where(rows, lengths, jnp.inf))
+        metrics[f"completions/mean_{name}length"] = masked.mean(lengths, rows)
+        metrics[f"completions/min_{name}length"] = jnp.where(some, low, 0)
+        metrics[f"completions/max_{name}length"] = jnp.max(masked.fill(lengths, rows))
+    return metrics
+
+
+def _flat_groups(rewards: Rewards) -> Int[Array, " prompt"]:
+    high = jnp.max(jnp.where(rewards.valid, rewards.total, -jnp.inf), axis=1)
+    low = jnp.min(jnp.where(rewards.valid, rewards.total, jnp.inf), axis=1)
+    return high <= low

@@ -1,0 +1,31 @@
+"""Phase 4: update."""
+
+from ._correction import (
+    Importance as Importance,
+    OffPolicySequenceMask as OffPolicySequenceMask,
+    TopEntropy as TopEntropy,
+)
+from ._improve import improve as improve, score as score
+from ._objective import Objective as Objective
+from ._penalty import k1 as k1, k2 as k2, k3 as k3, KL as KL
+from ._ratio import sequence_ratio as sequence_ratio, token_ratio as token_ratio
+from ._scores import Frozen as Frozen, Scores as Scores
+from ._surrogate import (
+    AbstractSurrogate as AbstractSurrogate,
+    Cispo as Cispo,
+    Clip as Clip,
+    Gmpo as Gmpo,
+    Number as Number,
+    Reinforce as Reinforce,
+    Sapo as Sapo,
+    Vespo as Vespo,
+)
+from ._weight import (
+    Constant as Constant,
+    nonempty_sequence_mean as nonempty_sequence_mean,
+    prompt_mean as prompt_mean,
+    sequence_mean as sequence_mean,
+    sequence_sum as sequence_sum,
+    token_mean as token_mean,
+    Total as Total,
+)

@@ -1,0 +1,203 @@
+"""What is maximized for each token, given its ratio r and advantage A."""
+
+import abc
+import math
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar
+
+from .. import masked
+from ._scores import Scores
+
+
+Number = float | Scalar
+"""A hyperparameter; as an array it can be swept by `vmap` without recompiling."""
+
+Tokens = Float[Array, "*rows time"]
+
+
+class AbstractSurrogate(eqx.Module):
+    """Maps ratios and advantages to the quantity that is maximized."""
+
+    absorbs_importance: ClassVar[bool] = False
+    """Whether the importance correction is already inside the surrogate."""
+
+    @abc.abstractmethod
+    def __call__(self, ratio: Tokens, scores: Scores) -> Tokens:
+        """The surrogate of every token; what lies outside the mask is ignored."""
+
+    @abc.abstractmethod
+    def clipped(
+        self, ratio: Tokens, scores: Scores
+    ) -> tuple[Bool[Array, "*rows time"], Bool[Array, "*rows time"]]:
+        """Where the gradient is stopped because r is too low, and because too high."""
+
+
+def _outside(ratio: Tokens, low: Number, high: Number, scores: Scores):
+    advantage = scores.advantage
+    return (ratio < low) & (advantage < 0), (ratio > high) & (advantage > 0)
+
+
+class Clip(AbstractSurrogate):
+    """PPO's clipped surrogate, with separate bounds below and above.
+
+        min(min(r, delta) A, clip(r, 1 - low, 1 + high) A)
+        and, with a dual clip, at least dual · A where A < 0
+
+    **Fields:**
+
+    - `low`, `high`: the trust region. DAPO's clip-higher is `high > low`.
+    - `delta`: an upper bound on the unclipped ratio (INTELLECT-2), or `None`.
+    - `dual`: bounds the loss of a negative advantage (arXiv:1912.09729), or `None`.
+
+    Source: PPO, arXiv:1707.06347, equation 7; DAPO, arXiv:2503.14476, equation 10.
+    """
+
+    low: Number = 0.2
+    high: Number = 0.2
+    delta: Number | None = None
+    dual: Number | None = None
+
+    def __call__(self, ratio, scores):
+        advantage = scores.advantage
+        free = ratio if self.delta is None else jnp.minimum(ratio, self.delta)
+        bound = jnp.clip(ratio, 1 - self.low, 1 + self.high)
+        value = jnp.minimum(free * advantage, bound * advantage)
+        if self.dual is None:
+            return value
+        floor = jnp.maximum(value, self.dual * advantage)
+        return jnp.where(advantage < 0, floor, value)
+
+    def clipped(self, ratio, scores):
+        return _outside(ratio, 1 - self.low, 1 + self.high, scores)
+
+
+class Cispo(AbstractSurrogate):
+    """The ratio is a clipped weight without a gradient: no token loses its gradient.
+
+        sg(clip(r, floor, cap)) · A · log π
+
+    **Fields:**
+
+    - `cap`: the largest weight, an absolute number (TRL's `epsilon_high`); verl's
+        two-sided form is `Cispo(cap=1 + high, floor=1 - low)`.
+    - `floor`: the smallest weight.
+
+    Source: MiniMax-M1, arXiv:2506.13585, equation 4.
+    """
+
+    cap: Number = 5.0
+    floor: Number = 0.0
+
+    def __call__(self, ratio, scores):
+        weight = jax.lax.stop_gradient(jnp.clip(ratio, self.floor, self.cap))
+        return weight * scores.advantage * scores.log_prob
+
+    def clipped(self, ratio, scores):
+        return _outside(ratio, self.floor, self.cap, scores)
+
+
+class Sapo(AbstractSurrogate):
+    """A soft gate instead of a clip.
+
+        A · (4 / τ) · sigmoid(τ (r - 1)),   τ = positive if A > 0 else negative
+
+    Source: SAPO, arXiv:2511.20347.
+    """
+
+    positive: Number = 1.0
+    negative: Number = 1.05
+
+    def __call__(self, ratio, scores):
+        advantage = scores.advantage
+        tau = jnp.where(advantage > 0, self.positive, self.negative)
+        tau = tau.astype(ratio.dtype)
+        return advantage * 4 / tau * jax.nn.sigmoid(tau * (ratio - 1))
+
+    def clipped(self, ratio, scores):
+        del scores  # A gate never shuts.
+        never = jnp.zeros(ratio.shape, bool)
+        return never, never
+
+
+class Vespo(AbstractSurrogate):
+    """A smooth weight of the whole sequence's ratio, without a gradient.
+
+        s = clip(Σ_t clip(log r[t], ±20) + Σ_t log importance[t], ln 1e-8, 20)
+        sg(exp(λ + k s - λ eˢ)) · A · log π,   (k, λ) by the sign of A
+
+    Source: VESPO, arXiv:2602.10693, as TRL 1.16 computes it.
+    """
+
+    absorbs_importance: ClassVar[bool] = True
+
+    k_positive: Number = 2.0
+    lambda_positive: Number = 3.0
+    k_negative: Number = 3.0
+    lambda_negative: Number = 2.0
+
+    def __call__(self, ratio, scores):
+        del ratio  # The sequence's own, summed rather than averaged.
+        log_ratio = jnp.clip(scores.log_ratio, -20, 20)
+        total = jnp.sum(log_ratio, axis=-1, keepdims=True)
+        importance = scores.frozen.importance
+        if importance is not None:
+            log_weight = jnp.log(jnp.maximum(importance, 1e-8))
+            if importance.shape[-1] == scores.log_prob.shape[-1]:
+                log_weight = masked.fill(log_weight, scores.mask)
+            total = total + jnp.sum(log_weight, axis=-1, keepdims=True)
+        total = jnp.clip(total, math.log(1e-8), 20)
+        advantage = scores.advantage
+        pick = lambda yes, no: jnp.where(advantage >= 0, yes, no).astype(total.dtype)
+        k = pick(self.k_positive, self.k_negative)
+        lam = pick(self.lambda_positive, self.lambda_negative)
+        weight = jnp.exp(lam + k * total - lam * jnp.exp(total))
+        return jax.lax.stop_gradient(weight) * advantage * scores.log_prob
+
+    def clipped(self, ratio, scores):
+        del scores
+        never = jnp.zeros(ratio.shape, bool)
+        return never, never
+
+
+class Gmpo(AbstractSurrogate):
+    """The geometric mean of token ratios, each clipped in log space.
+
+        x[t] = sgn(A) min(sgn(A) d[t], sgn(A) clip(d[t], -low, high)),  d = log r
+        A · exp(mean_t x[t])
+
+    Meant for `weight=sequence_mean`. Source: GMPO, arXiv:2507.20673, equation 4.
+    """
+
+    low: Number = 0.4
+    high: Number = 0.4
+
+    def __call__(self, ratio, scores):
+        del ratio  # Clipped before the mean, so the tokens' own are needed.
+        sign = jnp.sign(scores.advantage)
+        free = scores.log_ratio
+        bound = jnp.clip(free, -self.low, self.high)
+        clipped = sign * jnp.minimum(sign * free, sign * bound)
+        row = jnp.exp(masked.mean(clipped, scores.mask, axis=-1))
+        return scores.advantage * jnp.broadcast_to(row, free.shape)
+
+    def clipped(self, ratio, scores):
+        del ratio
+        low, high = jnp.exp(-jnp.asarray(self.low)), jnp.exp(jnp.asarray(self.high))
+        return _outside(jnp.exp(scores.log_ratio), low, high, scores)
+
+
+class Reinforce(AbstractSurrogate):
+    """A · log π: the policy gradient itself, with no ratio and no clip."""
+
+    def __call__(self, ratio, scores):
+        del ratio
+        return scores.advantage * scores.log_prob
+
+    def clipped(self, ratio, scores):
+        del scores
+        never = jnp.zeros(ratio.shape, bool)
+        return never, never
