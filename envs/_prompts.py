@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from grpojax.text import AbstractTokenizer, TokenBytes
 
+from ._choice import check_choice
+
 
 RAW_TEMPLATE = "Question: {question}\nAnswer:"
 """How a question is put to a model that is no chat model."""
-
-AnswerFormat = Literal["####", "tag"]
 
 
 class PaddedPrompts(NamedTuple):
@@ -31,7 +31,7 @@ class PaddedPrompts(NamedTuple):
     kept: list[int]
 
 
-def worked_answer(answer: str, answer_format: AnswerFormat) -> str:
+def worked_answer(answer: str, answer_format: str) -> str:
     """A worked answer as a model should write it.
 
     GSM8K's calculator annotations, `<<48/2=24>>`, are left out; with tags, the last
@@ -84,7 +84,7 @@ def chat_messages(
 def pad_prompts(
     prompts: Sequence[Sequence[int]],
     max_prompt_length: int | None = None,
-    long_prompts: Literal["raise", "skip"] = "raise",
+    long_prompts: str = "raise",
 ) -> PaddedPrompts:
     """Puts prompts into one array.
 
@@ -97,10 +97,7 @@ def pad_prompts(
     **Raises:** `ValueError` for a prompt that is too long or empty, named by its row,
     or if none is left.
     """
-    if long_prompts not in ("raise", "skip"):
-        raise ValueError(
-            f"`long_prompts` is 'raise' or 'skip'. Received {long_prompts!r}."
-        )
+    check_choice("long_prompts", long_prompts, ("raise", "skip"))
     longest = max(map(len, prompts), default=0)
     width = longest if max_prompt_length is None else max_prompt_length
     kept = []

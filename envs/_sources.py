@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from ._choice import check_choice
 from ._word_problems import word_problems
 
 
@@ -67,7 +68,7 @@ def load_rows(
     split: str = "train",
     count: int | None = None,
     seed: int = 0,
-    bad_rows: Literal["raise", "skip"] = "raise",
+    bad_rows: str = "raise",
 ) -> Rows:
     """Reads questions and worked answers.
 
@@ -89,8 +90,7 @@ def load_rows(
     **Raises:** `ValueError` for a bad row, named by its place, or if no row is left;
     `FileNotFoundError` if there is no such source.
     """
-    if bad_rows not in ("raise", "skip"):
-        raise ValueError(f"`bad_rows` is 'raise' or 'skip'. Received {bad_rows!r}.")
+    check_choice("bad_rows", bad_rows, ("raise", "skip"))
     if count is not None and count < 1:
         raise ValueError(
             f"`count` must be at least 1. Received {count}. Leave it out for all rows."

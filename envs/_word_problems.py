@@ -12,7 +12,9 @@ import hashlib
 import operator
 import random
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from ._choice import check_choice
 
 
 class _Template(NamedTuple):
@@ -146,7 +148,7 @@ def _held_out(problem: int, numbers: dict[str, int]) -> bool:
 
 
 def word_problems(
-    count: int, *, split: Literal["train", "test"] = "train", seed: int = 0
+    count: int, *, split: str = "train", seed: int = 0
 ) -> list[dict[str, str]]:
     """Makes up `count` word problems of one to three steps, drawn with replacement.
 
@@ -172,10 +174,7 @@ def word_problems(
         raise ValueError(
             f"`count` must be at least 1. Received {count}. Ask for at least one row."
         )
-    if split not in ("train", "test"):
-        raise ValueError(
-            f"The word problems have the splits 'train' and 'test'. Received {split!r}."
-        )
+    check_choice("split", split, ("train", "test"))
     draw = random.Random(f"{split}:{seed}")
     rows: list[dict[str, str]] = []
     while len(rows) < count:

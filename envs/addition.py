@@ -10,7 +10,6 @@ cheapest way to see a real model learn.
 """
 
 import random
-from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from grpojax.env import AbstractDatasetEnvironment, TimeStep, Turn
 from grpojax.text import AbstractTokenizer, Bytes, last_number, TokenBytes
 from grpojax.types import Prompt
 
+from ._choice import check_choice
 from ._prompts import end_token_array, pad_prompts, tokens_containing
 from ._single_turn import last_step, text_of
 
@@ -28,13 +28,12 @@ _SHOWN = ((2, 3), (9, 4), (0, 7))
 _HELD_OUT = 32
 
 
-def pairs(split: Literal["train", "test"]) -> list[tuple[int, int]]:
+def pairs(split: str) -> list[tuple[int, int]]:
     """The pairs of digits of a split: 65 to train on, 32 others to test.
 
     The three that every prompt shows, with their sums, are in neither.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"`split` is 'train' or 'test'. Received {split!r}.")
+    check_choice("split", split, ("train", "test"))
     digits = range(10)
     every = [(a, b) for a in digits for b in digits if (a, b) not in _SHOWN]
     random.Random("addition").shuffle(every)
@@ -67,7 +66,7 @@ class Addition(AbstractDatasetEnvironment[Int[Array, ""]]):
         self,
         tokenizer: AbstractTokenizer,
         *,
-        split: Literal["train", "test"] = "train",
+        split: str = "train",
         max_completion_length: int = 4,
     ):
         """**Arguments:**

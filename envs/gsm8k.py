@@ -8,7 +8,6 @@ compiled program.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -24,8 +23,8 @@ from grpojax.text import (
 )
 from grpojax.types import Prompt
 
+from ._choice import check_choice
 from ._prompts import (
-    AnswerFormat,
     chat_messages,
     end_token_array,
     pad_prompts,
@@ -73,7 +72,7 @@ class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
     token_bytes: TokenBytes
     end_tokens: Int[Array, " end"]
     max_completion_length: int = eqx.field(static=True)
-    answer_format: AnswerFormat = eqx.field(static=True)
+    answer_format: str = eqx.field(static=True)
     skipped: int = eqx.field(static=True)
 
     def __init__(
@@ -83,12 +82,12 @@ class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
         *,
         max_completion_length: int,
         max_prompt_length: int | None = None,
-        long_prompts: Literal["raise", "skip"] = "raise",
-        prompt_style: Literal["raw", "chat"] = "raw",
+        long_prompts: str = "raise",
+        prompt_style: str = "raw",
         template: str = RAW_TEMPLATE,
         system_prompt: str | None = None,
         shots: Sequence[Mapping[str, str]] = (),
-        answer_format: AnswerFormat = "####",
+        answer_format: str = "####",
         end_tokens: Sequence[int] = (),
     ):
         """Tokenizes every prompt once, on the host.
@@ -116,14 +115,8 @@ class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
                 "`max_completion_length` must be at least 1. Received "
                 f"{max_completion_length}."
             )
-        if answer_format not in ("####", "tag"):
-            raise ValueError(
-                f"`answer_format` is '####' or 'tag'. Received {answer_format!r}."
-            )
-        if prompt_style not in ("raw", "chat"):
-            raise ValueError(
-                f"`prompt_style` is 'raw' or 'chat'. Received {prompt_style!r}."
-            )
+        check_choice("answer_format", answer_format, ("####", "tag"))
+        check_choice("prompt_style", prompt_style, ("raw", "chat"))
         shown = [
             (shot["question"], worked_answer(shot["answer"], answer_format))
             for shot in shots

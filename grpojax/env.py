@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 import equinox as eqx
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from .types import Prompt
 
 
-_State = TypeVar("_State", bound=PyTree)
+_State = TypeVar("_State")
 
 
 class Turn(eqx.Module):
@@ -24,14 +24,14 @@ class Turn(eqx.Module):
 
     **Fields:**
 
-    - `tokens`: the token ids, `Int[time]`, 0 past `length`.
-    - `length`: how many were said, the token that ended the turn included, `Int[]`.
+    - `tokens`: the token ids, `Int[*batch time]`, 0 past `length`.
+    - `length`: how many were said, the token that ended the turn included.
     - `ended`: whether the last one ends a turn; otherwise the horizon cut it short.
     """
 
-    tokens: Int[Array, " time"]
-    length: Int[Array, ""]
-    ended: Bool[Array, ""]
+    tokens: Int[Array, "*batch time"]
+    length: Int[Array, "*batch"]
+    ended: Bool[Array, "*batch"]
 
 
 class TimeStep(eqx.Module):
@@ -39,17 +39,18 @@ class TimeStep(eqx.Module):
 
     **Fields:**
 
-    - `reply`: token ids that the policy reads next, `Int[reply]`; its width may be 0.
-    - `reply_length`: how many of them are real, `Int[]`.
-    - `rewards`: what this turn was paid, by component, `Float[]` each. The names are
-        the same at every step; the trajectory holds the sum over its turns.
+    - `reply`: token ids that the policy reads next, `Int[*batch reply]`; its width
+        may be 0.
+    - `reply_length`: how many of them are real.
+    - `rewards`: what this turn was paid, by component. The names are the same at every
+        step; the trajectory holds the sum over its turns.
     - `done`: whether the conversation is over.
     """
 
-    reply: Int[Array, " reply"]
-    reply_length: Int[Array, ""]
-    rewards: dict[str, Float[Array, ""]]
-    done: Bool[Array, ""]
+    reply: Int[Array, "*batch reply"]
+    reply_length: Int[Array, "*batch"]
+    rewards: dict[str, Float[Array, "*batch"]]
+    done: Bool[Array, "*batch"]
 
 
 class AbstractEnvironment(eqx.Module, Generic[_State]):

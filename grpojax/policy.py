@@ -9,12 +9,12 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .types import Prompt
 
 
-_Cache = TypeVar("_Cache", bound=PyTree)
+_Cache = TypeVar("_Cache")
 
 
 class AbstractPolicy(eqx.Module, Generic[_Cache]):

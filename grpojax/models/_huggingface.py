@@ -3,6 +3,7 @@
 import functools as ft
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import equinox as eqx
@@ -29,10 +30,12 @@ from ._safetensors import DTYPES, StoredTensor, write_file
 from ._transformer import Transformer
 
 
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 _OUTSIDE_LAYERS = {
-    "embedding": "model.embed_tokens.weight",
+    "embedding": _EMBEDDING,
     "norm": "model.norm.weight",
-    "head": "lm_head.weight",
+    "head": _HEAD,
 }
 _IN_LAYERS = {
     "attention_norm": "input_layernorm.weight",
@@ -61,14 +64,14 @@ def load(
 ) -> Transformer:
     """Loads a Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face directory.
 
-    Everything is checked before the first weight is read.
+    Everything is checked before any array is made.
 
     **Arguments:**
 
     - `path`: a directory with config.json and safetensors in one file or many, or the
         id of a model on the Hugging Face hub (`organization/name`).
     - `dtype`: of the weights, float32, float16 or bfloat16; the file's own by default
-        (if it mixes several, the smallest that holds them all).
+        (float32 if it mixes several).
     - `compute_dtype`: of the matrix products; the weights' own by default.
     - `remat`: trades a second forward pass of each layer for its activations.
 
@@ -83,12 +86,12 @@ def load(
         eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
     )
     expected = _stored_shapes(abstract())
-    if config.tied:
-        stored = _without_tied_head(stored)
+    copy = stored.pop(_HEAD, None) if config.tied else None
     check_tensors(stored, expected)
+    if copy is not None:
+        _check_tied(copy, stored[_EMBEDDING])
     if dtype is None:
-        dtypes = {DTYPES[stored[name].dtype] for name in expected}
-        dtype = ft.reduce(jnp.promote_types, dtypes)
+        dtype = _common_dtype(DTYPES[stored[name].dtype] for name in expected)
     for choice in (dtype, dtype if compute_dtype is None else compute_dtype):
         if jnp.dtype(choice) not in DTYPES.values():
             raise ValueError(
@@ -132,8 +135,8 @@ def save(
     directory = Path(path)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(
-            f"save(policy, path) writes a directory. Received {str(path)!r}, which is a "
-            "file: choose another name, or remove it."
+            f"save(policy, path) writes a directory. Received {str(path)!r}, which is "
+            "a file: choose another name, or remove it."
         )
     special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if tokenizer is not None:
@@ -144,13 +147,14 @@ def save(
             "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
             "pad_token_id": tokenizer.pad_token,
         }
-    config = config_to_huggingface(policy.config) | special
+    dtype = _common_dtype(leaf.dtype for _, leaf in _fields(policy))
+    config = config_to_huggingface(policy.config)
+    config |= {"torch_dtype": dtype.name} | special
     tensors = {
         name: ft.partial(_stored_form, field, leaf, index)
         for field, leaf in _fields(policy)
         for index, name in enumerate(_names(field, leaf))
     }
-    config["torch_dtype"] = policy.embedding.dtype.name
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
         unfinished = Path(temporary)
@@ -186,7 +190,7 @@ def _fields(policy: Transformer) -> list[tuple[str, Array | jax.ShapeDtypeStruct
     return [(path[-1].name, leaf) for path, leaf in leaves]
 
 
-def _names(field: str, leaf: np.ndarray | Array | jax.ShapeDtypeStruct) -> list[str]:
+def _names(field: str, leaf: Array | jax.ShapeDtypeStruct) -> list[str]:
     """The tensors that make up one weight: one, or one of each layer."""
     if field in _OUTSIDE_LAYERS:
         return [_OUTSIDE_LAYERS[field]]
@@ -213,16 +217,20 @@ def _stored_shapes(policy: Transformer) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _without_tied_head(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Drops the copy of the embedding that some files keep of a tied head."""
-    head, embedding = (
-        stored.get(_OUTSIDE_LAYERS[field]) for field in ("head", "embedding")
-    )
-    if head is None or embedding is None:
-        return stored
-    if not np.array_equal(head.read(), embedding.read()):
+def _common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """Theirs if they are all the same, else float32, which holds the others exactly."""
+    different = set(dtypes)
+    return different.pop() if len(different) == 1 else np.dtype(np.float32)
+
+
+def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
+    """Some files keep a tied head all the same: it must be a copy of the embedding."""
+    form = lambda tensor: (tensor.dtype, tensor.shape)
+    if form(head) != form(embedding) or not np.array_equal(
+        head.read(), embedding.read()
+    ):
         raise ValueError(
-            f"{CONFIG} says tie_word_embeddings = true, but {head.name} differs from "
-            f"{embedding.name}. Set it to false if the head is meant."
+            f"A tied head is the embedding. {CONFIG} says tie_word_embeddings = true, "
+            f"but {head.name} differs from {embedding.name}: set it to false if the "
+            "head is meant, or take the head out of the file."
         )
-    return {name: tensor for name, tensor in stored.items() if name != head.name}

@@ -77,10 +77,18 @@ def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
         _refuse("sliding_window", window, None)
     theta, scaling = _rope(values)
     heads = values["num_attention_heads"]
+    head_dim = values.get("head_dim")
+    if head_dim is None:
+        head_dim, rest = divmod(values["hidden_size"], heads)
+        if rest:
+            raise ValueError(
+                "Without `head_dim`, hidden_size is divided by the heads. Received "
+                f"hidden_size={values['hidden_size']}, num_attention_heads={heads}."
+            )
     return TransformerConfig(
         **{ours: values[theirs] for ours, theirs in _SIZES.items()},
         num_kv_heads=values.get("num_key_value_heads") or heads,
-        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        head_dim=head_dim,
         rope_theta=theta,
         rope_scaling=scaling,
         qkv_bias=family == "qwen2",
@@ -127,7 +135,7 @@ def _rope(values: Mapping[str, object]) -> tuple[float, Llama3Scaling | None]:
     """Theta and scaling, from `rope_parameters` or `rope_theta` and `rope_scaling`."""
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope = values.get(name) or {}
-    theta = float(rope.get("rope_theta", values.get("rope_theta", 10_000.0)))
+    theta = rope.get("rope_theta") or values.get("rope_theta") or 10_000.0
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         _refuse(f"{name}.rope_type", kind, "default or llama3")
@@ -137,10 +145,15 @@ def _rope(values: Mapping[str, object]) -> tuple[float, Llama3Scaling | None]:
         raise ValueError(
             f"`{name}` of type llama3 needs {', '.join(missing)}. Received {rope!r}."
         )
-    for key in set(rope) - {"rope_type", "type", "rope_theta", *needed}:
-        if (key, rope[key]) != ("partial_rotary_factor", 1):
-            _refuse(f"{name}.{key}", rope[key], None)
-    return theta, Llama3Scaling(*(rope[key] for key in _LLAMA3)) if needed else None
+    known = {"rope_theta": rope.get("rope_theta"), "partial_rotary_factor": 1.0}
+    known |= {"rope_type": kind, "type": kind} | {key: rope[key] for key in needed}
+    for key, value in rope.items():
+        if key not in known or value != known[key]:
+            _refuse(f"{name}.{key}", value, known.get(key))
+    if not needed:
+        return float(theta), None
+    *factors, original = (rope[key] for key in _LLAMA3)
+    return float(theta), Llama3Scaling(*map(float, factors), original)
 
 
 def _refuse(key: str, value: object, implemented: object) -> None:

@@ -49,11 +49,17 @@ def read_json(path: Path) -> dict[str, object]:
             "over the directory that `save_pretrained` wrote."
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path} is not JSON ({error}). Copy or download it again."
+            f"{path} is not a JSON object ({error}). Copy or download it again."
         ) from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} is not a JSON object but a {type(values).__name__}. Copy or "
+            "download it again."
+        )
+    return values
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
@@ -100,9 +106,7 @@ def check_tensors(
     """
     missing = [name for name in expected if name not in stored]
     unexpected = [
-        name
-        for name in stored
-        if name not in expected and not name.endswith(_COMPUTED)
+        name for name in stored if name not in expected and not name.endswith(_COMPUTED)
     ]
     if missing or unexpected:
         raise ValueError(

@@ -52,11 +52,11 @@ def rotate(
 
 
 Source = tuple[
-    Float[Array, "column kv_head head_dim"],
-    Float[Array, "column kv_head head_dim"],
-    Bool[Array, "#chunk column"],
+    Float[Array, "_ kv_head head_dim"],
+    Float[Array, "_ kv_head head_dim"],
+    Bool[Array, "#chunk _"],
 ]
-"""Keys, values, and which columns each token of the chunk sees."""
+"""Keys and values by column, and which columns each token of the chunk sees."""
 
 
 def attend(

@@ -96,7 +96,8 @@ def _check_size(path: Path) -> None:
         if size >= expected:
             try:
                 header = json.loads(file.read(length))
-                ends = [x["data_offsets"][1] for k, x in header.items() if k[:2] != "__"]
+                header.pop("__metadata__", None)
+                ends = [entry["data_offsets"][1] for entry in header.values()]
             except (ValueError, AttributeError, KeyError, TypeError):
                 return  # Corrupt.
             expected += max(ends, default=0)

@@ -16,8 +16,8 @@ from ._layers import attend, product, rms_norm, rotate
 class KVCache(eqx.Module):
     """Keys and values of one stream, all layers stacked, in the compute dtype."""
 
-    keys: Float[Array, "layer column kv_head head_dim"]
-    values: Float[Array, "layer column kv_head head_dim"]
+    keys: Float[Array, "*layer column kv_head head_dim"]
+    values: Float[Array, "*layer column kv_head head_dim"]
 
 
 class Layers(eqx.Module):

@@ -268,6 +268,10 @@ class Engine(eqx.Module):
         self, lanes: Lanes, over: Bool[Array, " slot"], loop: Loop
     ) -> tuple[Lanes, Int[Array, ""], PyTree | None]:
         """Hands the next rows to the lanes that are done with theirs."""
+        if not self.refills:
+            row = jnp.where(over, self.count, lanes.row)
+            lanes = eqx.tree_at(lambda x: x.row, lanes, row)
+            return lanes, loop.next_row, None
         rank = jnp.cumsum(over, dtype=jnp.int32) - 1
         row = jnp.where(over, jnp.minimum(loop.next_row + rank, self.count), lanes.row)
         next_row = jnp.minimum(loop.next_row + rank[-1] + 1, self.count)
@@ -281,8 +285,6 @@ class Engine(eqx.Module):
             reply_start=fresh(lanes.reply_start),
             reply=lanes.reply,
         )
-        if not self.refills:
-            return lanes, next_row, None
         prompt = self._prompt(row)
 
         def copy_one(carry):

@@ -1,13 +1,13 @@
 import functools as ft
-import json
+import re
 from collections.abc import Callable
 from typing import final
 
 import numpy as np
 
 from ._files import HUGGING_FACE, TokenizerFiles
-from ._token_bytes import byte_table, TokenBytes
-from ._tokenizer import AbstractTokenizer, TokenIds
+from ._token_bytes import TokenIds
+from ._tokenizer import AbstractTokenizer
 
 
 @final
@@ -37,6 +37,7 @@ class HuggingFaceTokenizer(AbstractTokenizer):
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.files = files
+        self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self._tokenizer = tokenizer
 
     def encode(self, text: str) -> list[int]:
@@ -56,22 +57,18 @@ class HuggingFaceTokenizer(AbstractTokenizer):
         del role  # tokenizer.json does not say what its special tokens are for.
         return None
 
-    @ft.cached_property
-    def vocab_size(self) -> int:
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
-    @ft.cached_property
-    def token_bytes(self) -> TokenBytes:
-        to_bytes = _decoder(json.loads(self.files.contents[HUGGING_FACE])["decoder"])
+    def pieces_as_bytes(self) -> list[bytes]:
+        to_bytes = _decoder(self.files.read_json(HUGGING_FACE).get("decoder"))
         added = self._tokenizer.get_added_tokens_decoder().values()
-        hidden = {token.content for token in added if token.special} | {None}
-        pieces = map(self._tokenizer.id_to_token, range(self.vocab_size))
-        return byte_table(
-            [b"" if piece in hidden else to_bytes(piece) for piece in pieces]
-        )
+        hidden = {token.content for token in added if token.special}
+        pieces = map(self.piece, range(self.vocab_size))
+        return [
+            b"" if piece is None or piece in hidden else to_bytes(piece)
+            for piece in pieces
+        ]
 
 
-def _decoder(declared: dict | None) -> Callable[[str], bytes]:
+def _decoder(declared: object) -> Callable[[str], bytes]:
     """What the decoder of a tokenizer.json makes of one piece inside a text."""
     steps = _steps(declared)
     strange = [step for i, step in enumerate(steps) if not _is_known(step, steps[:i])]
@@ -108,8 +105,8 @@ def _is_known(step: dict, before: list[dict]) -> bool:
     return step["type"] in ("ByteLevel", "Metaspace", "ByteFallback", "Fuse")
 
 
-def _steps(declared: dict | None) -> list[dict]:
-    if declared is None:
+def _steps(declared: object) -> list[dict]:
+    if not isinstance(declared, dict):
         return []
     if declared["type"] == "Sequence":
         return [step for inner in declared["decoders"] for step in _steps(inner)]
@@ -117,7 +114,7 @@ def _steps(declared: dict | None) -> list[dict]:
 
 
 def _is_byte(piece: str) -> bool:
-    return len(piece) == 6 and piece[:3] == "<0x" and piece[5] == ">"
+    return re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", piece) is not None
 
 
 @ft.lru_cache(maxsize=1)

@@ -102,7 +102,7 @@ def last_number(text: Bytes) -> Number:
     operand = jnp.where(dollar, before[2], before[1])
     subtracts = _is_digit(operand) | _is_letter(operand) | (operand == ord(")"))
     fraction = before[0] == ord(".")
-    found = jnp.where((tail < 0) | fraction, data.shape[0], begin)
+    found = jnp.where(fraction, data.shape[0], begin)
     number, _ = _unsigned(data, found)
     return Number(
         jnp.where(minus & ~subtracts, -number.value, number.value), number.valid

@@ -1,12 +1,11 @@
-import functools as ft
 import re
 from typing import final
 
 import numpy as np
 
 from ._files import SENTENCEPIECE, TokenizerFiles
-from ._token_bytes import byte_table, TokenBytes
-from ._tokenizer import AbstractTokenizer, TokenIds
+from ._token_bytes import TokenIds
+from ._tokenizer import AbstractTokenizer
 
 
 @final
@@ -40,19 +39,17 @@ class SentencePieceTokenizer(AbstractTokenizer):
                 "tokenizer.json of the same model."
             ) from error
         self.files = files
+        self.vocab_size = processor.get_piece_size()
         self._processor = processor
-
-    @ft.cached_property
-    def _controls(self) -> dict[str, int]:
-        tokens = filter(self._processor.is_control, range(self.vocab_size))
-        return {self.piece(token): token for token in tokens}
-
-    def encode(self, text: str) -> list[int]:
+        controls = filter(processor.is_control, range(self.vocab_size))
+        self._controls = {processor.id_to_piece(token): token for token in controls}
         # The longest first: one control symbol may begin another.
         names = sorted(self._controls, key=len, reverse=True)
-        pattern = "|".join(map(re.escape, names))
+        self._split = re.compile(f"({'|'.join(map(re.escape, names))})")
+
+    def encode(self, text: str) -> list[int]:
         tokens = []
-        for part in re.split(f"({pattern})", text) if names else [text]:
+        for part in self._split.split(text) if self._controls else [text]:
             if part in self._controls:
                 tokens.append(self._controls[part])
             elif part:
@@ -82,19 +79,15 @@ class SentencePieceTokenizer(AbstractTokenizer):
         }
         return None if ids[role] < 0 else ids[role]
 
-    @ft.cached_property
-    def vocab_size(self) -> int:
-        return self._processor.get_piece_size()
-
-    @ft.cached_property
-    def token_bytes(self) -> TokenBytes:
-        return byte_table([self._bytes(token) for token in range(self.vocab_size)])
+    def pieces_as_bytes(self) -> list[bytes]:
+        return [self._bytes(token) for token in range(self.vocab_size)]
 
     def _bytes(self, token: int) -> bytes:
-        if self._processor.is_control(token):
+        processor = self._processor
+        if processor.is_control(token):
             return b""
-        if self._processor.is_byte(token):
-            return bytes([int(self.piece(token)[3:5], 16)])
-        if self._processor.is_unknown(token):
-            return self._processor.decode([token]).encode()
-        return self.piece(token).replace("\u2581", " ").encode()
+        if processor.is_byte(token):
+            return bytes([int(processor.id_to_piece(token)[3:5], 16)])
+        if processor.is_unknown(token):
+            return processor.decode([token]).encode()
+        return processor.id_to_piece(token).replace("\u2581", " ").encode()

@@ -19,6 +19,7 @@ def render(template: str, variables: Mapping[str, object]) -> str:
 def _compile(template: str) -> "jinja2.Template":
     import jinja2
     import jinja2.ext
+    import jinja2.nodes
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):

@@ -1,9 +1,13 @@
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
+
+
+TokenIds: TypeAlias = Sequence[int] | Int[np.ndarray, " time"] | Int[Array, " time"]
 
 
 class TokenBytes(eqx.Module):
@@ -21,7 +25,7 @@ class TokenBytes(eqx.Module):
     table: UInt8[Array, "vocab width"]
     length: Int[Array, " vocab"]
 
-    def join(self, ids: Sequence[int] | Int[np.ndarray, " time"]) -> bytes:
+    def join(self, ids: TokenIds) -> bytes:
         """The concatenated bytes of tokens, on the host.
 
         Ids outside the table contribute nothing.
@@ -29,7 +33,7 @@ class TokenBytes(eqx.Module):
         table, length = np.asarray(self.table), np.asarray(self.length)
         return b"".join(
             table[token, : length[token]].tobytes()
-            for token in ids
+            for token in np.asarray(ids, np.int64).tolist()
             if 0 <= token < len(length)
         )
 

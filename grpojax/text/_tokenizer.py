@@ -3,17 +3,10 @@ import functools as ft
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
-
-import numpy as np
-from jaxtyping import Array, Int
 
 from ._files import TokenizerFiles
 from ._template import render
-from ._token_bytes import TokenBytes
-
-
-TokenIds: TypeAlias = Sequence[int] | Int[np.ndarray, " time"] | Int[Array, " time"]
+from ._token_bytes import byte_table, TokenBytes, TokenIds
 
 
 class AbstractTokenizer(abc.ABC):
@@ -24,6 +17,7 @@ class AbstractTokenizer(abc.ABC):
     """
 
     files: TokenizerFiles
+    vocab_size: int  # The largest id plus one.
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -50,13 +44,11 @@ class AbstractTokenizer(abc.ABC):
         """The id that the vocabulary file itself gives to `"bos"`, `"eos"`, `"pad"` or
         `"unk"`, if it does."""
 
-    @property
     @abc.abstractmethod
-    def vocab_size(self) -> int:
-        """The largest id plus one."""
+    def pieces_as_bytes(self) -> list[bytes]:
+        """The bytes of every token, in order of id: what `token_bytes` is made of."""
 
-    @property
-    @abc.abstractmethod
+    @ft.cached_property
     def token_bytes(self) -> TokenBytes:
         """The bytes of every token, made once.
 
@@ -68,7 +60,12 @@ class AbstractTokenizer(abc.ABC):
         "dummy prefix") has `decode` take it away again: leading spaces of the first
         visible piece are then missing from the right-hand side. The table keeps them,
         for a completion does not begin a text.
+
+        **Raises**
+
+        `ValueError` when the text of tokens does not follow from bytes of their own.
         """
+        return byte_table(self.pieces_as_bytes())
 
     @property
     def end_tokens(self) -> tuple[int, ...]:

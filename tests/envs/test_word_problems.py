@@ -25,7 +25,7 @@ def content(row):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**64), split=st.sampled_from(["train", "test"]))
 def test_every_line_of_every_worked_answer_is_true_and_leads_to_the_answer(seed, split):
-    for row in word_problems(64, split=split, seed=seed):
+    for row in word_problems(32, split=split, seed=seed):
         *lines, last = row["answer"].split("\n")
         assert 1 <= len(lines) <= 3
         known = {int(number) for number in re.findall(r"\d+", row["question"])}
@@ -43,8 +43,8 @@ def test_every_line_of_every_worked_answer_is_true_and_leads_to_the_answer(seed,
 @given(
     seed=st.integers(0, 2**32),
     split=st.sampled_from(["train", "test"]),
-    count=st.integers(1, 40),
-    more=st.integers(1, 40),
+    count=st.integers(1, 20),
+    more=st.integers(1, 20),
 )
 def test_the_same_seed_gives_the_same_rows_and_more_rows_begin_with_the_fewer(
     seed, split, count, more
@@ -56,13 +56,17 @@ def test_the_same_seed_gives_the_same_rows_and_more_rows_begin_with_the_fewer(
 
 def test_rows_never_change_between_versions():
     (row,) = word_problems(1, seed=0)
-    assert row == {}
+    assert row == {
+        "question": "Lily shares 15 shells equally among 3 friends. "
+        "How many shells does each friend get?",
+        "answer": "15/3=5 shells\n#### 5",
+    }
 
 
 def test_no_problem_is_in_both_splits_under_whatever_names():
-    train = {content(row) for row in word_problems(4000, split="train", seed=1)}
-    test = {content(row) for row in word_problems(4000, split="test", seed=2)}
-    assert len(train) > 1000 and len(test) > 500
+    train = {content(row) for row in word_problems(1500, split="train", seed=1)}
+    test = {content(row) for row in word_problems(1500, split="test", seed=2)}
+    assert len(train) > 1000 and len(test) > 300
     assert not train & test
 
 
@@ -86,5 +90,5 @@ def test_a_count_below_one_is_refused(count):
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(ValueError, match="'train' and 'test'. Received 'dev'"):
+    with pytest.raises(ValueError, match="'train' or 'test'. Received 'dev'"):
         word_problems(1, split="dev")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-SPECIAL = ["<|im_start|>", "<|im_end|>"]
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|im_end|>!"]
 
 
 def _sentences():

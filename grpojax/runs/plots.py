@@ -1,0 +1,56 @@
+"""Curves of a run."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+
+Measured = tuple[float, tuple[float, float]]
+"""An accuracy and its interval."""
+
+
+def plot_curve(
+    path: str | os.PathLike[str],
+    records: Sequence[Mapping[str, float]],
+    *,
+    before: Measured | None = None,
+    after: Measured | None = None,
+    title: str = "",
+) -> None:
+    """Draws reward and accuracy over the steps, and what was held out at both ends.
+
+    **Arguments:**
+
+    - `path`: the picture; its ending says which format.
+    - `records`: each step's metrics, with its number under `step`.
+    - `before`, `after`: held-out accuracy and its interval.
+    """
+    # Slow to import, and of use only here. A `Figure` of its own needs no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    steps = [record["step"] for record in records]
+    for name, label in (
+        ("reward", "reward"),
+        ("rewards/correct/mean", "accuracy, training problems"),
+    ):
+        if records and name in records[0]:
+            axes.plot(steps, [record[name] for record in records], label=label)
+    ends = ((0, before, "before"), (max(steps, default=0), after, "after"))
+    for step, measured, when in ends:
+        if measured is not None:
+            accuracy, (low, high) = measured
+            axes.errorbar(
+                step,
+                accuracy,
+                [[accuracy - low], [high - accuracy]],
+                fmt="o",
+                capsize=4,
+                label=f"held-out accuracy {when}: {accuracy:.1%}",
+            )
+    axes.set_xlabel("step")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,60 @@
+"""A live bar on a terminal, a line now and then elsewhere."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bar,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class Progress:
+    """Shows where a run is and how it goes. A context manager.
+
+    **Arguments:**
+
+    - `steps`: how many there will be.
+    - `console`: where to show it.
+    - `every`: how many steps there are between two lines, where there is no terminal.
+    """
+
+    def __init__(self, steps: int, console: Console, *, every: int = 5):
+        self._steps, self._console, self._every = steps, console, every
+        self._bar = Bar(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows one step's metrics."""
+        speed = metrics["num_tokens"] / metrics["step_time"]
+        line = f"reward {metrics['reward']:.3f}"
+        if "rewards/correct/mean" in metrics:
+            line += f"  accuracy {metrics['rewards/correct/mean']:.1%}"
+        line += f"  length {metrics['completions/mean_length']:.1f}"
+        line += f"  {speed:,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, description=line)
+        last = step == self._steps
+        if not self._console.is_terminal and (last or (step - 1) % self._every == 0):
+            remaining = (self._steps - step) * metrics["step_time"]
+            self._console.print(
+                f"step {step}/{self._steps}  {line}  {remaining:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )

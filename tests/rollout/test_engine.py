@@ -1,0 +1,256 @@
+"""The laws of the rollout."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from grpojax import policy as policies, rollout
+from grpojax.rollout._engine import Engine
+from grpojax.types import Prompt
+from hypothesis import given, settings, strategies as st
+
+from ..helpers import CONFIGS, count_env, transformer, UniformPolicy
+
+
+SINGLE = count_env()
+TWO = count_env(max_turns=2, reply_length=3, max_completion_length=16)
+generate = eqx.filter_jit(rollout.generate)
+
+
+def teacher_forced(policy, trajectory, temperature):
+    def row(prompt, tokens):
+        return policies.log_prob(policy, prompt, tokens, temperature=temperature)
+
+    group = jax.vmap(row, in_axes=(None, 0))
+    return jax.vmap(group)(trajectory.prompt, trajectory.tokens)
+
+
+score = eqx.filter_jit(teacher_forced)
+
+
+@pytest.mark.parametrize(
+    "family, env",
+    [("llama", SINGLE), ("qwen2", SINGLE), ("qwen3", SINGLE), ("llama", TWO)],
+    ids=["llama", "qwen2", "qwen3", "two turns"],
+)
+def test_recorded_log_prob_equals_teacher_forced(family, env):
+    policy = transformer(family)
+    for seed, temperature in ((0, 1.0), (1, 0.7), (2, 1.5)):
+        temperature = jnp.asarray(temperature)
+        sampler = rollout.Categorical(temperature)
+        trajectory = generate(
+            policy, env, prompts=3, group=4, slots=5, sampler=sampler, key=jr.key(seed)
+        )
+        scored = score(policy, trajectory, temperature)
+        gap = jnp.where(trajectory.sampled, scored - trajectory.log_prob, 0)
+        assert float(jnp.abs(gap).max()) <= 1e-5
+        assert not trajectory.log_prob[~trajectory.sampled].any()
+
+
+@pytest.mark.parametrize("env", [SINGLE, TWO], ids=["one turn", "two turns"])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), slots=st.sampled_from([1, 3, 11]))
+def test_the_same_tokens_for_every_number_of_slots(env, seed, slots):
+    policy = transformer()
+    sizes = dict(prompts=3, group=4, key=jr.key(seed))
+    every = generate(policy, env, **sizes)
+    some = generate(policy, env, slots=slots, **sizes)
+    for name in ("tokens", "sampled", "version", "terminated"):
+        np.testing.assert_array_equal(getattr(every, name), getattr(some, name))
+    assert float(jnp.abs(every.log_prob - some.log_prob).max()) <= 1e-5
+    for name, paid in every.rewards.items():
+        np.testing.assert_array_equal(paid, some.rewards[name])
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    """The first prompts of a larger batch say what they say in a smaller one."""
+    policy = transformer()
+    keys = jax.vmap(lambda p: jr.fold_in(jr.key(3), p))(jnp.arange(4))
+    states, prompts = jax.vmap(SINGLE.reset)(keys)
+    head = lambda tree: jax.tree.map(lambda x: x[:2], tree)
+    complete = eqx.filter_jit(rollout.complete)
+    sizes = dict(group=3, key=jr.key(5))
+    large = complete(policy, SINGLE, states, prompts, **sizes)
+    small = complete(policy, SINGLE, head(states), head(prompts), **sizes)
+    np.testing.assert_array_equal(large.tokens[:2], small.tokens)
+
+
+def test_nothing_is_sampled_after_the_end():
+    trajectory = generate(transformer(), SINGLE, prompts=4, group=6, key=jr.key(1))
+    tokens, sampled = np.asarray(trajectory.tokens), np.asarray(trajectory.sampled)
+    ends = np.isin(tokens, SINGLE.end_tokens) & sampled
+    assert trajectory.terminated.any() and not trajectory.terminated.all()
+    for p, g in np.ndindex(4, 6):
+        length = sampled[p, g].sum()
+        assert sampled[p, g, :length].all()  # One run from the start ...
+        assert not tokens[p, g, length:].any()  # ... and zeros after it.
+        assert not ends[p, g, : length - 1].any()
+        assert ends[p, g, length - 1] == trajectory.terminated[p, g]
+        assert trajectory.terminated[p, g] or length == SINGLE.max_completion_length
+        said = tokens[p, g, :length]
+        assert trajectory.rewards["target"][p, g] == (said == 7).sum()
+    np.testing.assert_array_equal(trajectory.version, np.where(sampled, 0, -1))
+
+
+def test_a_first_token_may_end_a_row():
+    """The trap of samplers that never test the first token."""
+    env = count_env(ends=tuple(range(50)))
+    trajectory = generate(transformer(), env, prompts=2, group=3, slots=2, key=jr.key(0))
+    assert (trajectory.lengths == 1).all() and trajectory.terminated.all()
+
+
+def test_end_token_is_sampled_even_when_it_is_zero_and_pads():
+    """The trap of masks rebuilt from ids: pad == eos == 0."""
+    env = count_env(ends=tuple(range(0, 50, 3)))
+    trajectory = generate(transformer(), env, prompts=4, group=8, key=jr.key(0))
+    last = trajectory.lengths[..., None] - 1
+    at_end = jnp.take_along_axis(trajectory.tokens, last, axis=-1)[..., 0]
+    zeros = trajectory.terminated & (at_end == 0)
+    assert zeros.any()
+    assert jnp.take_along_axis(trajectory.sampled, last, axis=-1).all()
+
+
+def test_replies_are_forced_and_never_sampled():
+    trajectory = generate(transformer(), TWO, prompts=4, group=8, slots=7, key=jr.key(0))
+    tokens, sampled = np.asarray(trajectory.tokens), np.asarray(trajectory.sampled)
+    time = TWO.max_completion_length
+    two_turns = 0
+    for p, g in np.ndindex(4, 8):
+        row, mask = tokens[p, g], sampled[p, g]
+        ends = np.flatnonzero(np.isin(row, TWO.end_tokens) & mask)
+        if len(ends) == 0:
+            assert mask.all() and not trajectory.terminated[p, g]
+            continue
+        first = ends[0] + 1
+        reply = np.arange(first, min(first + 3, time))
+        assert not mask[reply].any() and mask[:first].all()
+        np.testing.assert_array_equal(row[reply], np.arange(len(reply)))
+        rest = mask[first + 3 :]
+        second = row[first + 3 :][rest]
+        assert rest[: len(second)].all()
+        assert trajectory.terminated[p, g] == (len(ends) > 1)
+        turns = 1 + (len(second) > 0)
+        two_turns += turns == 2
+        assert trajectory.rewards["turns"][p, g] == turns
+        assert trajectory.rewards["target"][p, g] == (row[mask] == 7).sum()
+    assert two_turns > 5
+
+
+def test_deferring_the_last_answer_changes_nothing():
+    """One turn, answered in the loop or after it, pays the same."""
+
+    class Patient(type(SINGLE)):
+        """Says that it could go on, and never does."""
+
+        def step(self, state, turn):
+            state, answer = super().step(state, turn)
+            return state, eqx.tree_at(lambda a: a.done, answer, jnp.array(True))
+
+    fields = dict(end_tokens=SINGLE.end_tokens, target=SINGLE.target)
+    sizes = dict(prompts=3, group=4, slots=5, key=jr.key(9))
+    after = generate(transformer(), SINGLE, **sizes)
+    inside = generate(transformer(), Patient(**fields, max_turns=3), **sizes)
+    np.testing.assert_array_equal(after.tokens, inside.tokens)
+    np.testing.assert_array_equal(after.terminated, inside.terminated)
+    for name, paid in after.rewards.items():
+        np.testing.assert_array_equal(paid, inside.rewards[name])
+
+
+def test_keys_differ_between_members_and_steps():
+    """The traps of a reused key and of one seed for every call."""
+    policy = UniformPolicy(vocab_size=50)
+    env = count_env(ends=(0,), max_completion_length=20)
+    first = generate(policy, env, prompts=2, group=4, key=jr.key(0))
+    second = generate(policy, env, prompts=2, group=4, key=jr.key(1))
+    rows = np.concatenate([np.asarray(t.tokens).reshape(8, -1) for t in (first, second)])
+    assert len({tuple(row) for row in rows}) == 16
+    assert len(set(rows[:, 0])) > 4  # First tokens too.
+
+
+def test_uniform_policy_records_its_log_probability():
+    policy = UniformPolicy(vocab_size=4)
+    env = count_env(ends=(0,), target=1, vocab_size=4, max_completion_length=40)
+    trajectory = generate(policy, env, prompts=8, group=16, slots=24, key=jr.key(0))
+    said = np.asarray(trajectory.tokens)[np.asarray(trajectory.sampled)]
+    recorded = trajectory.log_prob[trajectory.sampled]
+    np.testing.assert_allclose(recorded, -np.log(4), rtol=1e-6)
+    share = np.bincount(said, minlength=4) / len(said)
+    # Rows end at token 0, so the mean length is 4 and every share 1/4: 4 standard errors.
+    assert np.abs(share - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / len(said))
+
+
+def test_greedy_takes_the_most_likely_token():
+    policy, env = transformer(), count_env(ends=(1,))
+    trajectory = generate(
+        policy, env, prompts=2, group=2, sampler=rollout.Greedy(), key=jr.key(0)
+    )
+    np.testing.assert_array_equal(trajectory.tokens[:, 0], trajectory.tokens[:, 1])
+    length = int(trajectory.prompt.length[0])
+    said = trajectory.tokens[0, 0, : int(trajectory.lengths[0, 0])]
+    stream = jnp.concatenate([trajectory.prompt.tokens[0, :length], said])
+    likely = jnp.argmax(policies.logits(policy, stream), axis=-1)
+    np.testing.assert_array_equal(said, likely[length - 1 : -1])
+
+
+def test_early_exit_equals_running_to_the_horizon():
+    """A longer horizon only adds to rows that the shorter one cut."""
+    policy = transformer()
+    short = generate(policy, count_env(), prompts=3, group=4, key=jr.key(4))
+    long = generate(
+        policy, count_env(max_completion_length=30), prompts=3, group=4, key=jr.key(4)
+    )
+    np.testing.assert_array_equal(short.tokens, long.tokens[..., :12] * short.sampled)
+
+
+def test_slots_do_the_work_of_the_tokens():
+    """With refills the loop runs about total tokens / slots times, not to the longest."""
+    policy = UniformPolicy(vocab_size=16)
+    env = count_env(ends=(0,), vocab_size=16, max_completion_length=128)
+    keys = jr.split(jr.key(0), 8)
+    states, prompts = jax.vmap(env.reset)(keys)
+    def iterations(slots):
+        engine = Engine(
+            policy=policy,
+            env=env,
+            states=states,
+            prompts=prompts,
+            keys=jr.split(jr.key(1), (8, 16)),
+            context=None,
+            sampler=rollout.Categorical(),
+            slots=slots,
+        )
+        rows, count = eqx.filter_jit(lambda e: e.run())(engine)
+        return int(count), int(rows.sampled.sum())
+
+    longest, _ = iterations(128)
+    count, tokens = iterations(8)
+    assert count <= 1.3 * tokens / 8
+    assert longest * 128 > 3 * count * 8  # Slot steps: a static batch wastes most.
+
+
+@pytest.mark.parametrize(
+    "sizes, words",
+    [
+        (dict(prompts=0, group=2), "prompts must be a positive integer"),
+        (dict(prompts=2, group=-1), "group=-1"),
+        (dict(prompts=2, group=2, slots=0), "slots=0"),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_traced(sizes, words):
+    with pytest.raises(ValueError, match=words):
+        rollout.generate(UniformPolicy(), SINGLE, key=jr.key(0), **sizes)
+
+
+def test_an_environment_for_another_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="env.vocab_size=50 and policy.vocab_size=4"):
+        rollout.generate(
+            UniformPolicy(vocab_size=4), SINGLE, prompts=1, group=1, key=jr.key(0)
+        )
+
+
+def test_prompt_is_kept_once_for_its_group():
+    trajectory = generate(transformer(), SINGLE, prompts=3, group=5, key=jr.key(0))
+    assert isinstance(trajectory.prompt, Prompt)
+    assert trajectory.prompt.tokens.shape == (3, 6)

@@ -1,0 +1,105 @@
+"""The direction of the arrows: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LAYERS = {
+    "types": 0,
+    "masked": 0,
+    "env": 1,
+    "policy": 1,
+    "text": 1,
+    "rollout": 2,
+    "reward": 2,
+    "advantage": 2,
+    "update": 2,
+    "models": 2,
+    "algorithms": 3,
+    "train": 4,
+    "testing": 4,
+    "runs": 5,
+}
+SIBLINGS = {name for name, layer in LAYERS.items() if layer == 2}
+FOUNDATION = {"jax", "equinox", "jaxtyping", "numpy"}
+STANDARD = {
+    "abc", "collections", "dataclasses", "functools", "math", "typing"
+}  # fmt: skip
+
+
+def modules(package: str):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full dotted names of everything that a file imports, wherever it does."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module in ("", "grpojax"):
+                names |= {f"{module}.{alias.name}" for alias in node.names}
+            else:
+                names.add(module)
+    return names
+
+
+def part(name: str) -> str | None:
+    """The part of the library that a dotted name belongs to."""
+    words = name.split(".")
+    return words[1] if words[0] == "grpojax" and len(words) > 1 else None
+
+
+@pytest.mark.parametrize("path", modules("grpojax"), ids=lambda p: p.name)
+def test_imports_point_downwards(path):
+    own = path.relative_to(ROOT / "grpojax").with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    for name in imported(path):
+        assert name.split(".")[0] not in ("envs", "examples", "benchmarks", "tests")
+        other = part(name)
+        if other is None or other == own:
+            continue
+        assert other in LAYERS, f"{path}: {name} belongs to no layer"
+        assert LAYERS[other] <= LAYERS[own], f"{path} ({own}) imports {name} above it"
+        if own in SIBLINGS:
+            assert other not in SIBLINGS, f"{path}: phases never import each other"
+        if own in ("train", "testing"):
+            assert other != "models", f"{path} may not know a concrete model"
+
+
+@pytest.mark.parametrize("name", ["types", "masked"])
+def test_the_foundation_needs_only_jax(name):
+    for other in imported(ROOT / "grpojax" / f"{name}.py"):
+        assert other.split(".")[0] in FOUNDATION | STANDARD
+
+
+@pytest.mark.parametrize("path", modules("envs"), ids=lambda p: p.name)
+def test_environments_know_layers_0_and_1(path):
+    for name in imported(path):
+        other = part(name)
+        if other is not None:
+            assert LAYERS[other] <= 1, f"{path} imports {name}"
+        assert name.split(".")[0] not in ("examples", "benchmarks", "tests")
+
+
+@pytest.mark.parametrize(
+    "path", [*modules("grpojax"), *modules("envs")], ids=lambda p: p.name
+)
+def test_the_library_neither_prints_nor_reads_the_environment(path):
+    runs = path.is_relative_to(ROOT / "grpojax" / "runs")
+    source = path.read_text()
+    assert "from __future__ import annotations" not in source
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert runs or node.func.id != "print", f"{path} prints"
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("environ", "getenv"), f"{path}: environment"

@@ -1,0 +1,95 @@
+"""The conformance checks pass what keeps the contract, and name what does not."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from grpojax.env import TimeStep
+from grpojax.testing import check_env, check_policy
+
+from .helpers import CONFIGS, count_env, CountEnv, transformer, UniformPolicy
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_transformers_keep_the_contract(family):
+    check_policy(transformer(family), key=jr.key(1))
+
+
+def test_doubles_keep_the_contract():
+    check_policy(UniformPolicy(vocab_size=7), key=jr.key(0))
+    check_env(count_env(), key=jr.key(0))
+    check_env(count_env(max_turns=3, reply_length=2), key=jr.key(0))
+
+
+class Peeking(UniformPolicy):
+    """Sees later tokens of its chunk."""
+
+    def extend(self, tokens, positions, cache=None, **_):
+        del positions
+        return jnp.full((tokens.shape[0], 1), jnp.sum(tokens, dtype=float)), cache
+
+    def logits(self, hidden):
+        return hidden * jnp.arange(self.vocab_size, dtype=float)
+
+
+def test_a_policy_that_peeks_is_named():
+    with pytest.raises(AssertionError, match="Any chunking|does not see later"):
+        check_policy(Peeking(), key=jr.key(0))
+
+
+BIG = np.arange(2**16, dtype=np.float32)
+
+
+class Broken(CountEnv):
+    fault: str = eqx.field(static=True, default="")
+    table: jax.Array | None = None
+
+    def reset(self, key):
+        state, prompt = super().reset(key)
+        if self.fault == "length":
+            prompt = dataclasses.replace(prompt, length=jnp.zeros((), jnp.int32))
+        if self.fault == "vocab":
+            prompt = dataclasses.replace(prompt, tokens=prompt.tokens + 50)
+        if self.fault == "width":
+            prompt = dataclasses.replace(prompt, tokens=prompt.tokens[:-1])
+        return state, prompt
+
+    def step(self, state, turn):
+        after, answer = super().step(state, turn)
+        if self.fault == "state":
+            after = after.astype(jnp.float32)
+        if self.fault == "nan":
+            answer = dataclasses.replace(answer, rewards={"x": jnp.nan * jnp.ones(())})
+        if self.fault == "done":
+            answer = dataclasses.replace(answer, done=jnp.array(False))
+        if self.fault == "reply":
+            answer = TimeStep(
+                answer.reply, jnp.asarray(3, jnp.int32), answer.rewards, answer.done
+            )
+        if self.fault == "constant":
+            paid = jnp.asarray(BIG)[turn.length]
+            answer = dataclasses.replace(answer, rewards={"x": paid})
+        return after, answer
+
+
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("length", "length is between 1"),
+        ("vocab", "below vocab_size=50"),
+        ("width", "padded to `max_prompt_length`"),
+        ("state", "keeps its structure"),
+        ("nan", "finite floats"),
+        ("done", "single-turn"),
+        ("reply", "reply's length is between 0"),
+        ("constant", "262144 bytes of constants"),
+    ],
+)
+def test_a_broken_environment_is_named(fault, words):
+    env = Broken(jnp.asarray([1]), jnp.asarray(7), fault=fault)
+    with pytest.raises(AssertionError, match=words):
+        check_env(env, key=jr.key(0), tries=4)
