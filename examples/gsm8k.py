@@ -36,7 +36,7 @@ def _positive(section: str, **values: float | None) -> None:
 class Run:
     """How long, from which seed, and how it is judged on problems held out."""
 
-    steps: int = 60
+    steps: int = 40
     seed: int = 0
     eval_problems: int | None = 512  # null: all that the held-out split has.
     eval_samples: int = 1  # Completions of each.
@@ -89,7 +89,7 @@ class Rollout:
     prompts: int = 16
     group: int = 8  # Samples of each prompt.
     slots: int | None = None  # Decoded at a time; null: all of them.
-    max_new_tokens: int = 48
+    max_new_tokens: int = 40
     temperature: float = 1.0
 
     def __post_init__(self):
@@ -150,7 +150,7 @@ class Update:
 
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int = 1  # Parts of a minibatch, for memory; the result is the same.
+    microbatches: int = 8  # Parts of a minibatch, for memory: the result is the same.
 
     def __post_init__(self):
         _at_least(1, "update", **vars(self))

@@ -86,7 +86,7 @@ def mixed(rows: list[dict[str, str]], draw: random.Random) -> list[Text]:
     return texts
 
 
-LESSONS = ((drill, 0.20), (worked, 0.55), (mixed, 0.25))
+LESSONS = ((drill, 0.40), (worked, 0.35), (mixed, 0.25))
 """What is taught, and its share of the steps."""
 
 
@@ -222,7 +222,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="the directory to make")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="chooses everything")
     arguments = parser.parse_args()
     tokenizer = train_tokenizer(arguments.seed)

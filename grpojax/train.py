@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from . import masked, reward as reward_phase, rollout, update
 from .algorithms import Algorithm, grpo
@@ -161,7 +161,7 @@ def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
     return metrics
 
 
-def _flat_groups(rewards: Rewards) -> Int[Array, " prompt"]:
+def _flat_groups(rewards: Rewards) -> Bool[Array, " prompt"]:
     high = jnp.max(jnp.where(rewards.valid, rewards.total, -jnp.inf), axis=1)
     low = jnp.min(jnp.where(rewards.valid, rewards.total, jnp.inf), axis=1)
     return high <= low

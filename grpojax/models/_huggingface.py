@@ -3,15 +3,16 @@
 import functools as ft
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike
 
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
@@ -29,6 +30,8 @@ from ._huggingface_files import (
 from ._safetensors import DTYPES, StoredTensor, write_file
 from ._transformer import Transformer
 
+
+_Tensor = TypeVar("_Tensor", np.ndarray, Array)
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -85,7 +88,9 @@ def load(
     abstract = ft.partial(
         eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
     )
-    expected = _stored_shapes(abstract())
+    make_all = lambda policy: {k: make() for k, make in _stored_forms(policy).items()}
+    tensors = jax.eval_shape(make_all, abstract())
+    expected = {name: tensor.shape for name, tensor in tensors.items()}
     copy = stored.pop(_HEAD, None) if config.tied else None
     check_tensors(stored, expected)
     if copy is not None:
@@ -103,8 +108,8 @@ def load(
         field = path[-1].name
         array = np.empty(leaf.shape, leaf.dtype)
         rows = array if field in _IN_LAYERS else array[None]
-        for row, name in zip(rows, _names(field, leaf), strict=True):
-            row[...] = _turned(field, stored[name].read())
+        for index, name in enumerate(_names(field, len(rows))):
+            rows[index] = _turned(field, stored[name].read())
         return jnp.array(array)
 
     skeleton = abstract(dtype=dtype, compute_dtype=compute_dtype)
@@ -147,14 +152,9 @@ def save(
             "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
             "pad_token_id": tokenizer.pad_token,
         }
-    dtype = _common_dtype(leaf.dtype for _, leaf in _fields(policy))
+    dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
     config = config_to_huggingface(policy.config)
     config |= {"torch_dtype": dtype.name} | special
-    tensors = {
-        name: ft.partial(_stored_form, field, leaf, index)
-        for field, leaf in _fields(policy)
-        for index, name in enumerate(_names(field, leaf))
-    }
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
         unfinished = Path(temporary)
@@ -163,7 +163,7 @@ def save(
             tokenizer.save(unfinished)
             if (unfinished / GENERATION).exists():
                 generation = read_json(unfinished / GENERATION) | special
-        write_file(unfinished / WEIGHTS, tensors)
+        write_file(unfinished / WEIGHTS, _stored_forms(policy))
         write_json(unfinished / GENERATION, generation)
         write_json(unfinished / CONFIG, config)
         for file in sorted(unfinished.iterdir()):
@@ -184,37 +184,31 @@ def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> Non
         )
 
 
-def _fields(policy: Transformer) -> list[tuple[str, Array | jax.ShapeDtypeStruct]]:
-    """Every weight of a policy, or of its abstract form, with its field's name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
-    return [(path[-1].name, leaf) for path, leaf in leaves]
-
-
-def _names(field: str, leaf: Array | jax.ShapeDtypeStruct) -> list[str]:
+def _names(field: str, num_layers: int) -> list[str]:
     """The tensors that make up one weight: one, or one of each layer."""
     if field in _OUTSIDE_LAYERS:
         return [_OUTSIDE_LAYERS[field]]
-    name = _IN_LAYERS[field]
-    return [f"model.layers.{layer}.{name}" for layer in range(leaf.shape[0])]
+    return [f"model.layers.{i}.{_IN_LAYERS[field]}" for i in range(num_layers)]
 
 
-def _turned(field: str, x: np.ndarray | Array) -> np.ndarray | Array:
+def _turned(field: str, x: _Tensor) -> _Tensor:
     """Between output-first, as stored, and input-first; embeddings are read by row."""
     return x if field == "embedding" else x.T
 
 
-def _stored_form(field: str, leaf: Array, index: int) -> Float[Array, "..."]:
+def _stored_form(field: str, leaf: Array, index: int) -> Array:
     """One tensor of a weight, as it is stored."""
     return _turned(field, leaf[index] if field in _IN_LAYERS else leaf)
 
 
-def _stored_shapes(policy: Transformer) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor that a policy, or its abstract form, is stored as."""
-    shapes = {}
-    for field, leaf in _fields(policy):
-        tensor = jax.eval_shape(ft.partial(_stored_form, field, index=0), leaf)
-        shapes |= dict.fromkeys(_names(field, leaf), tensor.shape)
-    return shapes
+def _stored_forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
+    """Every tensor of a policy as it is stored, by name, made when called."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
+    return {
+        name: ft.partial(_stored_form, path[-1].name, leaf, index)
+        for path, leaf in leaves
+        for index, name in enumerate(_names(path[-1].name, leaf.shape[0]))
+    }
 
 
 def _common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:

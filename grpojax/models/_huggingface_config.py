@@ -1,6 +1,8 @@
 """Hugging Face's config.json to a `TransformerConfig` and back."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import NoReturn
 
 from ._config import Llama3Scaling, TransformerConfig
 
@@ -13,16 +15,6 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "norm_eps": "rms_norm_eps",
-    "max_positions": "max_position_embeddings",
-}
-
 # Keys that change the arithmetic, and the values under which they do not.
 _ONLY = {
     "hidden_act": ("silu", "swish"),
@@ -33,13 +25,6 @@ _ONLY = {
     "use_sliding_window": (False, None),
     "quantization_config": (None,),
 }
-
-_LLAMA3 = (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-)
 
 
 def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
@@ -59,41 +44,40 @@ def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
             f"A model's `model_type` must be one of {', '.join(_ARCHITECTURES)}. "
             f"Received {family!r}, an architecture that is not implemented."
         )
-    missing = [key for key in _SIZES.values() if values.get(key) is None]
-    if missing:
-        raise ValueError(
-            f"The config of a {family} model needs {', '.join(missing)}, which it "
-            "lacks. Take config.json from where the weights came from."
-        )
     for key, allowed in _ONLY.items():
         if values.get(key, allowed[0]) not in allowed:
             _refuse(key, values[key], allowed[0])
-    for kind in values.get("layer_types") or ():
-        if kind != "full_attention":
-            _refuse("layer_types", values["layer_types"], "full_attention everywhere")
+    kinds = values.get("layer_types")
+    if isinstance(kinds, list) and set(kinds) - {"full_attention"}:
+        _refuse("layer_types", kinds, "full_attention")
+    max_positions = _integer(values, "max_position_embeddings")
     # A Mistral config that is silent about its window has one: Mistral 7B v0.1 did.
     window = values.get("sliding_window", 4096) if family == "mistral" else None
-    if window is not None and window < values["max_position_embeddings"]:
+    if isinstance(window, int) and window < max_positions:
         _refuse("sliding_window", window, None)
+    hidden_size = _integer(values, "hidden_size")
+    num_heads = _integer(values, "num_attention_heads")
+    if values.get("head_dim") is None and hidden_size % num_heads:
+        raise ValueError(
+            "Without `head_dim`, hidden_size is divided by the heads. Received "
+            f"hidden_size={hidden_size}, num_attention_heads={num_heads}."
+        )
     theta, scaling = _rope(values)
-    heads = values["num_attention_heads"]
-    head_dim = values.get("head_dim")
-    if head_dim is None:
-        head_dim, rest = divmod(values["hidden_size"], heads)
-        if rest:
-            raise ValueError(
-                "Without `head_dim`, hidden_size is divided by the heads. Received "
-                f"hidden_size={values['hidden_size']}, num_attention_heads={heads}."
-            )
     return TransformerConfig(
-        **{ours: values[theirs] for ours, theirs in _SIZES.items()},
-        num_kv_heads=values.get("num_key_value_heads") or heads,
-        head_dim=head_dim,
+        vocab_size=_integer(values, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=_integer(values, "intermediate_size"),
+        num_layers=_integer(values, "num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=_integer(values, "num_key_value_heads", num_heads),
+        head_dim=_integer(values, "head_dim", hidden_size // num_heads),
         rope_theta=theta,
         rope_scaling=scaling,
+        norm_eps=_number(values, "rms_norm_eps"),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         tied=bool(values.get("tie_word_embeddings", False)),
+        max_positions=max_positions,
     )
 
 
@@ -118,14 +102,19 @@ def config_to_huggingface(config: TransformerConfig) -> dict[str, object]:
     return {
         "architectures": [_ARCHITECTURES[family]],
         "model_type": family,
-        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "hidden_act": "silu",
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
-        "rope_scaling": None
-        if scaling is None
-        else {"rope_type": "llama3", **{key: getattr(scaling, key) for key in _LLAMA3}},
+        "rope_scaling": scaling
+        and {"rope_type": "llama3", **dataclasses.asdict(scaling)},
         "sliding_window": None,
         "tie_word_embeddings": config.tied,
     }
@@ -135,28 +124,54 @@ def _rope(values: Mapping[str, object]) -> tuple[float, Llama3Scaling | None]:
     """Theta and scaling, from `rope_parameters` or `rope_theta` and `rope_scaling`."""
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope = values.get(name) or {}
-    theta = rope.get("rope_theta") or values.get("rope_theta") or 10_000.0
+    if not isinstance(rope, dict):
+        _refuse(name, rope, None)
+    theta = _number(rope, "rope_theta", _number(values, "rope_theta", 10_000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        _refuse(f"{name}.rope_type", kind, "default or llama3")
-    needed = _LLAMA3 if kind == "llama3" else ()
-    missing = [key for key in needed if rope.get(key) is None]
-    if missing:
-        raise ValueError(
-            f"`{name}` of type llama3 needs {', '.join(missing)}. Received {rope!r}."
+    scaling = None
+    if kind == "llama3":
+        scaling = Llama3Scaling(
+            factor=_number(rope, "factor"),
+            low_freq_factor=_number(rope, "low_freq_factor"),
+            high_freq_factor=_number(rope, "high_freq_factor"),
+            original_max_position_embeddings=_integer(
+                rope, "original_max_position_embeddings"
+            ),
         )
+    elif kind != "default":
+        _refuse(f"{name}.rope_type", kind, "default or llama3")
     known = {"rope_theta": rope.get("rope_theta"), "partial_rotary_factor": 1.0}
-    known |= {"rope_type": kind, "type": kind} | {key: rope[key] for key in needed}
+    known |= {"rope_type": kind, "type": kind}
+    known |= dataclasses.asdict(scaling) if scaling else {}
     for key, value in rope.items():
         if key not in known or value != known[key]:
             _refuse(f"{name}.{key}", value, known.get(key))
-    if not needed:
-        return float(theta), None
-    *factors, original = (rope[key] for key in _LLAMA3)
-    return float(theta), Llama3Scaling(*map(float, factors), original)
+    return theta, scaling
 
 
-def _refuse(key: str, value: object, implemented: object) -> None:
+def _integer(values: Mapping[str, object], key: str, default: int | None = None) -> int:
+    value = default if values.get(key) is None else values[key]
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{key}` in config.json must be a positive integer. Received {value!r}. "
+            "Take config.json from where the weights came from."
+        )
+    return value
+
+
+def _number(
+    values: Mapping[str, object], key: str, default: float | None = None
+) -> float:
+    value = default if values.get(key) is None else values[key]
+    if not isinstance(value, int | float):
+        raise ValueError(
+            f"`{key}` in config.json must be a number. Received {value!r}. Take "
+            "config.json from where the weights came from."
+        )
+    return float(value)
+
+
+def _refuse(key: str, value: object, implemented: object) -> NoReturn:
     raise ValueError(
         f"`{key}` = {value!r} in config.json changes the arithmetic in a way that is "
         f"not implemented; only {implemented!r} is. Such a model cannot be loaded."

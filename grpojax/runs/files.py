@@ -61,7 +61,7 @@ class RunDirectory:
         write_json(self._path / "summary.json", {**summary, "complete": False})
         (self._path / "config.yaml").write_text(recipe, encoding="utf-8")
 
-    def log(self, record: Mapping[str, float]) -> None:
+    def log(self, record: Mapping[str, float | int]) -> None:
         """Appends one step's metrics."""
         append_json(self._path / "metrics.jsonl", record)
 
@@ -82,7 +82,9 @@ def write_json(path: str | os.PathLike[str], values: Mapping[str, object]) -> No
     unfinished.replace(path)
 
 
-def append_json(path: str | os.PathLike[str], record: Mapping[str, float]) -> None:
+def append_json(
+    path: str | os.PathLike[str], record: Mapping[str, float | int]
+) -> None:
     """Appends one line to a JSONL file, which has it when this returns.
 
     Numbers that are not finite, which JSON has not, become null.

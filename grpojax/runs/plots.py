@@ -10,7 +10,7 @@ Measured = tuple[float, tuple[float, float]]
 
 def plot_curve(
     path: str | os.PathLike[str],
-    records: Sequence[Mapping[str, float]],
+    records: Sequence[Mapping[str, float | int]],
     *,
     before: Measured | None = None,
     after: Measured | None = None,
@@ -52,5 +52,6 @@ def plot_curve(
     axes.set_ylim(bottom=0)
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     figure.savefig(path, dpi=150)

@@ -41,7 +41,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+    def update(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Shows one step's metrics."""
         speed = metrics["num_tokens"] / metrics["step_time"]
         line = f"reward {metrics['reward']:.3f}"

@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+
 from grpojax.runs.files import append_json, RunDirectory, write_json
 
 

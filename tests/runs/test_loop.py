@@ -1,37 +1,37 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
+
 from grpojax import init, train_step
 from grpojax.runs import loop
 
-from tests.helpers import count_env, leaves, same_bits, transformer
+from ..helpers import count_env, leaves, same_bits, transformer
 
 
+KEY = jr.key(0)
 OPTIMIZER = optax.adam(1e-2)
 
 
-def start(key):
-    return init(transformer(), optimizer=OPTIMIZER, key=key)
+def start():
+    return init(transformer(), optimizer=OPTIMIZER, key=KEY)
 
 
 def settings(**sizes):
     return dict(env=count_env(), optimizer=OPTIMIZER, prompts=2, group=4) | sizes
 
 
-def test_it_is_the_train_step_and_reports_each(key):
-    step = loop.lower(start(key), **settings()).compile()
+def test_it_is_the_train_step_and_reports_each():
+    step = loop.lower(start(), **settings()).compile()
     assert step.seconds > 0
     reports = []
     state = loop.fit(
-        start(key), step=step.call, steps=3, report=lambda *x: reports.append(x)
+        start(), step=step.call, steps=3, report=lambda *x: reports.append(x)
     )
-    expected, metrics = start(key), []
-    one = jax.jit(lambda params, static: train_step(params, **static))
-    del one
-    import equinox as eqx
-
+    expected, metrics = start(), []
     plain = eqx.filter_jit(lambda state: train_step(state, **settings()))
     for _ in range(3):
         expected, measured = plain(expected)
@@ -46,9 +46,9 @@ def test_it_is_the_train_step_and_reports_each(key):
         assert report["reward"] == pytest.approx(float(measured["reward"]), abs=1e-5)
 
 
-def test_the_memory_of_the_state_is_reused_and_the_environment_is_not(key):
+def test_the_memory_of_the_state_is_reused_and_the_environment_is_not():
     env = count_env()
-    state = start(key)
+    state = start()
     step = loop.lower(state, **settings(env=env)).compile()
     next_state, _ = step.call(state)
     assert state.policy.embedding.is_deleted()
@@ -56,24 +56,24 @@ def test_the_memory_of_the_state_is_reused_and_the_environment_is_not(key):
     step.call(next_state)
 
 
-def test_the_environment_is_an_argument_and_no_constant(key):
-    lowered = loop.lower(start(key), **settings())
+def test_the_environment_is_an_argument_and_no_constant():
+    lowered = loop.lower(start(), **settings())
     other = count_env(target=9)
     first = lowered.compile()
-    paid_by = lambda env: first.call.func({**lowered.fixed, "env": env}, start(key))[1]
+    paid_by = lambda env: first.call.func({**lowered.fixed, "env": env}, start())[1]
     same = paid_by(count_env())
     assert same_bits(same, paid_by(count_env()))
     assert not jnp.array_equal(same["reward"], paid_by(other)["reward"])
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_compiled(key):
+def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     with pytest.raises(ValueError, match="group=1"):
-        loop.lower(start(key), **settings(group=1))
+        loop.lower(start(), **settings(group=1))
     with pytest.raises(ValueError, match="microbatches=3"):
-        loop.lower(start(key), **settings(microbatches=3))
+        loop.lower(start(), **settings(microbatches=3))
 
 
-def test_no_steps_change_nothing(key):
-    state = start(key)
+def test_no_steps_change_nothing():
+    state = start()
     never = lambda *_: pytest.fail("no step was asked for")
     assert loop.fit(state, step=never, steps=0, report=never) is state

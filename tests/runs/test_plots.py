@@ -1,4 +1,5 @@
 import pytest
+
 from grpojax.runs.plots import plot_curve
 
 

@@ -1,7 +1,8 @@
 import io
 
-from grpojax.runs.progress import Progress
 from rich.console import Console
+
+from grpojax.runs.progress import Progress
 
 
 METRICS = {
@@ -24,8 +25,15 @@ def lines(steps: int, terminal: bool, metrics=METRICS) -> str:
 
 def test_a_line_now_and_then_without_a_terminal():
     text = lines(8, terminal=False)
-    assert [line.split()[1] for line in text.splitlines()] == ["1/8", "4/8", "7/8", "8/8"]
-    first = "step 1/8  reward 0.250  accuracy 12.5%  length 20.5  2,000 tokens/s  4 s left"
+    assert [line.split()[1] for line in text.splitlines()] == [
+        "1/8",
+        "4/8",
+        "7/8",
+        "8/8",
+    ]
+    first = (
+        "step 1/8  reward 0.250  accuracy 12.5%  length 20.5  2,000 tokens/s  4 s left"
+    )
     assert text.splitlines()[0] == first
 
 

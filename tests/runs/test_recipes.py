@@ -3,8 +3,9 @@ import math
 from typing import Literal
 
 import pytest
-from grpojax.runs import recipes
 from hypothesis import given, settings, strategies as st
+
+from grpojax.runs import recipes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import pytest
-from grpojax.runs.statistics import wilson
 from hypothesis import given, settings, strategies as st
+
+from grpojax.runs.statistics import wilson
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""The step is one pure function and one compiled program."""
+
+import re
+
+import equinox as eqx
+import grpojax
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from grpojax import reward
+
+from .helpers import count_env, same_bits, transformer
+
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
+FIXED = dict(env=count_env(), optimizer=OPTIMIZER, prompts=3, group=4, slots=5)
+
+
+def start(seed=0):
+    return grpojax.init(transformer(), optimizer=OPTIMIZER, key=jr.key(seed))
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=1)
+def step(state, fixed):
+    return grpojax.train_step(state, **fixed)
+
+
+def test_train_equals_steps_bit_for_bit_with_one_trace():
+    state, rewards = start(), []
+    for _ in range(4):
+        state, metrics = step(state, FIXED)
+        rewards.append(metrics["reward"])
+    scanned, stacked = eqx.filter_jit(grpojax.train)(start(), steps=4, **FIXED)
+    assert same_bits(state, scanned)
+    np.testing.assert_array_equal(stacked["reward"], jnp.stack(rewards))
+    assert int(state.version) == 4
+
+
+def test_no_host_in_the_program():
+    lowered = eqx.filter_jit(grpojax.train_step).lower(start(), **FIXED)
+    text = lowered.as_text() + lowered.compile().compiled.as_text()
+    assert "while" in text  # The decode loop is inside it.
+    for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
+        assert not re.search(word, text, re.IGNORECASE), word
+
+
+def test_three_steps_without_a_transfer():
+    state, _ = step(start(), FIXED)
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, metrics = step(state, FIXED)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    a, _ = step(start(0), FIXED)
+    b, _ = step(start(0), FIXED)
+    c, _ = step(start(1), FIXED)
+    assert same_bits(a, b) and not same_bits(a.policy, c.policy)
+
+
+def test_the_state_that_went_in_is_still_there():
+    state = start()
+    kept = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)
+    step(state, FIXED)
+    assert same_bits(state, kept)
+
+
+def test_it_learns_what_it_is_paid_for():
+    env = count_env(ends=(1,), max_completion_length=8)
+    fixed = dict(env=env, optimizer=optax.adam(1e-2), prompts=4, group=16)
+    reward_fn = reward.weighted_sum({"target": 1.0})
+    train = eqx.filter_jit(grpojax.train)
+    policy = transformer()
+    state = grpojax.init(policy, optimizer=fixed["optimizer"], key=jr.key(0))
+    _, metrics = train(state, steps=60, reward=reward_fn, **fixed)
+    said = metrics["rewards/target/mean"]
+    assert said[-5:].mean() > said[:5].mean() + 2
+
+
+def test_vmap_over_seeds_and_clip_ranges():
+    """A sweep compiles once; a lane equals the run it stands for, to rounding."""
+    highs, keys = jnp.asarray([0.2, 0.4]), jr.split(jr.key(0), 2)
+
+    def run(high, key):
+        algorithm = grpojax.algorithms.grpo(high=high)
+        state = grpojax.init(transformer(), optimizer=OPTIMIZER, key=key)
+        fixed = {**FIXED, "algorithm": algorithm, "epochs": 2}
+        return grpojax.train(state, steps=2, **fixed)[1]["reward"]
+
+    lanes = jax.jit(jax.vmap(run))(highs, keys)
+    alone = jax.jit(run)(highs[1], keys[1])
+    np.testing.assert_allclose(lanes[1], alone, atol=1e-5)
+
+
+def test_metrics_say_what_happened():
+    state, metrics = step(start(), FIXED)
+    assert metrics["completions/min_length"] >= 1
+    assert metrics["completions/max_length"] <= 12
+    assert metrics["num_tokens"] == pytest.approx(
+        float(metrics["completions/mean_length"]) * 12, rel=1e-6
+    )
+    assert float(metrics["sampling/sampling_logp_difference/max"]) <= 1e-5
+    total = metrics["rewards/target/mean"] + metrics["rewards/turns/mean"]
+    np.testing.assert_allclose(metrics["reward"], total, rtol=1e-6)
+    assert all(x.shape == () for x in metrics.values())
+
+
+def test_a_group_of_one_has_no_baseline():
+    with pytest.raises(ValueError, match="a group of one has no baseline"):
+        eqx.filter_jit(grpojax.train_step)(start(), **{**FIXED, "group": 1})
+
+
+def test_negative_steps_are_refused_and_zero_is_zero():
+    with pytest.raises(ValueError, match="Received -1"):
+        grpojax.train(start(), steps=-1, **FIXED)
+    state, metrics = eqx.filter_jit(grpojax.train)(start(), steps=0, **FIXED)
+    assert same_bits(state, start()) and metrics["reward"].shape == (0,)
