@@ -131,7 +131,7 @@ class Algorithm:
 class Optimizer:
     """AdamW after a clip of the gradient's norm; schedules count its updates."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_updates: int = 0
     clip_norm: float | None = 1.0
@@ -150,7 +150,7 @@ class Update:
 
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int = 8  # Parts of a minibatch, for memory: the result is the same.
+    microbatches: int | None = None  # For memory; null: one prompt in each.
 
     def __post_init__(self):
         _at_least(1, "update", **vars(self))

@@ -1,5 +1,6 @@
 """What `gsm8k.py` runs: everything is loaded and checked, then compiled, then run."""
 
+import math
 import textwrap
 import time
 from importlib import resources
@@ -74,6 +75,10 @@ def prepare(recipe: "Recipe") -> Setup:
         # A copy: the step takes over the memory of the policy that it is given.
         copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
         reference = jax.tree.map(copy, policy)
+    prompts, updating = recipe.rollout.prompts, recipe.update
+    microbatches = updating.microbatches
+    if microbatches is None:
+        microbatches = prompts // math.gcd(prompts, updating.minibatches)
     train_key, eval_key = jr.split(jr.key(recipe.run.seed))
     state = gx.init(policy, optimizer=optimizer, reference=reference, key=train_key)
     step = loop.lower(
@@ -82,11 +87,13 @@ def prepare(recipe: "Recipe") -> Setup:
         optimizer=optimizer,
         algorithm=build_algorithm(recipe),
         reward=build_reward(recipe),
-        prompts=recipe.rollout.prompts,
+        prompts=prompts,
         group=recipe.rollout.group,
         slots=recipe.rollout.slots,
         temperature=recipe.rollout.temperature,
-        **vars(recipe.update),
+        epochs=updating.epochs,
+        minibatches=updating.minibatches,
+        microbatches=microbatches,
     )
     return Setup(tokenizer, environments, state, step, eval_key)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from . import masked, reward as reward_phase, rollout, update
 from .algorithms import Algorithm, grpo
@@ -49,7 +49,7 @@ def train_step(
     prompts: int,
     group: int,
     slots: int | None = None,
-    temperature: Float[ArrayLike, ""] = 1.0,
+    temperature: update.Number = 1.0,
     epochs: int = 1,
     minibatches: int = 1,
     microbatches: int = 1,

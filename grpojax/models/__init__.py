@@ -13,8 +13,9 @@ from ._huggingface_config import (
     config_from_huggingface as config_from_huggingface,
     config_to_huggingface as config_to_huggingface,
 )
-from ._transformer import (
+from ._transformer import Transformer as Transformer
+from ._weights import (
     KVCache as KVCache,
+    Layers as Layers,
     LOGICAL_AXES as LOGICAL_AXES,
-    Transformer as Transformer,
 )

@@ -1,6 +1,7 @@
 """One decoder transformer, scanned over its layers."""
 
 import dataclasses
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -11,58 +12,8 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 from ..policy import AbstractPolicy
 from ._config import TransformerConfig
 from ._layers import attend, product, rms_norm, rotate
+from ._weights import KVCache, Layers, LOGICAL_AXES
 
-
-class KVCache(eqx.Module):
-    """Keys and values of one stream, all layers stacked, in the compute dtype."""
-
-    keys: Float[Array, "*layer column kv_head head_dim"]
-    values: Float[Array, "*layer column kv_head head_dim"]
-
-
-class Layers(eqx.Module):
-    """The weights of every layer, stacked on a leading `layer` axis.
-
-    Matrices are stored input-first (`x @ weight`); biases and head norms are `None`
-    where the family has none.
-    """
-
-    attention_norm: Float[Array, "layer hidden"]
-    query: Float[Array, "layer hidden query"]
-    key: Float[Array, "layer hidden kv"]
-    value: Float[Array, "layer hidden kv"]
-    output: Float[Array, "layer query hidden"]
-    query_bias: Float[Array, "layer query"] | None
-    key_bias: Float[Array, "layer kv"] | None
-    value_bias: Float[Array, "layer kv"] | None
-    query_norm: Float[Array, "layer head_dim"] | None
-    key_norm: Float[Array, "layer head_dim"] | None
-    mlp_norm: Float[Array, "layer hidden"]
-    gate: Float[Array, "layer hidden mlp"]
-    up: Float[Array, "layer hidden mlp"]
-    down: Float[Array, "layer mlp hidden"]
-
-
-# Said once; every sharding is derived from it. Norms and biases follow their output.
-LOGICAL_AXES = {
-    "embedding": ("vocab", "hidden"),
-    "head": ("hidden", "vocab"),
-    "norm": ("norm",),
-    "attention_norm": ("layer", "norm"),
-    "query": ("layer", "hidden", "heads"),
-    "key": ("layer", "hidden", "kv_heads"),
-    "value": ("layer", "hidden", "kv_heads"),
-    "output": ("layer", "heads", "hidden"),
-    "query_bias": ("layer", "heads"),
-    "key_bias": ("layer", "kv_heads"),
-    "value_bias": ("layer", "kv_heads"),
-    "query_norm": ("layer", "norm"),
-    "key_norm": ("layer", "norm"),
-    "mlp_norm": ("layer", "norm"),
-    "gate": ("layer", "hidden", "mlp"),
-    "up": ("layer", "hidden", "mlp"),
-    "down": ("layer", "mlp", "hidden"),
-}
 
 _MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
 
@@ -168,10 +119,15 @@ class Transformer(AbstractPolicy[KVCache]):
             raise ValueError(
                 "`extend` with a cache needs `visible`, which columns each token sees."
             )
+        if (context is None) != (context_length is None):
+            raise ValueError(
+                "`extend` with a context needs `context_length`, how many of its "
+                "columns are visible, and the other way round."
+            )
         context_visible = None
-        if context is not None:
+        if context is not None and context_length is not None:
             width = context.keys.shape[1]
-            context_visible = jnp.arange(width)[None] < jnp.asarray(context_length)
+            context_visible = jnp.arange(width)[None] < context_length
 
         def block(carry, scanned):
             x, cache = carry
@@ -191,7 +147,7 @@ class Transformer(AbstractPolicy[KVCache]):
                 written = None
                 own = (cache.keys[index], cache.values[index], visible)
             sources = [own]
-            if context is not None:
+            if context_visible is not None:
                 sources.insert(0, (context.keys, context.values, context_visible))
             mixed = attend(query, sources, self.compute_dtype)
             x = x + product(mixed, layer.output, self.compute_dtype)
@@ -203,11 +159,11 @@ class Transformer(AbstractPolicy[KVCache]):
         # Read in the compute dtype here and in `for_decoding` alike.
         x = self.embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
         indices = jnp.arange(self.config.num_layers, dtype=jnp.int32)
-        (x, cache), written = jax.lax.scan(
+        (x, rewritten), written = jax.lax.scan(
             block, (x, cache), (indices, self.layers, context)
         )
         hidden = rms_norm(x, self.norm, self.config.norm_eps)
-        return hidden, written if cache is None else cache
+        return hidden, cast(KVCache, written if cache is None else rewritten)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
@@ -245,9 +201,7 @@ class Transformer(AbstractPolicy[KVCache]):
             y = y.reshape(-1, count, config.head_dim)
             return y if norm is None else rms_norm(y, norm, config.norm_eps)
 
-        query = heads(
-            layer.query, layer.query_bias, layer.query_norm, config.num_heads
-        )
+        query = heads(layer.query, layer.query_bias, layer.query_norm, config.num_heads)
         key = heads(layer.key, layer.key_bias, layer.key_norm, config.num_kv_heads)
         value = heads(layer.value, layer.value_bias, None, config.num_kv_heads)
         frequency = config.inverse_frequency

@@ -153,7 +153,8 @@ class Engine(eqx.Module):
         visible = past[None] <= lanes.age[:, None]
         before = self.prompts.length[self._prompt(lanes.row)].astype(jnp.int32) - 1
 
-        def one(token, age, visible, before, cache, context):
+        def one(lane, context):
+            token, age, visible, before, cache = lane
             hidden, cache = self.policy.extend(
                 token[None],
                 (before + age)[None],
@@ -167,11 +168,11 @@ class Engine(eqx.Module):
 
         own = (lanes.token, lanes.age, visible, before, loop.cache)
         if self.refills:
-            return jax.vmap(one)(*own, loop.copies)
-        shared = jax.vmap(jax.vmap(one, (0, 0, 0, 0, 0, None)))
+            return jax.vmap(one)(own, loop.copies)
+        shared = jax.vmap(jax.vmap(one, in_axes=(0, None)))
         fold = lambda x: x.reshape(*self.keys.shape, *x.shape[1:])
         unfold = lambda x: x.reshape(self.count, *x.shape[2:])
-        out = shared(*jax.tree.map(fold, own), self.context)
+        out = shared(jax.tree.map(fold, own), self.context)
         return jax.tree.map(unfold, out)
 
     def _say(

@@ -1,0 +1,56 @@
+"""What a transformer is made of: its arrays, and the names of their axes."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+
+class KVCache(eqx.Module):
+    """Keys and values of one stream, all layers stacked, in the compute dtype."""
+
+    keys: Float[Array, "*layer column kv_head head_dim"]
+    values: Float[Array, "*layer column kv_head head_dim"]
+
+
+class Layers(eqx.Module):
+    """The weights of every layer, stacked on a leading `layer` axis.
+
+    Matrices are stored input-first (`x @ weight`); biases and head norms are `None`
+    where the family has none.
+    """
+
+    attention_norm: Float[Array, "layer hidden"]
+    query: Float[Array, "layer hidden query"]
+    key: Float[Array, "layer hidden kv"]
+    value: Float[Array, "layer hidden kv"]
+    output: Float[Array, "layer query hidden"]
+    query_bias: Float[Array, "layer query"] | None
+    key_bias: Float[Array, "layer kv"] | None
+    value_bias: Float[Array, "layer kv"] | None
+    query_norm: Float[Array, "layer head_dim"] | None
+    key_norm: Float[Array, "layer head_dim"] | None
+    mlp_norm: Float[Array, "layer hidden"]
+    gate: Float[Array, "layer hidden mlp"]
+    up: Float[Array, "layer hidden mlp"]
+    down: Float[Array, "layer mlp hidden"]
+
+
+# Said once; every sharding is derived from it. Norms and biases follow their output.
+LOGICAL_AXES = {
+    "embedding": ("vocab", "hidden"),
+    "head": ("hidden", "vocab"),
+    "norm": ("norm",),
+    "attention_norm": ("layer", "norm"),
+    "query": ("layer", "hidden", "heads"),
+    "key": ("layer", "hidden", "kv_heads"),
+    "value": ("layer", "hidden", "kv_heads"),
+    "output": ("layer", "heads", "hidden"),
+    "query_bias": ("layer", "heads"),
+    "key_bias": ("layer", "kv_heads"),
+    "value_bias": ("layer", "kv_heads"),
+    "query_norm": ("layer", "norm"),
+    "key_norm": ("layer", "norm"),
+    "mlp_norm": ("layer", "norm"),
+    "gate": ("layer", "hidden", "mlp"),
+    "up": ("layer", "hidden", "mlp"),
+    "down": ("layer", "mlp", "hidden"),
+}

@@ -1,0 +1,45 @@
+"""The README's program runs as it is written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def blocks() -> list[str]:
+    """Python blocks, without the first, which is the step with its dots."""
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1:]
+
+
+def test_python_blocks_run_in_order(capsys):
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in blocks():
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert len(re.findall(r"reward \d\.\d{3}, length", capsys.readouterr().out)) == 3
+
+
+def test_an_environment_takes_fewer_than_thirty_lines():
+    block = next(b for b in blocks() if "class Double" in b)
+    body = block[block.index("class Double") : block.index("double = ")]
+    assert len(body.strip().splitlines()) < 30
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(name):
+    assert (Path(__file__).resolve().parents[1] / name).exists()
+
+
+def test_import_is_cheap():
+    """`import grpojax` brings no tokenizer, data or plotting library with it."""
+    code = "import grpojax, sys; print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    heavy = {"datasets", "tokenizers", "sentencepiece", "matplotlib", "jinja2", "rich"}
+    heavy |= {"pandas", "pyarrow", "torch", "transformers", "yaml"}
+    assert not heavy & {name.split(".")[0] for name in out.stdout.split()}
