@@ -26,3 +26,4 @@ from .types import (
     TrainState as TrainState,
     Trajectory as Trajectory,
 )
+from .validation import validate as validate, ValidationError as ValidationError

@@ -1,13 +1,15 @@
 """The step: four arrows, one pure function, one compiled program."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
-from . import masked, reward as reward_phase, rollout, update
+from . import advantage, masked, reward as reward_phase, rollout, update, validation
 from .algorithms import Algorithm, grpo
 from .env import AbstractEnvironment
 from .policy import AbstractPolicy
@@ -54,6 +56,7 @@ def train_step(
     minibatches: int = 1,
     microbatches: int = 1,
     recompute: bool = False,
+    validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One step: sample, pay, compare, improve.
 
@@ -70,6 +73,7 @@ def train_step(
     - `slots`: how many rows are decoded at a time; see `rollout.complete`.
     - `temperature`: of the sampler and of the loss alike.
     - `epochs`, `minibatches`, `microbatches`, `recompute`: see `update.improve`.
+    - `validate`: check each phase's result at run time; see `grpojax.validate`.
 
     **Returns:** the next state, and metrics as scalars on the device.
     """
@@ -87,6 +91,12 @@ def train_step(
     rewards = reward(trajectory)
     advantages = algorithm.advantage(rewards)
     keep = algorithm.select(rewards)
+    if validate:
+        check = validation.validate
+        trajectory = check(trajectory, stage="rollout")
+        trajectory, rewards = check((trajectory, rewards), stage="rewarded")
+        phases = trajectory, rewards, advantages
+        trajectory, rewards, advantages = check(phases, stage="advantaged")
     policy, opt_state, metrics = update.improve(
         state.policy,
         state.opt_state,
@@ -134,34 +144,37 @@ def train(
 
 
 def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
-    """What a rollout looked like, under TRL's names where the meaning is the same."""
+    """What a rollout looked like, under TRL's names where the meaning is the same.
+
+    A component named `correct`, 1 for a right answer and else 0, tells right rows from
+    wrong ones.
+    """
     dtype = jnp.result_type(float)
-    total, valid = rewards.total, rewards.valid
+    total, valid, ended = rewards.total, rewards.valid, trajectory.terminated
     lengths = trajectory.lengths.astype(dtype)
-    ended = trajectory.terminated
-    within = masked.std(total, valid, axis=1, ddof=1)
+    everyone = jnp.ones_like(ended)
+    flat = ~advantage.informative(dataclasses.replace(rewards, keep=everyone))
     metrics = {
         "reward": masked.mean(total, valid),
-        "reward_std": jnp.mean(within),
-        "frac_reward_zero_std": jnp.mean(_flat_groups(rewards), dtype=dtype),
+        "reward_std": jnp.mean(masked.std(total, valid, axis=1, ddof=1)),
+        "frac_reward_zero_std": jnp.mean(flat, dtype=dtype),
         "num_tokens": jnp.sum(lengths),
         "completions/clipped_ratio": jnp.mean(~ended, dtype=dtype),
     }
     for name, component in rewards.components.items():
-        component = component.astype(dtype)
-        metrics[f"rewards/{name}/mean"] = masked.mean(component, valid)
-        metrics[f"rewards/{name}/std"] = masked.std(component, valid, ddof=1)
-    everyone = jnp.ones_like(ended)
-    for name, rows in (("", everyone), ("terminated_", ended)):
-        some = jnp.any(rows)
-        low = jnp.min(jnp.where(rows, lengths, jnp.inf))
-        metrics[f"completions/mean_{name}length"] = masked.mean(lengths, rows)
-        metrics[f"completions/min_{name}length"] = jnp.where(some, low, 0)
-        metrics[f"completions/max_{name}length"] = jnp.max(masked.fill(lengths, rows))
+        paid = component.astype(dtype)
+        applies = valid & ~jnp.isnan(paid)
+        metrics[f"rewards/{name}/mean"] = masked.mean(paid, applies)
+        metrics[f"rewards/{name}/std"] = masked.std(paid, applies, ddof=1)
+    for name, failed in rewards.errors.items():
+        metrics[f"rewards/{name}/errors"] = jnp.sum(failed, dtype=dtype)
+    kinds = {"": everyone, "terminated_": ended}
+    if "correct" in rewards.components:
+        correct = rewards.components["correct"]
+        kinds |= {"correct_": correct > 0, "wrong_": correct <= 0}
+    for kind, rows in kinds.items():
+        shortest = jnp.min(jnp.where(rows, lengths, jnp.inf))
+        metrics[f"completions/mean_{kind}length"] = masked.mean(lengths, rows)
+        metrics[f"completions/min_{kind}length"] = jnp.where(rows.any(), shortest, 0)
+        metrics[f"completions/max_{kind}length"] = jnp.max(masked.fill(lengths, rows))
     return metrics
-
-
-def _flat_groups(rewards: Rewards) -> Bool[Array, " prompt"]:
-    high = jnp.max(jnp.where(rewards.valid, rewards.total, -jnp.inf), axis=1)
-    low = jnp.min(jnp.where(rewards.valid, rewards.total, jnp.inf), axis=1)
-    return high <= low

@@ -7,7 +7,7 @@ counts completion positions.
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree
 
 
 class Prompt(eqx.Module):
@@ -61,12 +61,15 @@ class Rewards(eqx.Module):
     **Fields:**
 
     - `total`: the scalar that is maximized, `Float[prompt group]`.
-    - `components`: its parts by name, before weighting, `Float[prompt group]` each.
+    - `components`: its parts by name, before weighting, `Float[prompt group]` each; NaN
+        where a component does not apply to a row.
     - `weights`: the weight of each component in `total`, `Float[]` each.
     - `valid`: rows whose reward applies, `Bool[prompt group]`. The others stand
         outside every statistic and get advantage 0.
     - `keep`: rows that may be trained on. The others may stand in the statistics.
     - `lengths`: sampled tokens of each row, `Int[prompt group]`.
+    - `errors`: rows on which a host function failed, by component, `Bool[prompt group]`
+        each; only components that can fail are there.
     """
 
     total: Float[Array, "prompt group"]
@@ -75,6 +78,42 @@ class Rewards(eqx.Module):
     valid: Bool[Array, "prompt group"]
     keep: Bool[Array, "prompt group"]
     lengths: Int[Array, "prompt group"]
+    errors: dict[str, Bool[Array, "prompt group"]] = eqx.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        total: Num[ArrayLike, "prompt group"],
+        *,
+        name: str = "reward",
+        valid: Bool[ArrayLike, "*#rows"] = True,
+        lengths: Int[ArrayLike, "*#rows"] = 1,
+    ) -> "Rewards":
+        """Rewards of one component that is the total.
+
+        **Arguments:**
+
+        - `total`: any array of numbers; flat rows are prompts of one sample each,
+            `total[:, None]`.
+        - `name`: of the component.
+        - `valid`, `lengths`: as the fields; one value stands for all rows.
+
+        !!! example
+
+            ```python
+            group_normalized()(Rewards.of(jnp.array([[1.0, 0.0], [0.0, 0.0]])))
+            ```
+        """
+        total = jnp.asarray(total, jnp.result_type(float))
+        valid = jnp.broadcast_to(jnp.asarray(valid, bool), total.shape)
+        return cls(
+            total=jnp.where(valid, total, 0),
+            components={name: jnp.where(valid, total, jnp.nan)},
+            weights={name: jnp.ones((), total.dtype)},
+            valid=valid,
+            keep=jnp.ones(total.shape, bool),
+            lengths=jnp.broadcast_to(jnp.asarray(lengths, jnp.int32), total.shape),
+        )
 
 
 class TrainState(eqx.Module):

@@ -20,6 +20,7 @@ LAYERS = {
     "update": 2,
     "models": 2,
     "algorithms": 3,
+    "validation": 3,
     "train": 4,
     "testing": 4,
     "runs": 5,

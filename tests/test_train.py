@@ -1,15 +1,18 @@
 """The step is one pure function and one compiled program."""
 
 import re
+from importlib import resources
 
 import equinox as eqx
-import grpojax
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
 import pytest
+
+import grpojax
+from envs.gsm8k import GSM8K, load_rows
 from grpojax import reward
 
 from .helpers import count_env, same_bits, transformer
@@ -40,20 +43,39 @@ def test_train_equals_steps_bit_for_bit_with_one_trace():
     assert int(state.version) == 4
 
 
-def test_no_host_in_the_program():
-    lowered = eqx.filter_jit(grpojax.train_step).lower(start(), **FIXED)
-    text = lowered.as_text() + lowered.compile().compiled.as_text()
+@pytest.fixture(scope="module")
+def gsm8k():
+    """The shipped model, its tokenizer's bytes and text rewards, in one step."""
+    path = resources.files("grpojax") / "assets" / "gsm8k-tiny"
+    policy = grpojax.models.load(path, dtype="float32")
+    tokenizer = grpojax.text.load_tokenizer(path)
+    rows, _ = load_rows("word-problems", split="train", count=64)
+    env = GSM8K(rows, tokenizer, max_completion_length=24)
+    fixed = dict(env=env, optimizer=OPTIMIZER, prompts=2, group=4, slots=5)
+    state = grpojax.init(policy, optimizer=OPTIMIZER, key=jr.key(0))
+    lowered = eqx.filter_jit(grpojax.train_step).lower(state, **fixed)
+    return state, fixed, lowered, lowered.compile()
+
+
+def test_no_host_in_the_program(gsm8k):
+    _, _, lowered, compiled = gsm8k
+    text = lowered.as_text() + compiled.compiled.as_text()
     assert "while" in text  # The decode loop is inside it.
     for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
         assert not re.search(word, text, re.IGNORECASE), word
 
 
-def test_three_steps_without_a_transfer():
-    state, _ = step(start(), FIXED)
+def test_three_steps_without_a_transfer(gsm8k):
+    state, fixed, _, step = gsm8k
+    seen = []
     with jax.transfer_guard("disallow"):
         for _ in range(3):
-            state, metrics = step(state, FIXED)
-    assert np.isfinite(metrics["loss"])
+            state, metrics = step(state, **fixed)
+            seen.append(metrics)
+    assert int(state.version) == 3
+    for metrics in seen:
+        assert all(np.isfinite(x) for x in metrics.values())
+        assert 0 < metrics["rewards/format/mean"] <= 1
 
 
 def test_same_seed_same_bits_and_another_seed_others():

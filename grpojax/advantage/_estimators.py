@@ -1,40 +1,22 @@
 """Phase 3, advantage: Rewards -> Advantages. The only baseline is the group or batch.
 
 A row whose reward does not apply (`valid` false) stands outside every statistic and
-gets 0, and so does a group whose rewards are all equal: exactly, not to rounding.
+gets 0. Where all rewards that a row is compared with are equal it gets 0 as well:
+exactly, not to rounding.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import masked
 from ..types import Rewards
+from ._statistics import Advantages, centered, check_group, normalized
 
 
-Advantages = Float[Array, "prompt group"]
-
-
-def _check_group(rewards: Rewards, name: str):
-    if rewards.total.shape[1] < 2:
-        raise ValueError(
-            f"advantage.{name} compares the members of a group, so a group needs at "
-            f"least 2 of them: a group of one has no baseline. Received group="
-            f"{rewards.total.shape[1]}. Raise it, or use `advantage.batch_normalized`."
-        )
-
-
-def _flat(total: Advantages, valid, axis) -> Array:
-    """Where all valid rewards along an axis are equal: max == min, free of rounding."""
-    high = jnp.max(jnp.where(valid, total, -jnp.inf), axis=axis, keepdims=True)
-    low = jnp.min(jnp.where(valid, total, jnp.inf), axis=axis, keepdims=True)
-    return jnp.broadcast_to(high <= low, total.shape)
-
-
-def _centered(rewards: Rewards, axis) -> Advantages:
-    total, valid = rewards.total, rewards.valid
-    centered = masked.fill(total - masked.mean(total, valid, axis), valid)
-    return jnp.where(_flat(total, valid, axis), 0, centered)
+Number = float | Float[Array, ""]
+_BATCH = (0, 1)
 
 
 class group_normalized(eqx.Module):
@@ -51,13 +33,13 @@ class group_normalized(eqx.Module):
     Source: GRPO, arXiv:2402.03300, section 4.1.2.
     """
 
-    eps: float | Float[Array, ""] = 1e-4
+    eps: Number = 1e-4
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        _check_group(rewards, "group_normalized")
-        spread = masked.std(rewards.total, rewards.valid, axis=1, ddof=self.ddof)
-        return _centered(rewards, axis=1) / (spread + self.eps)
+        check_group(rewards, "group_normalized")
+        r, valid = rewards.total, rewards.valid
+        return normalized(r, valid, 1, eps=self.eps, ddof=self.ddof)
 
 
 def group_centered(rewards: Rewards) -> Advantages:
@@ -69,8 +51,23 @@ def group_centered(rewards: Rewards) -> Advantages:
 
     Source: Dr. GRPO, arXiv:2503.20783.
     """
-    _check_group(rewards, "group_centered")
-    return _centered(rewards, axis=1)
+    check_group(rewards, "group_centered")
+    return centered(rewards.total, rewards.valid, 1)
+
+
+def leave_one_out(rewards: Rewards) -> Advantages:
+    """A = r - mean of the other members of the group = n / (n - 1) · (r - mean).
+
+    `n` counts the rows whose reward applies; a row without others gets 0.
+
+    **Raises:** `ValueError` for a group of one.
+
+    Source: RLOO, arXiv:2402.14740.
+    """
+    check_group(rewards, "leave_one_out")
+    r, valid = rewards.total, rewards.valid
+    members = masked.count(valid, axis=1).astype(r.dtype)
+    return centered(r, valid, 1) * (members / jnp.maximum(members - 1, 1))
 
 
 class batch_normalized(eqx.Module):
@@ -79,10 +76,119 @@ class batch_normalized(eqx.Module):
     **Fields:** as `group_normalized`.
     """
 
-    eps: float | Float[Array, ""] = 1e-4
+    eps: Number = 1e-4
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        both = (0, 1)
-        spread = masked.std(rewards.total, rewards.valid, both, ddof=self.ddof)
-        return _centered(rewards, axis=both) / (spread + self.eps)
+        r, valid = rewards.total, rewards.valid
+        return normalized(r, valid, _BATCH, eps=self.eps, ddof=self.ddof)
+
+
+class batch_scaled(eqx.Module):
+    """A = (r - mean of the group) / (std of the batch + eps).
+
+    One scale for all prompts: easy and hard ones keep their weights. This is TRL's
+    `scale_rewards="batch"`.
+
+    **Fields:** as `group_normalized`.
+
+    **Raises:** `ValueError` for a group of one.
+
+    Source: LitePPO, arXiv:2508.08221.
+    """
+
+    eps: Number = 1e-4
+    ddof: int = eqx.field(static=True, default=1)
+
+    def __call__(self, rewards: Rewards) -> Advantages:
+        check_group(rewards, "batch_scaled")
+        r, valid = rewards.total, rewards.valid
+        spread = masked.std(r, valid, _BATCH, ddof=self.ddof)
+        return centered(r, valid, 1) / (spread + self.eps)
+
+
+class best_of_group(eqx.Module):
+    """A = (best - second best) / (std + eps) for the best of a group, 0 for the others.
+
+    Rewards what a row adds to the best of its group, so that pass@k rather than pass@1
+    goes up; a tie for the best is worth nothing. This is verl's `grpo_passk`.
+
+    **Fields:** as `group_normalized`.
+
+    **Raises:** `ValueError` for a group of one.
+
+    Source: arXiv:2503.19595.
+    """
+
+    eps: Number = 1e-6
+    ddof: int = eqx.field(static=True, default=1)
+
+    def __call__(self, rewards: Rewards) -> Advantages:
+        check_group(rewards, "best_of_group")
+        r, valid = rewards.total, rewards.valid
+        ranked, index = jax.lax.top_k(jnp.where(valid, r, -jnp.inf), 2)
+        second = jnp.isfinite(ranked[:, 1:])  # A row that is alone beats nobody.
+        lead = jnp.where(second, ranked[:, :1] - ranked[:, 1:], 0)
+        spread = masked.std(r, valid, 1, ddof=self.ddof)
+        best = jnp.arange(r.shape[1]) == index[:, :1]
+        return jnp.where(best & valid, lead / (spread + self.eps), 0)
+
+
+class dapo_mix(eqx.Module):
+    """A = A_group + alpha · A_batch, each normalized as above.
+
+    The part of the batch gives groups whose rewards are all equal something to learn
+    from. It comes from MLLM-JAX, which calls it `dapo`; the paper of that name
+    has nothing like it.
+
+    **Fields:**
+
+    - `alpha`: the weight of the batch's part.
+    - `eps`, `ddof`: as in `group_normalized`, of both parts.
+
+    **Raises:** `ValueError` for a group of one.
+    """
+
+    alpha: Number = 0.2
+    eps: Number = 1e-4
+    ddof: int = eqx.field(static=True, default=0)
+
+    def __call__(self, rewards: Rewards) -> Advantages:
+        check_group(rewards, "dapo_mix")
+        r, valid = rewards.total, rewards.valid
+        within = normalized(r, valid, 1, eps=self.eps, ddof=self.ddof)
+        across = normalized(r, valid, _BATCH, eps=self.eps, ddof=self.ddof)
+        return within + self.alpha * across
+
+
+class gdpo(eqx.Module):
+    """Normalizes each component in its group, adds them up, normalizes the sums.
+
+        z[k] = (r[k] - mean[k]) / (std[k] + eps)     over each group
+        s = Σ weight[k] · z[k]
+        A = (s - mean) / (std + eps)                 over the batch
+
+    Components of different spread have a say by their weights alone. They are read
+    before weighting, so what a shaping does to the total does not reach them. This is
+    TRL's `multi_objective_aggregation="normalize_then_sum"`.
+
+    **Fields:** as `group_normalized`.
+
+    **Raises:** `ValueError` for a group of one.
+
+    Source: GDPO, arXiv:2601.05242.
+    """
+
+    eps: Number = 1e-4
+    ddof: int = eqx.field(static=True, default=1)
+
+    def __call__(self, rewards: Rewards) -> Advantages:
+        check_group(rewards, "gdpo")
+        scale = dict(eps=self.eps, ddof=self.ddof)
+        total = jnp.zeros_like(rewards.total)
+        for name, component in rewards.components.items():
+            component = component.astype(total.dtype)
+            applies = rewards.valid & ~jnp.isnan(component)
+            z = normalized(component, applies, 1, **scale)
+            total = total + rewards.weights[name] * z
+        return normalized(total, rewards.valid, _BATCH, **scale)

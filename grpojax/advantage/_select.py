@@ -1,9 +1,12 @@
 """Selection: Rewards -> keep, which rows of the batch are trained on."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from ..types import Rewards
+from ..types import Rewards, Trajectory
+from ._statistics import equal, map_rows
 
 
 def everything(rewards: Rewards) -> Bool[Array, "prompt group"]:
@@ -19,6 +22,66 @@ def informative(rewards: Rewards) -> Bool[Array, "prompt group"]:
 
     Source: DAPO, arXiv:2503.14476, section 3.2.
     """
-    high = jnp.max(jnp.where(rewards.valid, rewards.total, -jnp.inf), axis=1)
-    low = jnp.min(jnp.where(rewards.valid, rewards.total, jnp.inf), axis=1)
-    return rewards.keep & (high > low)[:, None]
+    return rewards.keep & ~equal(rewards.total, rewards.valid, 1)
+
+
+class most_informative(eqx.Module):
+    """`informative` rows of the first `count` prompts that have any.
+
+    Rolling out more prompts than `count` makes it likely that this many are found. It
+    is a mask: the loss is that of the smaller batch, and the update computes as much
+    as without it. `take_informative` makes the batch itself smaller.
+
+    **Fields:**
+
+    - `count`: prompts.
+
+    **Raises:** `ValueError` if `count` is below 1.
+    """
+
+    count: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_count(self.count)
+
+    def __call__(self, rewards: Rewards) -> Bool[Array, "prompt group"]:
+        rows = informative(rewards)
+        found = jnp.any(rows, axis=1)
+        return rows & (found & (jnp.cumsum(found) <= self.count))[:, None]
+
+
+def take_informative(
+    trajectory: Trajectory, rewards: Rewards, *, count: int
+) -> tuple[Trajectory, Rewards]:
+    """The groups of `count` prompts, those with `informative` rows first.
+
+    Oversampling at a static shape: what comes back is a batch of `count` prompts, so
+    the update computes that much and no more. If fewer have informative rows the batch
+    is filled up with others, which `informative` then keeps out of the loss. Statistics
+    over the batch, as in `batch_normalized`, are those of the smaller one.
+
+    **Arguments:**
+
+    - `trajectory`, `rewards`: of more prompts.
+    - `count`: prompts to go on with.
+
+    **Returns:** both, for `count` prompts; among equals, in their order.
+
+    **Raises:** `ValueError` if `count` is below 1, or more than there are.
+    """
+    _check_count(count)
+    prompts = rewards.total.shape[0]
+    if count > prompts:
+        raise ValueError(
+            "take_informative takes its prompts from those of the trajectory. Received "
+            f"count={count} for {prompts} prompts: roll out more, or lower it."
+        )
+    found = jnp.any(informative(rewards), axis=1).astype(jnp.int32)
+    _, chosen = jax.lax.top_k(found, count)
+    take = lambda x: x[chosen]
+    return jax.tree.map(take, trajectory), map_rows(take, rewards)
+
+
+def _check_count(count: int):
+    if count < 1:
+        raise ValueError(f"`count` of prompts must be at least 1. Received {count}.")

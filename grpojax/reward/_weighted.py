@@ -1,10 +1,11 @@
 """Phase 2, reward: Trajectory -> Rewards."""
 
+import functools as ft
 from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..types import Rewards, Trajectory
 
@@ -17,50 +18,101 @@ Shaping = Callable[[Trajectory, Rewards], Rewards]
 
 
 class weighted_sum(eqx.Module):
-    """total = Σ weight · component.
+    """total = Σ weight · component, over the components that apply to a row.
+
+    The components are those that the environment pays and those of further reward
+    functions: a host's judge, a penalty on length. A row to which no weighed component
+    applies is not `valid`.
 
     **Fields:**
 
     - `weights`: a weight for each component's name. A component that is not named is
         recorded and weighs nothing. `None` gives each the weight 1.
+    - `others`: further reward functions; their components are weighed by name, and
+        their totals are not read.
 
-    **Raises:** `ValueError` for a name that the environment does not pay.
+    **Raises:** `ValueError` for a name that nobody pays, or that two pay.
 
     !!! example
 
         ```python
-        reward = weighted_sum({"correct": 1.0, "format": 0.2})
+        reward = weighted_sum(
+            {"correct": 1.0, "format": 0.2, "soft_overlong": 0.5},
+            soft_overlong(horizon=256, buffer=64),
+        )
         ```
     """
 
-    weights: dict[str, float | Float[Array, ""]] | None = None
+    weights: dict[str, float | Float[Array, ""]] | None
+    others: tuple[RewardFn, ...]
+
+    def __init__(
+        self,
+        weights: dict[str, float | Float[Array, ""]] | None = None,
+        *others: RewardFn,
+    ):
+        self.weights, self.others = weights, others
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        components = trajectory.rewards
-        if self.weights is None:
-            weights = dict.fromkeys(components, 1.0)
-        else:
-            weights = self.weights
-        unknown = sorted(set(weights) - set(components))
-        if unknown:
-            raise ValueError(
-                "weighted_sum weighs components that the environment pays. Received "
-                f"{unknown}; the environment pays {sorted(components)}."
-            )
+        everyone = jnp.ones(trajectory.terminated.shape, bool)
+        components, keep, errors = dict(trajectory.rewards), everyone, {}
+        applies = dict.fromkeys(components, everyone)
+        for other in self.others:
+            more = other(trajectory)
+            _refuse_twice(components, more.components)
+            for name, component in more.components.items():
+                components[name] = component
+                applies[name] = more.valid & ~jnp.isnan(component)
+            keep, errors = keep & more.keep, {**errors, **more.errors}
+        weights = self._weights(components)
         dtype = jnp.result_type(float)
-        weighed = {n: jnp.asarray(weights.get(n, 0.0), dtype) for n in components}
-        total = jnp.zeros(trajectory.terminated.shape, dtype)
-        for name, component in components.items():
-            total = total + weighed[name] * component.astype(dtype)
-        rows = jnp.ones(trajectory.terminated.shape, bool)
+        total = jnp.zeros(everyone.shape, dtype)
+        for name, weight in weights.items():
+            paid = weight * components[name].astype(dtype)
+            total = total + jnp.where(applies[name], paid, 0)
+        zero = jnp.zeros((), dtype)
         return Rewards(
             total=total,
-            components=dict(components),
-            weights=weighed,
-            valid=rows,
-            keep=rows,
+            components=components,
+            weights={name: weights.get(name, zero) for name in components},
+            valid=_any([applies[name] for name in weights], everyone),
+            keep=keep,
             lengths=trajectory.lengths,
+            errors=errors,
         )
+
+    def _weights(self, components: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+        named = self.weights
+        if named is None:
+            named = dict.fromkeys(components, 1.0)
+        unknown = sorted(set(named) - set(components))
+        if unknown:
+            raise ValueError(
+                "weighted_sum weighs components that somebody pays. Received "
+                f"{unknown}; the environment and the other reward functions pay "
+                f"{sorted(components)}."
+            )
+        dtype = jnp.result_type(float)
+        return {
+            name: jnp.asarray(named[name], dtype)
+            for name in components
+            if name in named
+        }
+
+
+def _refuse_twice(components: dict[str, Array], more: dict[str, Array]):
+    twice = sorted(set(components) & set(more))
+    if twice:
+        raise ValueError(
+            f"A component is paid by one reward function. Received {twice} from two: "
+            "give one of them another `name`."
+        )
+
+
+def _any(
+    masks: list[Bool[Array, "prompt group"]], none: Bool[Array, "prompt group"]
+) -> Bool[Array, "prompt group"]:
+    return ft.reduce(jnp.logical_or, masks) if masks else none
 
 
 class chain(eqx.Module):

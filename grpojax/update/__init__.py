@@ -5,10 +5,24 @@ from ._correction import (
     OffPolicySequenceMask as OffPolicySequenceMask,
     TopEntropy as TopEntropy,
 )
-from ._improve import improve as improve, score as score
+from ._improve import improve as improve
 from ._objective import Objective as Objective
-from ._penalty import k1 as k1, k2 as k2, k3 as k3, KL as KL
-from ._ratio import sequence_ratio as sequence_ratio, token_ratio as token_ratio
+from ._penalty import (
+    absolute as absolute,
+    k1 as k1,
+    k2 as k2,
+    k3 as k3,
+    k3_with_k2_gradient as k3_with_k2_gradient,
+    KL as KL,
+)
+from ._ratio import (
+    ClampedTokenRatio as ClampedTokenRatio,
+    sequence_ratio as sequence_ratio,
+    sequence_token_ratio as sequence_token_ratio,
+    token_ratio as token_ratio,
+)
+from ._reward import KLReward as KLReward
+from ._score import score as score
 from ._scores import Frozen as Frozen, Scores as Scores
 from ._surrogate import (
     AbstractSurrogate as AbstractSurrogate,

@@ -15,10 +15,10 @@ from ._surrogate import Number
 class Importance(eqx.Module):
     """Weighs tokens by π_old / π_behavior, without a gradient.
 
-    The behavior policy, which sampled, may be an older one or another program's. With
-    the old log-probabilities recomputed this is truncated importance sampling, and
-    AReaL's decoupled objective: the ratio is taken against the proximal policy, the
-    weight leads from there to the behavior policy.
+    The behavior policy, which sampled, may be an older one or another program's. The
+    ratio is taken against the old policy, scored again before the first update
+    (`improve(..., recompute=True)`), and this weight leads from there to the behavior
+    policy: truncated importance sampling, and AReaL's decoupled objective.
 
         token:     w[t] = exp(log π_old - log π_behavior)
         sequence:  w    = exp(Σ_t log π_old - log π_behavior)
@@ -27,7 +27,8 @@ class Importance(eqx.Module):
 
     - `cap`, `floor`: the bounds of the weight.
     - `level`: `"token"` or `"sequence"`.
-    - `outside`: `"truncate"` moves a weight to its bound, `"mask"` drops the tokens.
+    - `outside`: `"truncate"` moves a weight to its bound, `"mask"` drops the tokens;
+        they still count in the loss's divisor.
     """
 
     cap: Number = 3.0
@@ -46,17 +47,14 @@ class Importance(eqx.Module):
                     f"Received {name}={value!r}."
                 )
 
-    def __call__(self, frozen: Frozen) -> Float[Array, "*rows #time"] | None:
+    def __call__(self, scores: Scores) -> Float[Array, "*rows #time"]:
         """The weight of every token, or of every row."""
-        if frozen.old is None:
-            # The old policy is the one being trained, which has just sampled.
-            return None
-        if frozen.behavior is None:
+        if scores.frozen.behavior is None:
             raise ValueError(
                 "An importance correction compares the old policy with the sampler's "
                 "log-probabilities. Received none. Pass `Frozen(behavior=...)`."
             )
-        gap = masked.fill(frozen.old - frozen.behavior, frozen.mask)
+        gap = masked.fill(scores.old - scores.frozen.behavior, scores.mask)
         if self.level == "sequence":
             gap = jnp.sum(gap, axis=-1, keepdims=True)
         weight = jnp.exp(gap)

@@ -1,115 +1,20 @@
 """Phase 4, update: (policy, Trajectory, Advantages) -> policy'."""
 
-import dataclasses
-import math
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from .. import masked
-from ..policy import AbstractPolicy, completion_hidden, token_log_prob
-from ..types import Metrics, Prompt, Trajectory
+from ..policy import AbstractPolicy
+from ..types import Metrics, Trajectory
 from ._objective import Objective
+from ._score import check_parts, score, score_in_parts, Scored, split
 from ._scores import Frozen, Scores
-
-
-# Elements of the largest block of logits that exists at a time: 32 MiB in float32.
-_LOGITS_BLOCK = 2**23
-
-
-def score(
-    policy: AbstractPolicy,
-    prompt: Prompt,
-    tokens: Int[Array, "prompt group time"],
-    *,
-    temperature: Float[ArrayLike, ""] = 1.0,
-    chunk: int | None = None,
-) -> tuple[Float[Array, "prompt group time"], Float[Array, "prompt group time"]]:
-    """Teacher-forced log-probabilities and entropies of a batch of completions.
-
-    Each prompt is run once for its group, and the vocabulary projection is computed in
-    chunks that are recomputed in the backward pass: no array of
-    `prompt · group · time · vocab` entries ever exists.
-
-    **Arguments:**
-
-    - `policy`: the policy that scores.
-    - `prompt`, `tokens`: as in `Trajectory`.
-    - `temperature`: divides the logits.
-    - `chunk`: positions projected at a time; by default 2²³ / vocab.
-
-    **Returns:** log-probabilities and entropies, nats.
-    """
-    hidden = jax.vmap(lambda p, t: completion_hidden(policy, p, t))(prompt, tokens)
-    count = tokens.size
-    if chunk is None:
-        chunk = max(_LOGITS_BLOCK // policy.vocab_size, 1)
-    chunk = min(chunk, count)
-    blocks = -(-count // chunk)
-
-    def split(x):
-        x = x.reshape(count, *x.shape[3:])
-        padding = [(0, blocks * chunk - count)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding).reshape(blocks, chunk, *x.shape[1:])
-
-    @jax.checkpoint
-    def block(operands):
-        hidden, tokens = operands
-        return token_log_prob(policy.logits(hidden), tokens, temperature)
-
-    scores = jax.lax.map(block, (split(hidden), split(tokens)))
-    join = lambda x: x.reshape(-1)[:count].reshape(tokens.shape)
-    return jax.tree.map(join, scores)
-
-
-def _split(tree: PyTree, parts: int, prompts: int, group: int) -> PyTree:
-    """Cuts `[prompt group ...]` leaves into `parts`, on a new leading axis.
-
-    Part `i` takes every `parts`-th prompt, so that a batch whose prompts are sharded
-    over devices stays sharded the same way; when there are more parts than prompts, the
-    members of a group are dealt out likewise.
-    """
-    by_prompt = math.gcd(parts, prompts)
-    by_group = parts // by_prompt
-
-    def cut(path, x):
-        shared = path[0].name == "prompt"
-        x = x.reshape(prompts // by_prompt, by_prompt, *x.shape[1:])
-        x = jnp.moveaxis(x, 1, 0)
-        if shared:
-            return jnp.repeat(x, by_group, axis=0)
-        x = x.reshape(*x.shape[:2], group // by_group, by_group, *x.shape[3:])
-        x = jnp.moveaxis(x, 3, 1)
-        return x.reshape(parts, *x.shape[2:])
-
-    return jax.tree_util.tree_map_with_path(cut, tree)
-
-
-class _Batch(eqx.Module):
-    prompt: Prompt
-    tokens: Int[Array, "prompt group time"]
-    frozen: Frozen
-
-
-def _check_parts(prompts: int, group: int, **parts: int):
-    for name, count in parts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"improve: {name} must be a positive integer. Received {count!r}."
-            )
-        by_prompt = math.gcd(count, prompts)
-        if group % (count // by_prompt):
-            raise ValueError(
-                f"improve: {name} must divide the prompts, or share a divisor with "
-                f"them and divide the group by the rest. Received {name}={count} for "
-                f"{prompts} prompts x {group} samples"
-                + (" (what a minibatch holds)." if name == "microbatches" else ".")
-            )
-        prompts, group = prompts // by_prompt, group // (count // by_prompt)
+from ._surrogate import Number
+from ._tally import choose, learning_rate, over_updates, Tally
 
 
 def improve(
@@ -122,7 +27,7 @@ def improve(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     reference: AbstractPolicy | None = None,
-    temperature: Float[ArrayLike, ""] = 1.0,
+    temperature: Number = 1.0,
     epochs: int = 1,
     minibatches: int = 1,
     microbatches: int = 1,
@@ -153,185 +58,113 @@ def improve(
     **Returns:** the policy, its optimizer state, and the metrics. A step whose gradient
     is not finite changes nothing and is counted in `skipped_updates`.
 
-    **Raises:** `ValueError` when the parts do not divide the batch.
+    **Raises:** `ValueError` when the parts do not divide the batch, and for an
+    importance correction of the sampler's own record.
     """
-    prompts, group, _ = trajectory.tokens.shape
-    _check_parts(prompts, group, minibatches=minibatches, microbatches=microbatches)
-    if epochs < 1:
-        raise ValueError(f"improve: epochs must be at least 1. Received {epochs}.")
-    mask = trajectory.sampled
-    if keep is not None:
-        mask = mask & keep[:, :, None]
-    if advantages.ndim == 2:
-        advantages = advantages[:, :, None]
-    score_all = lambda p: _score_frozen(
-        p, trajectory, microbatches * minibatches, temperature, chunk
-    )
-    old, entropy = trajectory.log_prob, None
+    _check(trajectory, objective, epochs, minibatches, microbatches, recompute)
+    scoring = dict(temperature=temperature, chunk=chunk)
+    parts = minibatches * microbatches
+    again = lambda policy: score_in_parts(policy, trajectory, parts, **scoring)
     once = epochs * minibatches == 1
-    if recompute or objective.entropy_filter is not None:
-        # One update on the policy's own samples: old is the current policy, for free.
-        on_policy = recompute and once and objective.importance is None
-        if not on_policy or objective.entropy_filter is not None:
-            fresh, entropy = score_all(policy)
-            old = fresh if recompute else old
-        old = None if on_policy else old
+    old, entropy = _old(policy, trajectory, objective, again, recompute, once)
+    mask = trajectory.sampled
     frozen = Frozen(
-        advantage=advantages,
-        mask=mask,
+        advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
+        mask=mask if keep is None else mask & keep[:, :, None],
         old=old,
         behavior=trajectory.log_prob,
-        reference=None if reference is None else score_all(reference)[0],
+        reference=None if reference is None else again(reference)[0],
         entropy=entropy,
     )
-    batch = _Batch(trajectory.prompt, trajectory.tokens, frozen)
-    parts = _split(batch, minibatches, prompts, group)
     params, static = eqx.partition(policy, eqx.is_inexact_array)
 
-    def measure(params, part):
-        policy = eqx.combine(params, static)
+    def loss(params, part):
+        prompt, (tokens, frozen) = part
         log_prob, entropy = score(
-            policy, part.prompt, part.tokens, temperature=temperature, chunk=chunk
+            eqx.combine(params, static), prompt, tokens, **scoring
         )
-        log_prob = jnp.where(part.frozen.mask, log_prob, 0)
-        scores = Scores(log_prob, entropy, part.frozen)
+        log_prob = jnp.where(frozen.mask, log_prob, 0)
+        scores = Scores(log_prob, entropy, frozen)
         loss, measured = objective(scores)
-        return loss, _summarize(loss, measured, scores)
+        return loss, Tally.of(loss, measured, scores)
 
     def step(carry, part):
         params, opt_state = carry
-        part = dataclasses.replace(part, frozen=objective.prepare(part.frozen))
-        size = part.tokens.shape[:2]
-        micro = _split(part, microbatches, *size)
-        gradients, sums = _accumulate(measure, params, micro)
+        prompt, (tokens, frozen) = part
+        rows = tokens, objective.prepare(frozen)
+        gradients, tally = _accumulate(
+            jax.grad(loss, has_aux=True), params, split(microbatches, prompt, rows)
+        )
         norm = optax.tree.norm(gradients)
-        updates, new_state = optimizer.update(gradients, opt_state, params)
-        new_params = optax.apply_updates(params, updates)
         finite = jnp.isfinite(norm)
-        choose = lambda new, old: jnp.where(finite, new, old)
-        params = jax.tree.map(choose, new_params, params)
-        opt_state = jax.tree.map(choose, new_state, opt_state)
-        return (params, opt_state), _finish(sums, norm, finite)
+        updates, new_state = optimizer.update(gradients, opt_state, params)
+        new = optax.apply_updates(params, updates), new_state
+        metrics = tally.metrics() | learning_rate(new_state)
+        skipped = 1 - finite.astype(norm.dtype)
+        metrics |= {"grad_norm": norm, "skipped_updates": skipped}
+        return choose(finite, new, carry), metrics
 
-    def epoch(carry, _):
-        return jax.lax.scan(step, carry, parts)
+    batches = split(minibatches, trajectory.prompt, (trajectory.tokens, frozen))
+    epoch = lambda carry, _: jax.lax.scan(step, carry, batches)
+    start = params, opt_state
+    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=epochs)
+    return eqx.combine(params, static), opt_state, over_updates(metrics)
 
-    carry, metrics = jax.lax.scan(epoch, (params, opt_state), length=epochs)
-    params, opt_state = carry
-    return eqx.combine(params, static), opt_state, _over_updates(metrics)
+
+def _old(
+    policy: AbstractPolicy,
+    trajectory: Trajectory,
+    objective: Objective,
+    again: Callable[[AbstractPolicy], Scored],
+    recompute: bool,
+    once: bool,
+) -> tuple[Float[Array, "prompt group time"] | None, Array | None]:
+    """Old log-probabilities, and entropies where a filter asks for them."""
+    old, entropy = trajectory.log_prob, None
+    if objective.entropy_filter is not None or (recompute and not once):
+        log_prob, entropy = again(policy)
+        old = log_prob if recompute else old
+    if recompute and once:
+        # The old policy is the current one: its ratio is exactly 1, and costs nothing.
+        old = None
+    return old, entropy
 
 
-def _score_frozen(policy, trajectory, parts, temperature, chunk):
-    """Scores without a gradient, part by part so that memory follows microbatches."""
-    prompts, group, _ = trajectory.tokens.shape
-    no_scores = Frozen(jnp.zeros((prompts, group, 1)), trajectory.sampled)
-    batch = _Batch(trajectory.prompt, trajectory.tokens, no_scores)
-
-    def one(part):
-        return score(
-            policy, part.prompt, part.tokens, temperature=temperature, chunk=chunk
+def _check(
+    trajectory: Trajectory,
+    objective: Objective,
+    epochs: int,
+    minibatches: int,
+    microbatches: int,
+    recompute: bool,
+):
+    check_parts(
+        *trajectory.terminated.shape, minibatches=minibatches, microbatches=microbatches
+    )
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1. Received {epochs}.")
+    if objective.importance is not None and not recompute:
+        raise ValueError(
+            "An importance correction weighs the old policy, scored again, "
+            "against the sampler's record. Received recompute=False, which takes the "
+            "record for both, so that every weight would be 1. Pass recompute=True, or "
+            "leave the correction out."
         )
 
-    scores = jax.lax.map(one, _split(batch, parts, prompts, group))
-    join = lambda x: jax.lax.stop_gradient(_join(x, prompts, group))
-    return jax.tree.map(join, scores)
 
-
-def _join(x: Array, prompts: int, group: int) -> Array:
-    """The inverse of `_split` for one array."""
-    parts = x.shape[0]
-    by_prompt = math.gcd(parts, prompts)
-    by_group = parts // by_prompt
-    x = x.reshape(by_prompt, by_group, *x.shape[1:])
-    # (by_prompt, by_group, prompt, group, ...) -> (prompt, by_prompt, group, by_group)
-    x = jnp.moveaxis(x, (2, 0, 3, 1), (0, 1, 2, 3))
-    return x.reshape(prompts, group, *x.shape[4:])
-
-
-def _accumulate(measure, params, micro) -> tuple[PyTree, dict[str, Any]]:
-    """Adds up gradients and sums over microbatches, with one buffer for each."""
-    gradient = jax.value_and_grad(measure, has_aux=True)
-    first = jax.tree.map(lambda x: x[0], micro)
-    shapes = jax.eval_shape(lambda: gradient(params, first))
-    (_, sums), gradients = shapes
+def _accumulate(
+    gradient: Callable[[PyTree, PyTree], tuple[PyTree, Tally]],
+    params: PyTree,
+    parts: PyTree,
+) -> tuple[PyTree, Tally]:
+    """Adds up the gradients and tallies of parts, with one buffer for each."""
+    first = jax.tree.map(lambda x: x[0], parts)
+    gradients, tally = jax.eval_shape(gradient, params, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
-    start = {
-        name: jnp.full(x.shape, _IDENTITY.get(name.split(":")[0], 0), x.dtype)
-        for name, x in sums.items()
-    }
 
     def add(carry, part):
-        gradients, sums = carry
-        (_, more), fresh = gradient(params, part)
-        gradients = jax.tree.map(jnp.add, gradients, fresh)
-        sums = {
-            name: _COMBINE.get(name.split(":")[0], jnp.add)(sums[name], more[name])
-            for name in sums
-        }
-        return (gradients, sums), None
+        gradients, tally = carry
+        fresh, more = gradient(params, part)
+        return (jax.tree.map(jnp.add, gradients, fresh), tally + more), None
 
-    (gradients, sums), _ = jax.lax.scan(add, (zeros, start), micro)
-    return gradients, sums
-
-
-# A measurement's name says how its parts are put together: "max:", "min:", or a sum.
-_COMBINE = {"max": jnp.maximum, "min": jnp.minimum}
-_IDENTITY = {"max": -jnp.inf, "min": jnp.inf}
-
-
-def _summarize(loss, measured, scores: Scores) -> dict[str, Array]:
-    mask = scores.mask
-    count = lambda x: jnp.sum(x.astype(loss.dtype))
-    sums = {name: jnp.sum(x) for name, x in measured.items()}
-    low, high = measured["clip_low"], measured["clip_high"]
-    row = lambda x: masked.mean(x, mask, axis=-1)
-    sums["tokens"] = count(mask)
-    sums["loss"] = loss
-    sums["min:clip_low"] = jnp.min(row(low))
-    sums["max:clip_high"] = jnp.max(row(high))
-    ratio = measured["ratio"]
-    sums["max:ratio"] = jnp.max(jnp.where(mask, ratio, 0))
-    sums["min:ratio"] = jnp.min(jnp.where(mask, ratio, jnp.inf))
-    if scores.frozen.behavior is not None:
-        gap = masked.fill(jnp.abs(scores.log_prob - scores.frozen.behavior), mask)
-        sums["gap"] = jnp.sum(gap)
-        sums["max:gap"] = jnp.max(gap)
-    return jax.lax.stop_gradient(sums)
-
-
-def _finish(sums: dict[str, Array], norm, finite) -> Metrics:
-    """One update's metrics, under TRL's names where the meaning is the same."""
-    tokens = jnp.maximum(sums["tokens"], 1)
-    low, high = sums["clip_low"] / tokens, sums["clip_high"] / tokens
-    return {
-        "loss": sums["loss"],
-        "entropy": sums["entropy"] / tokens,
-        "kl": sums["kl"] / tokens,
-        "ratio/mean": sums["ratio"] / tokens,
-        "ratio/max": sums["max:ratio"],
-        "ratio/min": jnp.minimum(sums["min:ratio"], sums["max:ratio"]),
-        "clip_ratio/low_mean": low,
-        "clip_ratio/low_min": sums["min:clip_low"],
-        "clip_ratio/high_mean": high,
-        "clip_ratio/high_max": sums["max:clip_high"],
-        "clip_ratio/region_mean": low + high,
-        "sampling/sampling_logp_difference/mean": sums["gap"] / tokens,
-        "sampling/sampling_logp_difference/max": sums["max:gap"],
-        "grad_norm": norm,
-        "skipped_updates": 1 - finite.astype(norm.dtype),
-    }
-
-
-def _over_updates(metrics: dict[str, Array]) -> Metrics:
-    """Over `[epoch minibatch]` updates: means, but extremes stay, and counts add up."""
-
-    def reduce(name: str, values: Array) -> Array:
-        if name == "skipped_updates":
-            return jnp.sum(values)
-        if name.startswith("sampling/"):
-            return values[0, 0]  # Later updates have moved the policy on purpose.
-        if name.endswith("max"):
-            return jnp.max(values)
-        return jnp.min(values) if name.endswith("min") else jnp.mean(values)
-
-    return {name: reduce(name, values) for name, values in metrics.items()}
+    return jax.lax.scan(add, (zeros, tally.empty()), parts)[0]

@@ -17,6 +17,9 @@ from ._surrogate import AbstractSurrogate, Clip, Number
 from ._weight import Mask, token_mean, Weight
 
 
+Tokens = Float[Array, "*rows time"]
+
+
 class Objective(eqx.Module):
     """The loss that `improve` descends.
 
@@ -25,7 +28,7 @@ class Objective(eqx.Module):
 
     **Fields:**
 
-    - `ratio`: `token_ratio` or `sequence_ratio`.
+    - `ratio`: `token_ratio`, `sequence_ratio` ...
     - `surrogate`: such as `Clip(low, high)`.
     - `weight`: `token_mean`, `sequence_mean`, `Constant(length)` ...
     - `penalties`: KL penalties; neither filtered nor reweighed.
@@ -35,7 +38,7 @@ class Objective(eqx.Module):
     - `entropy_bonus`: coefficient of the mean entropy, over tokens that are kept.
     """
 
-    ratio: Callable[[Scores], Float[Array, "*rows time"]] = token_ratio
+    ratio: Callable[[Scores], Tokens] = token_ratio
     surrogate: AbstractSurrogate = Clip()
     weight: Callable[[Mask], Weight] = token_mean
     penalties: tuple[KL, ...] = ()
@@ -47,26 +50,19 @@ class Objective(eqx.Module):
     def prepare(self, frozen: Frozen) -> Frozen:
         """Fixes, on the whole batch, what its microbatches must agree on.
 
-        A field that is already there is left as it is.
+        These are the weights and the entropy filter's choice. A field that is already
+        there is left as it is.
         """
-        kept, importance = frozen.kept, frozen.importance
+        kept, weight, bonus = frozen.kept, frozen.weight, frozen.bonus_weight
         if kept is None and self.entropy_filter is not None:
             kept = self.entropy_filter(frozen)
-        if importance is None and self.importance is not None:
-            importance = self.importance(frozen)
-        weight = frozen.weight
-        bonus_mask = frozen.mask if kept is None else frozen.mask & kept
-        return dataclasses.replace(
-            frozen,
-            kept=kept,
-            importance=importance,
-            weight=self.weight(frozen.mask) if weight is None else weight,
-            bonus_weight=None if self.entropy_bonus is None else token_mean(bonus_mask),
-        )
+        if weight is None:
+            weight = self.weight(frozen.mask)
+        if bonus is None and self.entropy_bonus is not None:
+            bonus = token_mean(frozen.mask if kept is None else frozen.mask & kept)
+        return dataclasses.replace(frozen, kept=kept, weight=weight, bonus_weight=bonus)
 
-    def __call__(
-        self, scores: Scores
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, "*rows time"]]]:
+    def __call__(self, scores: Scores) -> tuple[Float[Array, ""], dict[str, Tokens]]:
         """The loss of prepared scores, and what is worth measuring of each token.
 
         **Arguments:**
@@ -76,40 +72,54 @@ class Objective(eqx.Module):
 
         **Returns:** the loss, and per-token values, 0 outside the mask.
         """
-        frozen = scores.frozen
-        if frozen.weight is None:
+        if scores.frozen.weight is None:
             raise ValueError(
                 "The weight of each token belongs to the whole batch. Received scores "
                 "without one. Pass `frozen=objective.prepare(frozen)`."
             )
-        mask = scores.mask
-        dtype = scores.log_prob.dtype
+        scores = self._with_importance(scores)
         ratio = self.ratio(scores)
-        value = self.surrogate(ratio, scores)
+        low, high = self.surrogate.clipped(ratio, scores)
+        dtype = scores.log_prob.dtype
+        measured = {
+            "entropy": scores.entropy,
+            "ratio": ratio,
+            "clip_low": low.astype(dtype),
+            "clip_high": high.astype(dtype),
+        }
+        value = self._corrected(self.surrogate(ratio, scores), scores)
+        if self.penalties:
+            estimates = [penalty(scores) for penalty in self.penalties]
+            for penalty, estimate in zip(self.penalties, estimates, strict=True):
+                value = value - penalty.coefficient * estimate
+            measured["kl"] = sum(estimates[1:], estimates[0])
+        if scores.frozen.importance is not None:
+            measured["importance"] = jnp.broadcast_to(
+                scores.frozen.importance, value.shape
+            )
+        weight = scores.frozen.weight.astype(dtype)
+        loss = -jnp.sum(weight * masked.fill(value, scores.mask))
+        if self.entropy_bonus is not None:
+            entropy = masked.fill(scores.entropy, scores.mask)
+            bonus = jnp.sum(scores.frozen.bonus_weight.astype(dtype) * entropy)
+            loss = loss - self.entropy_bonus * bonus
+        measured = {name: masked.fill(x, scores.mask) for name, x in measured.items()}
+        return loss, jax.lax.stop_gradient(measured)
+
+    def _with_importance(self, scores: Scores) -> Scores:
+        if self.importance is None or scores.frozen.importance is not None:
+            return scores
+        importance = self.importance(scores)
+        frozen = dataclasses.replace(scores.frozen, importance=importance)
+        return dataclasses.replace(scores, frozen=frozen)
+
+    def _corrected(self, value: Tokens, scores: Scores) -> Tokens:
+        """Filters the surrogate and reweighs it."""
+        frozen = scores.frozen
         if self.off_policy_filter is not None:
             value = jnp.where(self.off_policy_filter(scores), value, 0)
         if frozen.kept is not None:
             value = jnp.where(frozen.kept, value, 0)
         if frozen.importance is not None and not self.surrogate.absorbs_importance:
-            value = value * jnp.broadcast_to(frozen.importance, value.shape)
-        estimate = jnp.zeros_like(value)
-        for penalty in self.penalties:
-            kl = penalty(scores)
-            value = value - penalty.coefficient * kl
-            estimate = estimate + kl
-        weight = frozen.weight.astype(dtype)
-        loss = -jnp.sum(weight * masked.fill(value, mask))
-        if frozen.bonus_weight is not None:
-            entropy = masked.fill(scores.entropy, mask)
-            bonus = jnp.sum(frozen.bonus_weight.astype(dtype) * entropy)
-            loss = loss - self.entropy_bonus * bonus
-        low, high = self.surrogate.clipped(ratio, scores)
-        measured = {
-            "entropy": scores.entropy,
-            "kl": estimate,
-            "ratio": ratio,
-            "clip_low": low.astype(dtype),
-            "clip_high": high.astype(dtype),
-        }
-        measured = {name: masked.fill(x, mask) for name, x in measured.items()}
-        return loss, jax.lax.stop_gradient(measured)
+            value = value * frozen.importance
+        return value

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -11,11 +12,18 @@ from ._surrogate import Number
 
 
 Tokens = Float[Array, "*rows time"]
+Estimator = Callable[[Tokens, Tokens], Tokens]
+"""(log π, log π_ref) of tokens that π sampled -> estimates of KL(π ‖ π_ref)."""
 
 
 def k1(log_prob: Tokens, reference: Tokens) -> Tokens:
     """log π - log π_ref: unbiased, noisy; as a loss its expected gradient is 0."""
     return log_prob - reference
+
+
+def absolute(log_prob: Tokens, reference: Tokens) -> Tokens:
+    """|log π - log π_ref|: no estimate of the KL, but verl's `abs`."""
+    return jnp.abs(log_prob - reference)
 
 
 def k2(log_prob: Tokens, reference: Tokens) -> Tokens:
@@ -26,10 +34,18 @@ def k2(log_prob: Tokens, reference: Tokens) -> Tokens:
 def k3(log_prob: Tokens, reference: Tokens) -> Tokens:
     """e^x - x - 1, x = log π_ref - log π: unbiased and never negative (GRPO).
 
-    Source: Schulman, "Approximating KL divergence" (2020).
+    As a loss it descends the forward KL, not the one that it estimates. Source:
+    Schulman, "Approximating KL divergence" (2020).
     """
     x = reference - log_prob
     return jnp.exp(x) - x - 1
+
+
+def k3_with_k2_gradient(log_prob: Tokens, reference: Tokens) -> Tokens:
+    """k3's value and k2's gradient: both are those of the reverse KL (verl's `k3+`)."""
+    gradient = k2(log_prob, reference)
+    value = k3(log_prob, reference)
+    return gradient + jax.lax.stop_gradient(value - gradient)
 
 
 class KL(eqx.Module):
@@ -38,23 +54,24 @@ class KL(eqx.Module):
     **Fields:**
 
     - `coefficient`: β, 0.04 in the GRPO paper.
-    - `estimator`: `k1`, `k2` or `k3`.
+    - `estimator`: `k1`, `k2`, `k3` ...
     - `ratio`: weighs each estimate by a differentiable ratio, which corrects for tokens
-        that an older policy sampled; `token_ratio` is the right one, `sequence_ratio`
-        is what TRL 1.16 does at the sequence level. `None` leaves the estimate alone.
+        that an older policy sampled (arXiv:2512.02556); `token_ratio` is the right one,
+        `sequence_ratio` is what TRL 1.16 does at the sequence level. `None` leaves the
+        estimate alone.
     """
 
     coefficient: Number = 0.04
-    estimator: Callable[[Tokens, Tokens], Tokens] = k3
+    estimator: Estimator = k3
     ratio: Callable[[Scores], Tokens] | None = None
 
     def __call__(self, scores: Scores) -> Tokens:
         """The estimate itself; the objective multiplies it by the coefficient."""
         if scores.frozen.reference is None:
             raise ValueError(
-                "A KL penalty needs a reference policy. Received a state whose "
-                "`reference` is None. Make it with `TrainState.create(..., "
-                "reference=policy)`, or drop the penalty."
+                "A KL penalty needs the log-probabilities of a reference policy. "
+                "Received none. Start with `grpojax.init(..., reference=policy)`, or "
+                "drop the penalty."
             )
         # Outside the mask both are 0: no estimate may overflow there.
         reference = jnp.where(scores.mask, scores.frozen.reference, 0)

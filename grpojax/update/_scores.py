@@ -26,7 +26,8 @@ class Frozen(eqx.Module):
     - `entropy`: of the old policy, nats, or `None` where no part asks for it.
     - `weight`: of each token in the loss, see `Objective.prepare`.
     - `bonus_weight`: of each token in the entropy bonus.
-    - `importance`: the correction for a sampler that is not the old policy, or `None`.
+    - `importance`: the weight of a token or row whose sampler was not the old policy;
+        where it is `None`, `Objective.importance` computes it.
     - `kept`: which tokens of the mask the entropy filter keeps.
     """
 
@@ -55,8 +56,9 @@ class Scores(eqx.Module):
 
     @property
     def advantage(self) -> Float[Array, "*rows time"]:
-        """Advantages, one for each token."""
-        return jnp.broadcast_to(self.frozen.advantage, self.log_prob.shape)
+        """Advantages, one for each token, 0 outside the mask."""
+        advantage = jnp.broadcast_to(self.frozen.advantage, self.log_prob.shape)
+        return masked.fill(advantage, self.mask)
 
     @property
     def old(self) -> Float[Array, "*rows time"]:

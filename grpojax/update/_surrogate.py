@@ -33,12 +33,17 @@ class AbstractSurrogate(eqx.Module):
     def clipped(
         self, ratio: Tokens, scores: Scores
     ) -> tuple[Bool[Array, "*rows time"], Bool[Array, "*rows time"]]:
-        """Where the gradient is stopped because r is too low, and because too high."""
+        """Where the trust region binds: r too low for A < 0, or too high for A > 0."""
 
 
 def _outside(ratio: Tokens, low: Number, high: Number, scores: Scores):
     advantage = scores.advantage
     return (ratio < low) & (advantage < 0), (ratio > high) & (advantage > 0)
+
+
+def _nowhere(ratio: Tokens):
+    never = jnp.zeros(ratio.shape, bool)
+    return never, never
 
 
 class Clip(AbstractSurrogate):
@@ -50,8 +55,11 @@ class Clip(AbstractSurrogate):
     **Fields:**
 
     - `low`, `high`: the trust region. DAPO's clip-higher is `high > low`.
-    - `delta`: an upper bound on the unclipped ratio (INTELLECT-2), or `None`.
-    - `dual`: bounds the loss of a negative advantage (arXiv:1912.09729), or `None`.
+    - `delta`: bounds the unclipped ratio (TRL's; INTELLECT-2, arXiv:2505.07291), or
+        `None`.
+    - `dual`: bounds the ratio where A < 0 (verl's `clip_ratio_c`, 3 there;
+        arXiv:1912.09729), or `None`. From 1 + high up, `delta` says the same; below it,
+        `delta` bounds praise, and blame only at 1 + high.
 
     Source: PPO, arXiv:1707.06347, equation 7; DAPO, arXiv:2503.14476, equation 10.
     """
@@ -82,8 +90,9 @@ class Cispo(AbstractSurrogate):
 
     **Fields:**
 
-    - `cap`: the largest weight, an absolute number (TRL's `epsilon_high`); verl's
-        two-sided form is `Cispo(cap=1 + high, floor=1 - low)`.
+    - `cap`: the largest weight, an absolute number, as TRL's `epsilon_high` is for this
+        loss. open-instruct's cap is `1 + high`, and verl's form has two sides:
+        `Cispo(cap=1 + high, floor=1 - low)`.
     - `floor`: the smallest weight.
 
     Source: MiniMax-M1, arXiv:2506.13585, equation 4.
@@ -119,8 +128,7 @@ class Sapo(AbstractSurrogate):
 
     def clipped(self, ratio, scores):
         del scores  # A gate never shuts.
-        never = jnp.zeros(ratio.shape, bool)
-        return never, never
+        return _nowhere(ratio)
 
 
 class Vespo(AbstractSurrogate):
@@ -128,6 +136,8 @@ class Vespo(AbstractSurrogate):
 
         s = clip(Σ_t clip(log r[t], ±20) + Σ_t log importance[t], ln 1e-8, 20)
         sg(exp(λ + k s - λ eˢ)) · A · log π,   (k, λ) by the sign of A
+
+    The weight is 1 where the policy has not moved, and no token is clipped.
 
     Source: VESPO, arXiv:2602.10693, as TRL 1.16 computes it.
     """
@@ -144,12 +154,13 @@ class Vespo(AbstractSurrogate):
         log_ratio = jnp.clip(scores.log_ratio, -20, 20)
         total = jnp.sum(log_ratio, axis=-1, keepdims=True)
         importance = scores.frozen.importance
+        lowest = math.log(1e-8)
         if importance is not None:
-            log_weight = jnp.log(jnp.maximum(importance, 1e-8))
+            log_weight = jnp.clip(jnp.log(importance), lowest, 20)
             if importance.shape[-1] == scores.log_prob.shape[-1]:
                 log_weight = masked.fill(log_weight, scores.mask)
             total = total + jnp.sum(log_weight, axis=-1, keepdims=True)
-        total = jnp.clip(total, math.log(1e-8), 20)
+        total = jnp.clip(total, lowest, 20)
         advantage = scores.advantage
         pick = lambda yes, no: jnp.where(advantage >= 0, yes, no).astype(total.dtype)
         k = pick(self.k_positive, self.k_negative)
@@ -158,9 +169,8 @@ class Vespo(AbstractSurrogate):
         return jax.lax.stop_gradient(weight) * advantage * scores.log_prob
 
     def clipped(self, ratio, scores):
-        del scores
-        never = jnp.zeros(ratio.shape, bool)
-        return never, never
+        del scores  # Nothing is clipped.
+        return _nowhere(ratio)
 
 
 class Gmpo(AbstractSurrogate):
@@ -198,6 +208,5 @@ class Reinforce(AbstractSurrogate):
         return scores.advantage * scores.log_prob
 
     def clipped(self, ratio, scores):
-        del scores
-        never = jnp.zeros(ratio.shape, bool)
-        return never, never
+        del scores  # Nothing is clipped.
+        return _nowhere(ratio)

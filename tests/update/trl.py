@@ -1,14 +1,16 @@
 """How TRL 1.16 says things, and how they are said here: one table.
 
-`objective(cfg)` maps each field of the reference file's `cfg` to parts, `frozen(...)`
-its inputs; `docs/trl.md` explains them in words.
+`objective(cfg)` maps each field of a configuration to parts, `frozen(...)` its inputs;
+`docs/trl.md` explains them in words.
 """
 
 import json
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
+
 from grpojax import update
 
 
@@ -28,11 +30,6 @@ WEIGHTS = {
     "luspo": update.sequence_sum,
 }
 RATIOS = {"token": update.token_ratio, "sequence": update.sequence_ratio}
-SURROGATES = {
-    "cispo": lambda cfg: update.Cispo(cap=cfg["epsilon_high"]),
-    "sapo": lambda cfg: update.Sapo(),
-    "vespo": lambda cfg: update.Vespo(),
-}
 
 
 def load():
@@ -41,31 +38,68 @@ def load():
     return json.loads(FIXTURE.read_text())
 
 
+def inputs() -> dict[str, np.ndarray]:
+    """The reference's inputs, drawn as it drew them."""
+    rng, shape = np.random.default_rng(0), (6, 5)
+    logp = -rng.gamma(1.5, 1.0, shape)
+    old = logp + rng.normal(0, 0.35, shape)
+    ref = logp + rng.normal(0, 0.4, shape)
+    samp = old + rng.normal(0, 0.1, shape)
+    ent = rng.gamma(2, 0.6, shape)
+    cm = np.arange(5) < np.array([5, 3, 1, 4, 0, 5])[:, None]
+    tool = np.ones(shape)
+    tool[0, 1:3] = 0
+    adv = np.array([1.3, -0.7, 0.2, -1.1, 0.5, 0.0])
+    named = dict(logp=logp, old=old, ref=ref, samp=samp, ent=ent, adv=adv)
+    return {**named, "cm": cm.astype(float), "tool": tool}
+
+
+def _surrogate(cfg: dict) -> update.AbstractSurrogate:
+    match cfg["loss_type"]:
+        case "cispo":
+            return update.Cispo(cap=cfg["epsilon_high"])
+        case "sapo":
+            return update.Sapo()
+        case "vespo":
+            return update.Vespo()
+    return update.Clip(EPSILON_LOW, cfg["epsilon_high"], delta=cfg.get("delta"))
+
+
 def objective(cfg: dict) -> update.Objective:
     loss_type = cfg["loss_type"]
-    clip = lambda cfg: update.Clip(
-        EPSILON_LOW, cfg["epsilon_high"], delta=cfg.get("delta")
-    )
     ratio = RATIOS[cfg["importance_sampling_level"]]
     penalties = ()
     if "beta" in cfg:
         weighed = ratio if cfg.get("use_bias_correction_kl") else None
         penalties = (update.KL(cfg["beta"], ratio=weighed),)
     weight = WEIGHTS[loss_type]
-    if "num_items" in cfg and weight is update.token_mean and loss_type != "bnpo":
+    if "num_items" in cfg and loss_type in ("dapo", "cispo", "vespo"):
         weight = update.Total(cfg["num_items"] / cfg["SPG"])
-    share, threshold = (
-        cfg.get(name) for name in ("top_entropy_quantile", "off_policy_mask_threshold")
+    share, threshold, mode, bonus = (
+        cfg.get(name)
+        for name in (
+            "top_entropy_quantile",
+            "off_policy_mask_threshold",
+            "vllm_importance_sampling_mode",
+            "entropy_coef",
+        )
     )
+    importance = None
+    if mode is not None:
+        level, outside = mode.split("_")
+        cap = cfg["vllm_importance_sampling_cap"]
+        importance = update.Importance(cap, level=level, outside=outside)
     return update.Objective(
         ratio=ratio,
-        surrogate=SURROGATES.get(loss_type, clip)(cfg),
+        surrogate=_surrogate(cfg),
         weight=weight,
         penalties=penalties,
+        importance=importance,
         entropy_filter=None if share is None else update.TopEntropy(share),
         off_policy_filter=None
         if threshold is None
         else update.OffPolicySequenceMask(threshold),
+        entropy_bonus=bonus,
     )
 
 
@@ -87,7 +121,5 @@ def frozen(cfg: dict, inputs: dict) -> update.Frozen:
         behavior=inputs["samp"],
         reference=inputs["ref"],
         entropy=inputs["ent"],
-        importance=None
-        if ratio is None
-        else jnp.asarray(ratio, inputs["logp"].dtype),
+        importance=None if ratio is None else jnp.asarray(ratio, inputs["logp"].dtype),
     )

@@ -1,0 +1,74 @@
+"""Mathematical answers, compared by math-verify."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+
+from ._host import host_reward
+from ._limit import in_process
+
+
+class _Verify:
+    """Whether completions hold what their prompts ask for; runs in a worker process."""
+
+    def __init__(self, solutions: Mapping[str, str]):
+        self.solutions = dict(solutions)
+
+    def __call__(
+        self, prompts: list[str], completions: list[str]
+    ) -> list[float | None]:
+        rows = zip(prompts, completions, strict=True)
+        return [self._verify(prompt, completion) for prompt, completion in rows]
+
+    def _verify(self, prompt: str, completion: str) -> float | None:
+        # The package is optional, and slow to import: only the worker does.
+        from math_verify import parse, verify
+
+        if prompt not in self.solutions:
+            raise LookupError(f"there is no solution for the prompt {prompt!r}")
+        # Its own time limits are signals to the main thread; `in_process` is ours.
+        gold = parse(self.solutions[prompt], parsing_timeout=None)
+        if not gold:
+            return None
+        answer = parse(completion, parsing_timeout=None)
+        return float(verify(gold, answer, timeout_seconds=None))
+
+
+def math_verify(
+    decode: Callable[[list[int]], str],
+    solutions: Mapping[str, str],
+    *,
+    name: str = "math_verify",
+    seconds: float = 10.0,
+    on_error: float = -1.0,
+) -> host_reward:
+    r"""Pays 1 for an answer that is mathematically equal to the solution, else 0.
+
+    A row whose solution cannot be read is not paid (`None`). Each row is a call of its
+    own in a worker process, so a row on which sympy hangs costs that row alone.
+
+    **Arguments:**
+
+    - `decode`: token ids to text, such as `tokenizer.decode`.
+    - `solutions`: what each prompt asks for, by the text that `decode` makes of the
+        prompt: `"$\\frac{1}{2}$"`, `"0.5"`.
+    - `name`: of the component.
+    - `seconds`: for one row.
+    - `on_error`: what a row that fails is paid.
+
+    **Raises:** `ImportError` without the package math-verify.
+
+    !!! example
+
+        ```python
+        ask = lambda question: tokenizer.decode(tokenizer.encode(question))
+        solutions = {ask(row["question"]): row["answer"] for row in rows}
+        reward = math_verify(tokenizer.decode, solutions)
+        ```
+    """
+    if importlib.util.find_spec("math_verify") is None:
+        raise ImportError(
+            "reward.math_verify needs the package math-verify, which is not installed. "
+            "Install it with `pip install 'grpojax[math]'`."
+        )
+    judge = in_process(_Verify(solutions), seconds)
+    return host_reward(judge, decode, name=name, at_a_time=1, on_error=on_error)

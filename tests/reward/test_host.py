@@ -1,0 +1,268 @@
+"""Rewards that only Python can compute: in one program, and as two."""
+
+import importlib.util
+import logging
+import threading
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import grpojax
+from grpojax import reward, rollout
+from grpojax.reward import host_reward, in_process, in_thread, weighted_sum
+from grpojax.types import Rewards
+
+from ..helpers import count_env, same_bits, transformer
+from .judges import count_sevens
+from .rows import trajectory_of
+
+
+WORDS = {90: "raise", 91: "hang", 92: "die", 93: "unsendable"}
+
+
+def decode(ids):
+    assert isinstance(ids, list)  # Python's own: the tokenizer must not meet JAX.
+    return " ".join(WORDS.get(token, str(token)) for token in ids)
+
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
+FIXED = dict(
+    env=count_env(max_completion_length=8), optimizer=OPTIMIZER, prompts=3, group=4
+)
+
+
+@eqx.filter_jit
+def train(reward_fn, steps):
+    state = grpojax.init(transformer(), optimizer=OPTIMIZER, key=jr.key(0))
+    return grpojax.train(state, steps=steps, reward=reward_fn, **FIXED)
+
+
+def failed_rows(caplog, name) -> int:
+    """What the warnings add up to; each names the component."""
+    records = [r for r in caplog.records if r.name.startswith("grpojax.reward")]
+    assert all(r.levelno == logging.WARNING and name in r.getMessage() for r in records)
+    return sum(int(r.args[1]) for r in records)
+
+
+def test_one_program_equals_its_twin_in_the_graph_bit_for_bit(caplog):
+    calls = []
+
+    def judge(prompts, completions):
+        calls.append(len(completions))
+        assert all(1 <= len(prompt.split()) <= 6 for prompt in prompts)
+        return count_sevens(prompts, completions)
+
+    host = weighted_sum({"judge": 1.0}, host_reward(judge, decode, name="judge"))
+    there, measured = train(host, 20)
+    here, twin = train(weighted_sum({"target": 1.0}), 20)
+    assert same_bits(here, there)
+    assert calls == [12] * 20  # One call for each batch.
+    for statistic in ("mean", "std"):
+        seen = measured[f"rewards/judge/{statistic}"]
+        np.testing.assert_array_equal(seen, twin[f"rewards/target/{statistic}"])
+    assert not caplog.records
+
+
+def test_a_raising_and_a_hanging_reward_leave_a_finished_run(caplog):
+    """Groups whose first token is odd raise, or else 0 modulo 8 hang."""
+    release = threading.Event()
+
+    def judge(prompts, completions):
+        first = int(completions[0].split()[0])
+        if first % 2:
+            raise RuntimeError("odd")
+        if first % 8 == 0:
+            release.wait(600)
+        return count_sevens(prompts, completions)
+
+    def twin(trajectory):
+        first = trajectory.tokens[:, :1, 0]
+        bad = (first % 2 == 1) | (first % 8 == 0)
+        paid = jnp.where(bad, -1.0, trajectory.rewards["target"])
+        return Rewards.of(paid, name="judge", lengths=trajectory.lengths)
+
+    limited = in_thread(judge, seconds=1.0)
+    host = host_reward(limited, decode, name="judge", at_a_time=FIXED["group"])
+    there, measured = train(host, 6)
+    release.set()
+    here, wanted = train(twin, 6)
+    assert same_bits(here, there) and int(there.version) == 6
+    np.testing.assert_array_equal(
+        measured["rewards/judge/mean"], wanted["rewards/judge/mean"]
+    )
+    kinds = {r.args[4] for r in caplog.records}
+    assert kinds == {"RuntimeError", "TimeoutError"}
+    assert 0 < failed_rows(caplog, "judge") < 6 * 12
+
+
+def sevens(**options):
+    return host_reward(count_sevens, decode, name="sevens", **options)
+
+
+def test_errors_are_counted_and_zero_is_a_number(caplog):
+    rows = trajectory_of([[[7], [90, 7], [7, 7]], [[1], [90], [0]]])
+    rewards = sevens(at_a_time=1)(rows)
+    np.testing.assert_array_equal(rewards.total, [[1, -1, 2], [0, -1, 0]])
+    np.testing.assert_array_equal(rewards.errors["sevens"], [[0, 1, 0], [0, 1, 0]])
+    assert failed_rows(caplog, "sevens") == 2
+    assert "2 of 6 rows" in caplog.text and "cannot judge 'raise 7'" in caplog.text
+    whole = sevens(on_error=0.0)(rows)  # One call: all is lost, and 0 is kept.
+    assert whole.errors["sevens"].all() and not whole.total.any() and whole.valid.all()
+    both = weighted_sum({"sevens": 0.5}, sevens(at_a_time=3))(rows)
+    np.testing.assert_array_equal(both.total, [[-0.5] * 3] * 2)
+    assert int(both.errors["sevens"].sum()) == 6
+
+
+@pytest.mark.parametrize(
+    "answer, complaint",
+    [
+        ([1.0], "one number for each completion. Received 1 for 2"),
+        ([1.0, float("nan")], "finite numbers. Received nan"),
+        ([float("inf"), 0.0], "finite numbers. Received inf"),
+        (["good", "bad"], "could not convert string"),
+        (None, "not iterable"),
+    ],
+)
+def test_an_answer_of_another_kind_is_an_error(answer, complaint, caplog):
+    wrong = host_reward(lambda **_: answer, decode, name="wrong")
+    rewards = wrong(trajectory_of([[[1], [2]]]))
+    assert (rewards.total == -1).all() and rewards.errors["wrong"].all()
+    assert complaint in caplog.text and failed_rows(caplog, "wrong") == 2
+
+
+def test_none_says_that_the_reward_does_not_apply(caplog):
+    partly = host_reward(lambda **_: [None, 0, True], decode, name="partly")
+    rows = trajectory_of([[[1], [2], [3]]], other=[[5.0, 5.0, 5.0]])
+    rewards = partly(rows)
+    np.testing.assert_array_equal(rewards.valid, [[False, True, True]])
+    np.testing.assert_array_equal(rewards.total, [[0, 0, 1]])
+    assert not rewards.errors["partly"].any() and not caplog.records
+    np.testing.assert_array_equal(weighted_sum(None, partly)(rows).total, [[5, 5, 6]])
+
+
+def test_the_function_is_told_texts_and_columns():
+    seen = {}
+
+    def note(**told):
+        seen.update(told)
+        return [0.0] * len(told["completions"])
+
+    rows = trajectory_of([[[4, 5, 6], [7]], [[8, 9], [3, 2]]], gold=[[1, 2], [3, 4]])
+    # A reply in mid-row belongs to the text; what is past the last sampled token not.
+    rows = eqx.tree_at(lambda r: r.sampled, rows, rows.sampled.at[0, 0, 1].set(False))
+    columns = lambda t: {"gold": t.rewards["gold"], "where": t.prompt.tokens[:, 0]}
+    host_reward(note, decode, name="note", columns=columns)(rows)
+    assert seen == {
+        "prompts": ["0", "0", "1", "1"],
+        "completions": ["4 5 6", "7", "8 9", "3 2"],
+        "gold": [1, 2, 3, 4],
+        "where": [0, 0, 1, 1],
+    }
+
+
+def test_two_programs_are_made_of_the_same_parts():
+    """`jit(rollout)`, then Python in this thread, and no callback anywhere."""
+    threads = set()
+
+    def judge(prompts, completions):
+        threads.add(threading.current_thread())
+        return count_sevens(prompts, completions)
+
+    judged = weighted_sum({"judge": 1.0}, host_reward(judge, decode, name="judge"))
+    generate = eqx.filter_jit(rollout.generate)
+    sizes = dict(prompts=3, group=4, key=jr.key(3))
+    rows = generate(transformer(), FIXED["env"], **sizes)
+    outside = judged(rows)
+    assert threads == {threading.main_thread()}
+    inside = jax.jit(judged)(rows)
+    assert same_bits(outside, inside)
+    np.testing.assert_array_equal(outside.total, rows.rewards["target"])
+
+
+def test_one_call_for_all_lanes_of_vmap():
+    calls = []
+
+    def judge(prompts, completions):
+        calls.append(len(completions))
+        return count_sevens(prompts, completions)
+
+    lanes = [trajectory_of([[[7], [k]], [[7, 7], [7, k]]]) for k in range(3)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
+    host = host_reward(judge, decode, name="judge")
+    total = jax.jit(jax.vmap(host))(stacked).total
+    np.testing.assert_array_equal(total, [[[1, 0], [2, 1]]] * 3)
+    nested = jax.tree.map(lambda x: jnp.stack([x, x]), stacked)
+    total = jax.vmap(jax.vmap(host))(nested).total
+    np.testing.assert_array_equal(total, [[[[1, 0], [2, 1]]] * 3] * 2)
+    assert calls == [12, 24]
+
+
+def test_a_mesh_asks_once_about_all_rows():
+    if len(jax.devices()) < 8:
+        pytest.skip("A mesh of 8 devices needs 8 devices.")
+    calls = []
+
+    def judge(prompts, completions):
+        calls.append(len(completions))
+        return count_sevens(prompts, completions)
+
+    rows = trajectory_of([[[7] * p, [p]] for p in range(1, 9)])
+    types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((8,), ("data",), types, devices=jax.devices()[:8])
+    spread = jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
+    host = host_reward(judge, decode, name="judge")
+    total = jax.jit(lambda rows: host(rows).total * 2)(spread)
+    wanted = [[2 * p, 2 * (p == 7)] for p in range(1, 9)]
+    np.testing.assert_array_equal(total, wanted)
+    assert calls == [16]
+
+
+def test_a_worker_process_is_stopped_and_started_anew(caplog):
+    limited = in_process(count_sevens, seconds=1.5)
+    judge = host_reward(limited, decode, name="judge", at_a_time=1)
+    rows = trajectory_of([[[7, 7], [91], [90], [7], [93], [7, 7, 7]]])
+    rewards = judge(rows)
+    np.testing.assert_array_equal(rewards.total, [[2, -1, -1, 1, -1, 3]])
+    assert failed_rows(caplog, "judge") == 3
+    assert "TimeoutError: no answer within 1.5 seconds" in caplog.text
+    with pytest.raises(ValueError, match="cannot judge 'raise'"):
+        limited(prompts=["0"], completions=["raise"])
+    with pytest.raises(RuntimeError, match="cannot be sent"):
+        limited(prompts=["0"], completions=["unsendable"])
+    with pytest.raises(RuntimeError, match="the worker process died"):
+        limited(prompts=["0"], completions=["die"])
+
+
+def test_limits_are_checked_before_anything_runs():
+    with pytest.raises(ValueError, match="importable|import it"):
+        in_process(lambda **_: [], seconds=1.0)
+    for limit in (in_process, in_thread):
+        with pytest.raises(ValueError, match="positive. Received seconds=0"):
+            limit(count_sevens, 0)
+    with pytest.raises(ValueError, match="Received 0"):
+        sevens(at_a_time=0)
+
+
+def test_math_verify_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'grpojax\[math\]'"):
+        reward.math_verify(decode, {})
+
+
+def test_math_verify_compares_values():
+    pytest.importorskip("math_verify")
+    texts = ["half?", "two?", "what?", "new?"]
+    texts += [r"It is $\frac{2}{4}$.", "So 0.5", r"\boxed{2}", "nothing"]
+    solutions = {"half?": r"$\frac12$", "two?": "2", "what?": ""}
+    judge = reward.math_verify(lambda ids: " ".join(texts[i] for i in ids), solutions)
+    rewards = judge(trajectory_of([[[4], [5], [6], [7]]] * 4))
+    wanted = [[1, 1, 0, 0], [0, 0, 1, 0], [0] * 4, [-1] * 4]
+    np.testing.assert_array_equal(rewards.total, wanted)
+    np.testing.assert_array_equal(rewards.valid, np.arange(4)[:, None] != [[2] * 4])
+    assert int(rewards.errors["math_verify"].sum()) == 4
