@@ -1,29 +1,75 @@
-"""GRPO post-training of language models as one pure JAX function."""
+"""GRPO post-training of language models as one pure JAX function.
 
-from . import (
-    advantage as advantage,
-    algorithms as algorithms,
-    env as env,
-    masked as masked,
-    models as models,
-    policy as policy,
-    reward as reward,
-    rollout as rollout,
-    text as text,
-    types as types,
-    update as update,
+Names are imported when they are first asked for: what needs no JAX, such as printing a
+recipe, does not wait for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from . import (
+        advantage as advantage,
+        algorithms as algorithms,
+        env as env,
+        masked as masked,
+        models as models,
+        policy as policy,
+        reward as reward,
+        rollout as rollout,
+        runs as runs,
+        testing as testing,
+        text as text,
+        types as types,
+        update as update,
+    )
+    from ._train import (
+        init as init,
+        measure as measure,
+        train as train,
+        train_step as train_step,
+    )
+    from .types import (
+        Metrics as Metrics,
+        Prompt as Prompt,
+        Rewards as Rewards,
+        TrainState as TrainState,
+        Trajectory as Trajectory,
+    )
+    from .validation import validate as validate, ValidationError as ValidationError
+
+
+_MODULES = (
+    "advantage",
+    "algorithms",
+    "env",
+    "masked",
+    "models",
+    "policy",
+    "reward",
+    "rollout",
+    "runs",
+    "testing",
+    "text",
+    "types",
+    "update",
 )
-from .train import (
-    init as init,
-    measure as measure,
-    train as train,
-    train_step as train_step,
-)
-from .types import (
-    Metrics as Metrics,
-    Prompt as Prompt,
-    Rewards as Rewards,
-    TrainState as TrainState,
-    Trajectory as Trajectory,
-)
-from .validation import validate as validate, ValidationError as ValidationError
+_NAMES = {
+    "_train": ("init", "measure", "train", "train_step"),
+    "types": ("Metrics", "Prompt", "Rewards", "TrainState", "Trajectory"),
+    "validation": ("validate", "ValidationError"),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOMES:
+        return vars(importlib.import_module(f".{_HOMES[name]}", __name__))[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_HOMES})

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import SupportsFloat
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from ..types import Rewards, Trajectory
 
 _logger = logging.getLogger(__name__)
 
-Judge = Callable[..., Sequence[float | None]]
+Judge = Callable[..., Sequence[SupportsFloat | None]]
 """Called as `judge(prompts=[...], completions=[...], **columns)`."""
 
 Paid = Float[np.ndarray, "*rows"]
@@ -178,7 +179,7 @@ class host_reward(eqx.Module):
         return paid, failed
 
 
-def _numbers(values: Sequence[float | None], count: int) -> list[float]:
+def _numbers(values: Sequence[SupportsFloat | None], count: int) -> list[float]:
     """One finite number for each row; NaN stands for a reward that does not apply."""
     numbers = [math.nan if value is None else float(value) for value in values]
     if len(numbers) != count:

@@ -4,6 +4,7 @@ import functools as ft
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -71,7 +72,7 @@ class weighted_sum(eqx.Module):
             paid = weight * components[name].astype(dtype)
             total = total + jnp.where(applies[name], paid, 0)
         zero = jnp.zeros((), dtype)
-        return Rewards(
+        rewards = Rewards(
             total=total,
             components=components,
             weights={name: weights.get(name, zero) for name in components},
@@ -80,6 +81,9 @@ class weighted_sum(eqx.Module):
             lengths=trajectory.lengths,
             errors=errors,
         )
+        # Who paid must not change how the rest of a step is compiled: a host reward
+        # then equals one in the graph to the last bit.
+        return jax.lax.optimization_barrier(rewards)
 
     def _weights(self, components: dict[str, Array]) -> dict[str, Float[Array, ""]]:
         named = self.weights

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 
-from ..train import train_step
+from .._train import train_step
 from ..types import Metrics, TrainState
 
 

@@ -154,10 +154,12 @@ def test_truncated_rows():
 
 
 def test_chain_goes_first_to_last():
-    twice = lambda _, r: dataclasses.replace(r, total=2 * r.total)
-    base = weighted_sum({"correct": 1.0})
-    np.testing.assert_array_equal(chain(base, twice, clip(0, 1.5))(ROWS).total, [[1.5, 0, 1.5]])  # fmt: skip
-    np.testing.assert_array_equal(chain(base, clip(0, 1.5), twice)(ROWS).total, [[2, 0, 2]])  # fmt: skip
+    twice = lambda _, rewards: dataclasses.replace(rewards, total=2 * rewards.total)
+    base, bound = weighted_sum({"correct": 1.0}), clip(0.0, 1.5)
+    np.testing.assert_array_equal(
+        chain(base, twice, bound)(ROWS).total, [[1.5, 0, 1.5]]
+    )
+    np.testing.assert_array_equal(chain(base, bound, twice)(ROWS).total, [[2, 0, 2]])
 
 
 REWARD = jax.jit(
