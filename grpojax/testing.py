@@ -233,7 +233,8 @@ def _in_chunks(policy, tokens, chunks) -> Float[Array, "time vocab"]:
         # Where a key lies does not matter: chunks are written from the far end.
         column = 2 * length - start - size
         span = jnp.arange(2 * length)
-        own = (span[None] >= column) & (span[None] <= column + jnp.arange(size)[:, None])
+        upto = column + jnp.arange(size)[:, None]
+        own = (span[None] >= column) & (span[None] <= upto)
         out, cache = extend(
             policy,
             tokens[start : start + size],

@@ -6,11 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Int
+
 from grpojax.env import AbstractEnvironment, TimeStep
 from grpojax.models import Transformer, TransformerConfig
 from grpojax.policy import AbstractPolicy
 from grpojax.types import Prompt
-from jaxtyping import Array, Int
 
 
 CONFIGS = {

@@ -22,7 +22,6 @@ LAYERS = {
     "algorithms": 3,
     "validation": 3,
     "_train": 4,
-    "validation": 4,
     "testing": 4,
     "runs": 5,
 }

@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grpojax import masked
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+
+from grpojax import masked
 
 
 SHAPE = (3, 4)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+
 from grpojax.env import TimeStep
 from grpojax.testing import check_env, check_policy
 

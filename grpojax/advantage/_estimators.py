@@ -184,11 +184,11 @@ class gdpo(eqx.Module):
 
     def __call__(self, rewards: Rewards) -> Advantages:
         check_group(rewards, "gdpo")
-        scale = dict(eps=self.eps, ddof=self.ddof)
+        eps, ddof = self.eps, self.ddof
         total = jnp.zeros_like(rewards.total)
         for name, component in rewards.components.items():
             component = component.astype(total.dtype)
             applies = rewards.valid & ~jnp.isnan(component)
-            z = normalized(component, applies, 1, **scale)
+            z = normalized(component, applies, 1, eps=eps, ddof=ddof)
             total = total + rewards.weights[name] * z
-        return normalized(total, rewards.valid, _BATCH, **scale)
+        return normalized(total, rewards.valid, _BATCH, eps=eps, ddof=ddof)

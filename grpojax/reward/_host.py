@@ -1,5 +1,6 @@
 """Rewards that only Python can compute."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import SupportsFloat
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -104,7 +106,7 @@ class host_reward(eqx.Module):
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         shape = trajectory.terminated.shape
-        columns = {
+        columns: dict[str, Array | np.ndarray] = {
             name: jnp.broadcast_to(x[:, None] if x.ndim == 1 else x, shape)
             for name, x in self.columns(trajectory).items()
         }
@@ -115,10 +117,7 @@ class host_reward(eqx.Module):
         dtype = jnp.result_type(float)
         judge = lambda rows: self._judge(rows, np.dtype(dtype))
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(rows)):
-            answer = (
-                jax.ShapeDtypeStruct(shape, dtype),
-                jax.ShapeDtypeStruct(shape, bool),
-            )
+            answer = tuple(jax.ShapeDtypeStruct(shape, x) for x in (dtype, bool))
             paid, failed = jax.pure_callback(
                 judge, answer, rows, vmap_method="broadcast_all"
             )
@@ -127,7 +126,7 @@ class host_reward(eqx.Module):
         rewards = Rewards.of(
             paid, name=self.name, valid=~jnp.isnan(paid), lengths=trajectory.lengths
         )
-        return eqx.tree_at(lambda r: r.errors, rewards, {self.name: failed})
+        return dataclasses.replace(rewards, errors={self.name: failed})
 
     def _judge(self, rows: _Rows, dtype: np.dtype) -> tuple[Paid, Failed]:
         """What every row is paid, and where the function failed. NumPy alone."""
@@ -155,26 +154,23 @@ class host_reward(eqx.Module):
     ) -> tuple[Paid, Failed]:
         paid = np.full(count, self.on_error, dtype)
         failed = np.ones(count, bool)
+        complaints: dict[str, list[str]] = {}
         step = self.at_a_time or count
-        errors = []
         for start in range(0, count, step):
             part = slice(start, start + step)
             some = {name: values[part] for name, values in told.items()}
+            rows = len(some["completions"])
             try:
-                values = _numbers(self.function(**some), len(some["completions"]))
+                paid[part] = _numbers(self.function(**some), rows)
             except Exception as error:  # Whatever a stranger's function may raise.
-                errors.append(error)
+                kind = complaints.setdefault(type(error).__name__, [])
+                kind += [str(error)] * rows
             else:
-                paid[part], failed[part] = values, False
-        if errors:
+                failed[part] = False
+        for kind, rows in complaints.items():
             _logger.warning(
                 "The host reward %r failed on %d of %d rows, which are paid %g. %s: %s",
-                self.name,
-                failed.sum(),
-                count,
-                self.on_error,
-                type(errors[0]).__name__,
-                errors[0],
+                *(self.name, len(rows), count, self.on_error, kind, rows[0]),
             )
         return paid, failed
 

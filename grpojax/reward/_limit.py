@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 Function = Callable[..., object]
@@ -47,7 +47,7 @@ class in_thread:
         _check_seconds(seconds)
         self.function, self.seconds = function, seconds
 
-    def __call__(self, **arguments):
+    def __call__(self, **arguments) -> Any:
         answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         work = lambda: answers.put(_attempt(self.function, arguments))
         # A daemon, so that what hangs does not keep the program from ending.
@@ -91,7 +91,7 @@ class in_process:
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
 
-    def __call__(self, **arguments):
+    def __call__(self, **arguments) -> Any:
         with self._lock:
             if self._worker is None:
                 self._worker = _Worker(self.function)

@@ -21,7 +21,10 @@ class _Verify:
 
     def _verify(self, prompt: str, completion: str) -> float | None:
         # The package is optional, and slow to import: only the worker does.
-        from math_verify import parse, verify
+        from math_verify import (  # pyright: ignore[reportMissingImports]
+            parse,
+            verify,
+        )
 
         if prompt not in self.solutions:
             raise LookupError(f"there is no solution for the prompt {prompt!r}")

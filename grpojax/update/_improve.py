@@ -62,9 +62,10 @@ def improve(
     importance correction of the sampler's own record.
     """
     _check(trajectory, objective, epochs, minibatches, microbatches, recompute)
-    scoring = dict(temperature=temperature, chunk=chunk)
     parts = minibatches * microbatches
-    again = lambda policy: score_in_parts(policy, trajectory, parts, **scoring)
+    again = lambda policy: score_in_parts(
+        policy, trajectory, parts, temperature=temperature, chunk=chunk
+    )
     once = epochs * minibatches == 1
     old, entropy = _old(policy, trajectory, objective, again, recompute, once)
     mask = trajectory.sampled
@@ -80,8 +81,9 @@ def improve(
 
     def loss(params, part):
         prompt, (tokens, frozen) = part
+        policy = eqx.combine(params, static)
         log_prob, entropy = score(
-            eqx.combine(params, static), prompt, tokens, **scoring
+            policy, prompt, tokens, temperature=temperature, chunk=chunk
         )
         log_prob = jnp.where(frozen.mask, log_prob, 0)
         scores = Scores(log_prob, entropy, frozen)

@@ -72,7 +72,8 @@ class Objective(eqx.Module):
 
         **Returns:** the loss, and per-token values, 0 outside the mask.
         """
-        if scores.frozen.weight is None:
+        weight, bonus_weight = scores.frozen.weight, scores.frozen.bonus_weight
+        if weight is None:
             raise ValueError(
                 "The weight of each token belongs to the whole batch. Received scores "
                 "without one. Pass `frozen=objective.prepare(frozen)`."
@@ -97,11 +98,10 @@ class Objective(eqx.Module):
             measured["importance"] = jnp.broadcast_to(
                 scores.frozen.importance, value.shape
             )
-        weight = scores.frozen.weight.astype(dtype)
-        loss = -jnp.sum(weight * masked.fill(value, scores.mask))
-        if self.entropy_bonus is not None:
+        loss = -jnp.sum(weight.astype(dtype) * masked.fill(value, scores.mask))
+        if self.entropy_bonus is not None and bonus_weight is not None:
             entropy = masked.fill(scores.entropy, scores.mask)
-            bonus = jnp.sum(scores.frozen.bonus_weight.astype(dtype) * entropy)
+            bonus = jnp.sum(bonus_weight.astype(dtype) * entropy)
             loss = loss - self.entropy_bonus * bonus
         measured = {name: masked.fill(x, scores.mask) for name, x in measured.items()}
         return loss, jax.lax.stop_gradient(measured)

@@ -28,7 +28,8 @@ class Tally(eqx.Module):
         """Of one part's loss and per-token values."""
         mask = scores.mask
         per_row = lambda name: masked.mean(measured[name], mask, axis=-1)
-        gap = scores.log_prob - scores.frozen.behavior
+        behavior = scores.frozen.behavior
+        gap = scores.log_prob - (scores.log_prob if behavior is None else behavior)
         per_token = {**measured, "gap": masked.fill(jnp.abs(gap), mask)}
         total = {name: jnp.sum(values) for name, values in per_token.items()}
         total |= {"loss": loss, "tokens": jnp.sum(mask, dtype=loss.dtype)}

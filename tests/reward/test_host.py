@@ -1,5 +1,6 @@
 """Rewards that only Python can compute: in one program, and as two."""
 
+import dataclasses
 import importlib.util
 import logging
 import threading
@@ -17,7 +18,6 @@ from jaxtyping import Array
 import grpojax
 from grpojax import reward
 from grpojax.reward import host_reward, in_process, in_thread, weighted_sum
-from grpojax.types import Rewards
 
 from ..helpers import count_env, same_bits, transformer
 from .judges import count_sevens
@@ -49,7 +49,7 @@ def train(paid):
     return grpojax.train(
         state,
         steps=STEPS,
-        reward=weighted_sum({"judge": 1.0}, paid),
+        reward=paid,
         env=count_env(max_completion_length=8),
         optimizer=OPTIMIZER,
         prompts=3,
@@ -64,11 +64,13 @@ class Twin(eqx.Module):
 
     def __call__(self, trajectory):
         first = trajectory.prompt.tokens[:, :1]
-        bad = self.failing & ((first % 2 == 1) | (first % 16 == 0))
-        paid = jnp.where(bad, -1.0, trajectory.rewards["target"])
-        rewards = Rewards.of(paid, name="judge", lengths=trajectory.lengths)
-        failed = jnp.broadcast_to(bad, paid.shape)
-        return dataclasses.replace(rewards, errors={"judge": failed})
+        bad = self.failing & ((first % 2 == 1) | (first % 32 == 0))
+        rewards = weighted_sum({"target": 1.0})(trajectory)
+        return dataclasses.replace(
+            rewards,
+            total=jnp.where(bad, -1.0, rewards.total),
+            errors={"judge": jnp.broadcast_to(bad, rewards.total.shape)},
+        )
 
 
 class Judge:
@@ -82,22 +84,23 @@ class Judge:
         first = int(prompts[0].split()[0])
         if self.failing and first % 2 == 1:
             raise RuntimeError("odd")
-        if self.failing and first % 16 == 0:
+        if self.failing and first % 32 == 0:
             self.released.wait(600)
         return count_sevens(prompts, completions)
 
 
 def test_a_run_equals_its_twin_in_the_graph_bit_for_bit(caplog):
-    """And a reward that raises and hangs leaves a finished run, with the right counts."""
+    """And raising and hanging leave a finished run behind, with the right counts."""
     judge = Judge()
     limited = in_thread(judge, seconds=0.5)
-    host = host_reward(limited, decode, name="judge", at_a_time=GROUP)
+    asked = host_reward(limited, decode, name="judge", at_a_time=GROUP)
+    host = weighted_sum({"judge": 1.0}, asked)
     for failing in (False, True):
         judge.failing = failing
         there, measured = train(host)
         here, wanted = train(Twin(jnp.asarray(failing)))
         assert same_bits(here, there) and int(there.version) == STEPS
-        for name in wanted:
+        for name in set(wanted) & set(measured):
             np.testing.assert_array_equal(measured[name], wanted[name], err_msg=name)
         assert bool(caplog.records) == failing
     judge.released.set()

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
+
 from grpojax import policy as policies, rollout
 from grpojax.rollout._engine import Engine
 from grpojax.types import Prompt
-from hypothesis import given, settings, strategies as st
 
-from ..helpers import CONFIGS, count_env, transformer, UniformPolicy
+from ..helpers import count_env, transformer, UniformPolicy
 
 
 SINGLE = count_env()
@@ -97,7 +98,8 @@ def test_nothing_is_sampled_after_the_end():
 def test_a_first_token_may_end_a_row():
     """The trap of samplers that never test the first token."""
     env = count_env(ends=tuple(range(50)))
-    trajectory = generate(transformer(), env, prompts=2, group=3, slots=2, key=jr.key(0))
+    sizes = dict(prompts=2, group=3, slots=2)
+    trajectory = generate(transformer(), env, **sizes, key=jr.key(0))
     assert (trajectory.lengths == 1).all() and trajectory.terminated.all()
 
 
@@ -113,7 +115,8 @@ def test_end_token_is_sampled_even_when_it_is_zero_and_pads():
 
 
 def test_replies_are_forced_and_never_sampled():
-    trajectory = generate(transformer(), TWO, prompts=4, group=8, slots=7, key=jr.key(0))
+    sizes = dict(prompts=4, group=8, slots=7)
+    trajectory = generate(transformer(), TWO, **sizes, key=jr.key(0))
     tokens, sampled = np.asarray(trajectory.tokens), np.asarray(trajectory.sampled)
     time = TWO.max_completion_length
     two_turns = 0
@@ -164,7 +167,9 @@ def test_keys_differ_between_members_and_steps():
     env = count_env(ends=(0,), max_completion_length=20)
     first = generate(policy, env, prompts=2, group=4, key=jr.key(0))
     second = generate(policy, env, prompts=2, group=4, key=jr.key(1))
-    rows = np.concatenate([np.asarray(t.tokens).reshape(8, -1) for t in (first, second)])
+    rows = np.concatenate(
+        [np.asarray(t.tokens).reshape(8, -1) for t in (first, second)]
+    )
     assert len({tuple(row) for row in rows}) == 16
     assert len(set(rows[:, 0])) > 4  # First tokens too.
 
@@ -177,7 +182,7 @@ def test_uniform_policy_records_its_log_probability():
     recorded = trajectory.log_prob[trajectory.sampled]
     np.testing.assert_allclose(recorded, -np.log(4), rtol=1e-6)
     share = np.bincount(said, minlength=4) / len(said)
-    # Rows end at token 0, so the mean length is 4 and every share 1/4: 4 standard errors.
+    # Rows end at token 0, so every share is 1/4: four standard errors.
     assert np.abs(share - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / len(said))
 
 
@@ -205,11 +210,12 @@ def test_early_exit_equals_running_to_the_horizon():
 
 
 def test_slots_do_the_work_of_the_tokens():
-    """With refills the loop runs about total tokens / slots times, not to the longest."""
+    """With refills the loop runs about total tokens / slots times."""
     policy = UniformPolicy(vocab_size=16)
     env = count_env(ends=(0,), vocab_size=16, max_completion_length=128)
     keys = jr.split(jr.key(0), 8)
     states, prompts = jax.vmap(env.reset)(keys)
+
     def iterations(slots):
         engine = Engine(
             policy=policy,

@@ -1,5 +1,8 @@
 """Loss, gradient and metrics equal TRL 1.16's on all of its reference cases."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +146,10 @@ def test_all_losses_to_their_last_printed_digit(level):
 def test_the_inputs_are_the_fixtures():
     for name, values in trl.load()["inputs"].items():
         np.testing.assert_array_equal(trl.inputs()[name], values)
+
+
+def test_the_documents_program_prints_its_number(capsys):
+    document = Path(__file__).resolve().parents[2] / "docs" / "trl.md"
+    (block,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    exec(compile(block, document.name, "exec"), {})
+    assert capsys.readouterr().out == "0.014094\n"

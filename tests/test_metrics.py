@@ -1,0 +1,115 @@
+"""Every metric that a step returns is documented, and every documented one returned."""
+
+import re
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import grpojax
+from grpojax import reward, update
+from grpojax.types import Rewards
+
+from .helpers import count_env
+from .update.doubles import bigram, say
+
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+
+
+def even(said):
+    """Calls rows of even length right."""
+    return Rewards.of(1 - said.lengths % 2, name="correct", lengths=said.lengths)
+
+
+def judge(**_):
+    raise RuntimeError("never asked while tracing")
+
+
+def step_names(**fixed) -> set[str]:
+    policy = bigram(vocab=50)
+    optimizer = fixed.pop("optimizer", optax.sgd(0.1))
+
+    def step():
+        state = grpojax.init(
+            policy, optimizer=optimizer, reference=policy, key=jr.key(0)
+        )
+        env = count_env()
+        sizes = dict(prompts=3, group=4)
+        return grpojax.train_step(state, env=env, optimizer=optimizer, **sizes, **fixed)
+
+    return set(eqx.filter_eval_shape(step)[1])
+
+
+def documented() -> set[str]:
+    rows = re.findall(r"^\| `(.+?)` \| (.*?) \|", DOCUMENT.read_text(), re.MULTILINE)
+    names = [name for name, _ in rows]
+    assert len(names) == len(set(names))
+    return set(names)
+
+
+def test_the_document_lists_what_a_step_returns():
+    objective = update.Objective(
+        penalties=(update.KL(),), importance=update.Importance()
+    )
+    grpo = grpojax.algorithms.grpo()
+    everything = step_names(
+        algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
+        optimizer=optax.inject_hyperparams(optax.sgd)(0.1),
+        recompute=True,
+        reward=reward.weighted_sum(
+            None, even, reward.host_reward(judge, str, name="judged")
+        ),
+    )
+    names = {
+        re.sub(r"^rewards/\w+/", "rewards/<component>/", name) for name in everything
+    }
+    assert names == documented()
+    # And what is said to be there only sometimes is.
+    plain = step_names()
+    for name in ("kl", "learning_rate", "completions/mean_correct_length"):
+        assert name in everything and name not in plain
+    assert not any("importance" in name or "errors" in name for name in plain)
+
+
+def test_measure_counts_rows():
+    said = say(bigram())
+    components = {"correct": said.rewards["correct"], "sometimes": jnp.ones((4, 4))}
+    components["sometimes"] = components["sometimes"].at[:2].set(jnp.nan)
+    rewards = Rewards(
+        total=components["correct"].at[3].set(2.0),
+        components=components,
+        weights={name: jnp.ones(()) for name in components},
+        valid=jnp.ones((4, 4), bool).at[0, 0].set(False),
+        keep=jnp.zeros((4, 4), bool),
+        lengths=said.lengths,
+        errors={"sometimes": jnp.zeros((4, 4), bool).at[1].set(True)},
+    )
+    got = grpojax.measure(said, rewards)
+    total, length = np.asarray(rewards.total), np.asarray(said.lengths)
+    valid, right = np.asarray(rewards.valid), np.asarray(components["correct"]) > 0
+    np.testing.assert_allclose(got["reward"], total[valid].mean(), rtol=1e-6)
+    groups = [row[keep].std(ddof=1) for row, keep in zip(total, valid, strict=True)]
+    np.testing.assert_allclose(got["reward_std"], np.mean(groups), rtol=1e-6)
+    flat = np.mean([std == 0 for std in groups])
+    assert got["frac_reward_zero_std"] == flat and flat >= 0.25
+    assert got["rewards/sometimes/mean"] == 1 and got["rewards/sometimes/std"] == 0
+    assert got["rewards/sometimes/errors"] == 4
+    assert got["num_tokens"] == length.sum()
+    ended = np.asarray(said.terminated)
+    assert got["completions/clipped_ratio"] == pytest.approx(1 - ended.mean())
+    everyone = np.ones_like(ended)
+    for kind, rows in (
+        ("", everyone),
+        ("terminated_", ended),
+        ("correct_", right),
+        ("wrong_", ~right),
+    ):
+        for name in ("mean", "min", "max"):
+            wanted = getattr(length[rows], name)()
+            found = got[f"completions/{name}_{kind}length"]
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)

@@ -1,0 +1,186 @@
+"""Run-time invariants: refused on the host, carried along inside a program."""
+
+import dataclasses
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import grpojax
+from grpojax import advantage, reward, rollout, update
+from grpojax.types import Prompt
+
+from .helpers import count_env
+from .update.doubles import bigram, say
+
+
+POLICY = bigram(vocab=50)
+SAID = say(POLICY)
+PAID = reward.weighted_sum()(SAID)
+ADVANTAGES = advantage.group_normalized()(PAID)
+OBJECTIVE = update.Objective()
+FROZEN = OBJECTIVE.prepare(
+    update.Frozen(ADVANTAGES[..., None], SAID.sampled, SAID.log_prob, SAID.log_prob)
+)
+GOOD = {
+    "rollout": SAID,
+    "rewarded": (SAID, PAID),
+    "advantaged": (SAID, PAID, ADVANTAGES),
+    "train_step": dataclasses.replace(FROZEN, old=None),
+    "train_ready": FROZEN,
+}
+
+
+@pytest.mark.parametrize("stage", GOOD)
+def test_good_values_pass_as_they_are(stage):
+    assert grpojax.validate(GOOD[stage], stage=stage, step=3) is GOOD[stage]
+    traced = jax.jit(lambda x: grpojax.validate(x, stage=stage))(GOOD[stage])
+    assert eqx.tree_equal(traced, GOOD[stage])
+
+
+def test_what_the_engine_says_is_valid():
+    env = count_env(max_turns=2, reply_length=2)
+    said = eqx.filter_jit(rollout.generate)(
+        POLICY, env, prompts=3, group=2, key=jr.key(0)
+    )
+    grpojax.validate(said, stage="rollout")
+
+
+def said(**changes):
+    return dataclasses.replace(SAID, **changes)
+
+
+def paid(**changes):
+    return SAID, dataclasses.replace(PAID, **changes)
+
+
+def frozen(**changes):
+    return dataclasses.replace(FROZEN, **changes)
+
+
+LONG = Prompt(SAID.prompt.tokens, SAID.prompt.length.at[2].set(9))
+NAN, HIGH = SAID.log_prob.at[0, 0, 0].set(jnp.nan), SAID.log_prob.at[1, 0, 0].set(0.5)
+LEFT = SAID.sampled[:, :, ::-1]
+UNPAID = dataclasses.replace(PAID, valid=PAID.valid.at[2, 1].set(False))
+
+
+@pytest.mark.parametrize(
+    "stage, value, words",
+    [
+        (
+            "rollout",
+            said(prompt=LONG),
+            r"prompt's length .* Received 9 at index \(2,\)",
+        ),
+        ("rollout", said(log_prob=NAN), r"finite and at most 0 .* Received nan"),
+        ("rollout", said(log_prob=HIGH), r"Received 0.5 at index \(1, 0, 0\); 1 of"),
+        ("rollout", said(sampled=LEFT), "first position is sampled"),
+        ("rollout", said(log_prob=SAID.log_prob - 1), "0 where nothing was sampled"),
+        ("rollout", said(version=SAID.version - 1), "`version` is at least 0"),
+        ("rollout", said(tokens=SAID.tokens - 50), "token ids are at least 0"),
+        ("rollout", said(terminated=~SAID.terminated), "has sampled a token"),
+        ("rollout", said(rewards={"r": jnp.full((4, 4), jnp.inf)}), "reward 'r'"),
+        ("rewarded", paid(total=PAID.total * jnp.nan), "total is finite"),
+        ("rewarded", paid(lengths=PAID.lengths + 1), "`lengths` counts"),
+        (
+            "rewarded",
+            paid(components={"r": jnp.full((4, 4), jnp.inf)}),
+            "component 'r'",
+        ),
+        ("advantaged", (SAID, PAID, ADVANTAGES / 0), "advantages are finite"),
+        ("advantaged", (SAID, UNPAID, ADVANTAGES + 9), "not valid has the advantage 0"),
+        ("train_step", frozen(weight=FROZEN.weight + 1), "0 outside the mask"),
+        ("train_step", frozen(advantage=FROZEN.advantage / 0), "advantage is finite"),
+        ("train_ready", frozen(old=FROZEN.old + 9), "`old` is finite and at most 0"),
+    ],
+)
+def test_broken_invariants_are_named_with_step_and_stage(stage, value, words):
+    with pytest.raises(ValueError, match=f"step 12, stage '{stage}'.*{words}") as error:
+        grpojax.validate(value, stage=stage, step=12)
+    assert isinstance(error.value, grpojax.ValidationError)
+    with pytest.raises(Exception, match=f"stage '{stage}'"):
+        traced = jax.jit(lambda x: grpojax.validate(x, stage=stage))(value)
+        jax.block_until_ready(traced)
+
+
+@pytest.mark.parametrize(
+    "stage, value, words",
+    [
+        ("rolled", SAID, "'rolled'"),
+        ("rewarded", SAID, r"Received \(Trajectory\)"),
+        ("train_step", frozen(weight=None), "Call `Objective.prepare`"),
+        ("train_ready", frozen(old=None), "Score the batch before the first update"),
+        (
+            "advantaged",
+            (SAID, PAID, ADVANTAGES[:3]),
+            r"with \{'prompt': 4, 'group': 4\}",
+        ),
+        ("advantaged", (SAID, PAID, ADVANTAGES[0]), r"Received \(4,\)"),
+    ],
+)
+def test_what_is_no_value_of_the_stage_is_refused(stage, value, words):
+    # With its type checker on, the signature refuses the first one sooner.
+    with pytest.raises((ValueError, TypeError), match=words):
+        grpojax.validate(value, stage=stage)
+
+
+OPTIMIZER = optax.sgd(0.1)
+FIXED = dict(env=count_env(), optimizer=OPTIMIZER, prompts=3, group=4)
+
+
+def start(policy=POLICY):
+    return grpojax.init(policy, optimizer=OPTIMIZER, key=jr.key(0))
+
+
+def program(step, **fixed) -> str:
+    text = eqx.filter_jit(step).lower(start(), **FIXED, **fixed).as_text()
+    return re.sub(r"module @\w+", "module", text)
+
+
+def by_hand(state, *, env, optimizer, prompts, group):
+    """The four arrows without a word about validation."""
+    said = rollout.generate(
+        state.policy,
+        env,
+        prompts=prompts,
+        group=group,
+        sampler=rollout.Categorical(1.0),
+        version=state.version,
+        key=jr.fold_in(state.key, state.version),
+    )
+    algorithm = grpojax.algorithms.grpo()
+    rewards = reward.weighted_sum()(said)
+    advantages = algorithm.advantage(rewards)
+    policy, opt_state, metrics = update.improve(
+        state.policy,
+        state.opt_state,
+        said,
+        advantages,
+        algorithm.select(rewards),
+        objective=algorithm.objective,
+        optimizer=optimizer,
+    )
+    after = grpojax.TrainState(
+        policy, opt_state, state.reference, state.version + 1, state.key
+    )
+    return after, {**grpojax.measure(said, rewards), **metrics}
+
+
+def test_the_program_is_the_same_when_it_is_off():
+    off = program(grpojax.train_step, validate=False)
+    assert off == program(grpojax.train_step) == program(by_hand)
+    assert "callback" in program(grpojax.train_step, validate=True)
+
+
+def test_it_stops_a_step_inside_its_program():
+    step = eqx.filter_jit(grpojax.train_step)
+    good, metrics = step(start(), **FIXED, validate=True)
+    np.testing.assert_allclose(metrics["skipped_updates"], 0)
+    broken = eqx.tree_at(lambda p: p.table, POLICY, POLICY.table * jnp.nan)
+    with pytest.raises(Exception, match="stage 'rollout': `log_prob` is finite"):
+        jax.block_until_ready(step(start(broken), **FIXED, validate=True))
