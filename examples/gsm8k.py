@@ -110,21 +110,37 @@ class Reward:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How rewards become a gradient."""
+    """How rewards become a gradient: one of `grpojax.algorithms` and its numbers.
 
-    name: Literal["grpo", "dr_grpo"] = "grpo"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    beta: float | None = None  # Of grpo's KL penalty; null: no reference model.
+    A number that is null is the algorithm's own; one that it has not is refused.
+    """
+
+    name: Literal[
+        "grpo",
+        "dr_grpo",
+        "bnpo",
+        "dapo",
+        "gspo",
+        "cispo",
+        "rloo",
+        "reinforce",
+        "reinforce_plus_plus",
+        "sapo",
+        "vespo",
+        "luspo",
+        "gmpo",
+        "opo",
+    ] = "grpo"
+    low: float | None = None  # How far the ratio may move from 1, down
+    high: float | None = None  # and up.
+    beta: float | None = None  # The KL penalty to the model as it was at first.
+    cap: float | None = None
+    floor: float | None = None
+    positive: float | None = None
+    negative: float | None = None
 
     def __post_init__(self):
-        _at_least(0, "algorithm", clip_low=self.clip_low, clip_high=self.clip_high)
-        _at_least(0, "algorithm", beta=self.beta)
-        if self.beta is not None and self.name != "grpo":
-            raise ValueError(
-                "`algorithm.beta` weighs the KL penalty of grpo. Received "
-                f"beta={self.beta} for {self.name}, which has none: leave it out."
-            )
+        _at_least(0, "algorithm", low=self.low, high=self.high, beta=self.beta)
 
 
 @dataclass(frozen=True)
@@ -151,9 +167,11 @@ class Update:
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
     microbatches: int | None = None  # For memory; null: one prompt in each.
+    recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
 
     def __post_init__(self):
-        _at_least(1, "update", **vars(self))
+        _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
+        _at_least(1, "update", microbatches=self.microbatches)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools as ft
+import inspect
 from pathlib import Path
 from typing import NamedTuple, TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import optax
 import grpojax as gx
 from envs.addition import Addition
 from envs.gsm8k import GSM8K, load_rows, tokens_containing, WORD_PROBLEMS
+from grpojax import algorithms
 from grpojax.env import AbstractDatasetEnvironment
 from grpojax.reward import RewardFn
 from grpojax.text import AbstractTokenizer
@@ -47,14 +49,43 @@ def build_reward(recipe: "Recipe") -> RewardFn:
     return gx.reward.chain(gx.reward.weighted_sum(weights), *shapings)
 
 
-def build_algorithm(recipe: "Recipe") -> gx.algorithms.Algorithm:
-    settings = recipe.algorithm
-    clip = dict(low=settings.clip_low, high=settings.clip_high)
-    algorithms = {
-        "grpo": ft.partial(gx.algorithms.grpo, beta=settings.beta, **clip),
-        "dr_grpo": ft.partial(gx.algorithms.dr_grpo, **clip),
+ALGORITHMS = {
+    function.__name__: function
+    for function in (
+        algorithms.grpo,
+        algorithms.dr_grpo,
+        algorithms.bnpo,
+        algorithms.dapo,
+        algorithms.gspo,
+        algorithms.cispo,
+        algorithms.rloo,
+        algorithms.reinforce,
+        algorithms.reinforce_plus_plus,
+        algorithms.sapo,
+        algorithms.vespo,
+        algorithms.luspo,
+        algorithms.gmpo,
+        algorithms.opo,
+    )
+}
+
+
+def build_algorithm(recipe: "Recipe") -> algorithms.Algorithm:
+    build = ALGORITHMS[recipe.algorithm.name]
+    known = inspect.signature(build).parameters
+    numbers = {
+        key: value
+        for key, value in vars(recipe.algorithm).items()
+        if key != "name" and value is not None
     }
-    return algorithms[settings.name]()
+    for key in numbers:
+        if key not in known:
+            raise ValueError(
+                f"`algorithm.{key}` must be a number of {recipe.algorithm.name}, which "
+                f"has {', '.join(known) or 'none'}. Received {numbers[key]}: leave it "
+                "out."
+            )
+    return build(**numbers)
 
 
 def build_optimizer(recipe: "Recipe") -> optax.GradientTransformation:

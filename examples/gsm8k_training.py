@@ -62,7 +62,9 @@ def load_model(recipe: "Recipe") -> tuple[Transformer, AbstractTokenizer]:
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         remat=settings.remat,
     )
-    return policy, load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
+    gx.models.check_tokenizer(policy, tokenizer)
+    return policy, tokenizer
 
 
 def prepare(recipe: "Recipe") -> Setup:
@@ -94,6 +96,7 @@ def prepare(recipe: "Recipe") -> Setup:
         epochs=updating.epochs,
         minibatches=updating.minibatches,
         microbatches=microbatches,
+        recompute=updating.recompute,
     )
     return Setup(tokenizer, environments, state, step, eval_key)
 

@@ -51,7 +51,7 @@ def check_env(env: AbstractEnvironment, *, key: Key[Array, ""], tries: int = 16)
     """
     reset_key, turn_key = jr.split(key)
     keys = jr.split(reset_key, tries)
-    reset = eqx.filter_jit(jax.vmap(env.reset))
+    reset = eqx.filter_jit(lambda keys: jax.vmap(env.reset)(keys))
     states, prompts = reset(keys)
     again = reset(keys)
     _require(
@@ -60,7 +60,7 @@ def check_env(env: AbstractEnvironment, *, key: Key[Array, ""], tries: int = 16)
     )
     _check_prompts(env, prompts)
     turns = _arbitrary_turns(env, turn_key, tries)
-    step = eqx.filter_jit(jax.vmap(env.step))
+    step = eqx.filter_jit(lambda *turn: jax.vmap(env.step)(*turn))
     after, answers = step(states, turns)
     _check_answers(env, answers)
     _require(

@@ -62,7 +62,8 @@ class Categorical(AbstractSampler):
         if isinstance(self.temperature, float | int) and self.temperature <= 0:
             raise ValueError(
                 "Categorical(temperature=...) must be positive. Received "
-                f"temperature={self.temperature}. Use `greedy` for the limit of 0."
+                f"temperature={self.temperature}. For the limit of 0 pass "
+                "`sampler=rollout.Greedy()`; training needs a positive temperature."
             )
 
     def __call__(self, logits, *, key):

@@ -128,7 +128,7 @@ def evaluate(
     - `problems`: how many; all that there are when `None`.
     - `batch`: how many at a time.
     - `slots`: how many completions are decoded at a time; see `rollout.complete`.
-    - `key`: the same key draws the same completions; the key is consumed.
+    - `key`: the same key and batch draw the same completions; the key is consumed.
 
     **Raises:** `ValueError` for sizes that are not positive, or more problems than
     there are.

@@ -30,12 +30,13 @@ def plot_curve(
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps = [record["step"] for record in records]
-    for name, label in (
-        ("reward", "reward"),
-        ("rewards/correct/mean", "accuracy, training problems"),
+    for name, label, style in (
+        ("reward", "reward", "-"),
+        ("rewards/correct/mean", "accuracy, training problems", "--"),
     ):
         if records and name in records[0]:
-            axes.plot(steps, [record[name] for record in records], label=label)
+            values = [record[name] for record in records]
+            axes.plot(steps, values, style, label=label)
     ends = ((0, before, "before"), (max(steps, default=0), after, "after"))
     for step, measured, when in ends:
         if measured is not None:
@@ -49,7 +50,7 @@ def plot_curve(
                 label=f"held-out accuracy {when}: {accuracy:.1%}",
             )
     axes.set_xlabel("step")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_title(title)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

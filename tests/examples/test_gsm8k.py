@@ -3,9 +3,11 @@ import json
 import math
 import subprocess
 import sys
+import typing
 from importlib import resources
 from pathlib import Path
 
+import equinox as eqx
 import gsm8k
 import gsm8k_parts
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from grpojax import models, reward, text, Trajectory
+from grpojax import algorithms, models, reward, text, Trajectory
 from grpojax.runs import recipes
 from grpojax.types import Prompt
 
@@ -22,12 +24,10 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHIPPED = resources.files("grpojax") / "assets" / "gsm8k-tiny"
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
+def write_model(path: Path, vocab_size: int) -> Path:
     """A random model that is smaller still, with the tokenizer that is shipped."""
-    tokenizer = text.load_tokenizer(SHIPPED)
     config = models.TransformerConfig(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         hidden_size=16,
         intermediate_size=32,
         num_layers=1,
@@ -36,9 +36,15 @@ def model(tmp_path_factory):
         head_dim=8,
         tied=True,
     )
-    path = tmp_path_factory.mktemp("model")
-    models.save(models.Transformer(config, key=jr.key(0)), path, tokenizer=tokenizer)
+    models.save(models.Transformer(config, key=jr.key(0)), path)
+    text.load_tokenizer(SHIPPED).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    vocab_size = text.load_tokenizer(SHIPPED).vocab_size
+    return write_model(tmp_path_factory.mktemp("model"), vocab_size)
 
 
 @pytest.fixture
@@ -120,8 +126,8 @@ def test_the_recipe_is_printed_without_jax():
         (["rollout.temperature=0"], "`rollout.temperature` must be positive"),
         (["optimizer.clip_norm=0"], "`optimizer.clip_norm` must be positive"),
         (["data.train_rows=0"], "`data.train_rows` must be at least 1. Received 0"),
-        (["algorithm.name=ppo"], "one of 'grpo', 'dr_grpo'. Received 'ppo'"),
-        (["algorithm.name=dr_grpo", "algorithm.beta=1"], "leave it out"),
+        (["algorithm.beta=-1"], "`algorithm.beta` must be at least 0. Received -1.0"),
+        (["algorithm.name=ppo"], "`algorithm.name` must be one of 'grpo', 'dr_grpo', "),
         (["reward.shuffle=true", "rollout.prompts=1"], "needs two prompts"),
         (["data.task=addition", "data.shots=3"], "Received shots: leave them out"),
     ],
@@ -223,6 +229,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_tokenizer_that_is_too_large_is_refused(arguments, tmp_path):
+    path = write_model(tmp_path / "model", vocab_size=100)
+    message = refusal(arguments(model__path=path))
+    assert "must not be larger than the policy's vocabulary" in message
+
+
 # Parts
 
 
@@ -315,6 +327,28 @@ def test_the_control_gives_every_row_what_another_prompt_earned():
         assert not set(control[prompt].tolist()) & set(plain[prompt].tolist())
     weighed = reward.weighted_sum({"correct": 1.0, "format": 0.0})(made)
     assert jnp.array_equal(plain, weighed.total)
+
+
+def test_every_algorithm_of_the_library_has_a_name_and_keeps_its_numbers():
+    named = typing.get_args(typing.get_type_hints(gsm8k.Algorithm)["name"])
+    assert set(named) == set(gsm8k_parts.ALGORITHMS)
+    for name, build in gsm8k_parts.ALGORITHMS.items():
+        made = gsm8k_parts.build_algorithm(recipe(f"algorithm.name={name}"))
+        assert eqx.tree_equal(made, build(), typematch=True)
+    made = gsm8k_parts.build_algorithm(
+        recipe("algorithm.name=dapo", "algorithm.low=0", "algorithm.high=0.5")
+    )
+    assert eqx.tree_equal(made, algorithms.dapo(low=0.0, high=0.5), typematch=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "has"), [("dapo", "low, high"), ("rloo", "none"), ("cispo", "cap, floor")]
+)
+def test_a_number_that_an_algorithm_has_not_is_refused(name, has):
+    with pytest.raises(ValueError, match=f"number of {name}, which has {has}. Receive"):
+        gsm8k_parts.build_algorithm(
+            recipe(f"algorithm.name={name}", "algorithm.beta=1")
+        )
 
 
 def test_schedules_count_optimizer_updates():
