@@ -60,7 +60,7 @@ def check_env(env: AbstractEnvironment, *, key: Key[Array, ""], tries: int = 16)
     )
     _check_prompts(env, prompts)
     turns = _arbitrary_turns(env, turn_key, tries)
-    step = eqx.filter_jit(lambda *turn: jax.vmap(env.step)(*turn))
+    step = eqx.filter_jit(lambda state, turn: jax.vmap(env.step)(state, turn))
     after, answers = step(states, turns)
     _check_answers(env, answers)
     _require(
