@@ -106,8 +106,9 @@ def load_rows(
             if bad_rows == "raise":
                 raise ValueError(
                     "Every row needs a `question`, and an `answer` that ends in "
-                    f"`#### n`. {place}: {error}. Correct it, or pass "
-                    "`bad_rows='skip'` to leave such rows out."
+                    f"`#### n`. {place}: {error}. Correct it, or leave "
+                    "such rows out with `bad_rows='skip'` (`data.bad_rows: skip` in a "
+                    "recipe)."
                 ) from None
             skipped += 1
     if not rows:

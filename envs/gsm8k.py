@@ -176,6 +176,12 @@ class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
 
 
 def _answer_of(row: Mapping[str, str], number: int) -> int:
+    missing = [name for name in ("question", "answer") if name not in row]
+    if missing:
+        raise ValueError(
+            "Every row needs a `question` and an `answer`. Received row "
+            f"{number} with {sorted(row)}."
+        )
     try:
         return final_answer(row["answer"])
     except ValueError as error:

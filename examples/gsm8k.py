@@ -164,6 +164,7 @@ class Optimizer:
 class Update:
     """How a step's samples are used."""
 
+    train_prompts: int | None = None  # Go on with so many, the informative ones first.
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
     microbatches: int | None = None  # For memory; null: one prompt in each.
@@ -172,6 +173,7 @@ class Update:
     def __post_init__(self):
         _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
         _at_least(1, "update", microbatches=self.microbatches)
+        _at_least(1, "update", train_prompts=self.train_prompts)
 
 
 @dataclass(frozen=True)

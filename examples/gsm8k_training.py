@@ -69,6 +69,10 @@ def load_model(recipe: "Recipe") -> tuple[Transformer, AbstractTokenizer]:
 
 def prepare(recipe: "Recipe") -> Setup:
     """Loads a recipe's parts, and refuses those that do not fit together."""
+    algorithm = build_algorithm(recipe)
+    shape = recipe.rollout.prompts, recipe.rollout.group
+    # A group that the baseline cannot do with is refused before anything is read.
+    jax.eval_shape(algorithm.advantage, gx.Rewards.of(jnp.zeros(shape)))
     policy, tokenizer = load_model(recipe)
     environments = build_environments(recipe, tokenizer)
     optimizer = build_optimizer(recipe)
@@ -80,17 +84,19 @@ def prepare(recipe: "Recipe") -> Setup:
     prompts, updating = recipe.rollout.prompts, recipe.update
     microbatches = updating.microbatches
     if microbatches is None:
-        microbatches = prompts // math.gcd(prompts, updating.minibatches)
+        trained = updating.train_prompts or prompts
+        microbatches = trained // math.gcd(trained, updating.minibatches)
     train_key, eval_key = jr.split(jr.key(recipe.run.seed))
     state = gx.init(policy, optimizer=optimizer, reference=reference, key=train_key)
     step = loop.lower(
         state,
         env=environments.train,
         optimizer=optimizer,
-        algorithm=build_algorithm(recipe),
+        algorithm=algorithm,
         reward=build_reward(recipe),
         prompts=prompts,
         group=recipe.rollout.group,
+        train_prompts=updating.train_prompts,
         slots=recipe.rollout.slots,
         temperature=recipe.rollout.temperature,
         epochs=updating.epochs,

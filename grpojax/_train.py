@@ -50,6 +50,7 @@ def train_step(
     reward: reward_phase.RewardFn = reward_phase.weighted_sum(),
     prompts: int,
     group: int,
+    train_prompts: int | None = None,
     slots: int | None = None,
     temperature: update.Number = 1.0,
     epochs: int = 1,
@@ -70,12 +71,18 @@ def train_step(
     - `algorithm`: how rewards become a gradient; see `grpojax.algorithms`.
     - `reward`: weighs the environment's components; see `grpojax.reward`.
     - `prompts`, `group`: how many prompts, and how many samples of each.
+    - `train_prompts`: go on with so many of the prompts, those with something to learn
+        first (`advantage.take_informative`): DAPO's oversampling at a static shape. The
+        metrics of the rollout are those of all prompts.
     - `slots`: how many rows are decoded at a time; see `rollout.complete`.
     - `temperature`: of the sampler and of the loss alike.
     - `epochs`, `minibatches`, `microbatches`, `recompute`: see `update.improve`.
     - `validate`: check each phase's result at run time; see `grpojax.validate`.
 
     **Returns:** the next state, and metrics as scalars on the device.
+
+    **Raises:** `TypeError` for a reward function that returns no `Rewards`;
+    `ValueError` for sizes that do not fit, before anything is compiled.
     """
     key = jr.fold_in(state.key, state.version)
     trajectory = rollout.generate(
@@ -88,7 +95,14 @@ def train_step(
         version=state.version,
         key=key,
     )
-    rewards = reward(trajectory)
+    # Who paid must not change how the rest of a step is compiled: a host reward then
+    # equals one in the graph to the last bit.
+    rewards = jax.lax.optimization_barrier(reward_phase.checked(reward, trajectory))
+    measured = measure(trajectory, rewards)
+    if train_prompts is not None:
+        trajectory, rewards = advantage.take_informative(
+            trajectory, rewards, count=train_prompts
+        )
     advantages = algorithm.advantage(rewards)
     keep = algorithm.select(rewards)
     if validate:
@@ -115,7 +129,7 @@ def train_step(
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
     )
-    return next_state, {**measure(trajectory, rewards), **metrics}
+    return next_state, {**measured, **metrics}
 
 
 def train(

@@ -39,6 +39,8 @@ class Trajectory(eqx.Module):
     - `version`: the policy version that sampled the token; -1 elsewhere.
     - `terminated`: whether the row said its end token; the others were truncated.
     - `rewards`: what the environment paid, by component, `Float[prompt group]` each.
+    - `states`: the environment's states as the conversations started, stacked over
+        prompts, for rewards that ask what the answer was; `None` if they are unknown.
     """
 
     prompt: Prompt
@@ -48,6 +50,7 @@ class Trajectory(eqx.Module):
     version: Int[Array, "prompt group time"]
     terminated: Bool[Array, "prompt group"]
     rewards: dict[str, Float[Array, "prompt group"]]
+    states: PyTree = None
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:

@@ -104,19 +104,36 @@ def test_it_learns_what_it_is_paid_for():
     assert said[-5:].mean() > said[:5].mean() + 2
 
 
-def test_vmap_over_seeds_and_clip_ranges():
-    """A sweep compiles once; a lane equals the run it stands for, to rounding."""
-    highs, keys = jnp.asarray([0.2, 0.4]), jr.split(jr.key(0), 2)
+def test_a_sweep_compiles_once():
+    """Over seeds, clip ranges and learning rates; a lane equals its run to rounding."""
+    traces = []
 
-    def run(high, key):
-        algorithm = grpojax.algorithms.grpo(high=high)
-        state = grpojax.init(transformer(), optimizer=OPTIMIZER, key=key)
-        fixed = {**FIXED, "algorithm": algorithm, "epochs": 2}
-        return grpojax.train(state, steps=2, **fixed)[1]["reward"]
+    def run(high, rate, key):
+        traces.append(None)
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+        state = grpojax.init(transformer(), optimizer=optimizer, key=key)
+        changed = dict(
+            algorithm=grpojax.algorithms.grpo(high=high), optimizer=optimizer, epochs=2
+        )
+        state, metrics = grpojax.train(state, steps=2, **{**FIXED, **changed})
+        return metrics["reward"], metrics["grad_norm"], state.policy.norm
 
-    lanes = jax.jit(jax.vmap(run))(highs, keys)
-    alone = jax.jit(run)(highs[1], keys[1])
-    np.testing.assert_allclose(lanes[1], alone, atol=1e-5)
+    sweep = jax.jit(jax.vmap(run))
+    highs, keys = (
+        jnp.asarray([0.2, 0.2, 0.4]),
+        jr.split(jr.key(0), 3)[jnp.array([0, 0, 1])],
+    )
+    rates = jnp.asarray([3e-3, 1e-3, 3e-3])
+    lanes = sweep(highs, rates, keys)
+    sweep(highs + 0.1, rates * 2, keys)
+    assert len(traces) == 1
+    for lane in range(3):
+        alone = jax.jit(run)(highs[lane], rates[lane], keys[lane])
+        for one, several in zip(alone, lanes, strict=True):
+            np.testing.assert_allclose(several[lane], one, atol=1e-5)
+    # One seed and two rates: the same first rollout, another policy after it.
+    assert lanes[0][0, 0] == lanes[0][1, 0]
+    assert abs(lanes[2][0] - lanes[2][1]).max() > 1e-3
 
 
 def test_metrics_say_what_happened():
@@ -135,6 +152,82 @@ def test_metrics_say_what_happened():
 def test_a_group_of_one_has_no_baseline():
     with pytest.raises(ValueError, match="a group of one has no baseline"):
         eqx.filter_jit(grpojax.train_step)(start(), **{**FIXED, "group": 1})
+
+
+class OneTalker(eqx.Module):
+    """Two of every three prompts pay all their samples alike."""
+
+    def __call__(self, trajectory):
+        paid = jnp.zeros(trajectory.terminated.shape).at[2::3, 0].set(1.0)
+        return grpojax.Rewards.of(paid, lengths=trajectory.lengths)
+
+
+def test_train_prompts_go_on_with_the_informative_ones():
+    """The update of 2 of 6 prompts is that of a batch which held no others."""
+    fixed = {**FIXED, "prompts": 6, "reward": OneTalker(), "train_prompts": 2}
+    state, metrics = eqx.filter_jit(grpojax.train_step)(start(), **fixed)
+    assert metrics["frac_reward_zero_std"] == pytest.approx(4 / 6)
+    trajectory = grpojax.rollout.generate(
+        start().policy,
+        FIXED["env"],
+        prompts=6,
+        group=4,
+        slots=5,
+        key=jr.fold_in(start().key, 0),
+    )
+    talkers = jax.tree.map(lambda x: x[2::3], trajectory)
+    algorithm = grpojax.algorithms.grpo()
+    paid = jnp.zeros((2, 4)).at[:, 0].set(1.0)
+    policy, *_ = eqx.filter_jit(grpojax.update.improve)(
+        start().policy,
+        start().opt_state,
+        talkers,
+        algorithm.advantage(grpojax.Rewards.of(paid)),
+        objective=algorithm.objective,
+        optimizer=OPTIMIZER,
+    )
+    for mine, wanted in zip(
+        jax.tree.leaves(state.policy), jax.tree.leaves(policy), strict=True
+    ):
+        np.testing.assert_allclose(mine, wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="Received count=7 for 6 prompts"):
+        eqx.filter_eval_shape(
+            grpojax.train_step, start(), **{**fixed, "train_prompts": 7}
+        )
+
+
+def test_a_trajectory_remembers_how_its_conversations_began():
+    env, key = FIXED["env"], jr.key(3)
+    trajectory = grpojax.rollout.generate(
+        transformer(), env, prompts=3, group=2, slots=2, key=key
+    )
+    reset_key, _ = jr.split(key)
+    keys = jax.vmap(lambda index: jr.fold_in(reset_key, index))(jnp.arange(3))
+    states, _ = jax.vmap(env.reset)(keys)
+    assert same_bits(trajectory.states, states)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda _: None, "returns `Rewards`. Received None"),
+        (lambda trajectory: trajectory.rewards["target"], "returns `Rewards`"),
+        (reward.drop_truncated, "a shaping stands behind a reward function"),
+        (reward.chain(reward.weighted_sum(), lambda *_: None), "Received None"),
+        (reward.weighted_sum(None, lambda _: 1.0), "Received 1.0"),
+    ],
+)
+def test_a_reward_that_is_none_is_refused(wrong, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        eqx.filter_eval_shape(grpojax.train_step, start(), **{**FIXED, "reward": wrong})
+
+
+def test_another_optimizers_state_is_refused():
+    for other in (optax.sgd(1e-3), optax.adam(1e-3)):
+        with pytest.raises(ValueError, match="one optimizer"):
+            eqx.filter_eval_shape(
+                grpojax.train_step, start(), **{**FIXED, "optimizer": other}
+            )
 
 
 def test_negative_steps_are_refused_and_zero_is_zero():

@@ -13,6 +13,7 @@ from ._shaping import (
 )
 from ._weighted import (
     chain as chain,
+    checked as checked,
     RewardFn as RewardFn,
     Shaping as Shaping,
     weighted_sum as weighted_sum,

@@ -86,6 +86,17 @@ class host_reward(eqx.Module):
         judge = host_reward(brief, tokenizer.decode, name="brief")
         reward = weighted_sum({"correct": 1.0, "brief": 0.2}, judge)
         ```
+
+    and one that is told the answers, which are the states of the `GSM8K` environment:
+
+        ```python
+        def near(prompts, completions, answers):
+            said = [re.findall(r"-?[0-9]+", text) or [0] for text in completions]
+            return [float(abs(int(x[-1]) - y) < 2) for x, y in zip(said, answers)]
+
+        columns = lambda trajectory: {"answers": trajectory.states}
+        judge = host_reward(near, tokenizer.decode, name="near", columns=columns)
+        ```
     """
 
     function: Judge

@@ -1,10 +1,10 @@
 """Phase 2, reward: Trajectory -> Rewards."""
 
 import functools as ft
+import inspect
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -59,7 +59,7 @@ class weighted_sum(eqx.Module):
         components, keep, errors = dict(trajectory.rewards), everyone, {}
         applies = dict.fromkeys(components, everyone)
         for other in self.others:
-            more = other(trajectory)
+            more = checked(other, trajectory)
             _refuse_twice(components, more.components)
             for name, component in more.components.items():
                 components[name] = component
@@ -72,7 +72,7 @@ class weighted_sum(eqx.Module):
             paid = weight * components[name].astype(dtype)
             total = total + jnp.where(applies[name], paid, 0)
         zero = jnp.zeros((), dtype)
-        rewards = Rewards(
+        return Rewards(
             total=total,
             components=components,
             weights={name: weights.get(name, zero) for name in components},
@@ -81,9 +81,6 @@ class weighted_sum(eqx.Module):
             lengths=trajectory.lengths,
             errors=errors,
         )
-        # Who paid must not change how the rest of a step is compiled: a host reward
-        # then equals one in the graph to the last bit.
-        return jax.lax.optimization_barrier(rewards)
 
     def _weights(self, components: dict[str, Array]) -> dict[str, Float[Array, ""]]:
         named = self.weights
@@ -122,6 +119,8 @@ def _any(
 class chain(eqx.Module):
     """A reward function followed by any number of shapings, first to last.
 
+    **Raises:** `TypeError` for one that returns no `Rewards`.
+
     !!! example
 
         ```python
@@ -136,7 +135,28 @@ class chain(eqx.Module):
         self.first, self.rest = first, rest
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        rewards = self.first(trajectory)
+        rewards = checked(self.first, trajectory)
         for shaping in self.rest:
-            rewards = shaping(trajectory, rewards)
+            rewards = checked(shaping, trajectory, rewards)
         return rewards
+
+
+def checked(function: RewardFn | Shaping, *arguments: Trajectory | Rewards) -> Rewards:
+    """What a reward function or a shaping returns, which must be `Rewards`."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            "A reward function is called with a trajectory, a shaping with a "
+            f"trajectory and rewards. Received {function!r}, which does not take "
+            f"{len(arguments)} ({error}): a shaping stands behind a reward function, "
+            "as in `chain(weighted_sum(), shaping)`."
+        ) from None
+    rewards = function(*arguments)
+    if not isinstance(rewards, Rewards):
+        raise TypeError(
+            "A reward function or shaping returns `Rewards`. Received "
+            f"{rewards!r} from {function!r}: `Rewards.of` makes them of an array, and "
+            "`dataclasses.replace` of others."
+        )
+    return rewards

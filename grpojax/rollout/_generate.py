@@ -87,6 +87,7 @@ def complete(
         version=jnp.where(sampled, version, -1),
         terminated=shaped(rows.terminated),
         rewards={name: shaped(paid) for name, paid in rows.rewards.items()},
+        states=states,
     )
 
 

@@ -58,8 +58,8 @@ def improve(
     **Returns:** the policy, its optimizer state, and the metrics. A step whose gradient
     is not finite changes nothing and is counted in `skipped_updates`.
 
-    **Raises:** `ValueError` when the parts do not divide the batch, and for an
-    importance correction of the sampler's own record.
+    **Raises:** `ValueError` when the parts do not divide the batch, for an importance
+    correction of the sampler's own record, and for another optimizer's state.
     """
     _check(trajectory, objective, epochs, minibatches, microbatches, recompute)
     parts = minibatches * microbatches
@@ -78,6 +78,7 @@ def improve(
         entropy=entropy,
     )
     params, static = eqx.partition(policy, eqx.is_inexact_array)
+    _check_state(optimizer, opt_state, params)
 
     def loss(params, part):
         prompt, (tokens, frozen) = part
@@ -151,6 +152,22 @@ def _check(
             "against the sampler's record. Received recompute=False, which takes the "
             "record for both, so that every weight would be 1. Pass recompute=True, or "
             "leave the correction out."
+        )
+
+
+def _check_state(
+    optimizer: optax.GradientTransformation, opt_state: PyTree, params: PyTree
+):
+    shapes = lambda tree: jax.tree.map(
+        lambda x: (jnp.shape(x), jnp.result_type(x)), tree
+    )
+    wanted = jax.eval_shape(optimizer.init, params)
+    if shapes(wanted) != shapes(opt_state):
+        raise ValueError(
+            "The optimizer's state is that of the optimizer, over the policy's float "
+            f"arrays. Received {jax.tree.structure(opt_state)} where the optimizer "
+            f"begins with {jax.tree.structure(wanted)}: give `init` and the step one "
+            "optimizer, or begin a new state with `optimizer.init`."
         )
 
 
