@@ -167,7 +167,7 @@ class Update:
     train_prompts: int | None = None  # Go on with so many, the informative ones first.
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int | None = None  # For memory; null: one prompt in each.
+    microbatches: int | None = None  # For memory; null: a row of each prompt.
     recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
 
     def __post_init__(self):

@@ -1,6 +1,5 @@
 """What `gsm8k.py` runs: everything is loaded and checked, then compiled, then run."""
 
-import math
 import textwrap
 import time
 from importlib import resources
@@ -81,11 +80,7 @@ def prepare(recipe: "Recipe") -> Setup:
         # A copy: the step takes over the memory of the policy that it is given.
         copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
         reference = jax.tree.map(copy, policy)
-    prompts, updating = recipe.rollout.prompts, recipe.update
-    microbatches = updating.microbatches
-    if microbatches is None:
-        trained = updating.train_prompts or prompts
-        microbatches = trained // math.gcd(trained, updating.minibatches)
+    updating = recipe.update
     train_key, eval_key = jr.split(jr.key(recipe.run.seed))
     state = gx.init(policy, optimizer=optimizer, reference=reference, key=train_key)
     step = loop.lower(
@@ -94,14 +89,14 @@ def prepare(recipe: "Recipe") -> Setup:
         optimizer=optimizer,
         algorithm=algorithm,
         reward=build_reward(recipe),
-        prompts=prompts,
+        prompts=recipe.rollout.prompts,
         group=recipe.rollout.group,
         train_prompts=updating.train_prompts,
         slots=recipe.rollout.slots,
         temperature=recipe.rollout.temperature,
         epochs=updating.epochs,
         minibatches=updating.minibatches,
-        microbatches=microbatches,
+        microbatches=updating.microbatches,
         recompute=updating.recompute,
     )
     return Setup(tokenizer, environments, state, step, eval_key)

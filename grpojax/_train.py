@@ -55,7 +55,7 @@ def train_step(
     temperature: update.Number = 1.0,
     epochs: int = 1,
     minibatches: int = 1,
-    microbatches: int = 1,
+    microbatches: int | None = None,
     recompute: bool = False,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:

@@ -55,7 +55,8 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
         - `cache`: where earlier chunks were written. `None` if there are none: the
             chunk then sees itself causally, and the cache that comes back holds it.
         - `column`: the chunk is written to columns `column + arange(chunk)`.
-        - `visible`: which columns each token sees after the write. Needed with a cache.
+        - `visible`: which columns each token sees after the write. Needed with a cache;
+            without one the columns are the chunk's own tokens.
         - `context`: an earlier cache that is only read, and may be shared by many
             streams (`vmap` with `in_axes=None`), such as the prompt of a group.
         - `context_length`: every token sees the context's first so many columns.
@@ -74,30 +75,56 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
 
 
 def completion_hidden(
-    policy: AbstractPolicy,
+    policy: AbstractPolicy[_Cache],
     prompt: Prompt,
     tokens: Int[Array, "*group time"],
+    context: _Cache | None = None,
+    position: Int[Array, "*group time"] | None = None,
 ) -> Float[Array, "*group time hidden"]:
     """The hidden state that predicts each completion token, for one prompt's group.
 
     The prompt is run once for the whole group. Its last token is not read from the
     prompt's cache but heads every completion's chunk: `hidden[t]` then predicts
     `tokens[t]`, in the sampler and here alike.
-    """
-    _, context = policy.extend(prompt.tokens, jnp.arange(prompt.tokens.shape[0]))
-    last = prompt.tokens[prompt.length - 1]
 
-    def one(row: Int[Array, " time"]) -> Float[Array, "time hidden"]:
-        chunk = jnp.concatenate([last[None], row[:-1]])
-        positions = prompt.length - 1 + jnp.arange(row.shape[0])
+    **Arguments:**
+
+    - `policy`, `prompt`: of one stream.
+    - `tokens`: of completions.
+    - `context`: what `prefill` made of the prompt; made here by default.
+    - `position`: each token's position in its own completion, where several are laid
+        end to end in one stream; a token sees those of its own.
+    """
+    if context is None:
+        context = prefill(policy, prompt)
+    last = prompt.tokens[prompt.length - 1]
+    time = tokens.shape[-1]
+
+    def one(row: Int[Array, " time"], position: Int[Array, " time"] | None):
+        before = jnp.concatenate([last[None], row[:-1]])
+        visible, offset = None, jnp.arange(time)
+        if position is not None:
+            before = jnp.where(position == 0, last, before)
+            age = offset[:, None] - offset[None]
+            visible = (age >= 0) & (age <= position[:, None])
+            offset = position
         hidden, _ = policy.extend(
-            chunk, positions, context=context, context_length=prompt.length - 1
+            before,
+            prompt.length - 1 + offset,
+            visible=visible,
+            context=context,
+            context_length=prompt.length - 1,
         )
         return hidden
 
     for _ in range(tokens.ndim - 1):
         one = jax.vmap(one)
-    return one(tokens)
+    return one(tokens, position)
+
+
+def prefill(policy: AbstractPolicy[_Cache], prompt: Prompt) -> _Cache:
+    """The cache of one prompt, which its whole group may read."""
+    return policy.extend(prompt.tokens, jnp.arange(prompt.tokens.shape[0]))[1]
 
 
 def token_log_prob(

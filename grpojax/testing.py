@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from .env import AbstractEnvironment, Turn
-from .policy import AbstractPolicy, log_prob, logits
+from .policy import AbstractPolicy, completion_hidden, log_prob, logits
 from .types import Prompt
 
 
@@ -171,7 +171,8 @@ def check_policy(
     """Checks that a policy keeps the laws of `AbstractPolicy`.
 
     Prefill, decode and teacher forcing are one function; what a token cannot see cannot
-    reach it; a shared context equals the same tokens in the chunk's own cache.
+    reach it, not even in its own chunk; a shared context equals the same tokens in the
+    chunk's own cache.
 
     **Arguments:**
 
@@ -220,6 +221,16 @@ def check_policy(
             jax.nn.log_softmax(whole[half - 1 : -1]), tokens[half:, None], axis=1
         )[:, 0],
         "Padding does not reach a completion, and a prompt's cache may be shared.",
+    )
+    rest = length - half
+    together = jnp.concatenate([tokens[half:], other[half:]])
+    each = jnp.stack([tokens[half:], other[half:]])
+    position = jnp.arange(2 * rest) % rest
+    hidden = eqx.filter_jit(completion_hidden)
+    close(
+        policy.logits(hidden(policy, padded, together, position=position)),
+        policy.logits(hidden(policy, padded, each)).reshape(2 * rest, -1),
+        "Completions that lie end to end in one stream do not see each other.",
     )
 
 

@@ -85,6 +85,14 @@ def test_same_seed_same_bits_and_another_seed_others():
     assert same_bits(a, b) and not same_bits(a.policy, c.policy)
 
 
+def test_every_step_draws_anew():
+    """A policy that never changes still says other things in the next step."""
+    still = dict(FIXED, optimizer=optax.sgd(0.0))
+    state = grpojax.init(transformer(), optimizer=optax.sgd(0.0), key=jr.key(0))
+    _, metrics = eqx.filter_jit(grpojax.train)(state, steps=3, **still)
+    assert len(set(metrics["entropy"].tolist())) == 3
+
+
 def test_the_state_that_went_in_is_still_there():
     state = start()
     kept = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)

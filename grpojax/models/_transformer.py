@@ -113,7 +113,7 @@ class Transformer(AbstractPolicy[KVCache]):
         context_length: Int[ArrayLike, ""] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
         chunk = tokens.shape[0]
-        if cache is None:
+        if cache is None and visible is None:
             visible = jnp.tril(jnp.ones((chunk, chunk), bool))
         elif visible is None:
             raise ValueError(

@@ -141,7 +141,9 @@ class chain(eqx.Module):
         return rewards
 
 
-def checked(function: RewardFn | Shaping, *arguments: Trajectory | Rewards) -> Rewards:
+def checked(
+    function: Callable[..., Rewards], *arguments: Trajectory | Rewards
+) -> Rewards:
     """What a reward function or a shaping returns, which must be `Rewards`."""
     try:
         inspect.signature(function).bind(*arguments)

@@ -1,12 +1,14 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
+import functools as ft
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from ..env import AbstractEnvironment
-from ..policy import AbstractPolicy
+from ..policy import AbstractPolicy, prefill
 from ..types import Prompt, Trajectory
 from ._engine import Engine
 from ._sample import AbstractSampler, Categorical
@@ -63,7 +65,6 @@ def complete(
     shape = (count, group)
     row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
     fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
-    prefill = lambda tokens: policy.extend(tokens, jnp.arange(tokens.shape[0]))[1]
     decoding = policy.for_decoding()
     engine = Engine(
         policy=decoding,
@@ -71,7 +72,7 @@ def complete(
         states=states,
         prompts=prompts,
         keys=fold(row),
-        context=jax.vmap(prefill)(prompts.tokens),
+        context=jax.vmap(ft.partial(prefill, policy))(prompts),
         sampler=sampler,
         slots=count * group if slots is None else min(slots, count * group),
     )

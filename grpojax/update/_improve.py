@@ -1,5 +1,6 @@
 """Phase 4, update: (policy, Trajectory, Advantages) -> policy'."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,8 +12,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..policy import AbstractPolicy
 from ..types import Metrics, Trajectory
 from ._objective import Objective
-from ._score import check_parts, score, score_in_parts, Scored, split
+from ._score import check_minibatches, check_parts, Scored, split, streams_of
 from ._scores import Frozen, Scores
+from ._streams import gradient_in_parts, in_streams, score_in_parts
 from ._surrogate import Number
 from ._tally import choose, learning_rate, over_updates, Tally
 
@@ -30,7 +32,7 @@ def improve(
     temperature: Number = 1.0,
     epochs: int = 1,
     minibatches: int = 1,
-    microbatches: int = 1,
+    microbatches: int | None = None,
     recompute: bool = False,
     chunk: int | None = None,
 ) -> tuple[AbstractPolicy, PyTree, Metrics]:
@@ -49,8 +51,12 @@ def improve(
     - `temperature`: the one that the tokens were sampled at.
     - `epochs`: passes over the trajectory.
     - `minibatches`: optimizer steps in each pass, each on its share of the prompts.
-    - `microbatches`: parts of a minibatch whose gradients are added up, for memory: the
-        result does not depend on them.
+    - `microbatches`: parts of a minibatch whose gradients are added up: the result
+        does not depend on them. Rows are packed end to end in streams as wide as the
+        horizon, and a part holds some of the streams of every prompt (with more parts
+        than samples, of some prompts): many parts take little memory, and when rows are
+        short no time goes to streams that stay empty. By default one stream of each
+        prompt.
     - `recompute`: take the old log-probabilities from the policy before the first
         update instead of the sampler's record.
     - `chunk`: positions whose logits exist at a time.
@@ -61,17 +67,22 @@ def improve(
     **Raises:** `ValueError` when the parts do not divide the batch, for an importance
     correction of the sampler's own record, and for another optimizer's state.
     """
-    _check(trajectory, objective, epochs, minibatches, microbatches, recompute)
+    prompts, group = _check(trajectory, objective, epochs, minibatches, recompute)
+    microbatches = group if microbatches is None else microbatches
+    check_parts("microbatches", microbatches, prompts, group)
+    by_prompt, at_a_time = streams_of(microbatches, group)
     parts = minibatches * microbatches
+    mask = trajectory.sampled
+    mask = mask if keep is None else mask & keep[:, :, None]
+    options = dict(temperature=temperature, chunk=chunk)
     again = lambda policy: score_in_parts(
-        policy, trajectory, parts, temperature=temperature, chunk=chunk
+        policy, trajectory.prompt, trajectory.tokens, mask, parts, **options
     )
     once = epochs * minibatches == 1
     old, entropy = _old(policy, trajectory, objective, again, recompute, once)
-    mask = trajectory.sampled
     frozen = Frozen(
         advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
-        mask=mask if keep is None else mask & keep[:, :, None],
+        mask=mask,
         old=old,
         behavior=trajectory.log_prob,
         reference=None if reference is None else again(reference)[0],
@@ -80,24 +91,25 @@ def improve(
     params, static = eqx.partition(policy, eqx.is_inexact_array)
     _check_state(optimizer, opt_state, params)
 
-    def loss(params, part):
+    def gradient(params, part):
         prompt, (tokens, frozen) = part
+
+        def loss(scored, here):
+            masked = dataclasses.replace(frozen, mask=frozen.mask & here[:, :, None])
+            log_prob, entropy = scored
+            scores = Scores(jnp.where(masked.mask, log_prob, 0), entropy, masked)
+            loss, measured = objective(scores)
+            return loss, Tally.of(loss, measured, scores, here)
+
+        streams = in_streams(prompt, tokens, frozen.mask, at_a_time)
         policy = eqx.combine(params, static)
-        log_prob, entropy = score(
-            policy, prompt, tokens, temperature=temperature, chunk=chunk
-        )
-        log_prob = jnp.where(frozen.mask, log_prob, 0)
-        scores = Scores(log_prob, entropy, frozen)
-        loss, measured = objective(scores)
-        return loss, Tally.of(loss, measured, scores)
+        return gradient_in_parts(policy, streams, loss, **options)
 
     def step(carry, part):
         params, opt_state = carry
         prompt, (tokens, frozen) = part
         rows = tokens, objective.prepare(frozen)
-        gradients, tally = _accumulate(
-            jax.grad(loss, has_aux=True), params, split(microbatches, prompt, rows)
-        )
+        gradients, tally = _accumulate(gradient, params, split(by_prompt, prompt, rows))
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm)
         updates, new_state = optimizer.update(gradients, opt_state, params)
@@ -138,12 +150,10 @@ def _check(
     objective: Objective,
     epochs: int,
     minibatches: int,
-    microbatches: int,
     recompute: bool,
-):
-    check_parts(
-        *trajectory.terminated.shape, minibatches=minibatches, microbatches=microbatches
-    )
+) -> tuple[int, int]:
+    """Refuses what cannot be; the prompts and samples of a minibatch."""
+    sizes = check_minibatches(minibatches, *trajectory.terminated.shape)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1. Received {epochs}.")
     if objective.importance is not None and not recompute:
@@ -153,6 +163,7 @@ def _check(
             "record for both, so that every weight would be 1. Pass recompute=True, or "
             "leave the correction out."
         )
+    return sizes
 
 
 def _check_state(

@@ -10,7 +10,8 @@ from .. import masked
 from ..policy import AbstractPolicy
 from ..types import Rewards, Trajectory
 from ._penalty import Estimator, k1
-from ._score import check_parts, score_in_parts
+from ._score import check_parts
+from ._streams import score_in_parts
 from ._surrogate import Number
 
 
@@ -43,13 +44,14 @@ class KLReward(eqx.Module):
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         """Rewards of one component, `kl`."""
-        check_parts(*trajectory.terminated.shape, parts=self.parts)
+        check_parts("parts", self.parts, *trajectory.terminated.shape)
         reference, _ = score_in_parts(
             self.reference,
-            trajectory,
+            trajectory.prompt,
+            trajectory.tokens,
+            trajectory.sampled,
             self.parts,
             temperature=self.temperature,
-            chunk=None,
         )
         estimate = self.estimator(trajectory.log_prob, reference)
         total = jnp.sum(masked.fill(estimate, trajectory.sampled), axis=-1)

@@ -1,5 +1,6 @@
 """Teacher forcing: what a policy thinks of completions, in chunks and in parts."""
 
+import functools as ft
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..policy import AbstractPolicy, completion_hidden, token_log_prob
-from ..types import Prompt, Trajectory
+from ..types import Prompt
 from ._surrogate import Number
 
 
@@ -23,6 +24,8 @@ def score(
     prompt: Prompt,
     tokens: Int[Array, "prompt group time"],
     *,
+    context: PyTree = None,
+    position: Int[Array, "prompt group time"] | None = None,
     temperature: Number = 1.0,
     chunk: int | None = None,
 ) -> Scored:
@@ -36,12 +39,15 @@ def score(
 
     - `policy`: the policy that scores.
     - `prompt`, `tokens`: as in `Trajectory`.
+    - `context`, `position`: as in `completion_hidden`, for each prompt.
     - `temperature`: divides the logits.
     - `chunk`: positions projected at a time; by default 2²³ / vocab.
 
     **Returns:** log-probabilities and entropies, nats.
     """
-    hidden = jax.vmap(lambda p, t: completion_hidden(policy, p, t))(prompt, tokens)
+    hidden = jax.vmap(ft.partial(completion_hidden, policy))(
+        prompt, tokens, context, position
+    )
     count = tokens.size
     if chunk is None:
         chunk = max(_LOGITS_BLOCK // policy.vocab_size, 1)
@@ -87,45 +93,45 @@ def split(
     return jax.tree.map(shared, prompt), jax.tree.map(deal_rows, rows)
 
 
-def join(parts: Array, prompts: int) -> Array:
-    """The inverse of `split`, for one array of rows."""
-    by_prompt = math.gcd(parts.shape[0], prompts)
-    by_group = parts.shape[0] // by_prompt
-    x = parts.reshape(by_prompt, by_group, *parts.shape[1:])
-    # (by_prompt, by_group, prompt, group, ...) -> (prompt, by_prompt, group, by_group)
-    x = jnp.moveaxis(x, (2, 0, 3, 1), (0, 1, 2, 3))
-    return x.reshape(prompts, x.shape[2] * by_group, *x.shape[4:])
+def join(parts: Array) -> Array:
+    """The inverse of `split` for rows, when no group was dealt out."""
+    x = jnp.moveaxis(parts, 0, 1)
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def score_in_parts(
-    policy: AbstractPolicy,
-    trajectory: Trajectory,
-    parts: int,
-    *,
-    temperature: Number,
-    chunk: int | None,
-) -> Scored:
-    """Scores without a gradient, part by part so that memory follows the parts."""
-
-    def one(part):
-        return score(policy, *part, temperature=temperature, chunk=chunk)
-
-    scores = jax.lax.map(one, split(parts, trajectory.prompt, trajectory.tokens))
-    whole = lambda x: jax.lax.stop_gradient(join(x, trajectory.tokens.shape[0]))
-    return jax.tree.map(whole, scores)
+def streams_of(parts: int, group: int) -> tuple[int, int]:
+    """Into how many the prompts are cut, and how many streams a part holds of each."""
+    by_stream = math.gcd(parts, group)
+    return parts // by_stream, group // by_stream
 
 
-def check_parts(prompts: int, group: int, **parts: int):
-    """Refuses parts that `split` cannot deal out, one after another."""
-    for name, count in parts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a positive integer. Received {count!r}.")
-        by_prompt = math.gcd(count, prompts)
-        if group % (count // by_prompt):
-            raise ValueError(
-                f"{name} must divide the prompts, or share a divisor with them and "
-                f"divide the group by the rest. Received {name}={count} for {prompts} "
-                f"prompts x {group} samples"
-                + (" (what a minibatch holds)." if name == "microbatches" else ".")
-            )
-        prompts, group = prompts // by_prompt, group // (count // by_prompt)
+def check_minibatches(minibatches: int, prompts: int, group: int) -> tuple[int, int]:
+    """Refuses what `split` cannot deal out; the prompts and samples of each."""
+    _check_count("minibatches", minibatches)
+    by_prompt = math.gcd(minibatches, prompts)
+    by_group = minibatches // by_prompt
+    if group % by_group:
+        raise ValueError(
+            "minibatches must divide the prompts, or share a divisor with them and "
+            f"divide the group by the rest. Received minibatches={minibatches} for "
+            f"{prompts} prompts x {group} samples."
+        )
+    return prompts // by_prompt, group // by_group
+
+
+def check_parts(name: str, parts: int, prompts: int, group: int):
+    """Refuses parts that `streams_of` cannot cut."""
+    _check_count(name, parts)
+    by_prompt, _ = streams_of(parts, group)
+    if prompts % by_prompt:
+        raise ValueError(
+            f"{name} must divide the group, or share a divisor with it and divide the "
+            f"prompts by the rest. Received {name}={parts} for {prompts} prompts x "
+            f"{group} samples"
+            + (" (what a minibatch holds)." if name == "microbatches" else ".")
+        )
+
+
+def _check_count(name: str, count: int):
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} must be a positive integer. Received {count!r}.")

@@ -24,17 +24,24 @@ class Tally(eqx.Module):
     smallest: dict[str, Number]
 
     @classmethod
-    def of(cls, loss: Number, measured: dict[str, Array], scores: Scores) -> "Tally":
-        """Of one part's loss and per-token values."""
+    def of(
+        cls,
+        loss: Number,
+        measured: dict[str, Array],
+        scores: Scores,
+        here: Bool[Array, "prompt group"],
+    ) -> "Tally":
+        """Of one part's loss and per-token values; `here` says which rows it has."""
         mask = scores.mask
-        per_row = lambda name: masked.mean(measured[name], mask, axis=-1)
+        mean = lambda name: masked.mean(measured[name], mask, axis=-1)[:, :, 0]
+        per_row = lambda name, rest: jnp.where(here, mean(name), rest)
         behavior = scores.frozen.behavior
         gap = scores.log_prob - (scores.log_prob if behavior is None else behavior)
         per_token = {**measured, "gap": masked.fill(jnp.abs(gap), mask)}
         total = {name: jnp.sum(values) for name, values in per_token.items()}
         total |= {"loss": loss, "tokens": jnp.sum(mask, dtype=loss.dtype)}
-        largest = {"gap": per_token["gap"], "clip_high": per_row("clip_high")}
-        smallest = {"clip_low": per_row("clip_low")}
+        largest = {"gap": per_token["gap"], "clip_high": per_row("clip_high", -jnp.inf)}
+        smallest = {"clip_low": per_row("clip_low", jnp.inf)}
         for name in _RATIOS:
             if name not in measured:
                 continue
