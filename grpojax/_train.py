@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from . import advantage, masked, reward as reward_phase, rollout, update, validation
 from .algorithms import Algorithm, grpo
@@ -52,6 +52,7 @@ def train_step(
     group: int,
     train_prompts: int | None = None,
     slots: int | None = None,
+    limits: Int[ArrayLike, "prompt group"] | None = None,
     temperature: update.Number = 1.0,
     epochs: int = 1,
     minibatches: int = 1,
@@ -74,7 +75,8 @@ def train_step(
     - `train_prompts`: go on with so many of the prompts, those with something to learn
         first (`advantage.take_informative`): DAPO's oversampling at a static shape. The
         metrics of the rollout are those of all prompts.
-    - `slots`: how many rows are decoded at a time; see `rollout.complete`.
+    - `slots`, `limits`: how many rows are decoded at a time, and how long each may be;
+        see `rollout.complete`.
     - `temperature`: of the sampler and of the loss alike.
     - `epochs`, `minibatches`, `microbatches`, `recompute`: see `update.improve`.
     - `validate`: check each phase's result at run time; see `grpojax.validate`.
@@ -85,47 +87,52 @@ def train_step(
     `ValueError` for sizes that do not fit, before anything is compiled.
     """
     key = jr.fold_in(state.key, state.version)
-    trajectory = rollout.generate(
-        state.policy,
-        env,
-        prompts=prompts,
-        group=group,
-        slots=slots,
-        sampler=rollout.Categorical(temperature),
-        version=state.version,
-        key=key,
-    )
-    # Who paid must not change how the rest of a step is compiled: a host reward then
-    # equals one in the graph to the last bit.
-    rewards = jax.lax.optimization_barrier(reward_phase.checked(reward, trajectory))
-    measured = measure(trajectory, rewards)
-    if train_prompts is not None:
-        trajectory, rewards = advantage.take_informative(
-            trajectory, rewards, count=train_prompts
+    with jax.named_scope("rollout"):
+        trajectory = rollout.generate(
+            state.policy,
+            env,
+            prompts=prompts,
+            group=group,
+            slots=slots,
+            limits=limits,
+            sampler=rollout.Categorical(temperature),
+            version=state.version,
+            key=key,
         )
-    advantages = algorithm.advantage(rewards)
-    keep = algorithm.select(rewards)
+    with jax.named_scope("reward"):
+        # Who paid must not change how the rest of a step is compiled: a host reward
+        # then equals one in the graph to the last bit.
+        rewards = jax.lax.optimization_barrier(reward_phase.checked(reward, trajectory))
+        measured = measure(trajectory, rewards)
+    with jax.named_scope("advantage"):
+        if train_prompts is not None:
+            trajectory, rewards = advantage.take_informative(
+                trajectory, rewards, count=train_prompts
+            )
+        advantages = algorithm.advantage(rewards)
+        keep = algorithm.select(rewards)
     if validate:
         check = validation.validate
         trajectory = check(trajectory, stage="rollout")
         trajectory, rewards = check((trajectory, rewards), stage="rewarded")
         phases = trajectory, rewards, advantages
         trajectory, rewards, advantages = check(phases, stage="advantaged")
-    policy, opt_state, metrics = update.improve(
-        state.policy,
-        state.opt_state,
-        trajectory,
-        advantages,
-        keep,
-        objective=algorithm.objective,
-        optimizer=optimizer,
-        reference=state.reference,
-        temperature=temperature,
-        epochs=epochs,
-        minibatches=minibatches,
-        microbatches=microbatches,
-        recompute=recompute,
-    )
+    with jax.named_scope("update"):
+        policy, opt_state, metrics = update.improve(
+            state.policy,
+            state.opt_state,
+            trajectory,
+            advantages,
+            keep,
+            objective=algorithm.objective,
+            optimizer=optimizer,
+            reference=state.reference,
+            temperature=temperature,
+            epochs=epochs,
+            minibatches=minibatches,
+            microbatches=microbatches,
+            recompute=recompute,
+        )
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
     )

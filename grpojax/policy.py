@@ -17,6 +17,21 @@ from .types import Prompt
 _Cache = TypeVar("_Cache")
 
 
+class Past(eqx.Module, Generic[_Cache]):
+    """What a chunk may look back on: the cache of tokens that came before.
+
+    **Fields:**
+
+    - `cache`: what `extend` returned for them, or columns collected from several
+        chunks. It is only read, and may be shared by many streams (`vmap` with
+        `in_axes=None`), such as the prompt of a group.
+    - `visible`: which columns each token of the chunk sees; one row stands for all.
+    """
+
+    cache: _Cache
+    visible: Bool[Array, "#chunk column"]
+
+
 class AbstractPolicy(eqx.Module, Generic[_Cache]):
     """A language model that can be sampled from and scored by one function, `extend`.
 
@@ -24,27 +39,19 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
 
     - any chunking of a sequence gives what the whole gives;
     - a token's result depends on what it can see and on nothing else: not on batch
-      mates, padding, or columns that are not visible.
+      mates, padding, columns that are not visible, or the order of columns.
     """
 
     vocab_size: eqx.AbstractVar[int]
     """How many logits there are."""
 
     @abc.abstractmethod
-    def empty_cache(self, length: int) -> _Cache:
-        """A cache of `length` columns. Its array leaves must not depend on values."""
-
-    @abc.abstractmethod
     def extend(
         self,
         tokens: Int[Array, " chunk"],
         positions: Int[Array, " chunk"],
-        cache: _Cache | None = None,
-        *,
-        column: Int[ArrayLike, ""] = 0,
-        visible: Bool[Array, "chunk column"] | None = None,
-        context: _Cache | None = None,
-        context_length: Int[ArrayLike, ""] | None = None,
+        *past: Past[_Cache],
+        visible: Bool[Array, "chunk chunk"] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], _Cache]:
         """Reads a chunk: a whole prompt, one token, or a whole completion.
 
@@ -52,17 +59,22 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
 
         - `tokens`: the chunk's token ids.
         - `positions`: each token's position in its own sequence.
-        - `cache`: where earlier chunks were written. `None` if there are none: the
-            chunk then sees itself causally, and the cache that comes back holds it.
-        - `column`: the chunk is written to columns `column + arange(chunk)`.
-        - `visible`: which columns each token sees after the write. Needed with a cache;
-            without one the columns are the chunk's own tokens.
-        - `context`: an earlier cache that is only read, and may be shared by many
-            streams (`vmap` with `in_axes=None`), such as the prompt of a group.
-        - `context_length`: every token sees the context's first so many columns.
+        - `past`: any number of caches that the chunk looks back on.
+        - `visible`: which tokens of the chunk each of them sees, itself among them; by
+            default those up to itself.
 
         **Returns:** the hidden states from which `logits` predicts each next token,
-        and the cache with the chunk in it.
+        and the chunk's own cache, one column for each token.
+        """
+
+    @abc.abstractmethod
+    def write(self, cache: _Cache, chunk: _Cache, column: Int[ArrayLike, ""]) -> _Cache:
+        """A cache with a chunk's own cache written to `column` and those after it.
+
+        How a cache is laid out is the policy's business, but for this: all of its
+        arrays have an axis in front that is not the columns', such as the layers'. The
+        decode engine puts its slots behind it and, since they all write to one column,
+        calls this for all of them at once, not under `vmap`.
         """
 
     @abc.abstractmethod
@@ -97,6 +109,9 @@ def completion_hidden(
     """
     if context is None:
         context = prefill(policy, prompt)
+    # The prompt's last token heads the chunk instead.
+    in_prompt = jnp.arange(prompt.tokens.shape[0]) < prompt.length - 1
+    read = Past(context, in_prompt[None])
     last = prompt.tokens[prompt.length - 1]
     time = tokens.shape[-1]
 
@@ -109,11 +124,7 @@ def completion_hidden(
             visible = (age >= 0) & (age <= position[:, None])
             offset = position
         hidden, _ = policy.extend(
-            before,
-            prompt.length - 1 + offset,
-            visible=visible,
-            context=context,
-            context_length=prompt.length - 1,
+            before, prompt.length - 1 + offset, read, visible=visible
         )
         return hidden
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from .env import AbstractEnvironment, Turn
-from .policy import AbstractPolicy, completion_hidden, log_prob, logits
+from .policy import AbstractPolicy, completion_hidden, log_prob, logits, Past
 from .types import Prompt
 
 
@@ -237,24 +237,19 @@ def check_policy(
 def _in_chunks(policy, tokens, chunks) -> Float[Array, "time vocab"]:
     """Logits by way of one cache whose columns are used back to front."""
     length = tokens.shape[0]
-    cache, start, hidden = policy.empty_cache(2 * length), 0, []
-    extend = eqx.filter_jit(lambda policy, *args, **kw: policy.extend(*args, **kw))
-    seen = jnp.zeros(2 * length, bool)
+    read = lambda tokens: policy.extend(tokens, tokens)[1]
+    shapes = jax.eval_shape(read, jnp.zeros(2 * length, jnp.int32))
+    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    extend = eqx.filter_jit(lambda policy, *args: policy.extend(*args))
+    column, start, hidden = 2 * length, 0, []
     for size in chunks:
         # Where a key lies does not matter: chunks are written from the far end.
-        column = 2 * length - start - size
-        span = jnp.arange(2 * length)
-        upto = column + jnp.arange(size)[:, None]
-        own = (span[None] >= column) & (span[None] <= upto)
-        out, cache = extend(
-            policy,
-            tokens[start : start + size],
-            start + jnp.arange(size),
-            cache,
-            column=jnp.asarray(column),
-            visible=own | seen[None],
-        )
-        seen = seen | ((span >= column) & (span < column + size))
+        seen = jnp.arange(2 * length) >= column
+        chunk = slice(start, start + size)
+        past = Past(cache, seen[None])
+        out, written = extend(policy, tokens[chunk], jnp.arange(length)[chunk], past)
+        column -= size
+        cache = policy.write(cache, written, column)
         hidden.append(out)
         start += size
     return policy.logits(jnp.concatenate(hidden))

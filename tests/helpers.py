@@ -63,12 +63,12 @@ class UniformPolicy(AbstractPolicy[None]):
 
     vocab_size: int = eqx.field(static=True, default=4)
 
-    def empty_cache(self, length):
-        del length
+    def write(self, cache, chunk, column):
+        del cache, chunk, column
 
-    def extend(self, tokens, positions, cache=None, **_: Any):
+    def extend(self, tokens, positions, *_: Any, **__: Any):
         del positions
-        return jnp.zeros((tokens.shape[0], 1)), cache
+        return jnp.zeros((tokens.shape[0], 1)), None
 
     def logits(self, hidden):
         return jnp.zeros((*hidden.shape[:-1], self.vocab_size))

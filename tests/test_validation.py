@@ -160,21 +160,23 @@ def by_hand(state, *, env, optimizer, prompts, group):
         key=jr.fold_in(state.key, state.version),
     )
     algorithm = grpojax.algorithms.grpo()
-    rewards = reward.weighted_sum()(said)
+    rewards = jax.lax.optimization_barrier(reward.weighted_sum()(said))
+    measured = grpojax.measure(said, rewards)
     advantages = algorithm.advantage(rewards)
+    keep = algorithm.select(rewards)
     policy, opt_state, metrics = update.improve(
         state.policy,
         state.opt_state,
         said,
         advantages,
-        algorithm.select(rewards),
+        keep,
         objective=algorithm.objective,
         optimizer=optimizer,
     )
     after = grpojax.TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
     )
-    return after, {**grpojax.measure(said, rewards), **metrics}
+    return after, {**measured, **metrics}
 
 
 def test_the_program_is_the_same_when_it_is_off():

@@ -1,7 +1,6 @@
 """One decoder transformer, scanned over its layers."""
 
 import dataclasses
-from typing import cast
 
 import equinox as eqx
 import jax
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 
-from ..policy import AbstractPolicy
+from ..policy import AbstractPolicy, Past
 from ._config import TransformerConfig
-from ._layers import attend, product, rms_norm, rotate
+from ._layers import attend, rms_norm, rotate, to_bits
+from ._product import product
 from ._weights import KVCache, Layers, LOGICAL_AXES
 
 
@@ -96,91 +96,65 @@ class Transformer(AbstractPolicy[KVCache]):
     def vocab_size(self) -> int:
         return self.config.vocab_size
 
-    def empty_cache(self, length: int) -> KVCache:
-        config = self.config
-        shape = (config.num_layers, length, config.num_kv_heads, config.head_dim)
-        return KVCache(*(jnp.zeros(shape, self.compute_dtype) for _ in range(2)))
-
     def extend(
         self,
         tokens: Int[Array, " chunk"],
         positions: Int[Array, " chunk"],
-        cache: KVCache | None = None,
-        *,
-        column: Int[ArrayLike, ""] = 0,
-        visible: Bool[Array, "chunk column"] | None = None,
-        context: KVCache | None = None,
-        context_length: Int[ArrayLike, ""] | None = None,
+        *past: Past[KVCache],
+        visible: Bool[Array, "chunk chunk"] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
         chunk = tokens.shape[0]
-        if cache is None and visible is None:
+        if visible is None:
             visible = jnp.tril(jnp.ones((chunk, chunk), bool))
-        elif visible is None:
-            raise ValueError(
-                "`extend` with a cache needs `visible`, which columns each token sees."
-            )
-        if (context is None) != (context_length is None):
-            raise ValueError(
-                "`extend` with a context needs `context_length`, how many of its "
-                "columns are visible, and the other way round."
-            )
-        context_visible = None
-        if context is not None and context_length is not None:
-            width = context.keys.shape[1]
-            context_visible = jnp.arange(width)[None] < context_length
 
-        def block(carry, scanned):
-            x, cache = carry
-            index, layer, context = scanned
-            query, key, value = self._project(layer, x, positions)
-            if cache is None:
-                written = KVCache(key, value)
-                own = (key, value, visible)
-            else:
-                # One whole cache is carried and written in place: carried as outputs
-                # of the scan it would be copied at every token.
-                start = (index, jnp.asarray(column, index.dtype), 0, 0)
-                cache = KVCache(
-                    jax.lax.dynamic_update_slice(cache.keys, key[None], start),
-                    jax.lax.dynamic_update_slice(cache.values, value[None], start),
-                )
-                written = None
-                own = (cache.keys[index], cache.values[index], visible)
-            sources = [own]
-            if context_visible is not None:
-                sources.insert(0, (context.keys, context.values, context_visible))
+        def block(x, scanned):
+            layer, caches = scanned
+            query, own = self._project(layer, x, positions)
+            sources = [
+                (cache.keys, cache.values, seen.visible)
+                for cache, seen in zip(caches, past, strict=True)
+            ]
+            sources.append((own.keys, own.values, visible))
             mixed = attend(query, sources, self.compute_dtype)
             x = x + product(mixed, layer.output, self.compute_dtype)
             x = x + self._mlp(layer, x)
-            return (x, cache), written
+            return x, own
 
         if self.remat:
             block = jax.checkpoint(block)
         # Read in the compute dtype here and in `for_decoding` alike.
         x = self.embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
-        indices = jnp.arange(self.config.num_layers, dtype=jnp.int32)
-        (x, rewritten), written = jax.lax.scan(
-            block, (x, cache), (indices, self.layers, context)
+        # Caches are only read in here. Carried and written by the scan, one would be
+        # copied for every layer of every token.
+        caches = [one.cache for one in past]
+        x, own = jax.lax.scan(block, x, (self.layers, caches))
+        return rms_norm(x, self.norm, self.config.norm_eps), own
+
+    def write(
+        self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
+    ) -> KVCache:
+        put = jax.lax.dynamic_update_slice_in_dim
+        return KVCache(
+            keys=put(cache.keys, chunk.keys, column, axis=-1),
+            values=put(cache.values, chunk.values, column, axis=-2),
         )
-        hidden = rms_norm(x, self.norm, self.config.norm_eps)
-        return hidden, cast(KVCache, written if cache is None else rewritten)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
         return product(hidden, head, self.compute_dtype)
 
-    def for_decoding(self) -> "Transformer":
-        """Matrices in the compute dtype, so that no token pays for a cast."""
+    def for_decoding(self) -> "Decoder":
         cast = lambda x: None if x is None else x.astype(self.compute_dtype)
         matrices = {name: cast(getattr(self.layers, name)) for name in _MATRICES}
         where = lambda p: (p.embedding, p.head, p.layers)
         layers = dataclasses.replace(self.layers, **matrices)
-        return eqx.tree_at(
+        transformer = eqx.tree_at(
             where,
             self,
             (cast(self.embedding), cast(self.head), layers),
             is_leaf=lambda x: x is None,
         )
+        return Decoder(transformer)
 
     def logical_axes(self) -> "Transformer":
         """The same tree with, for every array, the names of its axes."""
@@ -189,8 +163,8 @@ class Transformer(AbstractPolicy[KVCache]):
 
     def _project(
         self, layer: Layers, x: Float[Array, "chunk hidden"], positions
-    ) -> tuple[Array, Array, Array]:
-        """Rotated queries, and keys and values in the dtype of the cache."""
+    ) -> tuple[Float[Array, "chunk head head_dim"], KVCache]:
+        """Rotated queries, and one layer's keys and values."""
         config, dtype = self.config, self.compute_dtype
         normed = rms_norm(x, layer.attention_norm, config.norm_eps)
 
@@ -206,7 +180,9 @@ class Transformer(AbstractPolicy[KVCache]):
         value = heads(layer.value, layer.value_bias, None, config.num_kv_heads)
         frequency = config.inverse_frequency
         query, key = (rotate(y, positions, frequency) for y in (query, key))
-        return query, key.astype(dtype), value.astype(dtype)
+        key = jnp.transpose(key.astype(dtype), (1, 2, 0))
+        value = jnp.transpose(value.astype(dtype), (1, 0, 2))
+        return query, KVCache(key, value)
 
     def _mlp(
         self, layer: Layers, x: Float[Array, "chunk hidden"]
@@ -215,3 +191,42 @@ class Transformer(AbstractPolicy[KVCache]):
         normed = rms_norm(x, layer.mlp_norm, self.config.norm_eps)
         gate = jax.nn.silu(product(normed, layer.gate, dtype))
         return product(gate * product(normed, layer.up, dtype), layer.down, dtype)
+
+
+class Decoder(AbstractPolicy[KVCache]):
+    """A transformer laid out for many small steps.
+
+    Its matrices are in the compute dtype, so that no token pays for a cast, and its
+    caches hold bits (see `KVCache`), which have no gradient.
+    """
+
+    transformer: Transformer
+
+    def __init__(self, transformer: Transformer):
+        self.transformer = transformer
+
+    @property
+    def vocab_size(self) -> int:
+        return self.transformer.vocab_size
+
+    def extend(
+        self,
+        tokens: Int[Array, " chunk"],
+        positions: Int[Array, " chunk"],
+        *past: Past[KVCache],
+        visible: Bool[Array, "chunk chunk"] | None = None,
+    ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
+        transformer = self.transformer
+        hidden, own = transformer.extend(tokens, positions, *past, visible=visible)
+        return hidden, KVCache(to_bits(own.keys), to_bits(own.values))
+
+    def write(
+        self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
+    ) -> KVCache:
+        return self.transformer.write(cache, chunk, column)
+
+    def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
+        return self.transformer.logits(hidden)
+
+    def for_decoding(self) -> "Decoder":
+        return self

@@ -1,14 +1,19 @@
 """What a transformer is made of: its arrays, and the names of their axes."""
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 class KVCache(eqx.Module):
-    """Keys and values of one stream, all layers stacked, in the compute dtype."""
+    """Keys and values of one stream, all layers stacked.
 
-    keys: Float[Array, "*layer column kv_head head_dim"]
-    values: Float[Array, "*layer column kv_head head_dim"]
+    A policy that decodes keeps 16-bit floats as their bits: XLA's CPU backend has no
+    16-bit float `dynamic-update-slice`, and would convert a whole cache to write one
+    column of it. Each axis order is the one that the attention reads in place.
+    """
+
+    keys: Shaped[Array, "*layer kv_head head_dim column"]
+    values: Shaped[Array, "*layer kv_head column head_dim"]
 
 
 class Layers(eqx.Module):

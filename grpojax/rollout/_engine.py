@@ -17,7 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ..env import AbstractEnvironment, TimeStep, Turn
-from ..policy import AbstractPolicy
+from ..policy import AbstractPolicy, Past
 from ..types import Prompt
 from ._loop import Lanes, Loop, Rows
 from ._sample import AbstractSampler
@@ -32,8 +32,9 @@ class Engine(eqx.Module):
     - `env`: answers each turn.
     - `states`, `prompts`: what `env.reset` gave, stacked over prompts.
     - `keys`: one key a row; a token's randomness is `fold_in(row key, time)`.
-    - `context`: the prompts' caches, stacked over prompts.
+    - `context`: the prompts' caches, stacked over prompts on axis 1.
     - `sampler`: draws the tokens.
+    - `limits`: each row's own horizon.
     - `slots`: how many rows are decoded at a time.
     """
 
@@ -44,6 +45,7 @@ class Engine(eqx.Module):
     keys: Key[Array, "prompt group"]
     context: PyTree
     sampler: AbstractSampler
+    limits: Int[Array, "prompt group"]
     slots: int = eqx.field(static=True)
 
     @property
@@ -105,17 +107,23 @@ class Engine(eqx.Module):
             reply_start=zeros(self.slots),
             reply=zeros(self.slots, answer.reply.shape[0]),
         )
-        cache = jax.vmap(lambda _: self.policy.empty_cache(self.time))(row)
         prompt = self._prompt(row)
-        copies = jax.tree.map(lambda x: x[prompt], self.context)
+        copies = jax.tree.map(lambda x: x[:, prompt], self.context)
         return Loop(
             iteration=jnp.zeros((), jnp.int32),
             next_row=jnp.array(self.slots, jnp.int32),
             lanes=lanes,
-            cache=cache,
+            cache=self._empty_cache(),
             copies=copies if self.refills else None,
             rows=rows,
         )
+
+    def _empty_cache(self) -> PyTree:
+        """`time` columns for every slot; never read before they are written."""
+        token = jnp.zeros(self.time, jnp.int32)
+        read = jax.vmap(lambda _: self.policy.extend(token, token)[1], out_axes=1)
+        shapes = jax.eval_shape(read, jnp.zeros(self.slots))
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def _answer_shape(self) -> TimeStep:
         state = jax.tree.map(lambda x: x[0], self.states)
@@ -127,6 +135,9 @@ class Engine(eqx.Module):
     def _prompt(self, row: Int[Array, " slot"]) -> Int[Array, " slot"]:
         """The prompt of each row; the last one's for a lane that has no row."""
         return jnp.minimum(row, self.count - 1) // self.group
+
+    def _limit(self, lanes: Lanes) -> Int[Array, " slot"]:
+        return self.limits.reshape(-1)[jnp.minimum(lanes.row, self.count - 1)]
 
     def _last_token(self, row: Int[Array, " slot"]) -> Int[Array, " slot"]:
         prompt = self._prompt(row)
@@ -150,30 +161,41 @@ class Engine(eqx.Module):
         lanes = loop.lanes
         column = loop.iteration % self.time
         past = (loop.iteration - jnp.arange(self.time, dtype=jnp.int32)) % self.time
-        visible = past[None] <= lanes.age[:, None]
+        # The token itself is not in the cache yet: its column holds what it replaces.
+        seen = (past > 0) & (past[None] <= lanes.age[:, None])
         before = self.prompts.length[self._prompt(lanes.row)].astype(jnp.int32) - 1
+        width = jnp.arange(self.prompts.tokens.shape[1])
 
-        def one(lane, context):
-            token, age, visible, before, cache = lane
-            hidden, cache = self.policy.extend(
-                token[None],
-                (before + age)[None],
-                cache,
-                column=column,
-                visible=visible[None],
-                context=context,
-                context_length=before,
-            )
+        def one(lane, cache, context):
+            token, age, seen, before = lane
+            prompt = Past(context, (width < before)[None])
+            own = Past(cache, seen[None])
+            position = (before + age)[None]
+            hidden, cache = self.policy.extend(token[None], position, prompt, own)
             return hidden[0], cache
 
-        own = (lanes.token, lanes.age, visible, before, loop.cache)
+        lane = (lanes.token, lanes.age, seen, before)
         if self.refills:
-            return jax.vmap(one)(own, loop.copies)
-        shared = jax.vmap(jax.vmap(one, in_axes=(0, None)))
-        fold = lambda x: x.reshape(*self.keys.shape, *x.shape[1:])
-        unfold = lambda x: x.reshape(self.count, *x.shape[2:])
-        out = shared(jax.tree.map(fold, own), self.context)
-        return jax.tree.map(unfold, out)
+            every = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(0, 1))
+            hidden, written = every(lane, loop.cache, loop.copies)
+        else:
+            members = jax.vmap(one, in_axes=(0, 1, None), out_axes=(0, 1))
+            every = jax.vmap(members, in_axes=(0, 1, 1), out_axes=(0, 1))
+            folded = self._fold(0, lane), self._fold(1, loop.cache), self.context
+            hidden, written = every(*folded)
+            hidden, written = self._unfold(0, hidden), self._unfold(1, written)
+
+        return hidden, self.policy.write(loop.cache, written, column)
+
+    def _fold(self, axis: int, tree: PyTree) -> PyTree:
+        """Cuts the axis of slots into prompts and their groups."""
+        shape = self.keys.shape
+        cut = lambda x: x.reshape(*x.shape[:axis], *shape, *x.shape[axis + 1 :])
+        return jax.tree.map(cut, tree)
+
+    def _unfold(self, axis: int, tree: PyTree) -> PyTree:
+        join = lambda x: x.reshape(*x.shape[:axis], self.count, *x.shape[axis + 2 :])
+        return jax.tree.map(join, tree)
 
     def _say(
         self, lanes: Lanes, rows: Rows, hidden: Float[Array, "slot hidden"]
@@ -203,7 +225,7 @@ class Engine(eqx.Module):
         )
         age = lanes.age + 1
         ended = ~forced & jnp.any(token[:, None] == self.env.end_tokens[None], axis=1)
-        turn_over = ~forced & (ended | (age >= self.time))
+        turn_over = ~forced & (ended | (age >= self._limit(lanes)))
         lanes = eqx.tree_at(lambda x: (x.age, x.token), lanes, (age, token))
         return lanes, rows, turn_over, ended
 
@@ -263,7 +285,7 @@ class Engine(eqx.Module):
         lanes, rows, over = jax.lax.cond(
             jnp.any(turn_over), answer, nothing, lanes, rows
         )
-        return lanes, rows, over | (lanes.age >= self.time)
+        return lanes, rows, over | (lanes.age >= self._limit(lanes))
 
     def _refill(
         self, lanes: Lanes, over: Bool[Array, " slot"], loop: Loop
@@ -291,7 +313,7 @@ class Engine(eqx.Module):
         def copy_one(carry):
             pending, copies = carry
             lane = jnp.argmax(pending)
-            put = lambda all, prompts: all.at[lane].set(prompts[prompt[lane]])
+            put = lambda all, prompts: all.at[:, lane].set(prompts[:, prompt[lane]])
             copies = jax.tree.map(put, copies, self.context)
             return pending.at[lane].set(False), copies
 

@@ -36,6 +36,7 @@ def complete(
     *,
     group: int = 1,
     slots: int | None = None,
+    limits: Int[ArrayLike, "prompt group"] | None = None,
     sampler: AbstractSampler = Categorical(),
     version: Int[ArrayLike, ""] = 0,
     key: Key[Array, ""],
@@ -51,6 +52,8 @@ def complete(
     - `slots`: how many rows are decoded at a time. A slot whose row has ended takes the
         next row, so fewer slots than rows do less work when lengths differ, and the
         tokens are the same. All rows at once when `None`.
+    - `limits`: each row's own horizon in tokens, between 1 and the environment's, which
+        is everybody's when `None`: budgets, or lengths imposed for a measurement.
     - `sampler`: draws the tokens, `Categorical(temperature)` or `Greedy()`.
     - `version`: of the policy, recorded with every sampled token.
     - `key`: row `(p, g)` uses `fold_in(key, p · group + g)`; the key is consumed.
@@ -66,14 +69,18 @@ def complete(
     row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
     fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
     decoding = policy.for_decoding()
+    time = env.max_completion_length
+    if limits is None:
+        limits = jnp.full(shape, time)
     engine = Engine(
         policy=decoding,
         env=env,
         states=states,
         prompts=prompts,
         keys=fold(row),
-        context=jax.vmap(ft.partial(prefill, policy))(prompts),
+        context=jax.vmap(ft.partial(prefill, decoding), out_axes=1)(prompts),
         sampler=sampler,
+        limits=jnp.clip(jnp.asarray(limits, jnp.int32), 1, time),
         slots=count * group if slots is None else min(slots, count * group),
     )
     rows, _ = engine.run()
@@ -99,6 +106,7 @@ def generate(
     prompts: int,
     group: int = 1,
     slots: int | None = None,
+    limits: Int[ArrayLike, "prompt group"] | None = None,
     sampler: AbstractSampler = Categorical(),
     version: Int[ArrayLike, ""] = 0,
     key: Key[Array, ""],
@@ -121,6 +129,7 @@ def generate(
         starts,
         group=group,
         slots=slots,
+        limits=limits,
         sampler=sampler,
         version=version,
         key=row_key,

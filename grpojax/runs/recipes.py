@@ -43,8 +43,16 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would take for numbers."""
+    """Quotes the texts that `_Loader` would take for numbers, or break into lines."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if _BREAK.search(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+# Line breaks to YAML 1.1, which PyYAML writes as they are unless they are in quotes.
+_BREAK = re.compile("[\x85\u2028\u2029]")
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")
 for _yaml in (_Loader, _Dumper):

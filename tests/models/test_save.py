@@ -77,7 +77,9 @@ def test_files_are_replaced_and_others_stay(tmp_path):
 
 def test_a_decoding_layout_is_saved_without_loss(tmp_path):
     tiny_checkpoints.make_directory(tmp_path)
-    decoding = models.load(tmp_path, compute_dtype="bfloat16").for_decoding()
+    decoding = (
+        models.load(tmp_path, compute_dtype="bfloat16").for_decoding().transformer
+    )
     models.save(decoding, tmp_path)
     loaded = models.load(tmp_path)
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(decoding), strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from grpojax import models, policy
+from grpojax.policy import Past
 
 
 pytestmark = pytest.mark.slow
@@ -37,19 +38,17 @@ def test_greedy_continuation(model, golden):
 
         def step(carry, t):
             token, cache = carry
-            hidden, cache = model.extend(
-                token[None],
-                length - 1 + t[None],
-                cache,
-                column=t,
-                visible=(columns <= t)[None],
-                context=context,
-                context_length=length - 1,
-            )
+            read = Past(context, jnp.ones((1, length - 1), bool))
+            own = Past(cache, (columns < t)[None])
+            hidden, written = model.extend(token[None], length - 1 + t[None], read, own)
+            cache = model.write(cache, written, t)
             token = jnp.argmax(model.logits(hidden[0])).astype(token.dtype)
             return (token, cache), token
 
-        start = (prompt[-1], model.empty_cache(steps))
+        read = lambda ids: model.extend(ids, ids)[1]
+        shapes = jax.eval_shape(read, jnp.zeros(steps, jnp.int32))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        start = (prompt[-1], empty)
         return jax.lax.scan(step, start, columns)[1]
 
     np.testing.assert_array_equal(continuation(model), expected[length:])

@@ -12,6 +12,7 @@ import tiny_checkpoints
 from hypothesis import given, settings
 
 from grpojax import models
+from grpojax.policy import Past
 
 
 TIME = 6
@@ -33,18 +34,19 @@ def policy(directory):
 
 
 @eqx.filter_jit
-def _extend(policy, *args, **kwargs):
-    hidden, cache = policy.extend(*args, **kwargs)
+def extend(policy, ids, positions, *past, **options):
+    hidden, cache = policy.extend(ids, positions, *past, **options)
     return policy.logits(hidden), cache
-
-
-def extend(policy, *args, **kwargs):
-    # Numbers as arrays, so that where a chunk lies is no reason to compile again.
-    return _extend(policy, *args, **jax.tree.map(jnp.asarray, kwargs))
 
 
 def whole(policy, ids):
     return extend(policy, ids, jnp.arange(len(ids)))
+
+
+def empty_cache(policy, width):
+    read = lambda ids: policy.extend(ids, ids)[1]
+    shapes = jax.eval_shape(read, jnp.zeros(width, jnp.int32))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def assert_close(logits, expected):
@@ -55,35 +57,34 @@ def assert_close(logits, expected):
 @law
 @given(ids=tokens, cuts=st.sets(st.integers(1, TIME - 1)))
 def test_any_chunking_gives_what_the_whole_gives(policy, ids, cuts):
+    """By one cache that is written, and by as many caches as there are chunks."""
     expected, _ = whole(policy, ids)
-    cache = policy.empty_cache(TIME + 2)
-    logits = []
+    cache, columns = empty_cache(policy, TIME + 2), np.arange(TIME + 2)
+    past, collected, apart = [], [], []
     for start, end in itertools.pairwise([0, *sorted(cuts), TIME]):
-        positions = jnp.arange(start, end)
-        visible = jnp.arange(TIME + 2)[None] <= positions[:, None]
-        chunk, cache = extend(
-            policy, ids[start:end], positions, cache, column=start, visible=visible
-        )
-        logits.append(chunk)
-    assert_close(jnp.concatenate(logits), expected)
+        chunk = ids[start:end], jnp.arange(start, end)
+        seen = Past(cache, jnp.asarray(columns < start)[None])
+        logits, written = extend(policy, *chunk, seen)
+        cache = policy.write(cache, written, start)
+        collected.append(logits)
+        logits, own = extend(policy, *chunk, *past)
+        past.append(Past(own, jnp.ones((1, end - start), bool)))
+        apart.append(logits)
+    assert_close(jnp.concatenate(collected), expected)
+    assert_close(jnp.concatenate(apart), expected)
 
 
 @law
 @given(ids=tokens, shift=st.integers(0, TIME - 1))
 def test_where_a_column_lies_does_not_matter(policy, ids, shift):
     expected, _ = whole(policy, ids)
-    cache = policy.empty_cache(TIME)
+    cache = empty_cache(policy, TIME)
     logits = []
     for t in range(TIME):
-        age = (shift + t - jnp.arange(TIME)) % TIME
-        row, cache = extend(
-            policy,
-            ids[t : t + 1],
-            jnp.array([t]),
-            cache,
-            column=(shift + t) % TIME,
-            visible=(age <= t)[None],
-        )
+        age = (shift + t - np.arange(TIME)) % TIME
+        seen = Past(cache, jnp.asarray((age > 0) & (age <= t))[None])
+        row, written = extend(policy, ids[t : t + 1], jnp.array([t]), seen)
+        cache = policy.write(cache, written, (shift + t) % TIME)
         logits.append(row)
     assert_close(jnp.concatenate(logits), expected)
 
@@ -97,12 +98,11 @@ def test_a_context_and_what_follows_give_what_the_whole_gives(
     padded = np.where(np.arange(TIME) < split, ids, garbage)
     first, context = whole(policy, padded)
     assert_close(first[:split], expected[:split])
-    positions = jnp.arange(split, TIME)
-    rest, own = extend(
-        policy, ids[split:], positions, context=context, context_length=split
-    )
+    read = Past(context, (jnp.arange(TIME) < split)[None])
+    rest, own = extend(policy, ids[split:], jnp.arange(split, TIME), read)
     assert_close(rest, expected[split:])
-    assert own.keys.shape[1] == TIME - split
+    shapes = jax.tree.map(jnp.shape, empty_cache(policy, TIME - split))
+    assert jax.tree.map(jnp.shape, own) == shapes
 
 
 @law
@@ -112,26 +112,18 @@ def test_a_shared_context_serves_many_streams_that_decode(policy, ids, split):
     rows[:, :split] = ids[:split]
     expected = [whole(policy, row)[0] for row in rows]
     _, context = whole(policy, ids)
+    read = Past(context, (jnp.arange(TIME) < split)[None])
 
-    def decode(policy, row, position, cache, visible, context):
-        return extend(
-            policy,
-            row,
-            position,
-            cache,
-            column=position[0] - split,
-            visible=visible,
-            context=context,
-            context_length=split,
-        )
+    def decode(token, cache, position, seen):
+        return extend(policy, token, position, read, Past(cache, seen))
 
-    step = jax.vmap(decode, in_axes=(None, 0, None, 0, None, None))
-    cache = jax.tree.map(lambda x: jnp.stack([x, x]), policy.empty_cache(TIME))
+    step = jax.vmap(decode, in_axes=(0, 1, None, None), out_axes=(0, 1))
+    pair = lambda x: jnp.stack([x, x], axis=1)
+    cache = jax.tree.map(pair, empty_cache(policy, TIME))
     for t in range(split, TIME):
-        visible = (jnp.arange(TIME) <= t - split)[None]
-        logits, cache = step(
-            policy, rows[:, t : t + 1], jnp.array([t]), cache, visible, context
-        )
+        seen = jnp.asarray(np.arange(TIME) < t - split)[None]
+        logits, written = step(rows[:, t : t + 1], cache, jnp.array([t]), seen)
+        cache = policy.write(cache, written, t - split)
         for row in range(2):
             assert_close(logits[row, 0], expected[row][t])
 
@@ -140,18 +132,26 @@ def test_a_shared_context_serves_many_streams_that_decode(policy, ids, split):
 @given(ids=tokens, seed=st.integers(0, 99))
 def test_what_is_not_visible_does_not_matter(policy, ids, seed):
     width = TIME + 2
-    filled = jax.tree.map(
-        lambda x: jnp.asarray(
-            np.random.default_rng(seed).normal(scale=50, size=x.shape), x.dtype
-        ),
-        policy.empty_cache(width),
-    )
-    visible = jnp.arange(width)[None] <= jnp.arange(TIME)[:, None]
-    empty, garbage = (
-        extend(policy, ids, jnp.arange(TIME), cache, visible=visible)[0]
-        for cache in (policy.empty_cache(width), filled)
-    )
-    np.testing.assert_array_equal(empty, garbage)
+    clean = empty_cache(policy, width)
+    draw = np.random.default_rng(seed)
+    garbage = lambda x: jnp.asarray(draw.normal(scale=50, size=x.shape), x.dtype)
+    nothing = jnp.zeros((1, width), bool)
+    alone = whole(policy, ids)[0]
+    for cache in (clean, jax.tree.map(garbage, clean)):
+        logits, _ = extend(policy, ids, jnp.arange(TIME), Past(cache, nothing))
+        np.testing.assert_array_equal(logits, alone)
+
+
+@law
+@given(ids=tokens, split=st.integers(1, TIME - 1))
+def test_sequences_in_one_chunk_do_not_see_each_other(policy, ids, split):
+    first, second = (whole(policy, part)[0] for part in (ids[:split], ids[split:]))
+    column = np.arange(TIME)
+    together = (column[:, None] < split) == (column[None] < split)
+    visible = jnp.asarray(together & (column[None] <= column[:, None]))
+    positions = jnp.asarray(np.where(column < split, column, column - split))
+    logits, _ = extend(policy, ids, positions, visible=visible)
+    assert_close(logits, jnp.concatenate([first, second]))
 
 
 def test_no_gradient_flows_from_the_future(policy):
@@ -192,9 +192,11 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
     expected, _ = whole(policy, jnp.arange(TIME))
     np.testing.assert_array_equal(whole(decoding, jnp.arange(TIME))[0], expected)
     assert expected.dtype == jnp.float32
-    assert decoding.layers.up.dtype == decoding.embedding.dtype == compute_dtype
-    assert decoding.norm.dtype == decoding.layers.mlp_norm.dtype == jnp.float32
-    assert decoding.empty_cache(3).keys.dtype == compute_dtype
+    laid_out = decoding.transformer
+    assert laid_out.layers.up.dtype == laid_out.embedding.dtype == compute_dtype
+    assert laid_out.norm.dtype == laid_out.layers.mlp_norm.dtype == jnp.float32
+    stored = whole(decoding, jnp.arange(TIME))[1].keys.dtype
+    assert stored == {"float32": "float32", "bfloat16": "uint16"}[compute_dtype]
 
 
 def test_every_axis_has_a_name(policy):
@@ -207,11 +209,6 @@ def test_every_axis_has_a_name(policy):
         assert all(isinstance(name, str) for name in axes)
     assert names.embedding == ("vocab", "hidden")
     assert names.layers.down == ("layer", "mlp", "hidden")
-
-
-def test_a_cache_needs_to_know_what_is_visible(policy):
-    with pytest.raises(ValueError, match="needs `visible`"):
-        policy.extend(jnp.arange(2), jnp.arange(2), policy.empty_cache(2))
 
 
 def test_a_fresh_policy_has_the_shape_of_its_config():

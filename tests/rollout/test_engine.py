@@ -209,6 +209,23 @@ def test_early_exit_equals_running_to_the_horizon():
     np.testing.assert_array_equal(short.tokens, long.tokens[..., :12] * short.sampled)
 
 
+@pytest.mark.parametrize("env", [SINGLE, TWO], ids=["one turn", "two turns"])
+def test_limits_are_each_rows_own_horizon(env):
+    """A row is the beginning of what it would have been, and is cut short."""
+    policy, time = transformer(), env.max_completion_length
+    sizes = dict(prompts=3, group=4, key=jr.key(7))
+    whole = generate(policy, env, **sizes)
+    limits = jr.randint(jr.key(8), (3, 4), -1, time + 3)
+    for slots in (None, 5):
+        some = generate(policy, env, limits=limits, slots=slots, **sizes)
+        inside = jnp.arange(time) < jnp.clip(limits, 1, time)[..., None]
+        np.testing.assert_array_equal(some.sampled, whole.sampled & inside)
+        kept = jnp.where(some.sampled, some.tokens, 0)
+        np.testing.assert_array_equal(kept, jnp.where(some.sampled, whole.tokens, 0))
+        reached = jnp.any(whole.sampled & ~inside, axis=-1)
+        np.testing.assert_array_equal(some.terminated, whole.terminated & ~reached)
+
+
 def test_slots_do_the_work_of_the_tokens():
     """With refills the loop runs about total tokens / slots times."""
     policy = UniformPolicy(vocab_size=16)
@@ -225,6 +242,7 @@ def test_slots_do_the_work_of_the_tokens():
             keys=jr.split(jr.key(1), (8, 16)),
             context=None,
             sampler=rollout.Categorical(),
+            limits=jnp.full((8, 16), 128),
             slots=slots,
         )
         rows, count = eqx.filter_jit(lambda e: e.run())(engine)

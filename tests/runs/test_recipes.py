@@ -3,7 +3,7 @@ import math
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from grpojax.runs import recipes
 
@@ -148,6 +148,7 @@ inners = st.builds(
 
 
 @settings(max_examples=100, deadline=None)
+@example(inner=Inner(note="\x85", maybe_note=" \u2028"), steps=0)
 @given(inner=inners, steps=st.integers())
 def test_what_is_dumped_loads_equal(tmp_path_factory, inner, steps):
     recipe = Outer(inner, steps)

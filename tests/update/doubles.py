@@ -20,12 +20,12 @@ class Bigram(AbstractPolicy[None]):
     def vocab_size(self) -> int:
         return self.table.shape[0]
 
-    def empty_cache(self, length):
-        del length
+    def write(self, cache, chunk, column):
+        del cache, chunk, column
 
-    def extend(self, tokens, positions, cache=None, **_: Any):
+    def extend(self, tokens, positions, *_: Any, **__: Any):
         del positions
-        return self.table[tokens], cache
+        return self.table[tokens], None
 
     def logits(self, hidden):
         return hidden

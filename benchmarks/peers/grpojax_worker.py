@@ -1,0 +1,144 @@
+"""One GRPO step of grpojax, for `compare.py`."""
+
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from protocol import arguments, Steps, Workload
+
+import grpojax
+from grpojax import algorithms, models, reward, rollout, update
+from grpojax.env import AbstractDatasetEnvironment, TimeStep
+from grpojax.runs import loop
+from grpojax.types import Prompt
+
+
+SETTINGS = {
+    # Of the matrix products; the weights are float32.
+    "dtype": "float32",
+    # Recompute activations in the backward pass.
+    "remat": False,
+    # Keywords of `train_step` that `generate` takes, such as `slots`.
+    "rollout": {},
+    # Keywords of `train_step` that `improve` takes, such as `microbatches`.
+    "update": {},
+    # Two programs instead of one, so that rollout and update can be told apart.
+    "phases": False,
+}
+
+
+class Questions(AbstractDatasetEnvironment):
+    """Asks the workload's prompts, and pays the share of even tokens."""
+
+    prompts: jax.Array
+    end_tokens: jax.Array
+    vocab_size: int = eqx.field(static=True)
+    max_prompt_length: int = eqx.field(static=True)
+    max_completion_length: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+    max_turns: int = eqx.field(static=True, default=1)
+
+    def problem(self, index):
+        prompt = self.prompts[index]
+        return index, Prompt(prompt, jnp.array(prompt.shape[0], jnp.int32))
+
+    def step(self, state, turn):
+        said = jnp.arange(self.max_completion_length) < turn.length
+        even = jnp.sum((turn.tokens % 2 == 0) & said, dtype=jnp.float32)
+        silence = jnp.zeros((0,), jnp.int32), jnp.zeros((), jnp.int32)
+        paid = {"even": even / jnp.maximum(turn.length, 1)}
+        return state, TimeStep(*silence, paid, jnp.array(True))
+
+
+def questions(workload: Workload) -> Questions:
+    prompts = np.array(workload.prompts, np.int32)
+    return Questions(
+        jnp.asarray(prompts),
+        # Outside the vocabulary: no row ends before its limit.
+        jnp.array([workload.vocab_size]),
+        vocab_size=workload.vocab_size,
+        max_prompt_length=prompts.shape[1],
+        max_completion_length=workload.time,
+        size=len(prompts),
+    )
+
+
+def phases(env, optimizer, sampling: dict, learning: dict):
+    """`train_step` cut in two: its keywords are those of `generate` and `improve`."""
+    algorithm = algorithms.grpo()
+
+    @eqx.filter_jit
+    def sample(state, env, sampling):
+        key = jax.random.fold_in(state.key, state.version)
+        trajectory = rollout.generate(
+            state.policy, env, **sampling, version=state.version, key=key
+        )
+        rewards = reward.weighted_sum()(trajectory)
+        return trajectory, algorithm.advantage(rewards), algorithm.select(rewards)
+
+    @eqx.filter_jit(donate="all")
+    def learn(state, trajectory, advantages, keep):
+        policy, opt_state, metrics = update.improve(
+            state.policy,
+            state.opt_state,
+            trajectory,
+            advantages,
+            keep,
+            objective=algorithm.objective,
+            optimizer=optimizer,
+            **learning,
+        )
+        version = state.version + 1
+        return grpojax.TrainState(policy, opt_state, None, version, state.key), metrics
+
+    def step(state):
+        start = time.perf_counter()
+        trajectory, *rest = jax.block_until_ready(sample(state, env, sampling))
+        seconds = time.perf_counter() - start
+        tokens = jnp.sum(trajectory.sampled)
+        state, metrics = learn(state, trajectory, *rest)
+        return state, metrics | {"num_tokens": tokens}, seconds
+
+    return step
+
+
+def main():
+    steps = Steps()
+    workload, settings = arguments(SETTINGS)
+    policy = models.load(
+        workload.model, compute_dtype=settings["dtype"], remat=settings["remat"]
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(workload.learning_rate, weight_decay=0.0),
+    )
+    state = grpojax.init(policy, optimizer=optimizer, key=jax.random.key(workload.seed))
+    env = questions(workload)
+    prompts, group = len(workload.prompts), workload.group
+    sampling = {"prompts": prompts, "group": group, **settings["rollout"]}
+    if not workload.full:
+        lengths = jnp.array(workload.lengths, jnp.int32)
+        sampling["limits"] = lengths.reshape(prompts, group)
+    if settings["phases"]:
+        step = phases(env, optimizer, sampling, settings["update"])
+    else:
+        fixed = sampling | settings["update"]
+        compiled = loop.lower(state, env=env, optimizer=optimizer, **fixed).compile()
+        step = lambda state: (*compiled.call(state), None)
+    steps.ready(jax=jax.__version__, device=jax.devices()[0].device_kind)
+    while steps.wait():
+        state, metrics, seconds = step(state)
+        metrics = jax.device_get(metrics)  # Waits for the step.
+        memory = jax.devices()[0].memory_stats() or {}
+        steps.answer(
+            tokens=int(metrics["num_tokens"]),
+            rollout=seconds,
+            device_bytes=memory.get("peak_bytes_in_use"),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What a step must compute and move at the least, and what this machine can do."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grpojax.models import TransformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Of one step, counted from the configuration.
+
+    Floating-point operations are those of matrix products and of attention (its causal
+    half), with a backward pass that is twice the forward one; a prompt is run once for
+    its group. Recomputed activations are no work. Bytes are the weights once for every
+    decode iteration, and the keys and values that a token looks back on.
+    """
+
+    prefill_flops: float
+    decode_flops: float
+    decode_bytes: float
+    update_flops: float
+
+    @property
+    def flops(self) -> float:
+        return self.prefill_flops + self.decode_flops + self.update_flops
+
+
+def count(
+    config: TransformerConfig,
+    lengths: np.ndarray,
+    *,
+    prefix: int,
+    iterations: int,
+    refills: bool,
+    itemsize: int,
+) -> Work:
+    """The work of one step for rows of these lengths."""
+    c, prompts = config, lengths.shape[0]
+    heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    layer = 2 * c.hidden_size * (heads + kv) + 3 * c.hidden_size * c.intermediate_size
+    matrices, head = c.num_layers * layer, c.hidden_size * c.vocab_size
+    attention = 4 * c.num_layers * heads  # For each pair of tokens.
+    tokens = float(lengths.sum())
+    own = float((lengths * (lengths - 1) / 2 + lengths).sum())
+    prompt_pairs = prompts * prefix * (prefix + 1) / 2
+    prefill = 2 * matrices * prompts * prefix + attention * prompt_pairs
+    decode = 2 * (matrices + head) * tokens + attention * (own + tokens * prefix)
+    column = 2 * c.num_layers * kv * itemsize
+    shared = tokens if refills else float(iterations * prompts)
+    moved = iterations * (matrices + head) * itemsize
+    return Work(
+        prefill_flops=prefill,
+        decode_flops=decode,
+        decode_bytes=moved + column * (own + shared * prefix),
+        update_flops=3 * (prefill + decode),
+    )
+
+
+def _best(call, repeats: int = 5) -> float:
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def ceilings(dtype: str) -> tuple[float, float]:
+    """The fastest matrix product and the fastest copy: FLOP/s and bytes/s."""
+    cpu = jax.default_backend() == "cpu"
+    size, times = (2048, 4) if cpu else (8192, 16)
+    x = jnp.ones((size, size), dtype) / size
+
+    @jax.jit
+    def multiply(x):
+        def once(_, y):
+            return jnp.matmul(x, y, preferred_element_type=jnp.float32).astype(dtype)
+
+        return jax.lax.fori_loop(0, times, once, x)
+
+    flops = times * 2 * size**3 / _best(lambda: multiply(x))
+    items, rounds = (2**24, 16) if cpu else (2**28, 32)
+    y = jnp.ones(items, jnp.float32)
+    copy = jax.jit(lambda y: jax.lax.fori_loop(0, rounds, lambda _, y: y + 1, y))
+    return flops, rounds * 2 * y.nbytes / _best(lambda: copy(y))

@@ -1,0 +1,211 @@
+"""Where a train step's time goes, and how far that is from what the machine can do.
+
+    python benchmarks/step_throughput.py --model tiny --phases
+    python benchmarks/step_throughput.py --model qwen2.5-0.5b --dtype bfloat16 \\
+        --prefix 256 --time 512 --lengths exponential:128 --slots 64 --json
+
+Weights are random (or a directory's), prompts are random tokens, and how long each row
+is does not depend on what is said: every run does the same work.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from presets import iterations_of, lengths_of, PRESETS, RandomPrompts
+from roofline import ceilings, count
+
+import grpojax
+from grpojax import algorithms, models, reward, rollout, update
+from grpojax.runs import loop
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", default="tiny", help=f"a directory, or {', '.join(PRESETS)}")
+    add("--prompts", type=int, default=8)
+    add("--group", type=int, default=8)
+    add("--prefix", type=int, default=64, help="tokens of each prompt")
+    add("--time", type=int, default=128, help="the horizon, in tokens")
+    add("--lengths", default="full", help="full, exponential:MEAN, or a JSON file")
+    add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"])
+    add("--weights", default="float32", choices=["float32", "bfloat16"])
+    add("--remat", action="store_true", help="recompute layers in the backward pass")
+    add("--microbatches", type=int, default=None)
+    add("--steps", type=int, default=5)
+    add("--phases", action="store_true", help="also time the four phases apart")
+    add("--json", action="store_true", help="print a line of JSON last")
+    add("--trace", type=Path, default=None, help="write a profile of one step here")
+    return parser.parse_args()
+
+
+def load(options) -> models.Transformer:
+    settings = dict(dtype=options.weights, compute_dtype=options.dtype)
+    if options.model in PRESETS:
+        return models.Transformer(
+            PRESETS[options.model], **settings, remat=options.remat, key=jr.key(0)
+        )
+    return models.load(options.model, **settings, remat=options.remat)
+
+
+def repeat(call, steps: int) -> list[float]:
+    """Seconds of each call after the first, which may compile."""
+    seconds = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def time_phases(options, state, fixed, microbatches) -> dict[str, list[float]]:
+    """The same step as four programs; what one returns is what the next is given."""
+    optimizer, algorithm = fixed.pop("optimizer"), algorithms.grpo()
+    sample = eqx.filter_jit(lambda s: rollout.generate(s.policy, key=s.key, **fixed))
+    pay = eqx.filter_jit(reward.weighted_sum())
+    compare = eqx.filter_jit(algorithm.advantage)
+
+    @eqx.filter_jit
+    def improve(state, trajectory, advantages):
+        return update.improve(
+            state.policy,
+            state.opt_state,
+            trajectory,
+            advantages,
+            objective=algorithm.objective,
+            optimizer=optimizer,
+            microbatches=microbatches,
+        )
+
+    trajectory = sample(state)
+    rewards = pay(trajectory)
+    advantages = compare(rewards)
+    calls = {
+        "rollout": lambda: sample(state),
+        "reward": lambda: pay(trajectory),
+        "advantage": lambda: compare(rewards),
+        "update": lambda: improve(state, trajectory, advantages),
+    }
+    return {name: repeat(call, options.steps) for name, call in calls.items()}
+
+
+def peak_bytes() -> int:
+    """Of the device where it keeps count, else of the process."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return statistics.get("peak_bytes_in_use", resident)
+
+
+def main():
+    options = parse()
+    shape = options.prompts, options.group
+    lengths = lengths_of(options.lengths, *shape, options.time)
+    slots = options.slots
+    refills = slots is not None and slots < lengths.size
+    iterations = iterations_of(lengths, slots)
+    policy = load(options)
+    env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
+    state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
+    fixed = dict(
+        env=env,
+        optimizer=optimizer,
+        prompts=options.prompts,
+        group=options.group,
+        slots=slots,
+        limits=None if options.lengths == "full" else jnp.asarray(lengths),
+    )
+    apart = {}
+    if options.phases:
+        apart = time_phases(options, state, dict(fixed), options.microbatches)
+    lowered = loop.lower(state, **fixed, microbatches=options.microbatches)
+    compiled = lowered.compile()
+
+    def step():
+        nonlocal state
+        state, metrics = compiled.call(state)
+        return metrics
+
+    seconds = repeat(step, options.steps)
+    if options.trace is not None:
+        with jax.profiler.trace(str(options.trace)):
+            jax.block_until_ready(step())
+    tokens = int(lengths.sum())
+    work = count(
+        policy.config,
+        lengths,
+        prefix=options.prefix,
+        iterations=iterations,
+        refills=refills,
+        itemsize=jnp.dtype(options.dtype).itemsize,
+    )
+    flops, bandwidth = ceilings(options.dtype)
+    floors = {
+        "rollout": work.prefill_flops / flops
+        + max(work.decode_flops / flops, work.decode_bytes / bandwidth),
+        "update": work.update_flops / flops,
+    }
+    median = {name: statistics.median(x) for name, x in apart.items()}
+    middle = statistics.median(seconds)
+    share = {name: floors[name] / median[name] for name in floors if name in median}
+    rate = lambda name: tokens / median[name] if name in median else None
+    result = dict(
+        model=options.model,
+        device=jax.devices()[0].device_kind,
+        prompts=options.prompts,
+        group=options.group,
+        prefix=options.prefix,
+        time=options.time,
+        lengths=options.lengths,
+        slots=slots,
+        dtype=options.dtype,
+        compile_s=compiled.seconds,
+        step_s=middle,
+        rollout_s=median.get("rollout"),
+        update_s=median.get("update"),
+        generated_tokens=tokens,
+        rollout_tokens_per_s=rate("rollout"),
+        update_tokens_per_s=rate("update"),
+        mfu=work.flops / middle / flops,
+        roofline_share_rollout=share.get("rollout"),
+        roofline_share_update=share.get("update"),
+        peak_memory_bytes=peak_bytes(),
+        iterations=iterations,
+    )
+    print(f"{options.model} on {result['device']}, {options.dtype}")
+    print(f"  {shape[0]} prompts x {shape[1]} samples, prefix {options.prefix}")
+    print(f"  {tokens:,} tokens in {iterations} decode iterations")
+    ceiling = f"{flops / 1e9:,.0f} GFLOP/s in products, {bandwidth / 1e9:,.1f} GB/s"
+    print(f"  ceilings measured in this run: {ceiling} in copies")
+    print("\n| | median s | min | max | floor s | share |\n|---|---|---|---|---|---|")
+    for name, times in {"step": seconds, **apart}.items():
+        floor = sum(floors.values()) if name == "step" else floors.get(name)
+        part = (
+            "| |"
+            if floor is None
+            else (f"| {floor:.3f} | {floor / statistics.median(times):.0%} |")
+        )
+        print(
+            f"| {name} | {statistics.median(times):.3f} | {min(times):.3f} | "
+            f"{max(times):.3f} {part}"
+        )
+    print(f"\ncompiled in {compiled.seconds:.1f} s; MFU {result['mfu']:.1%}; ", end="")
+    print(f"{tokens / middle:,.0f} tokens/s; {work.flops / 1e9:,.0f} GFLOP a step;")
+    print(f"decoding moves {work.decode_bytes / 1e9:,.2f} GB; ", end="")
+    print(f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB")
+    if options.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

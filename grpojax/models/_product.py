@@ -1,0 +1,81 @@
+"""The matrix product of a layer: one primitive, so that batches stay one matrix.
+
+Under `vmap` and `grad`, `x @ weight` becomes a contraction over every batch axis, and
+XLA's CPU backend transposes an activation for each weight's gradient. Here whatever is
+batched is flattened to rows first, forward and backward; a sixth of an update's time.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, DTypeLike, Float
+
+
+def product(
+    x: Float[Array, "*batch inputs"],
+    weight: Float[Array, "inputs outputs"],
+    dtype: DTypeLike,
+) -> Float[Array, "*batch outputs"]:
+    """A matrix product with operands in `dtype`, accumulated and returned in float32.
+
+    bfloat16 operands with a float32 result are what matrix units are made for, in the
+    gradients too; float32 operands ask for the highest precision, which accelerators
+    would lower.
+    """
+    return _product.bind(x, weight, dtype=jnp.dtype(dtype).name)
+
+
+def _contract(x: Array, y: Array, axes: tuple[int, int], dtype: str) -> Array:
+    exact = dtype == "float32"
+    return jax.lax.dot_general(
+        x.astype(dtype),
+        y.astype(dtype),
+        (((axes[0],), (axes[1],)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if exact else None,
+        preferred_element_type=jnp.promote_types(jnp.float32, dtype),
+    )
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _compute(x: Array, weight: Array, *, dtype: str) -> Array:
+    flat = _contract(_rows(x), weight, (1, 0), dtype)
+    return flat.reshape(*x.shape[:-1], weight.shape[1])
+
+
+def _shape(x, weight, *, dtype: str):
+    shape = (*x.shape[:-1], weight.shape[1])
+    return ShapedArray(shape, jnp.promote_types(jnp.float32, dtype))
+
+
+def _batch(operands, axes, *, dtype: str):
+    x, weight = operands
+    x_axis, weight_axis = axes
+    if weight_axis is None:
+        x = jnp.moveaxis(x, x_axis, 0)
+        return _product.bind(x, weight, dtype=dtype), 0
+    # Many weights, as in a sweep over seeds: not one product, but a batch of them.
+    each = jax.vmap(lambda x, weight: _compute(x, weight, dtype=dtype), axes)
+    return each(x, weight), 0
+
+
+def _gradient_of_x(cotangent, x, weight, *, dtype: str):
+    flat = _contract(_rows(cotangent), weight, (1, 1), dtype)
+    return flat.reshape(*cotangent.shape[:-1], -1).astype(x.aval.dtype)
+
+
+def _gradient_of_weight(cotangent, x, weight, *, dtype: str):
+    flat = _contract(_rows(x), _rows(cotangent), (0, 0), dtype)
+    return flat.astype(weight.aval.dtype)
+
+
+_product = Primitive("grpojax_product")
+_product.def_impl(jax.jit(_compute, static_argnames="dtype"))
+_product.def_abstract_eval(_shape)
+mlir.register_lowering(_product, mlir.lower_fun(_compute, multiple_results=False))
+batching.primitive_batchers[_product] = _batch
+ad.defbilinear(_product, _gradient_of_x, _gradient_of_weight)

@@ -1,0 +1,139 @@
+"""Packing changes where tokens lie and how much is computed, and nothing else."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from grpojax import rollout, update
+from grpojax.algorithms import grpo
+from grpojax.update._pack import pack, to_rows, to_streams
+from grpojax.update._streams import in_streams
+
+from ..helpers import count_env, distance, transformer
+
+
+TIME, GROUP = 12, 6
+lengths = st.lists(st.integers(0, TIME), min_size=GROUP, max_size=GROUP).map(np.array)
+law = settings(max_examples=60, deadline=None)
+
+
+@jax.jit
+def packed(lengths):
+    return pack(lengths, TIME)
+
+
+@law
+@given(lengths)
+def test_every_token_stands_once_in_the_order_of_its_row(lengths):
+    packing = packed(lengths)
+    wanted = [row * TIME + t for row in range(GROUP) for t in range(lengths[row])]
+    source = np.asarray(packing.source)
+    assert sorted(source[source >= 0]) == wanted
+    for row in range(GROUP):
+        stream, start = int(packing.stream[row]), int(packing.start[row])
+        here = source[stream, start : start + lengths[row]]
+        np.testing.assert_array_equal(here, row * TIME + np.arange(lengths[row]))
+    position = np.where(source >= 0, source % TIME, 0)
+    np.testing.assert_array_equal(packing.position, position)
+
+
+@law
+@given(lengths)
+def test_few_streams_are_used_and_the_rest_is_empty(lengths):
+    packing = packed(lengths)
+    used = int(packing.used)
+    assert not (np.asarray(packing.source)[used:] >= 0).any()
+    assert used == sequential_first_fit(sorted(lengths, reverse=True))
+
+
+def sequential_first_fit(lengths) -> int:
+    """The same rule as a Python loop over a list that grows."""
+    free = [TIME]
+    for length in lengths:
+        for stream, room in enumerate(free):
+            if room >= length:
+                free[stream] -= length
+                break
+        else:
+            free.append(TIME - length)
+    return len(free)
+
+
+@law
+@given(lengths, st.sampled_from([1, 2, 3, 6]), st.integers(0, 99))
+def test_there_and_back(lengths, at_a_time, seed):
+    packing = packed(lengths)
+    rows = jr.normal(jr.key(seed), (GROUP, TIME))
+    inside = np.arange(TIME) < lengths[:, None]
+    seen = np.zeros(GROUP, bool)
+    for first in range(0, GROUP, at_a_time):
+        source = packing.source[first : first + at_a_time]
+        back, here = to_rows(to_streams(rows, source), packing, jnp.asarray(first))
+        keep = inside & np.asarray(here)[:, None]
+        np.testing.assert_array_equal(np.where(keep, back, 0), np.where(keep, rows, 0))
+        assert not (seen & here).any()
+        seen |= np.asarray(here)
+    assert seen.all()
+
+
+ENV = count_env()
+OPTIMIZER = optax.sgd(1.0)
+
+
+@pytest.fixture(scope="module")
+def said():
+    policy = transformer()
+    generate = eqx.filter_jit(rollout.generate)
+    limits = jnp.array([[1, 3, 12, 2], [5, 4, 2, 9], [12, 12, 1, 12]])
+    sizes = dict(prompts=3, group=4, limits=limits)
+    return policy, generate(policy, ENV, **sizes, key=jr.key(0))
+
+
+def test_parts_follow_the_tokens(said):
+    """Twelve rows are four parts of three; short ones leave most of them out."""
+    _, trajectory = said
+    streams = in_streams(trajectory.prompt, trajectory.tokens, trajectory.sampled, 1)
+    used = [sequential_first_fit(sorted(n, reverse=True)) for n in trajectory.lengths]
+    assert int(streams.parts) == max(used) < 4
+    nothing = jnp.zeros_like(trajectory.sampled)
+    one = in_streams(trajectory.prompt, trajectory.tokens, nothing, 1)
+    assert int(one.parts) == 1
+
+
+@pytest.mark.parametrize("microbatches", [None, 1, 2, 4, 12])
+def test_the_update_equals_that_of_rows_as_they_are(said, microbatches):
+    policy, trajectory = said
+    advantages = jr.normal(jr.key(1), (3, 4))
+    objective = grpo().objective
+
+    @eqx.filter_grad
+    def plain(policy):
+        frozen = update.Frozen(
+            advantage=advantages[:, :, None],
+            mask=trajectory.sampled,
+            old=trajectory.log_prob,
+        )
+        scored = update.score(policy, trajectory.prompt, trajectory.tokens)
+        return objective(update.Scores(*scored, objective.prepare(frozen)))[0]
+
+    gradient = eqx.filter_jit(plain)(policy)
+    wanted = eqx.apply_updates(policy, jax.tree.map(lambda g: -g, gradient))
+    improve = eqx.filter_jit(update.improve)
+    params = eqx.filter(policy, eqx.is_inexact_array)
+    got, _, metrics = improve(
+        policy,
+        OPTIMIZER.init(params),
+        trajectory,
+        advantages,
+        objective=objective,
+        optimizer=OPTIMIZER,
+        microbatches=microbatches,
+    )
+    assert distance(wanted, policy) > 1e-2
+    assert distance(got, wanted) <= 1e-5
+    assert float(metrics["sampling/sampling_logp_difference/max"]) <= 1e-5
