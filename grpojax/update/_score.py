@@ -32,8 +32,8 @@ def score(
     """Teacher-forced log-probabilities and entropies of a batch of completions.
 
     Each prompt is run once for its group, and the vocabulary projection is computed in
-    chunks that are recomputed in the backward pass: no array of
-    `prompt · group · time · vocab` entries ever exists.
+    chunks; where there are several, they are recomputed in the backward pass: no array
+    of `prompt · group · time · vocab` entries ever exists.
 
     **Arguments:**
 
@@ -59,11 +59,13 @@ def score(
         padding = [(0, blocks * chunk - count)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, padding).reshape(blocks, chunk, *x.shape[1:])
 
-    @jax.checkpoint
     def block(operands):
         hidden, tokens = operands
         return token_log_prob(policy.logits(hidden), tokens, temperature)
 
+    if blocks > 1:
+        # A single one is small enough to be kept for the backward pass.
+        block = jax.checkpoint(block)
     scores = jax.lax.map(block, (cut(hidden), cut(tokens)))
     whole = lambda x: x.reshape(-1)[:count].reshape(tokens.shape)
     return jax.tree.map(whole, scores)
