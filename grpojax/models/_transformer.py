@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 from ..policy import AbstractPolicy, Past
 from ._config import TransformerConfig
 from ._layers import attend, rms_norm, rotate, to_bits
-from ._product import product
+from ._product import product, save_products
 from ._weights import KVCache, Layers, LOGICAL_AXES
 
 
@@ -27,7 +27,7 @@ class Transformer(AbstractPolicy[KVCache]):
     - `config`: the shape.
     - `compute_dtype`: of the operands of every matrix product; accumulation, norms and
         softmax are float32.
-    - `remat`: recompute each layer's activations in the backward pass.
+    - `remat`: recompute each layer's matrix products, too, in the backward pass.
     """
 
     embedding: Float[Array, "vocab hidden"]
@@ -120,8 +120,9 @@ class Transformer(AbstractPolicy[KVCache]):
             x = x + self._mlp(layer, x)
             return x, own
 
-        if self.remat:
-            block = jax.checkpoint(block)
+        # What lies between the products is cheaper to compute again than to keep.
+        kept = jax.checkpoint_policies.nothing_saveable if self.remat else save_products
+        block = jax.checkpoint(block, policy=kept, prevent_cse=False)
         # Read in the compute dtype here and in `for_decoding` alike.
         x = self.embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
         # Caches are only read in here. Carried and written by the scan, one would be
