@@ -85,6 +85,18 @@ def test_same_seed_same_bits_and_another_seed_others():
     assert same_bits(a, b) and not same_bits(a.policy, c.policy)
 
 
+def test_one_temperature_for_the_sampler_and_the_loss():
+    """Tokens are scored at what they were drawn at, and that is what was asked for."""
+    entropy = []
+    train_step = eqx.filter_jit(grpojax.train_step)
+    for temperature in (0.5, 1.0, 2.0):
+        temperature = jnp.asarray(temperature)
+        _, metrics = train_step(start(), **FIXED, temperature=temperature)
+        assert float(metrics["sampling/sampling_logp_difference/max"]) <= 1e-5
+        entropy.append(float(metrics["entropy"]))
+    assert entropy == sorted(entropy) and entropy[0] < entropy[2] - 0.1
+
+
 def test_every_step_draws_anew():
     """A policy that never changes still says other things in the next step."""
     still = dict(FIXED, optimizer=optax.sgd(0.0))
