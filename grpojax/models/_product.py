@@ -2,7 +2,7 @@
 
 Under `vmap` and `grad`, `x @ weight` becomes a contraction over every batch axis, and
 XLA's CPU backend transposes an activation for each weight's gradient. Here whatever is
-batched is flattened to rows first, forward and backward; a sixth of an update's time.
+batched is flattened to rows first, forward and backward.
 """
 
 import jax
