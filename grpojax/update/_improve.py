@@ -112,6 +112,8 @@ def improve(
         gradients, tally = _accumulate(gradient, params, split(by_prompt, prompt, rows))
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm)
+        # Added up in float32 at least; the optimizer's state is in the weights' dtype.
+        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
         updates, new_state = optimizer.update(gradients, opt_state, params)
         new = optax.apply_updates(params, updates), new_state
         metrics = tally.metrics() | learning_rate(new_state)

@@ -337,3 +337,13 @@ def test_scores_do_not_depend_on_chunks():
 def test_parts_that_do_not_divide_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         improve(**options)
+
+
+def test_weights_in_half_precision_are_trained_in_it():
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), POLICY)
+    optimizer = optax.adam(0.1)
+    policy, opt_state, _ = improve(STALE, policy=half, optimizer=optimizer)
+    dtypes = lambda tree: [x.dtype for x in jax.tree.leaves(tree)]
+    assert policy.table.dtype == jnp.bfloat16
+    assert dtypes(opt_state) == dtypes(optimizer.init(half))
+    assert distance(policy, half) > 0.05
