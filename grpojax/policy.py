@@ -166,6 +166,13 @@ def token_log_prob(
     return chosen - normalizer, normalizer - expected
 
 
+def empty_cache(policy: AbstractPolicy[_Cache], columns: int) -> _Cache:
+    """A cache of so many columns for one stream, for `write` to fill; all zeros."""
+    token = jnp.zeros(columns, jnp.int32)
+    shapes = jax.eval_shape(lambda: policy.extend(token, token)[1])
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
 def as_prompt(prompt: Prompt | Int[ArrayLike, " prefix"]) -> Prompt:
     """A prompt, or the token ids of one, as an unpadded `Prompt` of one stream."""
     if isinstance(prompt, Prompt):

@@ -11,7 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from .env import AbstractEnvironment, Turn
-from .policy import AbstractPolicy, completion_hidden, log_prob, logits, Past
+from .policy import (
+    AbstractPolicy,
+    completion_hidden,
+    empty_cache,
+    log_prob,
+    logits,
+    Past,
+)
 from .types import Prompt
 
 
@@ -237,9 +244,7 @@ def check_policy(
 def _in_chunks(policy, tokens, chunks) -> Float[Array, "time vocab"]:
     """Logits by way of one cache whose columns are used back to front."""
     length = tokens.shape[0]
-    read = lambda tokens: policy.extend(tokens, tokens)[1]
-    shapes = jax.eval_shape(read, jnp.zeros(2 * length, jnp.int32))
-    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    cache = empty_cache(policy, 2 * length)
     extend = eqx.filter_jit(lambda policy, *args: policy.extend(*args))
     column, start, hidden = 2 * length, 0, []
     for size in chunks:

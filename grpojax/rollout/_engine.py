@@ -17,7 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ..env import AbstractEnvironment, TimeStep, Turn
-from ..policy import AbstractPolicy, Past
+from ..policy import AbstractPolicy, empty_cache, Past
 from ..types import Prompt
 from ._loop import Lanes, Loop, Rows
 from ._sample import AbstractSampler
@@ -120,10 +120,8 @@ class Engine(eqx.Module):
 
     def _empty_cache(self) -> PyTree:
         """`time` columns for every slot; never read before they are written."""
-        token = jnp.zeros(self.time, jnp.int32)
-        read = jax.vmap(lambda _: self.policy.extend(token, token)[1], out_axes=1)
-        shapes = jax.eval_shape(read, jnp.zeros(self.slots))
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        one = empty_cache(self.policy, self.time)
+        return jax.tree.map(lambda x: jnp.repeat(x[:, None], self.slots, axis=1), one)
 
     def _answer_shape(self) -> TimeStep:
         state = jax.tree.map(lambda x: x[0], self.states)

@@ -45,10 +45,7 @@ def test_greedy_continuation(model, golden):
             token = jnp.argmax(model.logits(hidden[0])).astype(token.dtype)
             return (token, cache), token
 
-        read = lambda ids: model.extend(ids, ids)[1]
-        shapes = jax.eval_shape(read, jnp.zeros(steps, jnp.int32))
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        start = (prompt[-1], empty)
+        start = (prompt[-1], policy.empty_cache(model, steps))
         return jax.lax.scan(step, start, columns)[1]
 
     np.testing.assert_array_equal(continuation(model), expected[length:])

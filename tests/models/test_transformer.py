@@ -12,7 +12,7 @@ import tiny_checkpoints
 from hypothesis import given, settings
 
 from grpojax import models
-from grpojax.policy import Past
+from grpojax.policy import empty_cache, Past
 
 
 TIME = 6
@@ -41,12 +41,6 @@ def extend(policy, ids, positions, *past, **options):
 
 def whole(policy, ids):
     return extend(policy, ids, jnp.arange(len(ids)))
-
-
-def empty_cache(policy, width):
-    read = lambda ids: policy.extend(ids, ids)[1]
-    shapes = jax.eval_shape(read, jnp.zeros(width, jnp.int32))
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def assert_close(logits, expected):
