@@ -52,11 +52,11 @@ def improve(
     - `epochs`: passes over the trajectory.
     - `minibatches`: optimizer steps in each pass, each on its share of the prompts.
     - `microbatches`: parts of a minibatch whose gradients are added up: the result
-        does not depend on them. Rows are packed end to end in streams as wide as the
-        horizon, and a part holds some of the streams of every prompt (with more parts
-        than samples, of some prompts): many parts take little memory, and when rows are
-        short no time goes to streams that stay empty. By default one stream of each
-        prompt.
+        does not depend on them. A prompt's rows are packed end to end in streams as
+        wide as the horizon, and a part holds `prompts · group / microbatches` of all
+        streams (with more parts than samples, of some prompts'): many parts take little
+        memory, and when rows are short no time goes to streams that stay empty. By
+        default as many streams as there are prompts.
     - `recompute`: take the old log-probabilities from the policy before the first
         update instead of the sampler's record.
     - `chunk`: positions whose logits exist at a time.
@@ -101,7 +101,7 @@ def improve(
             loss, measured = objective(scores)
             return loss, Tally.of(loss, measured, scores, here)
 
-        streams = in_streams(prompt, tokens, frozen.mask, at_a_time)
+        streams = in_streams(prompt, tokens, frozen.mask, at_a_time * tokens.shape[0])
         policy = eqx.combine(params, static)
         return gradient_in_parts(policy, streams, loss, **options)
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 
 
 class Packing(eqx.Module):
-    """Where one prompt's rows stand in streams of one width.
+    """Where rows stand in streams of one width, each of which holds one prompt's rows.
 
     There are as many streams as rows, each as wide as the longest row may be, and the
     first `used` hold all there is.
@@ -16,49 +16,63 @@ class Packing(eqx.Module):
 
     - `stream`: in which one each row stands.
     - `start`: from which column on.
-    - `source`: which token stands at a column, row · time + position; -1 for none.
+    - `owner`: whose rows a stream holds.
+    - `source`: which token stands at a column, as an index of all tokens; -1 for none.
+    - `used`: how many streams hold anything.
     """
 
-    stream: Int[Array, "*prompt group"]
-    start: Int[Array, "*prompt group"]
-    source: Int[Array, "*prompt group time"]
+    stream: Int[Array, "prompt group"]
+    start: Int[Array, "prompt group"]
+    owner: Int[Array, " stream"]
+    source: Int[Array, "stream time"]
+    used: Int[Array, ""]
 
     @property
-    def used(self) -> Int[Array, "*prompt"]:
-        return 1 + jnp.max(self.stream, axis=-1)
-
-    @property
-    def position(self) -> Int[Array, "*prompt group time"]:
+    def position(self) -> Int[Array, "stream time"]:
         """Each column's position in its own row, 0 where there is none."""
         return jnp.maximum(self.source, 0) % self.source.shape[-1]
 
 
-def pack(lengths: Int[Array, " group"], time: int) -> Packing:
-    """Lays rows into streams, the longest first, each where it first fits.
+def pack(lengths: Int[Array, "prompt group"], time: int) -> Packing:
+    """Lays rows into streams, a prompt's longest first, each where it first fits.
 
-    First-fit decreasing needs at most 11/9 of the fewest streams possible, and one.
-    An empty row takes no room.
+    First-fit decreasing needs at most 11/9 of the fewest streams possible, and one, for
+    each prompt. An empty row takes no room.
     """
-    group = lengths.shape[0]
+    prompts, group = lengths.shape
+    stream, start = jax.vmap(lambda lengths: _first_fit(lengths, time))(lengths)
+    held = jnp.max(jnp.where(lengths > 0, stream + 1, 0), axis=1)
+    ends = jnp.cumsum(held)
+    stream = stream + (ends - held)[:, None]
+    position = jnp.arange(time)
+    column = jnp.where(position < lengths[..., None], start[..., None] + position, time)
+    rows = prompts * group
+    token = jnp.arange(rows * time, dtype=jnp.int32).reshape(prompts, group, time)
+    source = jnp.full((rows, time), -1, jnp.int32)
+    source = source.at[stream[..., None], column].set(token, mode="drop")
+    owner = jnp.searchsorted(ends, jnp.arange(rows), side="right")
+    owner = jnp.minimum(owner, prompts - 1).astype(jnp.int32)
+    return Packing(stream, start, owner, source, ends[-1])
+
+
+def _first_fit(
+    lengths: Int[Array, " group"], time: int
+) -> tuple[Int[Array, " group"], Int[Array, " group"]]:
+    """The stream and the start of each row of one prompt."""
     order = jnp.argsort(lengths, descending=True)
 
     def place(free, length):
         stream = jnp.argmax(free >= length)
         return free.at[stream].add(-length), (stream, time - free[stream])
 
-    _, placed = jax.lax.scan(place, jnp.full(group, time), lengths[order])
+    _, placed = jax.lax.scan(place, jnp.full(lengths.shape[0], time), lengths[order])
     back = jnp.argsort(order)
     stream, start = (x[back].astype(jnp.int32) for x in placed)
-    position = jnp.arange(time)
-    column = jnp.where(position < lengths[:, None], start[:, None] + position, time)
-    token = jnp.arange(group * time, dtype=jnp.int32).reshape(group, time)
-    source = jnp.full((group, time), -1, jnp.int32)
-    source = source.at[stream[:, None], column].set(token, mode="drop")
-    return Packing(stream, start, source)
+    return stream, start
 
 
 def to_streams(
-    rows: Shaped[Array, "group time"], source: Int[Array, "stream time"]
+    rows: Shaped[Array, "prompt group time"], source: Int[Array, "stream time"]
 ) -> Shaped[Array, "stream time"]:
     """What stands at each column; 0 where nothing does."""
     return jnp.where(source >= 0, rows.reshape(-1)[jnp.maximum(source, 0)], 0)
@@ -68,7 +82,7 @@ def to_rows(
     streams: Shaped[Array, "stream time"],
     packing: Packing,
     first: Int[Array, ""],
-) -> tuple[Shaped[Array, "group time"], Bool[Array, " group"]]:
+) -> tuple[Shaped[Array, "prompt group time"], Bool[Array, "prompt group"]]:
     """The rows that stand in streams `first`, `first + 1` ...; and which ones do.
 
     What is past a row's end, and rows that stand elsewhere, hold arbitrary values.
@@ -76,5 +90,5 @@ def to_rows(
     count, time = streams.shape
     stream = packing.stream - first
     here = (stream >= 0) & (stream < count)
-    column = jnp.minimum(packing.start[:, None] + jnp.arange(time), time - 1)
-    return streams[jnp.clip(stream, 0, count - 1)[:, None], column], here
+    column = jnp.minimum(packing.start[..., None] + jnp.arange(time), time - 1)
+    return streams[jnp.clip(stream, 0, count - 1)[..., None], column], here

@@ -1,6 +1,6 @@
 """Scoring in parts: memory follows a part, and work follows the tokens.
 
-A part is some of the prompts, and some of the streams that their rows are packed in.
+A part is some of the streams that the rows of some of the prompts are packed in.
 Prompts are run once for all of their parts, and streams that hold nothing not at all.
 """
 
@@ -29,45 +29,46 @@ class Streams(eqx.Module):
 
     @property
     def parts(self) -> Int[Array, ""]:
-        """How many parts hold anything."""
-        return -(-jnp.max(self.packing.used) // self.at_a_time)
+        """How many parts hold anything; one at least, for something to be measured."""
+        return jnp.maximum(-(-self.packing.used // self.at_a_time), 1)
 
     def cut(self, part: Int[Array, ""], x: Array) -> Array:
         """The streams of one part."""
         start = part * self.at_a_time
-        return jax.lax.dynamic_slice_in_dim(x, start, self.at_a_time, axis=1)
+        return jax.lax.dynamic_slice_in_dim(x, start, self.at_a_time, axis=0)
 
     def score(
         self, policy: AbstractPolicy, context: PyTree, part: Int[Array, ""], **options
-    ) -> Scored:
-        """The scores of one part's streams, `[prompt at_a_time time]`."""
+    ) -> PyTree[Float[Array, "at_a_time time"]]:
+        """The scores of one part's streams, `[at_a_time time]`."""
         source = self.cut(part, self.packing.source)
         position = self.cut(part, self.packing.position)
-        tokens = jax.vmap(to_streams)(self.tokens, source)
-        return score(
+        owner = self.cut(part, self.packing.owner)
+        own = lambda x: x[owner]
+        scores = score(
             policy,
-            self.prompt,
-            tokens,
-            context=context,
-            position=position,
+            jax.tree.map(own, self.prompt),
+            to_streams(self.tokens, source)[:, None],
+            context=jax.tree.map(own, context),
+            position=position[:, None],
             **options,
         )
+        return jax.tree.map(lambda x: x[:, 0], scores)
 
     def to_rows(
         self, part: Int[Array, ""], streams: PyTree[Array, " T"]
     ) -> tuple[PyTree[Array, " T"], Bool[Array, "prompt group"]]:
         """Streams of one part as rows, and which rows stand in them."""
-        first = part * self.at_a_time
-        back = jax.vmap(to_rows, in_axes=(0, 0, None))
-        here = back(jax.tree.leaves(streams)[0], self.packing, first)[1]
-        return jax.tree.map(lambda x: back(x, self.packing, first)[0], streams), here
+        back = lambda x: to_rows(x, self.packing, part * self.at_a_time)
+        here = back(jax.tree.leaves(streams)[0])[1]
+        return jax.tree.map(lambda x: back(x)[0], streams), here
 
     def to_streams(
         self, part: Int[Array, ""], rows: PyTree[Array, " T"]
     ) -> PyTree[Array, " T"]:
         """Rows as the streams of one part."""
         source = self.cut(part, self.packing.source)
-        return jax.tree.map(lambda x: jax.vmap(to_streams)(x, source), rows)
+        return jax.tree.map(lambda x: to_streams(x, source), rows)
 
 
 def in_streams(
@@ -76,11 +77,10 @@ def in_streams(
     mask: Bool[Array, "prompt group time"],
     at_a_time: int,
 ) -> Streams:
-    """Packs rows up to the last token that counts."""
+    """Packs rows up to the last token that counts; `at_a_time` divides the rows."""
     time = tokens.shape[-1]
     lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
-    packing = jax.vmap(lambda lengths: pack(lengths, time))(lengths)
-    return Streams(prompt, tokens, packing, at_a_time)
+    return Streams(prompt, tokens, pack(lengths, time), at_a_time)
 
 
 def prefill_all(policy: AbstractPolicy, prompt: Prompt) -> PyTree:
@@ -101,7 +101,7 @@ def score_in_parts(
 
     def some(part) -> Scored:
         prompt, (tokens, mask) = part
-        streams = in_streams(prompt, tokens, mask, at_a_time)
+        streams = in_streams(prompt, tokens, mask, at_a_time * tokens.shape[0])
         context = prefill_all(policy, prompt)
 
         def add(part, scores):

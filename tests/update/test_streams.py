@@ -1,5 +1,7 @@
 """Packing changes where tokens lie and how much is computed, and nothing else."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,11 @@ from grpojax.update._streams import in_streams
 from ..helpers import count_env, distance, transformer
 
 
-TIME, GROUP = 12, 6
-lengths = st.lists(st.integers(0, TIME), min_size=GROUP, max_size=GROUP).map(np.array)
+TIME, GROUP, PROMPTS = 12, 6, 2
+ROWS = PROMPTS * GROUP
+lengths = st.lists(st.integers(0, TIME), min_size=ROWS, max_size=ROWS).map(
+    lambda values: np.array(values).reshape(PROMPTS, GROUP)
+)
 law = settings(max_examples=60, deadline=None)
 
 
@@ -31,13 +36,15 @@ def packed(lengths):
 @given(lengths)
 def test_every_token_stands_once_in_the_order_of_its_row(lengths):
     packing = packed(lengths)
-    wanted = [row * TIME + t for row in range(GROUP) for t in range(lengths[row])]
+    flat = lengths.reshape(-1)
+    wanted = [row * TIME + t for row in range(ROWS) for t in range(flat[row])]
     source = np.asarray(packing.source)
     assert sorted(source[source >= 0]) == wanted
-    for row in range(GROUP):
-        stream, start = int(packing.stream[row]), int(packing.start[row])
-        here = source[stream, start : start + lengths[row]]
-        np.testing.assert_array_equal(here, row * TIME + np.arange(lengths[row]))
+    stream, start = (np.ravel(x) for x in (packing.stream, packing.start))
+    for row in np.flatnonzero(flat):
+        here = source[stream[row], start[row] : start[row] + flat[row]]
+        np.testing.assert_array_equal(here, row * TIME + np.arange(flat[row]))
+        assert packing.owner[stream[row]] == row // GROUP
     position = np.where(source >= 0, source % TIME, 0)
     np.testing.assert_array_equal(packing.position, position)
 
@@ -48,13 +55,13 @@ def test_few_streams_are_used_and_the_rest_is_empty(lengths):
     packing = packed(lengths)
     used = int(packing.used)
     assert not (np.asarray(packing.source)[used:] >= 0).any()
-    assert used == sequential_first_fit(sorted(lengths, reverse=True))
+    assert used == sum(map(sequential_first_fit, lengths))
 
 
 def sequential_first_fit(lengths) -> int:
     """The same rule as a Python loop over a list that grows."""
-    free = [TIME]
-    for length in lengths:
+    free = []
+    for length in filter(None, sorted(lengths, reverse=True)):
         for stream, room in enumerate(free):
             if room >= length:
                 free[stream] -= length
@@ -65,20 +72,20 @@ def sequential_first_fit(lengths) -> int:
 
 
 @law
-@given(lengths, st.sampled_from([1, 2, 3, 6]), st.integers(0, 99))
+@given(lengths, st.sampled_from([1, 2, 3, 4, 6, 12]), st.integers(0, 99))
 def test_there_and_back(lengths, at_a_time, seed):
     packing = packed(lengths)
-    rows = jr.normal(jr.key(seed), (GROUP, TIME))
-    inside = np.arange(TIME) < lengths[:, None]
-    seen = np.zeros(GROUP, bool)
-    for first in range(0, GROUP, at_a_time):
+    rows = jr.normal(jr.key(seed), (PROMPTS, GROUP, TIME))
+    inside = np.arange(TIME) < lengths[..., None]
+    seen = np.zeros((PROMPTS, GROUP), bool)
+    for first in range(0, int(packing.used), at_a_time):
         source = packing.source[first : first + at_a_time]
         back, here = to_rows(to_streams(rows, source), packing, jnp.asarray(first))
-        keep = inside & np.asarray(here)[:, None]
+        keep = inside & np.asarray(here)[..., None]
         np.testing.assert_array_equal(np.where(keep, back, 0), np.where(keep, rows, 0))
-        assert not (seen & here).any()
+        assert not (seen & here & (lengths > 0)).any()
         seen |= np.asarray(here)
-    assert seen.all()
+    assert seen[lengths > 0].all()
 
 
 ENV = count_env()
@@ -94,15 +101,17 @@ def said():
     return policy, generate(policy, ENV, **sizes, key=jr.key(0))
 
 
-def test_parts_follow_the_tokens(said):
-    """Twelve rows are four parts of three; short ones leave most of them out."""
+@pytest.mark.parametrize("at_a_time", [1, 3])
+def test_parts_follow_the_tokens(said, at_a_time):
+    """Twelve rows may need twelve streams; short ones share them."""
     _, trajectory = said
-    streams = in_streams(trajectory.prompt, trajectory.tokens, trajectory.sampled, 1)
-    used = [sequential_first_fit(sorted(n, reverse=True)) for n in trajectory.lengths]
-    assert int(streams.parts) == max(used) < 4
-    nothing = jnp.zeros_like(trajectory.sampled)
-    one = in_streams(trajectory.prompt, trajectory.tokens, nothing, 1)
-    assert int(one.parts) == 1
+    prompt, tokens, sampled = trajectory.prompt, trajectory.tokens, trajectory.sampled
+    streams = in_streams(prompt, tokens, sampled, at_a_time)
+    used = sum(map(sequential_first_fit, np.asarray(trajectory.lengths)))
+    assert int(streams.parts) == math.ceil(used / at_a_time)
+    assert used < 12
+    nothing = in_streams(prompt, tokens, jnp.zeros_like(sampled), at_a_time)
+    assert int(nothing.parts) == 1
 
 
 @pytest.mark.parametrize("microbatches", [None, 1, 2, 4, 12])
