@@ -6,10 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._document import Block, Bullets, Callout, Code, Heading, Line, Strong, Table
+from ._document import (
+    Block,
+    Bullets,
+    Callout,
+    Code,
+    Heading,
+    Line,
+    Paragraph,
+    Strong,
+    Table,
+)
 from ._intervals import Interval, mean_interval, welch
+from ._overview import subject
 from ._panels import describe
-from ._read import Run
+from ._read import Run, written
 from ._verdict import Change, judge, percent, percents, points
 
 
@@ -59,9 +70,8 @@ def comparison(runs: Sequence[Run]) -> list[Block]:
         Heading(1, f"Comparison of {len(runs)} runs"),
         *_unfinished(runs, names),
         *_differences(groups),
-        Heading(2, "Every run"),
-        _every_run(groups, names),
         *_over_seeds(groups),
+        *_every_run(groups, names),
         *_flaws(runs, names),
     ]
 
@@ -81,37 +91,41 @@ def _unfinished(runs: Sequence[Run], names: dict[int, str]) -> list[Block]:
 
 
 def _differences(groups: list[Group]) -> list[Block]:
-    heading = Heading(2, "What differs")
+    told = Bullets([[f"Recipe {x.name}: ", *subject(x.runs[0])] for x in groups])
     if len(groups) == 1:
-        return [heading, Bullets(["One recipe: the runs differ in the seed alone."])]
+        return [told, Paragraph("The runs differ in the seed alone.")]
     recipes = [group.runs[0].recipe for group in groups]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-    value = lambda recipe, key: str(recipe[key]) if key in recipe else "-"
+    value = lambda recipe, key: written(recipe[key]) if key in recipe else "-"
     rows = [
         [[Code(key)], *(value(recipe, key) for recipe in recipes)]
         for key in keys
         if key != SEED and len({repr(recipe.get(key)) for recipe in recipes}) > 1
     ]
     header = ["key", *(f"recipe {group.name}" for group in groups)]
-    return [heading, Table(header, rows, texts=len(header))]
+    differing = Table(header, rows, texts=len(header))
+    return [told, Heading(2, "What differs"), differing]
 
 
-def _every_run(groups: list[Group], names: dict[int, str]) -> Table:
+def _every_run(groups: list[Group], names: dict[int, str]) -> list[Block]:
     rows: list[list[Line]] = []
+    refusals: list[Line] = []
     for group in groups:
         for run in group.runs:
             verdict = judge(run)
             of = "" if run.steps is None else f" of {run.steps}"
             state = "finished" if run.complete else "not finished"
-            head = [group.name, names[id(run)], str(run.seed), state]
-            head.append(f"{run.last_step}{of}")
+            head = [group.name, names[id(run)], written(run.seed)]
+            head.append(f"{state}, {run.last_step}{of}")
             for change in verdict.changes:
                 rows.append([*head, *_cells(change)])
             if not verdict.changes:
-                rows.append([*head, "; ".join(verdict.refusals), *["-"] * 5])
-    header = ["recipe", "run", "seed", "state", "steps", "evaluation", "before"]
-    header += ["after", "95% interval", "n", "change in points, 95% interval"]
-    return Table(header, rows, texts=4)
+                rows.append([*head, *["-"] * 7])
+            refusals += [f"{names[id(run)]}: {text}" for text in verdict.refusals]
+    header = ["recipe", "run", "seed", "steps", "evaluation", "before", "after"]
+    header += ["95% interval", "n", "change, points", "95% interval"]
+    told = [Bullets(refusals)] if refusals else []
+    return [Heading(2, "Every run"), Table(header, rows, texts=5), *told]
 
 
 def _cells(change: Change) -> list[str]:
@@ -122,13 +136,12 @@ def _cells(change: Change) -> list[str]:
         percent(after.value),
         percents(after.interval),
         f"{after.n:,}",
-        f"{points(change.difference)} ({_range(change.interval)})",
+        points(change.difference),
+        _range(change.interval),
     ]
 
 
-def _range(interval: Interval | None) -> str:
-    if interval is None:
-        return "no interval from one seed"
+def _range(interval: Interval) -> str:
     return f"{points(interval[0])} to {points(interval[1])}"
 
 
@@ -163,8 +176,11 @@ def _over_seeds(groups: list[Group]) -> list[Block]:
                 "first of them counts."
             )
     header = ["recipe", "evaluation", "seeds", "after", "95% t-interval"]
-    header += ["change in points", "95% t-interval"]
-    lines.append("A t-interval over seeds says what another seed would give.")
+    header += ["change, points", "95% t-interval"]
+    lines.append(
+        "A t-interval over seeds covers the mean over all seeds, on the problems that "
+        "these runs were judged on."
+    )
     table = [Table(header, rows, texts=2)] if rows else []
     return [Heading(2, "Over seeds"), *table, Bullets(lines)]
 
@@ -189,7 +205,7 @@ def _between(called: str, found: dict[str, list[Change]]) -> list[Line]:
     lines: list[Line] = []
     for name, changes in others:
         interval = welch(accuracy(reference), accuracy(changes))
-        text = f"{called}: recipe {name} minus recipe {first}: "
+        text = f"{called.capitalize()}: recipe {name} minus recipe {first}: "
         if interval is None:
             lines.append(f"{text}not known; each needs two seeds.")
             continue
@@ -197,7 +213,7 @@ def _between(called: str, found: dict[str, list[Change]]) -> list[Line]:
         verdict = "includes" if interval[0] <= 0 <= interval[1] else "excludes"
         lines.append(
             f"{text}{points(difference)} points, 95% interval {_range(interval)} "
-            f"(Welch's, over seeds): it {verdict} no difference."
+            f"(Welch's, over seeds): it {verdict} zero."
         )
     return lines
 

@@ -17,7 +17,7 @@ from ._document import (
     Verbatim,
 )
 from ._panels import describe
-from ._read import Evaluation, Measure, number, Run
+from ._read import Evaluation, Measure, number, Run, written
 from ._verdict import judge, percent, percents, sentence, Verdict
 
 
@@ -33,7 +33,6 @@ _FACTS = (
     (" of at most ", "rollout.max_new_tokens", " tokens"),
     (", at temperature ", "rollout.temperature", ""),
     (", learning rate ", "optimizer.learning_rate", ""),
-    (", seed ", "run.seed", ""),
 )
 
 _SHUFFLED = "reward.shuffle"
@@ -43,10 +42,13 @@ _REASONS = ("failed", "stopped", "preempted")
 def overview(run: Run) -> list[Block]:
     """Everything above the curves."""
     verdict = judge(run)
+    result = [[*subject(run), *_seed(run)], *_result(run, verdict)]
     return [
         Heading(1, f"Run {run.path.resolve().name}"),
         *status(run),
-        Callout(_tone(run, verdict), [_subject(run), *_result(run, verdict)]),
+        Callout(
+            _tone(run, verdict), [[*subject(run), *_seed(run)], *_result(run, verdict)]
+        ),
         *_evaluations(run.evaluations),
         *_certainty(run, verdict),
         Heading(2, "How long, and how to continue"),
@@ -60,7 +62,7 @@ def recipe(run: Run) -> list[Block]:
     """The whole recipe, for the end of a report."""
     if not run.recipe:
         return []
-    text = "\n".join(f"{key}: {value}" for key, value in run.recipe.items())
+    text = "\n".join(f"{key}: {written(value)}" for key, value in run.recipe.items())
     return [Heading(2, "The whole recipe"), Verbatim(text)]
 
 
@@ -86,7 +88,8 @@ def _reason(run: Run) -> str:
     since = [event for event in run.events if event.kind != "checkpoint"]
     if since and since[-1].kind in _REASONS:
         event = since[-1]
-        return f"It was {event.kind} at step {event.step}: {event.message or 'no word'}"
+        why = f": {event.message.rstrip('.')}" if event.message else ""
+        return f"It was {event.kind} at step {event.step}{why}."
     said = run.summary.get("status")
     if said in _REASONS:
         return f"It was {said}; no event says why."
@@ -98,15 +101,15 @@ def _tone(run: Run, verdict: Verdict) -> str:
     return "good" if good else "plain"
 
 
-def _subject(run: Run) -> Line:
-    """What was trained on what, in a sentence."""
+def subject(run: Run) -> list[Inline]:
+    """What was trained on what, in a sentence or two."""
     if not run.recipe:
-        return "What was trained on what is not known: there is no recipe."
+        return ["What was trained on what is not known: there is no recipe."]
     line: list[Inline] = []
     for before, key, after in _FACTS:
         if run.recipe.get(key) is not None:
-            line += [before, Code(str(run.recipe[key])), after]
-    line.append(". The whole recipe is at the end.")
+            line += [before, Code(written(run.recipe[key])), after]
+    line.append(".")
     if run.recipe.get(_SHUFFLED):
         line += [
             " ",
@@ -115,12 +118,20 @@ def _subject(run: Run) -> Line:
     return line
 
 
+def _seed(run: Run) -> Line:
+    return [] if run.seed is None else [" Seed ", Code(written(run.seed)), "."]
+
+
 def _result(run: Run, verdict: Verdict) -> list[Line]:
     lines: list[Line] = [sentence(change) for change in verdict.changes]
     if not lines:
         lines.append([Strong("Whether it worked cannot be said.")])
     if lines and verdict.changes and not run.complete:
         lines.append("This is how far it got, not the result of the whole recipe.")
+    elif verdict.changes and (last := verdict.changes[0].after.step) < run.last_step:
+        lines.append(
+            f"The last evaluation is of step {last}, not of step {run.last_step}."
+        )
     return [*lines, *verdict.refusals, *_beside(verdict)]
 
 
@@ -207,12 +218,12 @@ def _duration(run: Run) -> list[Block]:
     elif run.metrics and (last := run.metrics[-1].get("time")) is not None:
         text += f"; the last one ended {last:,.1f} s after the run began"
     if compile_time is not None:
-        text += f", of which compiling took {compile_time:,.1f} s"
+        text += f"; compiling took {compile_time:,.1f} s"
     counts = {kind: 0 for kind in ("resume", "warning")}
     for event in run.events:
         if event.kind in counts:
             counts[event.kind] += 1
-    text += f". Resumed {counts['resume']} times; {counts['warning']} warnings."
+    text += f". Resumes: {counts['resume']}. Warnings: {counts['warning']}."
     told = [x for x in run.events if x.kind not in ("start", "checkpoint", "finish")]
     lines: list[Line] = [
         f"step {event.step}, {event.kind}: {event.message}" for event in told

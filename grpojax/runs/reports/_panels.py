@@ -139,4 +139,4 @@ def describe(one: Evaluation) -> str:
     split = "held out" if one.split in ("held_out", "not recorded") else one.split
     mode = "" if one.mode == "not recorded" else f", {one.mode}"
     warm = one.mode == "sampled" and one.temperature is not None
-    return f"{split}{mode}{f' at {one.temperature:g}' if warm else ''}"
+    return f"{split}{mode}{f' at temperature {one.temperature:g}' if warm else ''}"

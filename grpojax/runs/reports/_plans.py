@@ -27,8 +27,8 @@ _GAP = "sampling/sampling_logp_difference"
 _WEIGHT = "sampling/importance_sampling_ratio"
 
 PLANS = (
-    Plan("Reward", "reward", "Reward", "", {"reward": "mean total"}),
-    Plan("Reward", "components", "Reward components", "", {"rewards/*/mean": ""}),
+    Plan("Result", "reward", "Reward", "", {"reward": "mean total"}),
+    Plan("Result", "components", "Reward components", "", {"rewards/*/mean": ""}),
     Plan(
         "Reward",
         "spread",

@@ -118,6 +118,13 @@ def number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def written(value: object) -> str:
+    """A recipe's value as YAML has it, a text without its quotes."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads a run directory, however little of it there is.
 
@@ -132,8 +139,10 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         )
     flaws: list[str] = []
     summary = read_mapping(path / "summary.json", json.loads, flaws)
-    evaluations = _parse_all(
-        path / "evaluations.jsonl", _evaluation, flaws, optional=bool(summary)
+    evaluations = _latest(
+        _parse_all(
+            path / "evaluations.jsonl", _evaluation, flaws, optional=bool(summary)
+        )
     )
     return Run(
         path=path,
@@ -239,6 +248,11 @@ def _evaluation(record: Record) -> Evaluation | None:
         metrics=_measures(record.get("metrics")),
         baselines=_measures(record.get("baselines")),
     )
+
+
+def _latest(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """Of evaluations that were made twice, as after a resume, the later one."""
+    return list({(one.step, one.series): one for one in evaluations}.values())
 
 
 def _evaluations_of_summary(summary: Record) -> list[Evaluation]:

@@ -62,7 +62,7 @@ def judge(run: Run) -> Verdict:
         # Of several lines for one step the last counts.
         by_step = {one.step: one for one in found}
         last = by_step[max(by_step)]
-        name = describe(last)
+        name = describe(last).capitalize()
         if 0 not in by_step:
             refusals.append(
                 f"{name}: nothing was measured before training, so there is no "
@@ -175,12 +175,12 @@ def sentence(change: Change) -> Line:
         verdict = "both exclude" if certain else "they do not both exclude"
     return [
         Strong(answer),
-        f" {describe(change.after).capitalize()}, accuracy {verb} from ",
+        f" {describe(change.after).capitalize()}: accuracy {verb} from ",
         Strong(percent(before.value)),
         f" (95% interval {percents(before.interval)}) at step 0 to ",
         Strong(percent(after.value)),
         f" ({percents(after.interval)}) at step {change.after.step}, n = {after.n:,} "
         f"each. The difference is {points(change.difference)} points, 95% interval "
         f"{points(change.interval[0])} to {points(change.interval[1])} "
-        f"({change.method}{test}): {verdict} no change.",
+        f"({change.method}{test}): {verdict} zero change.",
     ]

@@ -30,7 +30,8 @@ function short(value, digits) {
 
 function format(value, unit, digits = 4) {
   if (value === null || value === undefined) return "–";
-  return unit === "share" ? short(100 * value, digits) + "%" : short(value, digits);
+  return unit === "share" ? short(100 * value, Math.max(3, digits - 1)) + "%"
+    : short(value, digits);
 }
 
 function ticks(low, high, count, whole = false) {
@@ -45,23 +46,37 @@ function ticks(low, high, count, whole = false) {
   return found;
 }
 
+/* How many digits tell levels apart. */
+function digitsBetween(levels) {
+  if (levels.length < 2) return 4;
+  const largest = Math.max(...levels.map(Math.abs));
+  const ratio = largest / (levels[1] - levels[0]);
+  return Math.max(3, Math.min(9, Math.ceil(Math.log10(ratio)) + 2));
+}
+
 /* ---- Curves ---- */
 
 const SIZE = { height: 190, left: 50, right: 12, top: 10, bottom: 24 };
 const charts = [];
 
-function extent(curves) {
+function ends(lists) {
   let low = Infinity, high = -Infinity;
-  for (const curve of curves) {
-    for (const values of [curve.values, curve.low, curve.high]) {
-      for (const value of values ?? []) {
-        if (value === null) continue;
-        low = Math.min(low, value);
-        high = Math.max(high, value);
-      }
-    }
+  for (const value of lists.flatMap((values) => values ?? [])) {
+    if (value === null) continue;
+    low = Math.min(low, value);
+    high = Math.max(high, value);
   }
+  return [low, high];
+}
+
+/* What the axis shows: every value, and of the bands as much again on each side. */
+function extent(curves) {
+  let [low, high] = ends(curves.map((curve) => curve.values));
   if (low > high) return [0, 1];
+  const [floor, ceiling] = ends(curves.flatMap((curve) => [curve.low, curve.high]));
+  const span = high - low || Infinity;
+  [low, high] = [Math.min(low, Math.max(floor, low - span)),
+    Math.max(high, Math.min(ceiling, high + span))];
   if (low >= 0 && low < high / 2) low = 0;
   const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   return [low === 0 ? 0 : low - room, high + room];
@@ -104,7 +119,7 @@ class Chart {
     }
     this.figure = element("figure", { class: "panel", id: `panel-${panel.name}` }, caption,
       this.legend(), this.svg);
-    if (panel.note) this.figure.append(element("p", { class: "note" }, panel.note));
+    this.figure.append(element("p", { class: "note" }, panel.note));
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", leave);
     this.svg.addEventListener("blur", leave);
@@ -158,17 +173,23 @@ class Chart {
     this.y = (value) => value === null ? null
       : height - bottom - (value - low) / (high - low) * (height - top - bottom);
     const drawn = [];
-    for (const value of ticks(low, high, 4)) {
+    const levels = ticks(low, high, 5);
+    for (const value of levels) {
       const y = this.y(value);
       drawn.push(shape("line", { class: "rule", x1: left, x2: width - right, y1: y, y2: y }));
       drawn.push(shape("text", { x: left - 6, y: y + 4, "text-anchor": "end" },
-        format(value, this.panel.unit)));
+        format(value, this.panel.unit, digitsBetween(levels))));
     }
     for (const step of ticks(first, last, Math.min(6, width / 70), true)) {
       drawn.push(shape("text", { x: this.x(step), y: height - 6, "text-anchor": "middle" },
         String(step)));
     }
-    for (const curve of curves) drawn.push(...this.curve(curve));
+    const clip = shape("clipPath", { id: `clip-${this.panel.name}` });
+    clip.append(shape("rect", { x: left - 4, width: width - left - right + 8,
+      y: top - 4, height: height - top - bottom + 8 }));
+    const plot = shape("g", { "clip-path": `url(#clip-${this.panel.name})` });
+    plot.append(...curves.flatMap((curve) => this.curve(curve)));
+    drawn.push(clip, plot);
     this.cursor = shape("line", { class: "cursor", y1: top, y2: height - bottom,
       visibility: "hidden" });
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -278,13 +299,13 @@ function drawCurves() {
 const UNLIKELY = 5; // Nats at which a token's tint is at its strongest.
 
 const JUDGED = {
-  "": ["right and wrong", () => true],
-  right: ["a right one", (rights) => rights.includes(true)],
-  wrong: ["a wrong one", (rights) => rights.includes(false)],
-  mixed: ["right and wrong ones", (rights) => rights.includes(true)
+  "": ["any samples", () => true],
+  right: ["a right sample", (rights) => rights.includes(true)],
+  wrong: ["a wrong sample", (rights) => rights.includes(false)],
+  mixed: ["right and wrong samples", (rights) => rights.includes(true)
     && rights.includes(false)],
-  all: ["right ones only", (rights) => rights.every((right) => right === true)],
-  none: ["wrong ones only", (rights) => rights.every((right) => right === false)],
+  all: ["right samples only", (rights) => rights.every((right) => right === true)],
+  none: ["wrong samples only", (rights) => rights.every((right) => right === false)],
 };
 
 function strongest() {
@@ -395,7 +416,7 @@ class Browser {
     const all = kept === data.logged ? "" : `${kept} of the ${data.logged} logged, evenly
       chosen; completions.jsonl has the rest. `;
     return element("p", {}, `${all}Each prompt with the samples of its group side by side.
-      What a filter does not mean is paler.`);
+      Samples that a filter leaves out are paler.`);
   }
 
   /* Whether a sample is one that the filters mean. */
