@@ -18,9 +18,9 @@ from ._document import (
     Table,
 )
 from ._intervals import Interval, mean_interval, welch
-from ._overview import subject
 from ._panels import describe
 from ._read import Run, written
+from ._recipe import subject
 from ._verdict import Change, judge, percent, percents, points
 
 

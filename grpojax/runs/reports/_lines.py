@@ -1,6 +1,7 @@
 """Files that may be missing, cut short or broken: what is readable, and what is not."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +62,10 @@ def read_mapping(
         flaws.append(f"`{path.name}` holds no mapping.")
         return {}
     return values
+
+
+def number(value: object) -> float | None:
+    """A finite number, or `None` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

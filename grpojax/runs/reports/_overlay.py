@@ -13,7 +13,7 @@ from ._read import Run
 
 # Panels of which every curve is compared; of the others the leading one.
 _WHOLE = ("accuracy", "components", "time")
-_NOTE = "Bold: mean over seeds, with its 95% t-interval at each step."
+_NOTE = "Bold: mean over seeds; from three on with its 95% t-interval at each step."
 
 
 def compared_panels(runs: Sequence[Run]) -> list[Panel]:
@@ -51,7 +51,7 @@ def _target(
     made = dataclasses.replace(
         panel,
         name=f"{panel.name}-{place}",
-        title=f"{panel.title}: {key[1]}",
+        title=panel.title if len(panel.curves) == 1 else f"{panel.title}: {key[1]}",
         curves=[],
         note="",
     )
@@ -67,13 +67,15 @@ def _mean_curve(name: str, curves: list[Curve], color: int) -> Curve:
         if all(table.get(step) is not None for table in tables)
     ]
     columns = [[table[step] or 0.0 for table in tables] for step in steps]
-    intervals = [mean_interval(column) or (0.0, 0.0) for column in columns]
+    # Of two seeds the interval is wider than any picture.
+    intervals = [mean_interval(column) for column in columns] if len(curves) > 2 else []
+    known = [interval for interval in intervals if interval is not None]
     return Curve(
         f"{name}: mean of {len(curves)} seeds",
         steps,
         [float(np.mean(column)) for column in columns],
-        [low for low, _ in intervals],
-        [high for _, high in intervals],
+        [low for low, _ in known] if len(curves) > 2 else None,
+        [high for _, high in known] if len(curves) > 2 else None,
         color,
         dots=curves[0].dots,
     )

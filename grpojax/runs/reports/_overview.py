@@ -9,46 +9,31 @@ from ._document import (
     Callout,
     Code,
     Heading,
-    Inline,
     Line,
     Paragraph,
     Strong,
     Table,
     Verbatim,
 )
+from ._evaluations import Evaluation, Measure
+from ._lines import number
 from ._panels import describe
-from ._read import Evaluation, Measure, number, Run, written
+from ._read import Run
+from ._recipe import seed, subject
 from ._verdict import judge, percent, percents, sentence, Verdict
 
 
-# What was trained on what: words, the key that they are about, and words after it.
-_FACTS = (
-    ("Model ", "model.path", ""),
-    (" (", "model.dtype", ")"),
-    (", trained on ", "data.task", ""),
-    (", ", "data.path", ""),
-    (", by ", "algorithm.name", ""),
-    (". A step is ", "rollout.prompts", " prompts"),
-    (" x ", "rollout.group", " samples"),
-    (" of at most ", "rollout.max_new_tokens", " tokens"),
-    (", at temperature ", "rollout.temperature", ""),
-    (", learning rate ", "optimizer.learning_rate", ""),
-)
-
-_SHUFFLED = "reward.shuffle"
 _REASONS = ("failed", "stopped", "preempted")
 
 
 def overview(run: Run) -> list[Block]:
     """Everything above the curves."""
     verdict = judge(run)
-    result = [[*subject(run), *_seed(run)], *_result(run, verdict)]
+    result = [[*subject(run), *seed(run)], *_result(run, verdict)]
     return [
         Heading(1, f"Run {run.path.resolve().name}"),
         *status(run),
-        Callout(
-            _tone(run, verdict), [[*subject(run), *_seed(run)], *_result(run, verdict)]
-        ),
+        Callout(_tone(run, verdict), result),
         *_evaluations(run.evaluations),
         *_certainty(run, verdict),
         Heading(2, "How long, and how to continue"),
@@ -56,14 +41,6 @@ def overview(run: Run) -> list[Block]:
         *_continue(run),
         *_flaws(run),
     ]
-
-
-def recipe(run: Run) -> list[Block]:
-    """The whole recipe, for the end of a report."""
-    if not run.recipe:
-        return []
-    text = "\n".join(f"{key}: {written(value)}" for key, value in run.recipe.items())
-    return [Heading(2, "The whole recipe"), Verbatim(text)]
 
 
 def status(run: Run) -> list[Block]:
@@ -99,27 +76,6 @@ def _reason(run: Run) -> str:
 def _tone(run: Run, verdict: Verdict) -> str:
     good = run.complete and verdict.changes and verdict.changes[0].direction > 0
     return "good" if good else "plain"
-
-
-def subject(run: Run) -> list[Inline]:
-    """What was trained on what, in a sentence or two."""
-    if not run.recipe:
-        return ["What was trained on what is not known: there is no recipe."]
-    line: list[Inline] = []
-    for before, key, after in _FACTS:
-        if run.recipe.get(key) is not None:
-            line += [before, Code(written(run.recipe[key])), after]
-    line.append(".")
-    if run.recipe.get(_SHUFFLED):
-        line += [
-            " ",
-            Strong("A negative control: rewards went to the wrong completions."),
-        ]
-    return line
-
-
-def _seed(run: Run) -> Line:
-    return [] if run.seed is None else [" Seed ", Code(written(run.seed)), "."]
 
 
 def _result(run: Run, verdict: Verdict) -> list[Line]:

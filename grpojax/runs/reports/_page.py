@@ -1,6 +1,7 @@
 """One HTML page that holds all it needs: no request leaves it."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import json
@@ -8,6 +9,7 @@ import string
 from collections.abc import Sequence
 from importlib import resources
 
+from ._completions import Row
 from ._document import Block, to_html
 from ._lines import Record
 from ._panels import Panel, Values
@@ -21,7 +23,7 @@ def page(
     overview: Sequence[Block],
     appendix: Sequence[Block],
     panels: Sequence[Panel],
-    completions: Sequence[Record],
+    completions: Sequence[Row],
     logged: int,
 ) -> str:
     """The whole page.
@@ -34,7 +36,7 @@ def page(
     style, script = _asset("page.css"), _asset("page.js")
     data = {
         "panels": [_panel(panel) for panel in panels],
-        "completions": list(completions),
+        "completions": [dataclasses.asdict(row) for row in completions],
         "logged": logged,
     }
     return string.Template(_asset("page.html")).substitute(
@@ -61,7 +63,8 @@ def _embed(data: object) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    folder = resources.files("grpojax") / "runs" / "reports"
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

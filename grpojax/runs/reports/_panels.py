@@ -4,8 +4,9 @@ import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
 
+from ._evaluations import Evaluation
 from ._plans import chosen, Plan, PLANS, UNDRAWN
-from ._read import Evaluation, Run
+from ._read import Run
 
 
 Values = list[float | None]

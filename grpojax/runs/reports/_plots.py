@@ -11,7 +11,7 @@ from ._panels import Curve, Panel, Values
 # Of Okabe and Ito, who chose colors that the color-blind can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#B0548A", "#56B4E9", "#E69F00", "#555555")
 
-_STYLE = {
+_STYLE: dict = {
     "svg.hashsalt": "grpojax",
     "svg.fonttype": "path",
     "text.parse_math": False,

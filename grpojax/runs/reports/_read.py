@@ -2,54 +2,22 @@
 
 import dataclasses
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
-from ..statistics import wilson
-from ._lines import read_lines, read_mapping, Record
+from ._evaluations import (
+    Evaluation,
+    evaluations_of_summary,
+    latest,
+    parse_evaluation,
+)
+from ._lines import number, read_lines, read_mapping, Record
 
-
-Interval = tuple[float, float]
 
 FILES = ("config.yaml", "metrics.jsonl", "summary.json", "evaluations.jsonl")
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """A number, what it was counted on, and its 95% interval."""
-
-    value: float
-    n: int
-    interval: Interval
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """One finished evaluation; `asked` is all that two of them must share."""
-
-    step: int
-    split: str
-    mode: str
-    temperature: float | None
-    problems: int | None
-    samples: int | None
-    accuracy: Measure
-    metrics: dict[str, Measure]
-    baselines: dict[str, Measure]
-
-    @property
-    def asked(self) -> tuple[object, ...]:
-        """Split, mode, temperature, problems, samples and n."""
-        return (*self.series, self.problems, self.samples, self.accuracy.n)
-
-    @property
-    def series(self) -> tuple[str, str, float | None]:
-        """What is drawn as one curve."""
-        return self.split, self.mode, self.temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +79,6 @@ class Run:
         return self.recipe.get("run.seed")
 
 
-def number(value: object) -> float | None:
-    """A finite number, or `None` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
 def written(value: object) -> str:
     """A recipe's value as YAML has it, a text without its quotes."""
     if isinstance(value, str):
@@ -139,16 +100,16 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         )
     flaws: list[str] = []
     summary = read_mapping(path / "summary.json", json.loads, flaws)
-    evaluations = _latest(
+    evaluations = latest(
         _parse_all(
-            path / "evaluations.jsonl", _evaluation, flaws, optional=bool(summary)
+            path / "evaluations.jsonl", parse_evaluation, flaws, optional=bool(summary)
         )
     )
     return Run(
         path=path,
         recipe=flatten(read_mapping(path / "config.yaml", yaml.safe_load, flaws)),
         metrics=_read_metrics(path / "metrics.jsonl", flaws),
-        evaluations=evaluations or _evaluations_of_summary(summary),
+        evaluations=evaluations or evaluations_of_summary(summary),
         events=_parse_all(path / "events.jsonl", _event, flaws, optional=True),
         completions=_parse_all(
             path / "completions.jsonl", _completion, flaws, optional=True
@@ -205,77 +166,11 @@ def _parse_all(path: Path, parse, flaws: list[str], *, optional: bool = False) -
     return parsed
 
 
-def measure(record: object) -> Measure | None:
-    """A `{"value", "n", "interval"}`, Wilson's interval where none is given."""
-    if not isinstance(record, Mapping):
-        return None
-    value, n = number(record.get("value")), number(record.get("n"))
-    if value is None or n is None or not 0 <= value <= 1 or n < 0:
-        return None
-    interval = record.get("interval")
-    ends = [number(x) for x in interval] if isinstance(interval, Sequence) else []
-    low, high = ends if len(ends) == 2 else (None, None)
-    if low is None or high is None:
-        low, high = wilson(round(value * n), int(n))
-    return Measure(value, int(n), (low, high))
-
-
-def _measures(records: object) -> dict[str, Measure]:
-    if not isinstance(records, Mapping):
-        return {}
-    found = {str(name): measure(record) for name, record in records.items()}
-    return {name: one for name, one in found.items() if one is not None}
-
-
-def _count(value: object) -> int | None:
-    found = number(value)
-    return None if found is None else int(found)
-
-
-def _evaluation(record: Record) -> Evaluation | None:
-    step = _count(record.get("step"))
-    accuracy = measure({**record, "value": record.get("accuracy")})
-    if step is None or accuracy is None:
-        return None
-    return Evaluation(
-        step=step,
-        split=str(record.get("split", "not recorded")),
-        mode=str(record.get("mode", "not recorded")),
-        temperature=number(record.get("temperature")),
-        problems=_count(record.get("problems")),
-        samples=_count(record.get("samples")),
-        accuracy=accuracy,
-        metrics=_measures(record.get("metrics")),
-        baselines=_measures(record.get("baselines")),
-    )
-
-
-def _latest(evaluations: list[Evaluation]) -> list[Evaluation]:
-    """Of evaluations that were made twice, as after a resume, the later one."""
-    return list({(one.step, one.series): one for one in evaluations}.values())
-
-
-def _evaluations_of_summary(summary: Record) -> list[Evaluation]:
-    """Both ends of a run that kept no `evaluations.jsonl`."""
-    found = []
-    for step, when in ((0, "before"), (_count(summary.get("steps")) or 0, "after")):
-        record: Record = {
-            "step": step,
-            "accuracy": summary.get(f"accuracy_{when}"),
-            "interval": summary.get(f"ci95_{when}"),
-            "n": summary.get("n_eval"),
-        }
-        evaluation = _evaluation(record)
-        if evaluation is not None and (when == "before" or step > 0):
-            found.append(evaluation)
-    return found
-
-
 def _event(record: Record) -> Event | None:
-    step = _count(record.get("step"))
+    step = number(record.get("step"))
     if not isinstance(record.get("kind"), str):
         return None
-    return Event(step or 0, str(record["kind"]), str(record.get("message") or ""))
+    return Event(int(step or 0), str(record["kind"]), str(record.get("message") or ""))
 
 
 def _completion(record: Record) -> Record | None:

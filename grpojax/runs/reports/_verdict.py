@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 
 from ._document import Line, Strong
+from ._evaluations import Evaluation, Interval
 from ._intervals import mean_interval, newcombe, sign_test
 from ._lines import read_lines
 from ._panels import describe
-from ._read import Evaluation, Interval, Run
+from ._read import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,12 @@ from ._document import (
     to_markdown,
 )
 from ._overlay import compared_panels
-from ._overview import overview, recipe
+from ._overview import overview
 from ._page import page
 from ._panels import Panel, panels_of
 from ._plots import plot
 from ._read import read_run, Run
+from ._recipe import recipe
 
 
 def write_report(
@@ -72,10 +73,10 @@ def _write(runs: Sequence[Run], out: Path) -> Path:
     if len(runs) == 1:
         top, end = overview(runs[0]), recipe(runs[0])
         panels, absent = panels_of(runs[0])
-        shown = samples_of(runs[0])
+        shown, numbers = samples_of(runs[0]), [*_numbers(panels), *_absent(absent)]
     else:
-        top, end, shown = comparison(runs), [], []
-        panels, absent = compared_panels(runs), []
+        top, panels = comparison(runs), compared_panels(runs)
+        end, shown, numbers = [], [], []
     names = labels(runs)
     share = CHARACTERS // len(runs)
     rows = [
@@ -83,7 +84,6 @@ def _write(runs: Sequence[Run], out: Path) -> Path:
         for run, name in zip(runs, names, strict=True)
         for row in rows_of(run, name, characters=share)
     ]
-    numbers = [*_numbers(panels), *_absent(absent)]
     title = f"{', '.join(names)}: report"
     logged = sum(len(run.completions) for run in runs)
     files = {f"report_files/{panel.name}.svg": plot(panel) for panel in panels}

@@ -59,24 +59,16 @@ function digitsBetween(levels) {
 const SIZE = { height: 190, left: 50, right: 12, top: 10, bottom: 24 };
 const charts = [];
 
-function ends(lists) {
-  let low = Infinity, high = -Infinity;
-  for (const value of lists.flatMap((values) => values ?? [])) {
-    if (value === null) continue;
-    low = Math.min(low, value);
-    high = Math.max(high, value);
-  }
-  return [low, high];
-}
-
-/* What the axis shows: every value, and of the bands as much again on each side. */
 function extent(curves) {
-  let [low, high] = ends(curves.map((curve) => curve.values));
+  let low = Infinity, high = -Infinity;
+  for (const curve of curves) {
+    for (const value of [curve.values, curve.low ?? [], curve.high ?? []].flat()) {
+      if (value === null) continue;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+  }
   if (low > high) return [0, 1];
-  const [floor, ceiling] = ends(curves.flatMap((curve) => [curve.low, curve.high]));
-  const span = high - low || Infinity;
-  [low, high] = [Math.min(low, Math.max(floor, low - span)),
-    Math.max(high, Math.min(ceiling, high + span))];
   if (low >= 0 && low < high / 2) low = 0;
   const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   return [low === 0 ? 0 : low - room, high + room];
@@ -184,12 +176,7 @@ class Chart {
       drawn.push(shape("text", { x: this.x(step), y: height - 6, "text-anchor": "middle" },
         String(step)));
     }
-    const clip = shape("clipPath", { id: `clip-${this.panel.name}` });
-    clip.append(shape("rect", { x: left - 4, width: width - left - right + 8,
-      y: top - 4, height: height - top - bottom + 8 }));
-    const plot = shape("g", { "clip-path": `url(#clip-${this.panel.name})` });
-    plot.append(...curves.flatMap((curve) => this.curve(curve)));
-    drawn.push(clip, plot);
+    drawn.push(...curves.flatMap((curve) => this.curve(curve)));
     this.cursor = shape("line", { class: "cursor", y1: top, y2: height - bottom,
       visibility: "hidden" });
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -316,7 +303,7 @@ function strongest() {
 
 const TINTS = {
   logProb: ["log-prob", (sample, i) => {
-    const value = sample.logProbs[i];
+    const value = sample.log_probs[i];
     if (value === null || !sample.sampled[i]) return "";
     return `rgba(var(--tint-warm), ${(0.6 * Math.min(1, -value / UNLIKELY)).toFixed(3)})`;
   }],
@@ -345,7 +332,7 @@ function selection(name, label, options) {
 }
 
 function piece(sample, text, i, tint) {
-  const value = sample.logProbs[i];
+  const value = sample.log_probs[i];
   const span = element("span", { class: sample.sampled[i] ? "piece" : "piece given" }, text);
   if (!sample.sampled[i]) span.title = "not sampled";
   else if (value !== null) {
