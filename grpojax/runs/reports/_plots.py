@@ -40,8 +40,8 @@ def plot(panel: Panel) -> bytes:
     ):
         # A metric may be named in a script for which the font has no glyphs.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
-        figure = Figure(figsize=(6, 3.2), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(6, 3.2))
+        axes = figure.add_axes((0.12, 0.15, 0.85, 0.73))
         for curve in panel.curves:
             _draw(axes, curve)
         axes.set_title(panel.title, loc="left", fontweight="bold")

@@ -28,7 +28,9 @@ HOSTILE = (
     "[link](http://example.com) ![picture](http://example.com/x.png)",
     "*stars* _lines_ ~~strike~~ $x$ &lt;",
 )
-TEXT = st.one_of(st.sampled_from(HOSTILE), st.text("ab|`<>*_&[]()!\n\\ #-", max_size=20))
+TEXT = st.one_of(
+    st.sampled_from(HOSTILE), st.text("ab|`<>*_&[]()!\n\\ #-", max_size=20)
+)
 
 
 class Seen(html.parser.HTMLParser):
