@@ -190,10 +190,11 @@ def _duration(run: Run) -> list[Block]:
 def _continue(run: Run) -> list[Block]:
     blocks: list[Block] = []
     if not run.complete:
-        kept = ", ".join(map(str, run.checkpoints))
-        kept = (
-            f"There are checkpoints of step {kept}" if kept else "No checkpoint is kept"
-        )
+        kept = "No checkpoint is kept"
+        if run.checkpoints:
+            kept = (
+                f"Checkpoints are kept of step {', '.join(map(str, run.checkpoints))}"
+            )
         blocks += [
             Paragraph(f"{kept}. Go on with"),
             Verbatim(commands.resume(run.path)),

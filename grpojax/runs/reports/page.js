@@ -430,8 +430,9 @@ class Browser {
     this.page = Math.min(this.page, pages - 1);
     const first = this.page * size;
     const here = found.slice(first, first + size);
-    this.count.textContent = found.length
-      ? `${first + 1}–${first + here.length} of ${found.length} prompts` : "0 prompts";
+    const all = `${found.length} prompt${found.length === 1 ? "" : "s"}`;
+    this.count.textContent = pages > 1
+      ? `${first + 1}–${first + here.length} of ${all}` : all;
     this.back.disabled = this.page === 0;
     this.next.disabled = this.page >= pages - 1;
     this.drawKey();
