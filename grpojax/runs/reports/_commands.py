@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 RESUME = "grpojax train --resume {directory}"
-EVALUATE = "grpojax evaluate {model}"
-REPEAT = "grpojax train {recipe}"
+EVALUATE = "grpojax evaluate {directory}"
+REPEAT = "grpojax train {recipe} --out NEW_DIRECTORY"
 
 
 def resume(directory: Path) -> str:
@@ -17,7 +17,7 @@ def resume(directory: Path) -> str:
 
 def evaluate(directory: Path) -> str:
     """Judges a run's final model."""
-    return EVALUATE.format(model=_quote(directory / "model"))
+    return EVALUATE.format(directory=_quote(directory))
 
 
 def repeat(directory: Path) -> str:

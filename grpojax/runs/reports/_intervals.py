@@ -31,7 +31,7 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """Student's t-interval of a mean; of fewer than two values nothing is known."""
     if len(values) < 2:
         return None
-    half = _quantile(len(values) - 1) * math.sqrt(_squared_error(values))
+    half = _quantile(float(len(values) - 1)) * math.sqrt(_squared_error(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
 

@@ -46,11 +46,13 @@ def overview(run: Run) -> list[Block]:
 def status(run: Run) -> list[Block]:
     """An alarm for a run that did not finish, and nothing for one that did."""
     if run.complete:
-        if run.steps is None or run.last_step >= run.steps:
+        taken = number(run.summary.get("steps"))
+        taken = run.steps or 0 if taken is None else int(taken)
+        if run.last_step >= taken:
             return []
         text = (
-            f" It says that it is complete, but its metrics end at step "
-            f"{run.last_step} of {run.steps}."
+            f" It says that it is complete after {taken} steps, but its metrics end at "
+            f"step {run.last_step}."
         )
         return [Callout("alarm", [[Strong("This run contradicts itself."), text]])]
     of = "" if run.steps is None else f" of {run.steps}"
@@ -143,11 +145,6 @@ def _certainty(run: Run, verdict: Verdict) -> list[Block]:
             "This is one run from one seed. The intervals cover which problems and "
             "samples were drawn, not what another seed would give: report several "
             "seeds together for that."
-        )
-    if any((change.after.samples or 1) > 1 for change in verdict.changes):
-        lines.append(
-            "Several samples of one problem are not independent: unpaired intervals "
-            "hold for these problems, and are too narrow for others."
         )
     if any(step > 0 for step in {one.step for one in run.evaluations}):
         lines.append(
