@@ -49,9 +49,12 @@ def plot(panel: Panel) -> bytes:
         axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(panel.curves) > 1:
-            axes.legend(fontsize=8)
+            # Below: inside it would hide what it names.
+            axes.legend(
+                fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.16)
+            )
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     return file.getvalue()
 
 
