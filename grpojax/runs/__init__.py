@@ -9,6 +9,7 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `files`: what a run leaves behind; `RunDirectory`, `write_json`, `append_json`.
 - `progress`: a live bar; `Progress`.
 - `plots`: curves; `plot_curve`.
+- `reports`: what runs have come to, in Markdown and as a page; `write_report`.
 
 Only `loop` and `evaluation` import JAX: what merely prints a recipe starts at once.
 """

@@ -1,0 +1,87 @@
+"""Panels as pictures: the same bytes from the same numbers."""
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+
+from ._panels import Curve, Panel, Values
+
+
+# Of Okabe and Ito, who chose colors that the color-blind can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#B0548A", "#56B4E9", "#E69F00", "#555555")
+
+_STYLE: dict = {
+    "svg.hashsalt": "grpojax",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+}
+
+
+def plot(panel: Panel) -> bytes:
+    """A panel as SVG."""
+    # Slow to import, and of use only here. A `Figure` of its own needs no display.
+    import matplotlib
+    import matplotlib.style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with (
+        matplotlib.style.context("default"),
+        matplotlib.rc_context(_STYLE),
+        warnings.catch_warnings(),
+    ):
+        # A metric may be named in a script for which the font has no glyphs.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure = Figure(figsize=(6, 3.2))
+        axes = figure.add_axes((0.12, 0.15, 0.85, 0.73))
+        for curve in panel.curves:
+            _draw(axes, curve)
+        axes.set_title(panel.title, loc="left", fontweight="bold")
+        axes.set_xlabel("step")
+        axes.set_ylabel(panel.unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(panel.curves) > 1:
+            # Below: inside it would hide what it names.
+            axes.legend(
+                fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.16)
+            )
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _draw(axes, curve: Curve) -> None:
+    color = COLORS[curve.color % len(COLORS)]
+    line = {"linewidth": 0.8, "alpha": 0.55} if curve.faint else {"linewidth": 1.6}
+    mark = {"marker": "o", "markersize": 4} if curve.dots or _few(curve) else {}
+    axes.plot(
+        curve.steps,
+        _numbers(curve.values),
+        color=color,
+        # An underscore in front would hide a label.
+        label=curve.label.lstrip("_"),
+        **line,
+        **mark,
+    )
+    if curve.low is None or curve.high is None:
+        return
+    low, high = _numbers(curve.low), _numbers(curve.high)
+    axes.fill_between(curve.steps, low, high, color=color, alpha=0.15, linewidth=0)
+    if curve.dots:
+        axes.vlines(curve.steps, low, high, color=color, linewidth=1)
+
+
+def _few(curve: Curve) -> bool:
+    return len(curve.steps) < 2
+
+
+def _numbers(values: Values | Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

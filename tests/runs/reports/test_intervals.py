@@ -1,0 +1,56 @@
+"""Intervals against scipy.stats and a published example."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings, strategies as st
+
+from grpojax.runs.reports import _intervals as intervals
+from grpojax.runs.statistics import wilson
+
+
+VALUES = st.lists(
+    st.integers(0, 100).map(lambda x: x / 100), min_size=2, max_size=8
+).filter(lambda x: len(set(x)) > 1)
+MODEST = settings(max_examples=30, deadline=None)
+
+
+def test_newcombe_gives_the_example_of_its_paper():
+    # Newcombe (1998), table II, (a): 56/70 - 48/80, method 10.
+    low, high = intervals.newcombe(0.6, wilson(48, 80), 0.8, wilson(56, 70))
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
+@MODEST
+@given(VALUES)
+def test_the_interval_of_a_mean_is_students(values):
+    expected = scipy.stats.t.interval(
+        0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values)
+    )
+    found = intervals.mean_interval(values)
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@MODEST
+@given(VALUES, VALUES)
+def test_the_interval_between_two_means_is_welchs(first, second):
+    test = scipy.stats.ttest_ind(second, first, equal_var=False)
+    found = intervals.welch(first, second)
+    assert found is not None
+    np.testing.assert_allclose(found, test.confidence_interval(), atol=1e-9)
+
+
+def test_one_value_has_no_interval():
+    assert intervals.mean_interval([0.5]) is None
+    assert intervals.welch([0.5], [0.1, 0.2]) is None
+
+
+@MODEST
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=30))
+def test_the_sign_test_is_exact(differences):
+    rises, falls = differences.count(1), differences.count(-1)
+    expected = 1.0
+    if rises + falls:
+        expected = scipy.stats.binomtest(rises, rises + falls).pvalue
+    assert intervals.sign_test(differences) == pytest.approx(expected)
