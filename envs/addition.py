@@ -9,7 +9,10 @@ A task that a small pretrained model can do, though not reliably, in four tokens
 cheapest way to see a real model learn.
 """
 
+import dataclasses
+import functools as ft
 import random
+from typing import ClassVar, Protocol
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -120,3 +123,47 @@ class Addition(AbstractDatasetEnvironment[Int[Array, ""]]):
         number = last_number(Bytes(text.data, jnp.min(newline)))
         correct = number.valid & (number.value == state)
         return state, last_step(correct=correct, format=number.valid)
+
+
+class Settings(Protocol):
+    """A recipe's section `data`, of which this task needs nothing."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+
+def environments(
+    data: Settings, tokenizer: AbstractTokenizer, *, horizon: int, held_out: int | None
+) -> tuple[Addition, Addition | None, list[str]]:
+    """What a recipe with `data.task: addition` trains on and is judged on.
+
+    **Arguments:**
+
+    - `data`: the recipe's section of that name, of which no other key may be set.
+    - `tokenizer`: the policy's.
+    - `horizon`: the longest completion, in tokens.
+    - `held_out`: how many problems will be judged: the first of the 32 that there are.
+
+    **Returns:** the environment to train on, the one that is held out (`None` if
+    nothing is), and no remarks.
+
+    **Raises:** `ValueError` for another key of `data`, or more problems than there are.
+    """
+    changed = [
+        field.name
+        for field in dataclasses.fields(data)
+        if field.name != "task" and vars(data)[field.name] != field.default
+    ]
+    if changed:
+        raise ValueError(
+            "`data.task: addition` makes its own problems and takes no other key of "
+            f"`data`. Received {', '.join(changed)}: leave them out."
+        )
+    make = ft.partial(Addition, tokenizer, max_completion_length=horizon)
+    test = make(split="test")
+    if held_out is not None and held_out > test.size:
+        raise ValueError(
+            f"`run.eval_problems` asks for {held_out} rows. Received {test.size}, "
+            "which is all there are: lower it, raise `run.eval_samples` instead, or "
+            "leave it null."
+        )
+    return make(split="train"), None if held_out == 0 else test, []
