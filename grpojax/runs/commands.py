@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import recipes
@@ -105,63 +105,69 @@ def load_recipe(
     return recipe
 
 
-def train(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
+"""What a command does with its options and the variables."""
+
+
+def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Command:
+    """A command that begins with a recipe, which it may only have to print.
+
+    JAX takes seconds to import, and a misspelt key should not: whatever needs it is
+    imported by `act`, which is given the recipe, the options, and when it all began.
+    """
+
+    def command(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+        start = time.perf_counter()
+        with refusing():
+            recipe = load_recipe(options, environment, vars(options).get("model"))
+        if options.print_config:
+            print(recipes.dump(recipe), end="")
+        else:
+            act(recipe, options, start)
+
+    return command
+
+
+@with_recipe
+def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax train`."""
-    start = time.perf_counter()
-    with refusing():
-        recipe = load_recipe(options, environment, model=None)
-    if options.print_config:
-        print(recipes.dump(recipe), end="")
-        return
-    # Only now: JAX takes seconds to import, and a misspelt key should not.
     from rich.console import Console
 
     from . import estimating, training
 
-    console = Console()
     with refusing():
         setup = training.prepare(recipe, options.out)
     if options.dry_run:
         print(training.describe(setup))
         print(estimating.describe(estimating.estimate(setup)))
-        return
-    training.run(setup, console=console, start=start)
+    else:
+        training.run(setup, console=Console(), start=start)
 
 
-def evaluate(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+@with_recipe
+def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax evaluate`."""
-    with refusing():
-        recipe = load_recipe(options, environment, options.model)
-    if options.print_config:
-        print(recipes.dump(recipe), end="")
-        return
     from rich.console import Console
 
     from . import evaluating
 
     with refusing():
         setup = evaluating.prepare(recipe, options.out)
-    evaluating.run(setup, console=Console())
+    evaluating.run(setup, console=Console(), start=start)
 
 
-def generate(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+@with_recipe
+def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax generate`."""
-    with refusing():
-        recipe = load_recipe(options, environment, options.model)
-    if options.print_config:
-        print(recipes.dump(recipe), end="")
-        return
     from rich.console import Console
 
     from . import generating
 
+    del start
     with refusing():
         setup = generating.prepare(recipe, options.prompt)
-    said = generating.generate(
-        setup,
-        problems=len(options.prompt) or options.problems,
-        samples=options.samples,
-    )
+    asked = len(options.prompt) or options.problems
+    said = generating.generate(setup, problems=asked, samples=options.samples)
     generating.show(said, Console())
 
 
@@ -207,16 +213,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="answer this instead of the problems; may be repeated",
     )
-    look.add_argument("--problems", metavar="N", type=positive, default=4)
-    look.add_argument("--samples", metavar="N", type=positive, default=1)
+    look.add_argument("--problems", metavar="N", type=int, default=4)
+    look.add_argument("--samples", metavar="N", type=int, default=1)
     return parser
-
-
-def positive(text: str) -> int:
-    """A positive integer."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Received {text}")
-    return int(text)
 
 
 def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:

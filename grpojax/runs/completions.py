@@ -62,10 +62,8 @@ def _advantage(said: Completions, p: int, g: int) -> np.floating:
     advantage = np.asarray(said.advantages[p, g])
     if advantage.ndim == 0:
         return advantage[()]
-    sampled = np.asarray(said.sampled[p, g])
-    return (
-        np.mean(advantage, where=sampled) if sampled.any() else advantage.dtype.type()
-    )
+    spoken = advantage[np.asarray(said.sampled[p, g])]
+    return np.sum(spoken) / max(spoken.size, 1)
 
 
 def short(x: np.floating | np.ndarray) -> float:
@@ -79,9 +77,8 @@ def pieces(tokens: list[int], tokenizer: AbstractTokenizer) -> list[str]:
     A character that several tokens make belongs to the last of them. A token without
     bytes, such as one that ends a turn, is shown by its name in the vocabulary.
     """
-    table, lengths = map(
-        np.asarray, (tokenizer.token_bytes.table, tokenizer.token_bytes.length)
-    )
+    known = tokenizer.token_bytes
+    table, lengths = np.asarray(known.table), np.asarray(known.length)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     made = []
     for place, token in enumerate(tokens, 1):

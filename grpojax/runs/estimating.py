@@ -40,9 +40,8 @@ def estimate(setup: Setup) -> Estimate:
     recipe, env, state = setup.recipe, setup.environments.train, setup.state
     rows = recipe.rollout.prompts * recipe.rollout.group
     slots = rows if recipe.rollout.slots is None else min(recipe.rollout.slots, rows)
-    decoding = eqx.filter_eval_shape(lambda: state.policy.for_decoding())
     cache = lambda columns: _bytes(
-        eqx.filter_eval_shape(lambda: empty_cache(decoding, columns))
+        jax.eval_shape(lambda: empty_cache(state.policy.for_decoding(), columns))
     )
     compiled = setup.step.compile()
     trained = jax.tree.leaves(eqx.filter(state.policy, eqx.is_inexact_array))

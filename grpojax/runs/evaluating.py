@@ -120,7 +120,8 @@ def evaluate(
 
     **Raises:** what `prepare` raises.
     """
-    return run(prepare(recipe, out), console=console)
+    start = time.perf_counter()
+    return run(prepare(recipe, out), console=console, start=start)
 
 
 class Setup(NamedTuple):
@@ -152,9 +153,11 @@ def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
     return Setup(recipe, directory, policy, tokenizer, env)
 
 
-def run(setup: Setup, *, console: Console | None = None) -> Evaluation:
-    """Judges what was loaded."""
-    start = time.perf_counter()
+def run(
+    setup: Setup, *, console: Console | None = None, start: float | None = None
+) -> Evaluation:
+    """Judges what was loaded; `start` is when it began, by `time.perf_counter`."""
+    start = time.perf_counter() if start is None else start
     console = Console(quiet=True) if console is None else console
     recipe, directory = setup.recipe, setup.directory
     if directory is not None:

@@ -20,6 +20,7 @@ from ..reward import RewardFn
 from ..rollout import AbstractSampler, Categorical, Greedy
 from ..text import AbstractTokenizer, load_tokenizer
 from ..types import Rewards, Trajectory
+from ..update import Number
 from .recipe import Recipe
 
 
@@ -50,7 +51,10 @@ TRUNCATED = {
 def build_reward(recipe: Recipe) -> RewardFn:
     """The components that a recipe pays for, weighed and shaped."""
     settings = recipe.reward
-    weights = {"correct": settings.correct, "format": settings.format}
+    weights: dict[str, Number] = {
+        "correct": settings.correct,
+        "format": settings.format,
+    }
     shapings = TRUNCATED[settings.truncated] + (shuffled,) * settings.shuffle
     return reward.chain(reward.weighted_sum(weights), *shapings)
 
@@ -145,7 +149,7 @@ def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
     settings = recipe.model
     path = settings.path
     if path == SHIPPED:
-        path = resources.files("grpojax") / "assets" / SHIPPED
+        path = str(resources.files("grpojax") / "assets" / SHIPPED)
     policy = models.load(
         path,
         dtype=jnp.dtype(settings.dtype),
@@ -212,9 +216,9 @@ def find_task(task: str) -> Callable[..., tuple]:
         found = None
     if found is None:
         raise ValueError(
-            f"`data.task` must be one of {', '.join(known_tasks())}, or name a function "
-            f"as `package.module:function`. Received {task!r}: there is no `{function}`"
-            f" in a module `{module}`."
+            f"`data.task` must be one of {', '.join(known_tasks())}, or say where a "
+            f"function is: `package.module:function`. Received {task!r}: there is no "
+            f"`{function}` in a module `{module}`."
         )
     return found
 

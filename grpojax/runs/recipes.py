@@ -85,7 +85,8 @@ def load(
     - `environment`: the variables; none by default.
 
     **Raises:** `ValueError` for a key that the recipe has not (naming the nearest that
-    it has), a value of the wrong type or an unknown variable; `FileNotFoundError` if there is no such file.
+    it has), a value of the wrong type or an unknown variable; `FileNotFoundError` if
+    there is no such file.
 
     !!! example
 
