@@ -18,8 +18,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from grpojax.env import AbstractDatasetEnvironment, TimeStep, Turn
-from grpojax.text import AbstractTokenizer, Bytes, last_number, TokenBytes
+from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
+from grpojax.text import AbstractTokenizer, Bytes, last_number, Number, TokenBytes
 from grpojax.types import Prompt
 
 from ._choice import check_choice
@@ -43,7 +43,7 @@ def pairs(split: str) -> list[tuple[int, int]]:
     return every[:_HELD_OUT] if split == "test" else every[_HELD_OUT:]
 
 
-class Addition(AbstractDatasetEnvironment[Int[Array, ""]]):
+class Addition(AbstractAnswerEnvironment[Int[Array, ""]]):
     """Sums of two digits; the answer is the last integer before the first newline.
 
     Actions: what the policy says until a token that contains a newline, or an end token
@@ -117,12 +117,18 @@ class Addition(AbstractDatasetEnvironment[Int[Array, ""]]):
     def step(
         self, state: Int[Array, ""], turn: Turn
     ) -> tuple[Int[Array, ""], TimeStep]:
+        number = self.answer(turn)
+        correct = number.valid & (number.value == state)
+        return state, last_step(correct=correct, format=number.valid)
+
+    def gold(self, state: Int[Array, ""]) -> Int[Array, ""]:
+        return state
+
+    def answer(self, turn: Turn) -> Number:
         text = text_of(self.token_bytes, turn)
         place = jnp.arange(text.data.shape[0], dtype=jnp.int32)
         newline = jnp.where(text.data == ord("\n"), place, text.length)
-        number = last_number(Bytes(text.data, jnp.min(newline)))
-        correct = number.valid & (number.value == state)
-        return state, last_step(correct=correct, format=number.valid)
+        return last_number(Bytes(text.data, jnp.min(newline)))
 
 
 class Settings(Protocol):

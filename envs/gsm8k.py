@@ -14,9 +14,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from grpojax.env import AbstractDatasetEnvironment, TimeStep, Turn
+from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
 from grpojax.text import (
     AbstractTokenizer,
+    Bytes,
+    Number,
     number_after,
     number_in_tag,
     tags_in_order,
@@ -45,7 +47,7 @@ from ._splits import load_split as load_split, Questions, Split as Split
 from ._word_problems import word_problems as word_problems
 
 
-class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
+class GSM8K(AbstractAnswerEnvironment[Int[Array, ""]]):
     """Word problems of which the policy must find the number that answers them.
 
     Actions: what the policy says until an end token, at most `max_completion_length`
@@ -167,14 +169,23 @@ class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
         self, state: Int[Array, ""], turn: Turn
     ) -> tuple[Int[Array, ""], TimeStep]:
         text = text_of(self.token_bytes, turn)
+        number = self._number(text)
+        formatted = number.valid
         if self.answer_format == "tag":
-            number = number_in_tag(text)
-            formatted = number.valid & tags_in_order(text, (b"answer",))
-        else:
-            number = number_after(text)
-            formatted = number.valid
+            formatted = formatted & tags_in_order(text, (b"answer",))
         correct = number.valid & (number.value == state)
         return state, last_step(correct=correct, format=formatted)
+
+    def gold(self, state: Int[Array, ""]) -> Int[Array, ""]:
+        return state
+
+    def answer(self, turn: Turn) -> Number:
+        return self._number(text_of(self.token_bytes, turn))
+
+    def _number(self, text: Bytes) -> Number:
+        return (
+            number_in_tag(text) if self.answer_format == "tag" else number_after(text)
+        )
 
 
 def environments(

@@ -165,10 +165,13 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 
     del start
     with refusing():
-        setup = generating.prepare(recipe, options.prompt)
-    asked = len(options.prompt) or options.problems
-    said = generating.generate(setup, problems=asked, samples=options.samples)
-    generating.show(said, Console())
+        setup = generating.prepare(
+            recipe,
+            options.prompt,
+            problems=options.problems,
+            samples=options.samples,
+        )
+    generating.show(generating.run(setup), Console())
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import ArrayLike
 
 from ..text import AbstractTokenizer
 from .loop import Completions
@@ -40,7 +41,9 @@ def records(
                     "pieces": pieces(tokens, tokenizer),
                     "log_prob": [short(x) for x in said.log_prob[p, g, :length]],
                     "sampled": sampled[:length].tolist(),
-                    "rewards": {name: short(x[p, g]) for name, x in paid(said)},
+                    "rewards": {
+                        name: short(x[p, g]) for name, x in said.rewards.items()
+                    },
                     "total": short(said.total[p, g]),
                     "valid": bool(said.valid[p, g]),
                     "advantage": short(_advantage(said, p, g)),
@@ -52,21 +55,16 @@ def records(
         yield {"step": step, "prompt": text, "samples": samples}
 
 
-def paid(completions: Completions) -> list[tuple[str, np.ndarray]]:
-    """The components of the rewards, by name, in order."""
-    return sorted(completions.rewards.items())
-
-
-def _advantage(said: Completions, p: int, g: int) -> np.floating:
+def _advantage(said: Completions, p: int, g: int) -> ArrayLike:
     """A row's advantage; the mean over its tokens if each has its own."""
     advantage = np.asarray(said.advantages[p, g])
     if advantage.ndim == 0:
-        return advantage[()]
+        return advantage
     spoken = advantage[np.asarray(said.sampled[p, g])]
     return np.sum(spoken) / max(spoken.size, 1)
 
 
-def short(x: np.floating | np.ndarray) -> float:
+def short(x: ArrayLike) -> float:
     """The number with the fewest digits that is this one in its own precision."""
     return float(str(np.asarray(x)[()]))
 

@@ -4,12 +4,12 @@ import logging
 import os
 import textwrap
 import time
+from pathlib import Path
 from typing import NamedTuple
 
-from jaxtyping import Array, Key
 from rich.console import Console
 
-from ..env import AbstractDatasetEnvironment
+from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
 from . import parts, recipes
@@ -33,8 +33,10 @@ def judge(
     policy: AbstractPolicy,
     env: AbstractDatasetEnvironment,
     recipe: Recipe,
+    tokenizer: AbstractTokenizer,
     *,
-    key: Key[Array, ""],
+    training: AbstractDatasetEnvironment,
+    predictions: Path | None = None,
 ) -> Evaluation:
     """Measures accuracy as a recipe's section `run` says.
 
@@ -42,8 +44,10 @@ def judge(
 
     - `policy`: what is judged.
     - `env`: the problems that are held out.
-    - `recipe`: how many of them, and how they are sampled.
-    - `key`: the same key draws the same completions; the key is consumed.
+    - `recipe`: how many problems, and how completions are sampled.
+    - `tokenizer`: the policy's.
+    - `training`: the problems that are trained on.
+    - `predictions`: a file for what is said; see `evaluation.evaluate`.
     """
     settings, rollout = recipe.run, recipe.rollout
     wanted = settings.eval_problems, settings.max_eval_problems
@@ -56,13 +60,16 @@ def judge(
         # As many rows at a time as in training, for which there is memory.
         batch=max(rollout.prompts * rollout.group // settings.eval_samples, 1),
         slots=rollout.slots,
-        key=key,
+        training=training if isinstance(training, AbstractAnswerEnvironment) else None,
+        predictions=predictions,
+        tokenizer=tokenizer,
+        labels={"split": "held_out"},
+        key=parts.build_keys(recipe).evaluate,
     )
 
 
 def show(
     measured: Evaluation,
-    env: AbstractDatasetEnvironment,
     tokenizer: AbstractTokenizer,
     console: Console,
     when: str,
@@ -81,27 +88,27 @@ def show(
         said = measured.tokens[index, 0, : measured.lengths[index, 0]]
         answer = tokenizer.decode(said).strip()
         verdict = "right" if measured.right[index, 0] else "wrong"
+        gold = measured.gold[index]
         say(console, textwrap.indent(prompt[-PROMPT_TAIL:], "  "), style="dim")
         say(console, textwrap.indent(answer or "(nothing)", "  > "))
-        say(console, f"  {verdict}: the answer is {env.answers[index]}\n")
+        known = "" if gold is None else f": the answer is {gold}"
+        say(console, f"  {verdict}{known}\n")
 
 
 def record(measured: Evaluation, recipe: Recipe, step: int) -> dict[str, object]:
     """An evaluation as a line of `evaluations.jsonl`."""
-    settings = recipe.run
-    return {
+    asked = {
         "step": step,
         "split": "held_out",
-        "mode": "sampled" if settings.eval_temperature > 0 else "greedy",
-        "temperature": settings.eval_temperature,
-        "n": measured.count,
-        "problems": len(measured.prompts),
-        "samples": settings.eval_samples,
-        "accuracy": measured.accuracy,
-        "interval": measured.interval,
-        "mean_length": measured.mean_length,
-        "clipped_ratio": measured.clipped_ratio,
+        "mode": mode(recipe),
+        "temperature": recipe.run.eval_temperature,
     }
+    return asked | measured.numbers()
+
+
+def mode(recipe: Recipe) -> str:
+    """How completions are drawn that are judged: `"sampled"` or `"greedy"`."""
+    return "sampled" if recipe.run.eval_temperature > 0 else "greedy"
 
 
 def evaluate(
@@ -132,6 +139,7 @@ class Setup(NamedTuple):
     policy: AbstractPolicy
     tokenizer: AbstractTokenizer
     env: AbstractDatasetEnvironment
+    training: AbstractDatasetEnvironment
 
 
 def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
@@ -143,14 +151,14 @@ def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
     directory = None if out is None else RunDirectory(out)
     parts.find_task(recipe.data.task)
     policy, tokenizer = parts.load_model(recipe)
-    env = parts.build_environments(recipe, tokenizer).held_out
+    training, env, _ = parts.build_environments(recipe, tokenizer)
     if env is None:
         raise ValueError(
             "An evaluation needs problems that are held out. Received "
             f"run.eval_problems={recipe.run.eval_problems}: raise it, or leave it null "
             "for all that there are."
         )
-    return Setup(recipe, directory, policy, tokenizer, env)
+    return Setup(recipe, directory, policy, tokenizer, env, training)
 
 
 def run(
@@ -160,11 +168,19 @@ def run(
     start = time.perf_counter() if start is None else start
     console = Console(quiet=True) if console is None else console
     recipe, directory = setup.recipe, setup.directory
+    predictions = None
     if directory is not None:
         directory.start(recipes.dump(recipe), {"status": "running"})
-    key = parts.build_keys(recipe).evaluate
-    measured = judge(setup.policy, setup.env, recipe, key=key)
-    show(measured, setup.env, setup.tokenizer, console, f"of {recipe.model.path}")
+        predictions = directory.predictions(0, mode(recipe))
+    measured = judge(
+        setup.policy,
+        setup.env,
+        recipe,
+        setup.tokenizer,
+        training=setup.training,
+        predictions=predictions,
+    )
+    show(measured, setup.tokenizer, console, f"of {recipe.model.path}")
     if directory is not None:
         directory.append("evaluations.jsonl", record(measured, recipe, step=0))
         summary = {

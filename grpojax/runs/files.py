@@ -4,6 +4,7 @@ config.yaml          the whole recipe
 metrics.jsonl        one line for each step
 completions.jsonl    one line for each prompt whose completions are kept
 evaluations.jsonl    one line for each evaluation
+predictions/         what was said in each, one line for each problem
 events.jsonl         one line for everything else that happened
 summary.json         the result; `"complete": false` until there is one
 curve.png            reward and accuracy over the steps
@@ -23,6 +24,7 @@ _NAMES = (
     "completions.jsonl",
     "evaluations.jsonl",
     "events.jsonl",
+    "predictions",
     "summary.json",
     "curve.png",
     "model",
@@ -71,6 +73,10 @@ class RunDirectory:
     def curve(self) -> Path:
         """Where the picture goes."""
         return self._path / "curve.png"
+
+    def predictions(self, step: int, mode: str) -> Path:
+        """Where what was said in an evaluation goes."""
+        return self._path / "predictions" / f"{step}-{mode}.jsonl"
 
     def start(self, recipe: str, summary: Mapping[str, object]) -> None:
         """Writes the recipe's YAML and a summary that says `"complete": false`."""

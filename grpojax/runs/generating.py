@@ -92,9 +92,17 @@ class Setup(NamedTuple):
     tokenizer: AbstractTokenizer
     env: AbstractDatasetEnvironment
     reward: RewardFn | None
+    problems: int
+    samples: int
 
 
-def prepare(recipe: Recipe, prompts: Sequence[str] = ()) -> Setup:
+def prepare(
+    recipe: Recipe,
+    prompts: Sequence[str] = (),
+    *,
+    problems: int = 4,
+    samples: int = 1,
+) -> Setup:
     """Loads a recipe's model, and its problems unless there are prompts.
 
     **Arguments:**
@@ -102,9 +110,16 @@ def prepare(recipe: Recipe, prompts: Sequence[str] = ()) -> Setup:
     - `recipe`: which model; how prompts are put (`data.chat`, `data.system_prompt`),
         how long the answers may be, how they are drawn and what they are worth.
     - `prompts`: texts to answer instead of the problems that are held out.
+    - `problems`: how many of those, if there are so many.
+    - `samples`: completions of each.
 
     **Raises:** `ValueError` or `OSError` for what is not there or does not fit.
     """
+    for name, size in (("problems", problems), ("samples", samples)):
+        if size < 1:
+            raise ValueError(
+                f"generate: {name} must be a positive integer. Received {size}."
+            )
     parts.find_task(recipe.data.task)
     policy, tokenizer = parts.load_model(recipe)
     if prompts:
@@ -113,10 +128,11 @@ def prepare(recipe: Recipe, prompts: Sequence[str] = ()) -> Setup:
             tokenizer,
             max_completion_length=recipe.rollout.max_new_tokens,
         )
-        return Setup(recipe, policy, tokenizer, env, None)
+        return Setup(recipe, policy, tokenizer, env, None, len(prompts), samples)
     made = parts.build_environments(recipe, tokenizer)
     env = made.train if made.held_out is None else made.held_out
-    return Setup(recipe, policy, tokenizer, env, parts.build_reward(recipe))
+    pay, count = parts.build_reward(recipe), min(problems, env.size)
+    return Setup(recipe, policy, tokenizer, env, pay, count, samples)
 
 
 def _tokens(recipe: Recipe, tokenizer: AbstractTokenizer, prompt: str) -> list[int]:
@@ -158,32 +174,35 @@ def _complete(
 
 
 def generate(
-    setup: Setup, *, problems: int = 4, samples: int = 1
+    recipe: Recipe,
+    prompts: Sequence[str] = (),
+    *,
+    problems: int = 4,
+    samples: int = 1,
 ) -> list[dict[str, object]]:
-    """What the model says to the first problems, and what that is worth.
+    """What a recipe's model says, and what that is worth.
 
-    **Arguments:**
+    The arguments are those of `prepare`.
 
-    - `setup`: from `prepare`.
-    - `problems`: how many are put to it, if there are so many.
-    - `samples`: completions of each.
+    **Returns:** what `run` returns.
+    """
+    return run(prepare(recipe, prompts, problems=problems, samples=samples))
+
+
+def run(setup: Setup) -> list[dict[str, object]]:
+    """Lets the model answer what was prepared.
 
     **Returns:** a record for each problem; see `completions.records`. Nobody has
     learned from it: the step is 0 and the advantages are NaN.
     """
-    for name, size in (("problems", problems), ("samples", samples)):
-        if size < 1:
-            raise ValueError(
-                f"generate: {name} must be a positive integer. Received {size}."
-            )
     said = _complete(
         setup.policy,
         setup.env,
         setup.reward,
         parts.build_sampler(setup.recipe),
         parts.build_keys(setup.recipe).evaluate,
-        problems=min(problems, setup.env.size),
-        samples=samples,
+        problems=setup.problems,
+        samples=setup.samples,
     )
     return list(completions.records(0, jax.device_get(said), setup.tokenizer))
 

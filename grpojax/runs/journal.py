@@ -20,6 +20,9 @@ class Journal:
     - `directory`: where to write.
     - `tokenizer`: turns completions into text.
     - `start`: when the run began, by `time.perf_counter`.
+
+    `records` holds the metrics of every step; `seconds_compile` is how much of the time
+    went into compiling, to which others may add.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Journal:
         self._recipe, self._directory = recipe, directory
         self._tokenizer, self._start = tokenizer, start
         self.records: list[dict[str, float | int]] = []
+        self.seconds_compile = 0.0
         self._summary: dict[str, object] = {
             "status": "running",
             "accuracy_before": None,
@@ -41,7 +45,7 @@ class Journal:
             "n_eval": 0,
             "steps": 0,
             "seconds_total": None,
-            "seconds_compile": 0.0,
+            "seconds_compile": None,
         }
 
     @property
@@ -53,11 +57,6 @@ class Journal:
     def steps(self) -> int:
         """How many steps have been taken."""
         return len(self.records)
-
-    @property
-    def seconds_compile(self) -> float:
-        """How much of the time went into compiling."""
-        return self._summary["seconds_compile"]
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -102,20 +101,20 @@ class Journal:
             self._summary[f"accuracy_{end}"] = measured.accuracy
             self._summary[f"ci95_{end}"] = measured.interval
         self._summary["n_eval"] = measured.count
-        self.compiled(measured.seconds_compile)
+        self.seconds_compile += measured.seconds_compile
         if self._directory is not None:
             line = evaluating.record(measured, self._recipe, self.steps)
             self._directory.append("evaluations.jsonl", line)
 
-    def compiled(self, seconds: float) -> None:
-        """Adds to the time that compiling took."""
-        self._summary["seconds_compile"] += seconds
-
     def _summarize(self, status: str) -> None:
         if self._directory is None:
             return
-        taken = {"steps": self.steps, "seconds_total": self.seconds}
-        summary = {**self._summary, **taken, "status": status}
+        summary = self._summary | {
+            "status": status,
+            "steps": self.steps,
+            "seconds_total": self.seconds,
+            "seconds_compile": self.seconds_compile,
+        }
         if status == "finished":
             self._directory.finish(summary)
         else:

@@ -149,7 +149,7 @@ def run(
 def _take_steps(setup: Setup, journal: Journal, console: Console) -> TrainState:
     """Compiles the step and takes all of them."""
     recipe, step = setup.recipe, setup.step.compile()
-    journal.compiled(step.seconds)
+    journal.seconds_compile += step.seconds
     say(console, f"compiled the step in {step.seconds:.1f} s")
 
     def report(reading: loop.Reading) -> None:
@@ -170,14 +170,24 @@ def _judge(
     setup: Setup, state: TrainState, journal: Journal, console: Console, when: str
 ) -> Evaluation | None:
     """Measures accuracy on what is held out, if anything, and shows some of it."""
-    env = setup.environments.held_out
+    recipe, predictions = setup.recipe, None
+    training, env, _ = setup.environments
     if env is None:
         return None
-    key = parts.build_keys(setup.recipe).evaluate
-    measured = evaluating.judge(state.policy, env, setup.recipe, key=key)
-    evaluating.show(measured, env, setup.tokenizer, console, when)
+    if setup.directory is not None:
+        mode = evaluating.mode(recipe)
+        predictions = setup.directory.predictions(journal.steps, mode)
+    measured = evaluating.judge(
+        state.policy,
+        env,
+        recipe,
+        setup.tokenizer,
+        training=training,
+        predictions=predictions,
+    )
+    evaluating.show(measured, setup.tokenizer, console, when)
     # A run of no steps only measures: after it all is as it was before.
-    ends = (when,) if setup.recipe.run.steps > 0 else ("before", "after")
+    ends = (when,) if recipe.run.steps > 0 else ("before", "after")
     journal.evaluated(measured, *ends)
     return measured
 
