@@ -2,7 +2,7 @@
 
 import functools as ft
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ._sources import load_rows, WORD_PROBLEMS
 
@@ -10,6 +10,7 @@ from ._sources import load_rows, WORD_PROBLEMS
 MADE_UP_ROWS = 8192
 
 
+@runtime_checkable
 class Questions(Protocol):
     """Rows, and how they are put to the model: a recipe's section `data`."""
 

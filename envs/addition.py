@@ -12,7 +12,7 @@ cheapest way to see a real model learn.
 import dataclasses
 import functools as ft
 import random
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -131,6 +131,7 @@ class Addition(AbstractAnswerEnvironment[Int[Array, ""]]):
         return last_number(Bytes(text.data, jnp.min(newline)))
 
 
+@runtime_checkable
 class Settings(Protocol):
     """A recipe's section `data`, of which this task needs nothing."""
 

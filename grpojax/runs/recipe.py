@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 
-def _at_least(minimum: int, section: str, **values: float | None) -> None:
+def _at_least(minimum: int, section: str, **values: float | int | None) -> None:
     for key, value in values.items():
         if value is not None and value < minimum:
             raise ValueError(
@@ -16,7 +16,7 @@ def _at_least(minimum: int, section: str, **values: float | None) -> None:
             )
 
 
-def _positive(section: str, **values: float | None) -> None:
+def _positive(section: str, **values: float | int | None) -> None:
     for key, value in values.items():
         if value is not None and value <= 0:
             raise ValueError(f"`{section}.{key}` must be positive. Received {value}.")
