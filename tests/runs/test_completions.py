@@ -1,5 +1,6 @@
 """What was said, as records."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,7 +29,8 @@ def said(**changes) -> Completions:
         valid=np.array([[True, False], [True, True]]),
         advantages=np.array([[1.5, -0.5], [0.0, 0.0]], np.float32),
     )
-    return Completions(**{**fields, **changes})
+    # Equal on the host and on a device, but only the latter is what the fields say.
+    return Completions(**jax.tree.map(jnp.asarray, {**fields, **changes}))
 
 
 def test_a_record_is_a_prompt_with_its_samples_side_by_side():

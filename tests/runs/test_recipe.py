@@ -88,7 +88,7 @@ def test_a_recipe_is_printed_without_jax():
         ("algorithm.name=ppo", "`algorithm.name` must be one of 'grpo', 'dr_grpo', "),
         ("log.every=0", "`log.every` must be at least 1. Received 0"),
         ("log.completions=-1", "`log.completions` must be at least 0. Received -1"),
-        ("data.rows=3", "nearest is `data.train_rows`"),
+        ("data.train_row=3", "nearest is `data.train_rows`"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(assignment, message):
