@@ -133,7 +133,7 @@ def main():
 
     def step():
         nonlocal state
-        state, metrics = compiled.call(state)
+        state, metrics, _ = compiled.call(state)
         return metrics
 
     seconds = repeat(step, options.steps)

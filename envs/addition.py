@@ -9,14 +9,17 @@ A task that a small pretrained model can do, though not reliably, in four tokens
 cheapest way to see a real model learn.
 """
 
+import dataclasses
+import functools as ft
 import random
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from grpojax.env import AbstractDatasetEnvironment, TimeStep, Turn
-from grpojax.text import AbstractTokenizer, Bytes, last_number, TokenBytes
+from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
+from grpojax.text import AbstractTokenizer, Bytes, last_number, Number, TokenBytes
 from grpojax.types import Prompt
 
 from ._choice import check_choice
@@ -40,7 +43,7 @@ def pairs(split: str) -> list[tuple[int, int]]:
     return every[:_HELD_OUT] if split == "test" else every[_HELD_OUT:]
 
 
-class Addition(AbstractDatasetEnvironment[Int[Array, ""]]):
+class Addition(AbstractAnswerEnvironment[Int[Array, ""]]):
     """Sums of two digits; the answer is the last integer before the first newline.
 
     Actions: what the policy says until a token that contains a newline, or an end token
@@ -114,9 +117,60 @@ class Addition(AbstractDatasetEnvironment[Int[Array, ""]]):
     def step(
         self, state: Int[Array, ""], turn: Turn
     ) -> tuple[Int[Array, ""], TimeStep]:
+        number = self.answer(turn)
+        correct = number.valid & (number.value == state)
+        return state, last_step(correct=correct, format=number.valid)
+
+    def gold(self, state: Int[Array, ""]) -> Int[Array, ""]:
+        return state
+
+    def answer(self, turn: Turn) -> Number:
         text = text_of(self.token_bytes, turn)
         place = jnp.arange(text.data.shape[0], dtype=jnp.int32)
         newline = jnp.where(text.data == ord("\n"), place, text.length)
-        number = last_number(Bytes(text.data, jnp.min(newline)))
-        correct = number.valid & (number.value == state)
-        return state, last_step(correct=correct, format=number.valid)
+        return last_number(Bytes(text.data, jnp.min(newline)))
+
+
+@runtime_checkable
+class Settings(Protocol):
+    """A recipe's section `data`, of which this task needs nothing."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+
+def environments(
+    data: Settings, tokenizer: AbstractTokenizer, *, horizon: int, held_out: int | None
+) -> tuple[Addition, Addition | None, list[str]]:
+    """What a recipe with `data.task: addition` trains on and is judged on.
+
+    **Arguments:**
+
+    - `data`: the recipe's section of that name, of which no other key may be set.
+    - `tokenizer`: the policy's.
+    - `horizon`: the longest completion, in tokens.
+    - `held_out`: how many problems will be judged: the first of the 32 that there are.
+
+    **Returns:** the environment to train on, the one that is held out (`None` if
+    nothing is), and no remarks.
+
+    **Raises:** `ValueError` for another key of `data`, or more problems than there are.
+    """
+    changed = [
+        field.name
+        for field in dataclasses.fields(data)
+        if field.name != "task" and vars(data)[field.name] != field.default
+    ]
+    if changed:
+        raise ValueError(
+            "`data.task: addition` makes its own problems and takes no other key of "
+            f"`data`. Received {', '.join(changed)}: leave them out."
+        )
+    make = ft.partial(Addition, tokenizer, max_completion_length=horizon)
+    test = make(split="test")
+    if held_out is not None and held_out > test.size:
+        raise ValueError(
+            f"`run.eval_problems` asks for {held_out} rows. Received {test.size}, "
+            "which is all there are: lower it, raise `run.eval_samples` instead, or "
+            "leave it null."
+        )
+    return make(split="train"), None if held_out == 0 else test, []

@@ -7,15 +7,18 @@ The rewards are `correct` and `format`, both 0 or 1, both read off the tokens in
 compiled program.
 """
 
+import functools as ft
 from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from grpojax.env import AbstractDatasetEnvironment, TimeStep, Turn
+from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
 from grpojax.text import (
     AbstractTokenizer,
+    Bytes,
+    Number,
     number_after,
     number_in_tag,
     tags_in_order,
@@ -40,10 +43,11 @@ from ._sources import (
     Rows as Rows,
     WORD_PROBLEMS as WORD_PROBLEMS,
 )
+from ._splits import load_split as load_split, Questions, Split as Split
 from ._word_problems import word_problems as word_problems
 
 
-class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
+class GSM8K(AbstractAnswerEnvironment[Int[Array, ""]]):
     """Word problems of which the policy must find the number that answers them.
 
     Actions: what the policy says until an end token, at most `max_completion_length`
@@ -165,14 +169,66 @@ class GSM8K(AbstractDatasetEnvironment[Int[Array, ""]]):
         self, state: Int[Array, ""], turn: Turn
     ) -> tuple[Int[Array, ""], TimeStep]:
         text = text_of(self.token_bytes, turn)
+        number = self._number(text)
+        formatted = number.valid
         if self.answer_format == "tag":
-            number = number_in_tag(text)
-            formatted = number.valid & tags_in_order(text, (b"answer",))
-        else:
-            number = number_after(text)
-            formatted = number.valid
+            formatted = formatted & tags_in_order(text, (b"answer",))
         correct = number.valid & (number.value == state)
         return state, last_step(correct=correct, format=formatted)
+
+    def gold(self, state: Int[Array, ""]) -> Int[Array, ""]:
+        return state
+
+    def answer(self, turn: Turn) -> Number:
+        return self._number(text_of(self.token_bytes, turn))
+
+    def _number(self, text: Bytes) -> Number:
+        return (
+            number_in_tag(text) if self.answer_format == "tag" else number_after(text)
+        )
+
+
+def environments(
+    data: Questions,
+    tokenizer: AbstractTokenizer,
+    *,
+    horizon: int,
+    held_out: int | None,
+) -> tuple[GSM8K, GSM8K | None, list[str]]:
+    """What a recipe with `data.task: gsm8k` trains on and is judged on.
+
+    **Arguments:**
+
+    - `data`: the recipe's section of that name.
+    - `tokenizer`: the policy's.
+    - `horizon`: the longest completion, in tokens.
+    - `held_out`: how many problems to hold out; all that there are when `None`.
+
+    **Returns:** the environment to train on, the one that is held out (`None` if
+    nothing is), and remarks for whoever reads along.
+    """
+    split = load_split(data, held_out)
+    shots, train = split.train[: data.shots], split.train[data.shots :]
+    ends = ()
+    if data.stop is not None:
+        ends = tokens_containing(tokenizer.token_bytes, data.stop.encode())
+    make = ft.partial(
+        GSM8K,
+        tokenizer=tokenizer,
+        max_completion_length=horizon,
+        max_prompt_length=data.max_prompt_length,
+        long_prompts=data.long_prompts,
+        prompt_style="chat" if data.chat else "raw",
+        system_prompt=data.system_prompt,
+        shots=shots,
+        answer_format=data.answer_format,
+        end_tokens=ends,
+    )
+    made = make(train), make(split.held_out) if split.held_out else None
+    long = sum(env.skipped for env in made if env is not None)
+    notes = [f"{split.skipped} rows without an answer left out"] * (split.skipped > 0)
+    notes += [f"{long} rows with too long a prompt left out"] * (long > 0)
+    return *made, notes
 
 
 def _answer_of(row: Mapping[str, str], number: int) -> int:

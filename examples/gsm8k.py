@@ -4,242 +4,28 @@
     python examples/gsm8k.py --set run.seed=1 --out out/seed-1
     python examples/gsm8k.py --config examples/recipes/qwen2.5-0.5b.yaml --out out/qwen
 
-Without arguments: the tiny model that grpojax ships, made-up word problems, a CPU. This
-file says what a run is, every key with its default; `gsm8k_training.py` is the run.
+Without arguments: the tiny model that grpojax ships, made-up word problems, a CPU. It
+is `grpojax train` under another name.
 """
 
 import argparse
-import time
+import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
-from grpojax.runs import recipes
+from grpojax.runs import commands
 
 
-def _at_least(minimum: int, section: str, **values: float | None) -> None:
-    for key, value in values.items():
-        if value is not None and value < minimum:
-            raise ValueError(
-                f"`{section}.{key}` must be at least {minimum}. Received {value}."
-            )
-
-
-def _positive(section: str, **values: float | None) -> None:
-    for key, value in values.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"`{section}.{key}` must be positive. Received {value}.")
-
-
-@dataclass(frozen=True)
-class Run:
-    """How long, from which seed, and how it is judged on problems held out."""
-
-    steps: int = 40
-    seed: int = 0
-    eval_problems: int | None = 512  # null: all that the held-out split has.
-    eval_samples: int = 1  # Completions of each.
-    eval_temperature: float = 1.0  # 0: the likeliest token.
-
-    def __post_init__(self):
-        _at_least(0, "run", steps=self.steps, seed=self.seed)
-        _at_least(0, "run", eval_problems=self.eval_problems)
-        _at_least(0, "run", eval_temperature=self.eval_temperature)
-        _at_least(1, "run", eval_samples=self.eval_samples)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A Llama, Mistral, Qwen2 or Qwen3."""
-
-    path: str = "gsm8k-tiny"  # The one that is shipped; a directory, or a hub id.
-    dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
-    compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
-    remat: bool = False  # Recompute activations: slower, and less memory.
-
-
-@dataclass(frozen=True)
-class Data:
-    """Problems, and how they are put to the model."""
-
-    task: Literal["gsm8k", "addition"] = "gsm8k"  # addition takes no other key.
-    path: str = "word-problems"  # Made up; a file, a folder, or openai/gsm8k.
-    eval_path: str | None = None  # null: path's test split, or a file's first rows.
-    train_rows: int | None = None  # null: all, or 8,192 made-up ones.
-    bad_rows: Literal["raise", "skip"] = "raise"
-    long_prompts: Literal["raise", "skip"] = "raise"
-    max_prompt_length: int | None = None  # In tokens; null: the longest prompt's.
-    chat: bool = False  # The tokenizer's chat template, or plain text.
-    system_prompt: str | None = None
-    shots: int = 0  # Training problems that are shown, with their answers.
-    answer_format: Literal["####", "tag"] = "####"
-    stop: str | None = None  # Tokens that contain it end a completion, too.
-
-    def __post_init__(self):
-        _at_least(1, "data", train_rows=self.train_rows)
-        _at_least(1, "data", max_prompt_length=self.max_prompt_length)
-        _at_least(0, "data", shots=self.shots)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What a step samples."""
-
-    prompts: int = 16
-    group: int = 8  # Samples of each prompt.
-    slots: int | None = None  # Decoded at a time; null: all of them.
-    max_new_tokens: int = 40
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        _at_least(1, "rollout", prompts=self.prompts, group=self.group)
-        _at_least(1, "rollout", slots=self.slots, max_new_tokens=self.max_new_tokens)
-        _positive("rollout", temperature=self.temperature)
-
-
-@dataclass(frozen=True)
-class Reward:
-    """What a completion is worth."""
-
-    correct: float = 1.0
-    format: float = 0.0
-    truncated: Literal["keep", "zero", "drop"] = "keep"  # Rows that were cut short.
-    shuffle: bool = False  # A control: every prompt is paid for another's answers.
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """How rewards become a gradient: one of `grpojax.algorithms` and its numbers.
-
-    A number that is null is the algorithm's own; one that it has not is refused.
-    """
-
-    name: Literal[
-        "grpo",
-        "dr_grpo",
-        "bnpo",
-        "dapo",
-        "gspo",
-        "cispo",
-        "rloo",
-        "reinforce",
-        "reinforce_plus_plus",
-        "sapo",
-        "vespo",
-        "luspo",
-        "gmpo",
-        "opo",
-    ] = "grpo"
-    low: float | None = None  # How far the ratio may move from 1, down
-    high: float | None = None  # and up.
-    beta: float | None = None  # The KL penalty to the model as it was at first.
-    cap: float | None = None
-    floor: float | None = None
-    positive: float | None = None
-    negative: float | None = None
-
-    def __post_init__(self):
-        _at_least(0, "algorithm", low=self.low, high=self.high, beta=self.beta)
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW after a clip of the gradient's norm; schedules count its updates."""
-
-    learning_rate: float = 5e-5
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_updates: int = 0
-    clip_norm: float | None = 1.0
-    weight_decay: float = 0.0
-
-    def __post_init__(self):
-        _at_least(0, "optimizer", learning_rate=self.learning_rate)
-        _at_least(0, "optimizer", warmup_updates=self.warmup_updates)
-        _at_least(0, "optimizer", weight_decay=self.weight_decay)
-        _positive("optimizer", clip_norm=self.clip_norm)
-
-
-@dataclass(frozen=True)
-class Update:
-    """How a step's samples are used."""
-
-    train_prompts: int | None = None  # Go on with so many, the informative ones first.
-    epochs: int = 1
-    minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int | None = None  # For memory; null: a row of each prompt.
-    recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
-
-    def __post_init__(self):
-        _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
-        _at_least(1, "update", microbatches=self.microbatches)
-        _at_least(1, "update", train_prompts=self.train_prompts)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A run."""
-
-    run: Run = field(default_factory=Run)
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    rollout: Rollout = field(default_factory=Rollout)
-    reward: Reward = field(default_factory=Reward)
-    algorithm: Algorithm = field(default_factory=Algorithm)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    update: Update = field(default_factory=Update)
-
-    def __post_init__(self):
-        defaults = vars(Data(task=self.data.task))
-        changed = [key for key, x in vars(self.data).items() if x != defaults[key]]
-        if self.data.task == "addition" and changed:
-            raise ValueError(
-                "`data.task: addition` makes its own problems and takes no other key "
-                f"of `data`. Received {', '.join(changed)}: leave them out."
-            )
-        if self.reward.shuffle and self.rollout.prompts < 2:
-            raise ValueError(
-                "`reward.shuffle` pays a prompt for another's answers, so a step needs "
-                f"two prompts. Received rollout.prompts={self.rollout.prompts}."
-            )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line and runs what it describes."""
-    start = time.perf_counter()
+def main(argv: Sequence[str]) -> int:
+    """Runs what the command line describes, and returns the exit code."""
     parser = argparse.ArgumentParser(
         description="GRPO on grade-school maths, by default with a tiny model on a CPU."
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="a recipe")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="changes one key, such as optimizer.learning_rate=1e-4; may be repeated",
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the whole recipe and stop"
-    )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="where to write the recipe, metrics, summary, curve and model",
-    )
-    options = parser.parse_args(argv)
-    try:
-        recipe = recipes.load(Recipe(), options.config, options.set)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"gsm8k.py: {error}") from None
-    if options.print_config:
-        print(recipes.dump(recipe), end="")
-        return
-    # Only now: JAX takes seconds to import, and a misspelt key should not.
-    import gsm8k_training
-
-    gsm8k_training.run(recipe, options.out, start)
+    parser.add_argument("--config", dest="recipe", metavar="FILE.yaml", help="a recipe")
+    commands.add_train_options(parser)
+    parser.set_defaults(command=commands.train)
+    return commands.run(parser, argv, os.environ)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
         types as types,
         update as update,
     )
+    from ._measure import measure as measure
     from ._train import (
+        collect as collect,
+        Experience as Experience,
         init as init,
-        measure as measure,
+        learn as learn,
         train as train,
         train_step as train_step,
     )
@@ -56,7 +59,15 @@ _MODULES = (
     "update",
 )
 _NAMES = {
-    "_train": ("init", "measure", "train", "train_step"),
+    "_measure": ("measure",),
+    "_train": (
+        "collect",
+        "Experience",
+        "init",
+        "learn",
+        "train",
+        "train_step",
+    ),
     "types": ("Metrics", "Prompt", "Rewards", "TrainState", "Trajectory"),
     "validation": ("validate", "ValidationError"),
 }

@@ -1,15 +1,14 @@
 """The step: four arrows, one pure function, one compiled program."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from . import advantage, masked, reward as reward_phase, rollout, update, validation
+from . import advantage, reward as reward_phase, rollout, update, validation
+from ._measure import measure
 from .algorithms import Algorithm, grpo
 from .env import AbstractEnvironment
 from .policy import AbstractPolicy
@@ -41,6 +40,117 @@ def init(
     )
 
 
+class Experience(eqx.Module):
+    """What a step learns from.
+
+    **Fields:**
+
+    - `trajectory`: what was said; of `train_prompts` prompts, if there are fewer.
+    - `rewards`: what it was paid.
+    - `advantages`: how much better than its baseline a row did, or each of its tokens.
+    - `keep`: the rows that are trained on.
+    - `metrics`: of the rollout, over all prompts.
+    """
+
+    trajectory: Trajectory
+    rewards: Rewards
+    advantages: Float[Array, "prompt group *time"]
+    keep: Bool[Array, "prompt group"]
+    metrics: Metrics
+
+
+def collect(
+    state: TrainState,
+    *,
+    env: AbstractEnvironment,
+    algorithm: Algorithm = grpo(),
+    reward: reward_phase.RewardFn = reward_phase.weighted_sum(),
+    prompts: int,
+    group: int,
+    train_prompts: int | None = None,
+    slots: int | None = None,
+    limits: Int[ArrayLike, "prompt group"] | None = None,
+    temperature: update.Number = 1.0,
+    validate: bool = False,
+) -> Experience:
+    """The first half of a step: sample, pay, compare.
+
+    The arguments are those of `train_step`.
+    """
+    key = jr.fold_in(state.key, state.version)
+    with jax.named_scope("rollout"):
+        trajectory = rollout.generate(
+            state.policy,
+            env,
+            prompts=prompts,
+            group=group,
+            slots=slots,
+            limits=limits,
+            sampler=rollout.Categorical(temperature),
+            version=state.version,
+            key=key,
+        )
+    with jax.named_scope("reward"):
+        # Who paid must not change how the rest of a step is compiled: a host reward
+        # then equals one in the graph to the last bit.
+        rewards = jax.lax.optimization_barrier(reward_phase.checked(reward, trajectory))
+        metrics = measure(trajectory, rewards)
+    with jax.named_scope("advantage"):
+        if train_prompts is not None:
+            trajectory, rewards = advantage.take_informative(
+                trajectory, rewards, count=train_prompts
+            )
+        advantages = algorithm.advantage(rewards)
+        keep = algorithm.select(rewards)
+    if validate:
+        check = validation.validate
+        trajectory = check(trajectory, stage="rollout")
+        trajectory, rewards = check((trajectory, rewards), stage="rewarded")
+        phases = trajectory, rewards, advantages
+        trajectory, rewards, advantages = check(phases, stage="advantaged")
+    return Experience(trajectory, rewards, advantages, keep, metrics)
+
+
+def learn(
+    state: TrainState,
+    experience: Experience,
+    *,
+    optimizer: optax.GradientTransformation,
+    algorithm: Algorithm = grpo(),
+    temperature: update.Number = 1.0,
+    epochs: int = 1,
+    minibatches: int = 1,
+    microbatches: int | None = None,
+    recompute: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """The second half of a step: improve.
+
+    The arguments are those of `train_step`, and what `collect` made of the same state.
+
+    **Returns:** the next state, and the metrics of the whole step.
+    """
+    with jax.named_scope("update"):
+        policy, opt_state, metrics = update.improve(
+            state.policy,
+            state.opt_state,
+            experience.trajectory,
+            experience.advantages,
+            experience.keep,
+            objective=algorithm.objective,
+            optimizer=optimizer,
+            reference=state.reference,
+            temperature=temperature,
+            epochs=epochs,
+            minibatches=minibatches,
+            microbatches=microbatches,
+            recompute=recompute,
+        )
+    next_state = TrainState(
+        policy, opt_state, state.reference, state.version + 1, state.key
+    )
+    return next_state, {**experience.metrics, **metrics}
+
+
 def train_step(
     state: TrainState,
     *,
@@ -60,7 +170,7 @@ def train_step(
     recompute: bool = False,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One step: sample, pay, compare, improve.
+    """One step: `collect`, then `learn`.
 
     What evolves is positional and comes back; what is fixed is keyword-only.
 
@@ -86,57 +196,30 @@ def train_step(
     **Raises:** `TypeError` for a reward function that returns no `Rewards`;
     `ValueError` for sizes that do not fit, before anything is compiled.
     """
-    key = jr.fold_in(state.key, state.version)
-    with jax.named_scope("rollout"):
-        trajectory = rollout.generate(
-            state.policy,
-            env,
-            prompts=prompts,
-            group=group,
-            slots=slots,
-            limits=limits,
-            sampler=rollout.Categorical(temperature),
-            version=state.version,
-            key=key,
-        )
-    with jax.named_scope("reward"):
-        # Who paid must not change how the rest of a step is compiled: a host reward
-        # then equals one in the graph to the last bit.
-        rewards = jax.lax.optimization_barrier(reward_phase.checked(reward, trajectory))
-        measured = measure(trajectory, rewards)
-    with jax.named_scope("advantage"):
-        if train_prompts is not None:
-            trajectory, rewards = advantage.take_informative(
-                trajectory, rewards, count=train_prompts
-            )
-        advantages = algorithm.advantage(rewards)
-        keep = algorithm.select(rewards)
-    if validate:
-        check = validation.validate
-        trajectory = check(trajectory, stage="rollout")
-        trajectory, rewards = check((trajectory, rewards), stage="rewarded")
-        phases = trajectory, rewards, advantages
-        trajectory, rewards, advantages = check(phases, stage="advantaged")
-    with jax.named_scope("update"):
-        policy, opt_state, metrics = update.improve(
-            state.policy,
-            state.opt_state,
-            trajectory,
-            advantages,
-            keep,
-            objective=algorithm.objective,
-            optimizer=optimizer,
-            reference=state.reference,
-            temperature=temperature,
-            epochs=epochs,
-            minibatches=minibatches,
-            microbatches=microbatches,
-            recompute=recompute,
-        )
-    next_state = TrainState(
-        policy, opt_state, state.reference, state.version + 1, state.key
+    experience = collect(
+        state,
+        env=env,
+        algorithm=algorithm,
+        reward=reward,
+        prompts=prompts,
+        group=group,
+        train_prompts=train_prompts,
+        slots=slots,
+        limits=limits,
+        temperature=temperature,
+        validate=validate,
     )
-    return next_state, {**measured, **metrics}
+    return learn(
+        state,
+        experience,
+        optimizer=optimizer,
+        algorithm=algorithm,
+        temperature=temperature,
+        epochs=epochs,
+        minibatches=minibatches,
+        microbatches=microbatches,
+        recompute=recompute,
+    )
 
 
 def train(
@@ -162,40 +245,3 @@ def train(
 
     arrays, metrics = jax.lax.scan(step, arrays, length=steps)
     return eqx.combine(arrays, static), metrics
-
-
-def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
-    """What a rollout looked like, under TRL's names where the meaning is the same.
-
-    A component named `correct`, 1 for a right answer and else 0, tells right rows from
-    wrong ones.
-    """
-    dtype = jnp.result_type(float)
-    total, valid, ended = rewards.total, rewards.valid, trajectory.terminated
-    lengths = trajectory.lengths.astype(dtype)
-    everyone = jnp.ones_like(ended)
-    flat = ~advantage.informative(dataclasses.replace(rewards, keep=everyone))
-    metrics = {
-        "reward": masked.mean(total, valid),
-        "reward_std": jnp.mean(masked.std(total, valid, axis=1, ddof=1)),
-        "frac_reward_zero_std": jnp.mean(flat, dtype=dtype),
-        "num_tokens": jnp.sum(lengths),
-        "completions/clipped_ratio": jnp.mean(~ended, dtype=dtype),
-    }
-    for name, component in rewards.components.items():
-        paid = component.astype(dtype)
-        applies = valid & ~jnp.isnan(paid)
-        metrics[f"rewards/{name}/mean"] = masked.mean(paid, applies)
-        metrics[f"rewards/{name}/std"] = masked.std(paid, applies, ddof=1)
-    for name, failed in rewards.errors.items():
-        metrics[f"rewards/{name}/errors"] = jnp.sum(failed, dtype=dtype)
-    kinds = {"": everyone, "terminated_": ended}
-    if "correct" in rewards.components:
-        correct = rewards.components["correct"]
-        kinds |= {"correct_": correct > 0, "wrong_": correct <= 0}
-    for kind, rows in kinds.items():
-        shortest = jnp.min(jnp.where(rows, lengths, jnp.inf))
-        metrics[f"completions/mean_{kind}length"] = masked.mean(lengths, rows)
-        metrics[f"completions/min_{kind}length"] = jnp.where(rows.any(), shortest, 0)
-        metrics[f"completions/max_{kind}length"] = jnp.max(masked.fill(lengths, rows))
-    return metrics

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from .text import Number
 from .types import Prompt
 
 
@@ -101,3 +102,18 @@ class AbstractDatasetEnvironment(AbstractEnvironment[_State]):
     def reset(self, key: Key[Array, ""]) -> tuple[_State, Prompt]:
         """Starts a conversation about a problem drawn uniformly."""
         return self.problem(jr.randint(key, (), 0, self.size))
+
+
+class AbstractAnswerEnvironment(AbstractDatasetEnvironment[_State]):
+    """Numbered problems that an integer answers, which can be read off what was said.
+
+    An evaluation then lets samples vote, and knows what guessing would earn.
+    """
+
+    @abc.abstractmethod
+    def gold(self, state: _State) -> Int[Array, ""]:
+        """The right answer, known from the state of a conversation that has started."""
+
+    @abc.abstractmethod
+    def answer(self, turn: Turn) -> Number:
+        """What the last turn of a conversation answers; total, like `step`."""

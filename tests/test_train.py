@@ -43,6 +43,23 @@ def test_train_equals_steps_bit_for_bit_with_one_trace():
     assert int(state.version) == 4
 
 
+def test_a_step_is_its_two_halves():
+    """As two programs, which round as they like, and with nothing in between."""
+    collecting = {name: x for name, x in FIXED.items() if name != "optimizer"}
+    collect, learn = eqx.filter_jit(grpojax.collect), eqx.filter_jit(grpojax.learn)
+    whole, metrics = step(start(), FIXED)
+    experience = collect(start(), **collecting)
+    halves, measured = learn(start(), experience, optimizer=OPTIMIZER)
+    assert set(experience.metrics) < set(measured) == set(metrics)
+    assert int(halves.version) == 1
+    for name, value in metrics.items():
+        np.testing.assert_allclose(measured[name], value, atol=1e-4, err_msg=name)
+    for mine, wanted in zip(
+        jax.tree.leaves(halves.policy), jax.tree.leaves(whole.policy), strict=True
+    ):
+        np.testing.assert_allclose(mine, wanted, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def gsm8k():
     """The shipped model, its tokenizer's bytes and text rewards, in one step."""

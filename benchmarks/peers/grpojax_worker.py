@@ -127,7 +127,7 @@ def main():
     else:
         fixed = sampling | settings["update"]
         compiled = loop.lower(state, env=env, optimizer=optimizer, **fixed).compile()
-        step = lambda state: (*compiled.call(state), None)
+        step = lambda state: (*compiled.call(state)[:2], None)
     steps.ready(jax=jax.__version__, device=jax.devices()[0].device_kind)
     while steps.wait():
         state, metrics, seconds = step(state)

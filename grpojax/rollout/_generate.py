@@ -39,6 +39,7 @@ def complete(
     limits: Int[ArrayLike, "prompt group"] | None = None,
     sampler: AbstractSampler = Categorical(),
     version: Int[ArrayLike, ""] = 0,
+    first: Int[ArrayLike, ""] = 0,
     key: Key[Array, ""],
 ) -> Trajectory:
     """Samples `group` completions of each prompt, and lets the environment pay them.
@@ -56,7 +57,10 @@ def complete(
         is everybody's when `None`: budgets, or lengths imposed for a measurement.
     - `sampler`: draws the tokens, `Categorical(temperature)` or `Greedy()`.
     - `version`: of the policy, recorded with every sampled token.
-    - `key`: row `(p, g)` uses `fold_in(key, p · group + g)`; the key is consumed.
+    - `first`: the number of the first prompt. What is completed in several calls, each
+        with the number of its first prompt, is completed as in one.
+    - `key`: row `(p, g)` uses `fold_in(key, (first + p) · group + g)`; the key is
+        consumed.
 
     **Returns:** the trajectory.
 
@@ -67,6 +71,7 @@ def complete(
     count = prompts.length.shape[0]
     shape = (count, group)
     row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
+    row = row + jnp.asarray(first).astype(jnp.uint32) * group
     fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
     decoding = policy.for_decoding()
     time = env.max_completion_length

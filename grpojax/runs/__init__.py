@@ -2,8 +2,16 @@
 
 Each module is public, and is imported by name (`from grpojax.runs import recipes`):
 
-- `recipes`: what a run is, as one file; `load`, `dump`.
+- `recipe`: what a run is, every key with its default; `Recipe`.
+- `recipes`: recipes as files; `load`, `dump`.
+- `parts`: from a recipe's names to what runs; `build_environments`, `load_model`.
+- `training`, `evaluating`, `generating`: what the commands do; `train`, `evaluate`,
+    `generate`, each in two halves, `prepare` and `run`.
+- `estimating`: what a run would need; `estimate`.
+- `commands`: the command line; `main`.
 - `loop`: the train step compiled, and called; `lower`, `fit`.
+- `journal`: what a run writes down while it goes on; `Journal`.
+- `completions`: what was said, as records; `records`.
 - `evaluation`: how good a policy is on a data set; `evaluate`.
 - `statistics`: how sure that is; `wilson`.
 - `files`: what a run leaves behind; `RunDirectory`, `write_json`, `append_json`.
@@ -11,5 +19,6 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `plots`: curves; `plot_curve`.
 - `reports`: what runs have come to, in Markdown and as a page; `write_report`.
 
-Only `loop` and `evaluation` import JAX: what merely prints a recipe starts at once.
+`recipe`, `recipes` and `commands` import no JAX: what merely prints a recipe starts at
+once.
 """

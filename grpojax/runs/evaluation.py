@@ -1,104 +1,25 @@
 """How good a policy is on the problems of a data set."""
 
 import dataclasses
+import os
 import time
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from .. import rollout
-from ..env import AbstractDatasetEnvironment
+from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ..policy import AbstractPolicy
-from ..types import Prompt, Trajectory
-from .statistics import wilson
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What a policy said to every problem, and how often it was right; on the host.
-
-    **Fields:**
-
-    - `right`: whether a sample answers its problem.
-    - `rewards`: what the environment paid, by component.
-    - `lengths`: sampled tokens.
-    - `terminated`: whether a sample said its end token; the others were truncated.
-    - `prompts`, `tokens`: what was read and said, 0 past the end.
-    - `seconds`, `seconds_compile`: how long it took, compilation apart.
-    """
-
-    right: Bool[np.ndarray, "problem sample"]
-    rewards: dict[str, Float[np.ndarray, "problem sample"]]
-    lengths: Int[np.ndarray, "problem sample"]
-    terminated: Bool[np.ndarray, "problem sample"]
-    prompts: list[Int[np.ndarray, " _"]]
-    tokens: Int[np.ndarray, "problem sample time"]
-    seconds: float
-    seconds_compile: float
-
-    @property
-    def count(self) -> int:
-        """How many samples were judged."""
-        return self.right.size
-
-    @property
-    def accuracy(self) -> float:
-        """The share of samples that are right."""
-        return float(np.mean(self.right))
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of the accuracy.
-
-        With several samples of a problem it is what these problems' accuracy is known
-        to; it says nothing about other problems.
-        """
-        return wilson(int(np.sum(self.right)), self.count)
-
-    @property
-    def mean_length(self) -> float:
-        """Sampled tokens of a completion."""
-        return float(np.mean(self.lengths))
-
-    @property
-    def clipped_ratio(self) -> float:
-        """The share of samples that were truncated."""
-        return float(np.mean(~self.terminated))
-
-
-@eqx.filter_jit
-def _complete(
-    policy: AbstractPolicy,
-    env: AbstractDatasetEnvironment,
-    indices: Int[Array, " prompt"],
-    sampler: rollout.AbstractSampler,
-    key: Key[Array, ""],
-    *,
-    samples: int,
-    slots: int | None,
-    success: str,
-) -> Trajectory:
-    states, prompts = jax.vmap(env.problem)(indices)
-    trajectory = rollout.complete(
-        policy,
-        env,
-        states,
-        prompts,
-        group=samples,
-        slots=slots,
-        sampler=sampler,
-        key=key,
-    )
-    if success not in trajectory.rewards:
-        raise ValueError(
-            "evaluate(success=...) names the component that is 1 for a right answer. "
-            f"Received {success!r}; the environment pays {sorted(trajectory.rewards)}."
-        )
-    return trajectory
+from ..text import AbstractTokenizer
+from .batches import complete, on_the_host
+from .fingerprint import fingerprint, settings
+from .outcome import concatenate, Evaluation as Evaluation
+from .predictions import append, resume
+from .statistics import most_frequent
 
 
 def evaluate(
@@ -111,12 +32,19 @@ def evaluate(
     problems: int | None = None,
     batch: int = 64,
     slots: int | None = None,
+    training: AbstractAnswerEnvironment | None = None,
+    predictions: str | os.PathLike[str] | None = None,
+    tokenizer: AbstractTokenizer | None = None,
+    labels: Mapping[str, object] | None = None,
+    report: Callable[[int, int], None] | None = None,
     key: Key[Array, ""],
 ) -> Evaluation:
     """Puts a data set's first problems to a policy.
 
-    They are taken in order, batch by batch through one compiled program; what the last
-    batch has too many is thrown away.
+    They are taken in order, batch by batch through one compiled program. A sample's
+    randomness is that of its own number, so what is said does not depend on `batch`,
+    on `slots` or on where an evaluation was interrupted, but for rounding in the last
+    bit, by which two tokens that are equally good may change places.
 
     **Arguments:**
 
@@ -128,11 +56,66 @@ def evaluate(
     - `problems`: how many; all that there are when `None`.
     - `batch`: how many at a time.
     - `slots`: how many completions are decoded at a time; see `rollout.complete`.
-    - `key`: the same key and batch draw the same completions; the key is consumed.
+    - `training`: what the policy was trained on: its most frequent answer is guessed.
+    - `predictions`: a file to which what was said is appended, batch by batch. If it
+        holds some of it already, that is read and not sampled again.
+    - `tokenizer`: turns what was said into text for that file.
+    - `labels`: what else its header says, such as the name of the split.
+    - `report`: is given how many problems are done, and how many there are, as it goes.
+    - `key`: the same key draws the same completions; the key is consumed.
 
     **Raises:** `ValueError` for sizes that are not positive, or more problems than
-    there are.
+    there are, or a file of predictions that another evaluation began.
     """
+    count = _check(env, problems=problems, samples=samples, batch=batch)
+    if predictions is not None and tokenizer is None:
+        raise ValueError(
+            "evaluate(predictions=...) writes text, which needs a tokenizer. Received "
+            "tokenizer=None: pass the policy's."
+        )
+    start, batch = time.perf_counter(), min(batch, count)
+    static = dict(batch=batch, samples=samples, slots=slots, success=success)
+    arguments = lambda first: (
+        policy, env, sampler, jnp.int32(first), jnp.int32(count), key
+    )  # fmt: skip
+    # Traced before a file is begun: what does not fit leaves nothing behind.
+    lowered = complete.lower(  # pyright: ignore[reportFunctionMemberAccess]
+        *arguments(0), **static
+    )
+    common = None if training is None else most_frequent(_answers(training))
+    parts: list[Evaluation] = []
+    if predictions is not None:
+        asked = dict(problems=count, samples=samples, success=success)
+        asked |= dict(training_answer=common, **(labels or {}))
+        found = resume(predictions, {**asked, **_identity(policy, env, sampler, key)})
+        parts += [] if found is None else [found]
+    done = sum(len(part.gold) for part in parts)
+    program = lowered.compile() if done < count else None
+    compiled = time.perf_counter()
+    while program is not None and done < count:
+        # Always the same batches: of one that a kill has halved, the whole is sampled
+        # again, so that the rest is what it would have been to the last bit.
+        first = done - done % batch
+        rows = slice(done - first, count - first)
+        said = program(*arguments(first), **static)
+        part = on_the_host(said, rows, success=success, training_answer=common)
+        if predictions is not None and tokenizer is not None:
+            append(predictions, part, tokenizer.decode, first=done)
+        parts.append(part)
+        done += len(part.gold)
+        if report is not None:
+            report(done, count)
+    return dataclasses.replace(
+        concatenate(parts),
+        seconds=time.perf_counter() - compiled,
+        seconds_compile=compiled - start,
+    )
+
+
+def _check(
+    env: AbstractDatasetEnvironment, *, problems: int | None, samples: int, batch: int
+) -> int:
+    """How many problems there are to put."""
     count = env.size if problems is None else problems
     if not 1 <= count <= env.size:
         raise ValueError(
@@ -144,48 +127,30 @@ def evaluate(
             raise ValueError(
                 f"evaluate: {name} must be a positive integer. Received {size}."
             )
-    batch = min(batch, count)
-    static = dict(samples=samples, slots=slots, success=success)
-
-    def arguments(first: int):
-        indices = jnp.minimum(jnp.arange(first, first + batch), count - 1)
-        return policy, env, indices, sampler, jr.fold_in(key, first)
-
-    start = time.perf_counter()
-    lowered = _complete.lower(  # pyright: ignore[reportFunctionMemberAccess]
-        *arguments(0), **static
-    )
-    program = lowered.compile()
-    compiled = time.perf_counter()
-    parts = [
-        # One transfer for each batch, of what is kept and nothing more.
-        jax.device_get(_kept(program(*arguments(first), **static)))
-        for first in range(0, count, batch)
-    ]
-    whole = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
-    prompt, rewards, lengths, terminated, tokens = whole
-    return Evaluation(
-        right=rewards[success] > 0.5,
-        rewards=rewards,
-        lengths=lengths,
-        terminated=terminated,
-        prompts=[
-            row[:length]
-            for row, length in zip(prompt.tokens, prompt.length, strict=True)
-        ],
-        tokens=tokens,
-        seconds=time.perf_counter() - compiled,
-        seconds_compile=compiled - start,
-    )
+    return count
 
 
-def _kept(
-    trajectory: Trajectory,
-) -> tuple[Prompt, dict[str, Array], Array, Array, Array]:
-    return (
-        trajectory.prompt,
-        trajectory.rewards,
-        trajectory.lengths,
-        trajectory.terminated,
-        trajectory.tokens,
-    )
+@eqx.filter_jit
+def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
+    return jax.vmap(lambda i: env.gold(env.problem(i)[0]))(jnp.arange(env.size))
+
+
+def _answers(env: AbstractAnswerEnvironment) -> list[int]:
+    return jax.device_get(_gold(env)).tolist()
+
+
+def _identity(
+    policy: AbstractPolicy,
+    env: AbstractDatasetEnvironment,
+    sampler: rollout.AbstractSampler,
+    key: Key[Array, ""],
+) -> dict[str, object]:
+    """What completions depend on: an evaluation with another is another one."""
+    return {
+        "max_completion_length": env.max_completion_length,
+        "sampler": settings(sampler),
+        "key": jr.key_data(key).tolist(),
+        "environment": settings(env),
+        "data": fingerprint(env),
+        "model": fingerprint(policy),
+    }

@@ -1,10 +1,14 @@
 """What a run leaves behind: written so that nothing is lost and nothing looks done.
 
-config.yaml     the whole recipe
-metrics.jsonl   one line for each step
-summary.json    the result; `"complete": false` until there is one
-curve.png       reward and accuracy over the steps
-model/          the policy, in Hugging Face's format
+config.yaml          the whole recipe
+metrics.jsonl        one line for each step
+completions.jsonl    one line for each prompt whose completions are kept
+evaluations.jsonl    one line for each evaluation
+predictions/         what was said in each, one line for each problem
+events.jsonl         one line for everything else that happened
+summary.json         the result; `"complete": false` until there is one
+curve.png            reward and accuracy over the steps
+model/               the policy, in Hugging Face's format
 """
 
 import json
@@ -14,7 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-_NAMES = ("config.yaml", "metrics.jsonl", "summary.json", "curve.png", "model")
+_NAMES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "completions.jsonl",
+    "evaluations.jsonl",
+    "events.jsonl",
+    "predictions",
+    "summary.json",
+    "curve.png",
+    "model",
+)
 
 
 class RunDirectory:
@@ -46,6 +60,11 @@ class RunDirectory:
             )
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._path
+
+    @property
     def model(self) -> Path:
         """Where the policy goes."""
         return self._path / "model"
@@ -55,15 +74,23 @@ class RunDirectory:
         """Where the picture goes."""
         return self._path / "curve.png"
 
+    def predictions(self, step: int, mode: str) -> Path:
+        """Where what was said in an evaluation goes."""
+        return self._path / "predictions" / f"{step}-{mode}.jsonl"
+
     def start(self, recipe: str, summary: Mapping[str, object]) -> None:
         """Writes the recipe's YAML and a summary that says `"complete": false`."""
         self._path.mkdir(parents=True, exist_ok=True)
         write_json(self._path / "summary.json", {**summary, "complete": False})
         (self._path / "config.yaml").write_text(recipe, encoding="utf-8")
 
-    def log(self, record: Mapping[str, float | int]) -> None:
-        """Appends one step's metrics."""
-        append_json(self._path / "metrics.jsonl", record)
+    def append(self, name: str, record: Mapping[str, object]) -> None:
+        """Appends a record to one of the JSONL files."""
+        append_json(self._path / name, record)
+
+    def stop(self, summary: Mapping[str, object]) -> None:
+        """Replaces the summary by that of a run which did not finish."""
+        write_json(self._path / "summary.json", {**summary, "complete": False})
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Replaces the summary by the final one."""
@@ -82,15 +109,18 @@ def write_json(path: str | os.PathLike[str], values: Mapping[str, object]) -> No
     unfinished.replace(path)
 
 
-def append_json(
-    path: str | os.PathLike[str], record: Mapping[str, float | int]
-) -> None:
+def append_json(path: str | os.PathLike[str], record: Mapping[str, object]) -> None:
     """Appends one line to a JSONL file, which has it when this returns.
 
     Numbers that are not finite, which JSON has not, become null.
     """
-    values = {
-        name: value if math.isfinite(value) else None for name, value in record.items()
-    }
     with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values, allow_nan=False) + "\n")
+        file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

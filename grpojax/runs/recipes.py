@@ -18,6 +18,8 @@ from typing import ClassVar, Protocol, runtime_checkable, TypeVar
 
 import yaml
 
+from ._expansion import escape, expand
+
 
 @runtime_checkable
 class Section(Protocol):
@@ -65,11 +67,14 @@ def load(
     defaults: Recipe,
     path: str | os.PathLike[str] | None = None,
     assignments: Sequence[str] = (),
+    environment: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Recipe:
     """The defaults, changed by a file and then by assignments.
 
     Everything that is not said keeps its default; what is said is kept as it is, an
-    explicit 0 included.
+    explicit 0 included. In texts `${NAME}` stands for a variable, `${NAME:-default}`
+    for one that may be unset or empty, and `$${` for the two characters; where a number
+    or a flag is expected, what they make is read as YAML.
 
     **Arguments:**
 
@@ -77,9 +82,11 @@ def load(
     - `path`: a YAML file whose mappings are the recipe's sections.
     - `assignments`: `"section.key=value"` each, the value written as in YAML; later
         ones win.
+    - `environment`: the variables; none by default.
 
     **Raises:** `ValueError` for a key that the recipe has not (naming the nearest that
-    it has), or a value of the wrong type; `FileNotFoundError` if there is no such file.
+    it has), a value of the wrong type or an unknown variable; `FileNotFoundError` if
+    there is no such file.
 
     !!! example
 
@@ -87,19 +94,28 @@ def load(
         recipe = load(Recipe(), "recipe.yaml", ["optimizer.learning_rate=1e-4"])
         ```
     """
-    settings: dict[str, object] = {}
-    if path is not None:
-        settings.update(_flatten(defaults, _read(Path(path)), list(_names(defaults))))
-    for assignment in assignments:
-        values = _parse_assignment(assignment)
-        settings.update(_flatten(defaults, values, list(_names(defaults))))
+    said = [] if path is None else [_read(Path(path))]
+    said += map(_parse_assignment, assignments)
+    settings, kinds = {}, {}
+    for values in said:
+        for name, kind, value in _flatten(defaults, values, list(_names(defaults))):
+            settings[name], kinds[name] = value, kind
+    # Only now: a variable in what a later assignment replaces need not be set.
+    for name, value in settings.items():
+        settings[name] = _checked(name, kinds[name], value, environment)
     return _replace(defaults, settings)
 
 
 def dump(recipe: Section) -> str:
     """The whole recipe as YAML, which `load` turns into an equal one."""
-    values = dataclasses.asdict(recipe)
+    values = _escaped(dataclasses.asdict(recipe))
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    return escape(value) if isinstance(value, str) else value
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -150,8 +166,8 @@ def _names(section: Section, prefix: str = "") -> Iterator[str]:
 
 def _flatten(
     section: Section, values: Mapping, names: list[str], prefix: str = ""
-) -> Iterator[tuple[str, object]]:
-    """Yields full names and checked values."""
+) -> Iterator[tuple[str, object, object]]:
+    """Yields full names, what they may be, and values."""
     kinds = typing.get_type_hints(type(section))
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -168,7 +184,7 @@ def _flatten(
             )
         inner = vars(section)[key]
         if not isinstance(inner, Section):
-            yield name, _checked(name, kinds[key], value)
+            yield name, kinds[key], value
         elif isinstance(value, Mapping | None):
             yield from _flatten(inner, value or {}, names, f"{name}.")
         else:
@@ -202,10 +218,18 @@ _KINDS: dict[object, str] = {
 }
 
 
-def _checked(name: str, kind: object, value: object) -> object:
+def _checked(
+    name: str, kind: object, value: object, environment: Mapping[str, str]
+) -> object:
     """A value as the type says, or a `ValueError` that says what was expected."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     kinds = typing.get_args(kind) if union else (kind,)
+    if isinstance(value, str):
+        expanded = expand(name, value, environment)
+        if expanded != value and set(kinds) <= _KINDS.keys() - {str}:
+            value = _parse(expanded, f"The value of `{name}`")
+        else:
+            value = expanded
     for allowed in kinds:
         if allowed is float:
             if isinstance(value, bool) or not isinstance(value, int | float):

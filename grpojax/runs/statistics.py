@@ -1,9 +1,38 @@
-"""How sure a measured accuracy is."""
+"""What samples of problems are worth, and how sure that is.
 
+Everything here is about numbers in [0, 1]: a problem's score is the share of its
+samples that are right, or a chance estimated from them, and the mean over problems is
+what is reported.
+"""
+
+import collections
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
-def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+Answer = int | str | None
+"""What a sample answers; `None` if it gives no answer."""
+
+
+class Measure(NamedTuple):
+    """A mean over problems.
+
+    **Fields:**
+
+    - `value`: the mean.
+    - `n`: over how many problems.
+    - `interval`: its 95% interval; see `mean_over_problems`.
+    """
+
+    value: float
+    n: int
+    interval: tuple[float, float]
+
+
+def wilson(
+    successes: int | float, n: int | float, z: float = 1.959963984540054
+) -> tuple[float, float]:
     """Wilson's score interval of a proportion.
 
         center = (p + z²/2n) / (1 + z²/n)
@@ -15,8 +44,8 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     **Arguments:**
 
     - `successes`: how many of the trials succeeded, p = successes / n.
-    - `n`: how many trials there were.
-    - `z`: standard deviations to each side; 1.96 for 95%.
+    - `n`: how many trials there were; a fraction for an effective number.
+    - `z`: standard deviations to each side; the default is for 95%.
 
     **Returns:** the lower and the upper end.
 
@@ -42,3 +71,109 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     low = 0.0 if successes == 0 else center - half
     high = 1.0 if successes == n else center + half
     return low, high
+
+
+def mean_over_problems(scores: Sequence[float], trials: int = 1) -> Measure:
+    """The mean score of problems, and how well it is known for problems like these.
+
+    The interval is Wilson's with the effective number of trials that the spread of the
+    scores between problems implies,
+
+        n = p (1 - p) / (s² / m)     m problems, mean p, variance s² with m - 1 below
+
+    held between m and `trials` · m. Samples of one problem are alike, so a count of
+    samples for n would promise too much, and a count of problems too little. Of scores
+    that are all 0 or 1, such as one sample's of each problem, n is m: the interval is
+    Wilson's of a plain proportion. Of few problems it is rough, as their variance is.
+
+    **Arguments:**
+
+    - `scores`: one for each problem, in [0, 1].
+    - `trials`: independent trials behind each score, the most that n can count.
+
+    **Raises:** `ValueError` without scores, or for one outside [0, 1].
+
+    See "Comparative Study of Confidence Intervals for Proportions in Complex Sample
+    Surveys", Franco et al. (2019), for Wilson's interval of clustered samples by way of
+    an effective number, and "Adding Error Bars to Evals", Miller (arXiv:2411.00640),
+    for problems as the clusters.
+
+    !!! example
+
+        ```python
+        mean_over_problems([1.0, 0.0, 0.5, 0.5], trials=2).value  # 0.5
+        ```
+    """
+    m = len(scores)
+    if m == 0 or not all(0 <= score <= 1 for score in scores):
+        raise ValueError(
+            "mean_over_problems(scores) needs a score in [0, 1] for at least one "
+            f"problem. Received {m} scores"
+            + (f" from {min(scores)} to {max(scores)}." if m else ".")
+        )
+    total = math.fsum(scores)
+    p = total / m
+    squares = math.fsum((score - p) ** 2 for score in scores)
+    n = float(m)
+    if m > 1 and 0 < total < m:
+        most = float(m * trials)
+        n = most if squares == 0 else p * (1 - p) * m * (m - 1) / squares
+        n = min(max(n, float(m)), most)
+    return Measure(p, m, wilson(min(total * n / m, n), n))
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The chance that one of k samples is right, estimated from n of which c are.
+
+        1 - C(n - c, k) / C(n, k)
+
+    It is the share of the k-subsets of the samples that hold a right one, which has no
+    bias; `1 - (1 - c/n)^k` has.
+
+    **Raises:** `ValueError` unless 0 <= c <= n and 1 <= k <= n.
+
+    See "Evaluating Large Language Models Trained on Code", Chen et al.
+    (arXiv:2107.03374).
+
+    !!! example
+
+        ```python
+        pass_at_k(4, 1, 2)  # 0.5
+        ```
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(
+            "pass_at_k(n, c, k) needs 0 <= c <= n right samples and 1 <= k <= n. "
+            f"Received n={n}, c={c}, k={k}."
+        )
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def majority(answers: Sequence[Answer], gold: Answer) -> float:
+    """What the vote of a problem's samples is worth.
+
+    The answer that most samples give is the vote's. A sample without an answer does not
+    vote, and a vote without voters is wrong. A tie is broken by lot: it is worth
+    1 / ties if the right answer is among those tied, so that the order of the samples
+    does not matter.
+
+    See "Self-Consistency Improves Chain of Thought Reasoning in Language Models",
+    Wang et al. (arXiv:2203.11171).
+
+    !!! example
+
+        ```python
+        majority([7, 8, 7, None], 7), majority([7, 8], 7)  # (1.0, 0.5)
+        ```
+    """
+    votes = collections.Counter(answer for answer in answers if answer is not None)
+    most = max(votes.values(), default=0)
+    if gold is None or most == 0 or votes[gold] < most:
+        return 0.0
+    return 1 / sum(count == most for count in votes.values())
+
+
+def most_frequent(answers: Sequence[Answer]) -> Answer:
+    """The answer that most problems have; of several, the one that comes first."""
+    known = collections.Counter(answer for answer in answers if answer is not None)
+    return known.most_common(1)[0][0] if known else None

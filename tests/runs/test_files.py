@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -21,16 +22,23 @@ def test_a_run_is_incomplete_until_it_is_finished(tmp_path):
     directory.start("steps: 1\n", {"accuracy": None, "complete": True})
     assert read(path / "summary.json") == {"accuracy": None, "complete": False}
     assert (path / "config.yaml").read_text() == "steps: 1\n"
-    directory.log({"step": 1, "reward": 0.5})
-    directory.log({"step": 2, "reward": float("nan"), "loss": -float("inf")})
+    directory.append("metrics.jsonl", {"step": 1, "reward": 0.5})
+    directory.append(
+        "metrics.jsonl", {"step": 2, "reward": float("nan"), "loss": -float("inf")}
+    )
     lines = (path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "reward": 0.5},
         {"step": 2, "reward": None, "loss": None},
     ]
+    directory.append("completions.jsonl", {"samples": [{"log_prob": [0.0, -math.inf]}]})
+    said = read(path / "completions.jsonl")
+    assert said == {"samples": [{"log_prob": [0.0, None]}]}
+    directory.stop({"accuracy": None, "status": "failed"})
+    assert read(path / "summary.json")["complete"] is False
     directory.finish({"accuracy": 0.25})
     assert read(path / "summary.json") == {"accuracy": 0.25, "complete": True}
-    names = {"summary.json", "config.yaml", "metrics.jsonl"}
+    names = {"summary.json", "config.yaml", "metrics.jsonl", "completions.jsonl"}
     assert {entry.name for entry in path.iterdir()} == names
 
 

@@ -131,8 +131,70 @@ def test_missing_and_malformed_files(tmp_path):
         recipes.load(Outer(), write(tmp_path, "steps: 1\nsteps: 2\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${HOME}", "/root"),
+        ("${HOME}/data-${N}", "/root/data-3"),
+        ("${GONE:-else}", "else"),
+        ("${EMPTY:-else}", "else"),
+        ("${HOME:-else}", "/root"),
+        ("${GONE:-}", ""),
+        ("${EMPTY}", ""),
+        ("$HOME", "$HOME"),
+        ("$5 and $${HOME} or $", "$5 and ${HOME} or $"),
+        ("${NESTED}", "${HOME}"),
+    ],
+)
+def test_variables_in_texts(tmp_path, text, expected):
+    environment = {"HOME": "/root", "N": "3", "EMPTY": "", "NESTED": "${HOME}"}
+    path = write(tmp_path, f"inner:\n  note: '{text}'\n")
+    for got in (
+        recipes.load(Outer(), path, environment=environment),
+        recipes.load(Outer(), None, [f"inner.note='{text}'"], environment),
+    ):
+        assert got.inner.note == expected
+        again = write(tmp_path, recipes.dump(got))
+        assert recipes.load(Outer(), again) == got
+
+
+def test_variables_where_no_text_is_expected():
+    environment = {"N": "3", "RATE": "1e-4", "KIND": "blue", "NOTHING": "null"}
+    assignments = [
+        "steps=${N}",
+        "inner.rate=${RATE}",
+        "inner.kind=${KIND}",
+        "inner.maybe=${NOTHING}",
+        "inner.flag=${FLAG:-true}",
+        "inner.maybe_note=${NOTHING}",
+    ]
+    got = recipes.load(Outer(), None, assignments, environment)
+    inner = Inner(1e-4, kind="blue", maybe=None, flag=True, maybe_note="null")
+    assert got == Outer(inner, steps=3)
+    with pytest.raises(ValueError, match="`steps` must be an integer. Received 'many'"):
+        recipes.load(Outer(), None, ["steps=${N}"], {"N": "many"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("${GONE}", "`inner.note` needs the variable GONE, which is not set"),
+        ("${GONE", "close the brace, or write $${"),
+        ("${}", "begins ${NAME} or ${NAME:-default}"),
+        ("${1A}", "begins ${NAME} or ${NAME:-default}"),
+        ("${A-b}", "begins ${NAME} or ${NAME:-default}"),
+    ],
+)
+def test_a_variable_that_is_not_there_is_named(text, message):
+    assert message in refusal(f"inner.note='{text}'")
+    # What is replaced need not be there.
+    got = recipes.load(Outer(), None, [f"inner.note='{text}'", "inner.note=new"])
+    assert got.inner.note == "new"
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ["1e-4", "null", "no", "1", "", " ", "a: b", "#x", "-", "2024-01-01", "1_0", "~"]
+    + ["${A}", "$${A}", "${A:-b}", "$", "${", "$$${"]
 )
 inners = st.builds(
     Inner,

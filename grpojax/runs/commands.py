@@ -1,0 +1,263 @@
+"""The command line.
+
+    grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR]
+    grpojax evaluate MODEL [--out DIR]
+    grpojax generate MODEL [--prompt TEXT ...]
+
+What can be refused is refused before anything is compiled or written, with exit code 2.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from . import recipes
+from .recipe import check_paths, Recipe
+
+
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """Input that cannot be; the message says what was expected."""
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What goes wrong in here is the fault of what was asked for."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        logger.debug("refused", exc_info=True)
+        raise RefusedError(str(error)) from error
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that change a recipe, or print it."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--max-eval-samples",
+        metavar="N",
+        type=int,
+        help="judge only the first N problems: run.max_eval_problems",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the whole recipe and stop"
+    )
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `grpojax train`, the recipe's name apart."""
+    add_recipe_options(parser)
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where to write the recipe, metrics, completions, summary and model",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="load and compile, say what it needs, and take no step",
+    )
+
+
+def load_recipe(
+    options: argparse.Namespace, environment: Mapping[str, str], model: str | None
+) -> Recipe:
+    """The recipe that a command line asks for.
+
+    **Arguments:**
+
+    - `options`: of the command line.
+    - `environment`: the variables that a recipe may name.
+    - `model`: what `model.path` shall be. The directory of a run brings its recipe.
+    """
+    path = options.recipe
+    if model is not None and (Path(model) / "config.yaml").is_file():
+        path = Path(model) / "config.yaml" if path is None else path
+        model = str(Path(model) / "model")
+        if not Path(model).is_dir():
+            raise FileNotFoundError(
+                f"A run that has finished holds its model. There is none at {model!r}: "
+                "let it finish, or name another one."
+            )
+    recipe = recipes.load(Recipe(), path, options.set, environment)
+    if model is not None:
+        section = dataclasses.replace(recipe.model, path=model)
+        recipe = dataclasses.replace(recipe, model=section)
+    if options.max_eval_samples is not None:
+        most = options.max_eval_samples
+        section = dataclasses.replace(recipe.run, max_eval_problems=most)
+        recipe = dataclasses.replace(recipe, run=section)
+    check_paths(recipe)
+    return recipe
+
+
+Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
+"""What a command does with its options and the variables."""
+
+
+def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Command:
+    """A command that begins with a recipe, which it may only have to print.
+
+    JAX takes seconds to import, and a misspelt key should not: whatever needs it is
+    imported by `act`, which is given the recipe, the options, and when it all began.
+    """
+
+    def command(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+        start = time.perf_counter()
+        with refusing():
+            recipe = load_recipe(options, environment, vars(options).get("model"))
+        if options.print_config:
+            print(recipes.dump(recipe), end="")
+        else:
+            act(recipe, options, start)
+
+    return command
+
+
+@with_recipe
+def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax train`."""
+    from rich.console import Console
+
+    from . import estimating, training
+
+    with refusing():
+        setup = training.prepare(recipe, options.out)
+    if options.dry_run:
+        print(training.describe(setup))
+        print(estimating.describe(estimating.estimate(setup)))
+    else:
+        training.run(setup, console=Console(), start=start)
+
+
+@with_recipe
+def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax evaluate`."""
+    from rich.console import Console
+
+    from . import evaluating
+
+    with refusing():
+        setup = evaluating.prepare(recipe, options.out)
+    evaluating.run(setup, console=Console(), start=start)
+
+
+@with_recipe
+def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax generate`."""
+    from rich.console import Console
+
+    from . import generating
+
+    del start
+    with refusing():
+        setup = generating.prepare(
+            recipe,
+            options.prompt,
+            problems=options.problems,
+            samples=options.samples,
+        )
+    generating.show(generating.run(setup), Console())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line and its commands."""
+    parser = argparse.ArgumentParser(
+        prog="grpojax", description="GRPO post-training of language models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    learn = commands.add_parser("train", help="train what a recipe describes")
+    learn.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?",
+        help="a YAML file; by default the model that is shipped, and made-up problems",
+    )
+    add_train_options(learn)
+    learn.set_defaults(command=train)
+
+    judge = commands.add_parser("evaluate", help="judge a model on held-out problems")
+    look = commands.add_parser("generate", help="look at a model's answers and rewards")
+    for reading, command in ((judge, evaluate), (look, generate)):
+        reading.add_argument(
+            "model",
+            metavar="MODEL",
+            help="gsm8k-tiny, a directory, a hub id, or the directory of a run",
+        )
+        reading.add_argument(
+            "--recipe",
+            metavar="RECIPE",
+            help="problems, and how they are put; by default the run's, if it is one",
+        )
+        add_recipe_options(reading)
+        reading.set_defaults(command=command)
+    judge.add_argument(
+        "--out", metavar="DIR", type=Path, help="where to write what was measured"
+    )
+    look.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="answer this instead of the problems; may be repeated",
+    )
+    look.add_argument("--problems", metavar="N", type=int, default=4)
+    look.add_argument("--samples", metavar="N", type=int, default=1)
+    return parser
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs `grpojax`; see `run`."""
+    return run(build_parser(), argv, environment)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+) -> int:
+    """Runs a command line.
+
+    **Arguments:**
+
+    - `parser`: whose `command` is a function of the options and the variables.
+    - `argv`: without the program's name.
+    - `environment`: variables: `LOGLEVEL`, and those that a recipe names.
+
+    **Returns:** the exit code: 0, or 2 for what was refused.
+    """
+    options = parser.parse_args(argv)
+    try:
+        with refusing():
+            _log(environment.get("LOGLEVEL", "WARNING"))
+        options.command(options, environment)
+    except RefusedError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _log(level: str) -> None:
+    """Sends what `grpojax` logs from a level on to standard error."""
+    levels = logging.getLevelNamesMapping()
+    if level.upper() not in levels:
+        raise ValueError(
+            f"LOGLEVEL must be one of {', '.join(levels)}. Received {level!r}."
+        )
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("grpojax").setLevel(levels[level.upper()])

@@ -1,0 +1,229 @@
+"""What a run is: every key of a recipe, with its default.
+
+`recipes.load(Recipe(), "recipe.yaml")` reads one; `parts` turns it into what runs.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+def _at_least(minimum: int, section: str, **values: float | int | None) -> None:
+    for key, value in values.items():
+        if value is not None and value < minimum:
+            raise ValueError(
+                f"`{section}.{key}` must be at least {minimum}. Received {value}."
+            )
+
+
+def _positive(section: str, **values: float | int | None) -> None:
+    for key, value in values.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"`{section}.{key}` must be positive. Received {value}.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long, from which seed, and how it is judged on problems held out."""
+
+    steps: int = 40
+    seed: int = 0
+    eval_problems: int | None = 512  # null: all that the held-out split has.
+    eval_samples: int = 1  # Completions of each.
+    eval_temperature: float = 1.0  # 0: the likeliest token.
+    max_eval_problems: int | None = None  # Judge the first ones only.
+
+    def __post_init__(self):
+        _at_least(0, "run", steps=self.steps, seed=self.seed)
+        _at_least(0, "run", eval_problems=self.eval_problems)
+        _at_least(0, "run", eval_temperature=self.eval_temperature)
+        _at_least(1, "run", eval_samples=self.eval_samples)
+        _at_least(1, "run", max_eval_problems=self.max_eval_problems)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Llama, Mistral, Qwen2 or Qwen3."""
+
+    path: str = "gsm8k-tiny"  # The one that is shipped; a directory, or a hub id.
+    dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
+    compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
+    remat: bool = False  # Recompute activations: slower, and less memory.
+
+
+@dataclass(frozen=True)
+class Data:
+    """Problems, and how they are put to the model.
+
+    `task` names what makes environments of all this: `envs.<task>.environments`, or a
+    function of yours with the same arguments, written `package.module:function`.
+    """
+
+    task: str = "gsm8k"
+    path: str = "word-problems"  # Made up; a file, a folder, or openai/gsm8k.
+    eval_path: str | None = None  # null: path's test split, or a file's first rows.
+    train_rows: int | None = None  # null: all, or 8,192 made-up ones.
+    bad_rows: Literal["raise", "skip"] = "raise"
+    long_prompts: Literal["raise", "skip"] = "raise"
+    max_prompt_length: int | None = None  # In tokens; null: the longest prompt's.
+    chat: bool = False  # The tokenizer's chat template, or plain text.
+    system_prompt: str | None = None
+    shots: int = 0  # Training problems that are shown, with their answers.
+    answer_format: Literal["####", "tag"] = "####"
+    stop: str | None = None  # Tokens that contain it end a completion, too.
+
+    def __post_init__(self):
+        _at_least(1, "data", train_rows=self.train_rows)
+        _at_least(1, "data", max_prompt_length=self.max_prompt_length)
+        _at_least(0, "data", shots=self.shots)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a step samples."""
+
+    prompts: int = 16
+    group: int = 8  # Samples of each prompt.
+    slots: int | None = None  # Decoded at a time; null: all of them.
+    max_new_tokens: int = 40
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        _at_least(1, "rollout", prompts=self.prompts, group=self.group)
+        _at_least(1, "rollout", slots=self.slots, max_new_tokens=self.max_new_tokens)
+        _positive("rollout", temperature=self.temperature)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What a completion is worth."""
+
+    correct: float = 1.0
+    format: float = 0.0
+    truncated: Literal["keep", "zero", "drop"] = "keep"  # Rows that were cut short.
+    shuffle: bool = False  # A control: every prompt is paid for another's answers.
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How rewards become a gradient: one of `grpojax.algorithms` and its numbers.
+
+    A number that is null is the algorithm's own; one that it has not is refused.
+    """
+
+    name: Literal[
+        "grpo",
+        "dr_grpo",
+        "bnpo",
+        "dapo",
+        "gspo",
+        "cispo",
+        "rloo",
+        "reinforce",
+        "reinforce_plus_plus",
+        "sapo",
+        "vespo",
+        "luspo",
+        "gmpo",
+        "opo",
+    ] = "grpo"
+    low: float | None = None  # How far the ratio may move from 1, down
+    high: float | None = None  # and up.
+    beta: float | None = None  # The KL penalty to the model as it was at first.
+    cap: float | None = None
+    floor: float | None = None
+    positive: float | None = None
+    negative: float | None = None
+
+    def __post_init__(self):
+        _at_least(0, "algorithm", low=self.low, high=self.high, beta=self.beta)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW after a clip of the gradient's norm; schedules count its updates."""
+
+    learning_rate: float = 5e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_updates: int = 0
+    clip_norm: float | None = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        _at_least(0, "optimizer", learning_rate=self.learning_rate)
+        _at_least(0, "optimizer", warmup_updates=self.warmup_updates)
+        _at_least(0, "optimizer", weight_decay=self.weight_decay)
+        _positive("optimizer", clip_norm=self.clip_norm)
+
+
+@dataclass(frozen=True)
+class Update:
+    """How a step's samples are used."""
+
+    train_prompts: int | None = None  # Go on with so many, the informative ones first.
+    epochs: int = 1
+    minibatches: int = 1  # Optimizer updates in each epoch.
+    microbatches: int | None = None  # For memory; null: a row of each prompt.
+    recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
+
+    def __post_init__(self):
+        _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
+        _at_least(1, "update", microbatches=self.microbatches)
+        _at_least(1, "update", train_prompts=self.train_prompts)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is written down while a run goes on."""
+
+    every: int = 1  # Steps whose metrics are read from the device together.
+    completions: int = 2  # Prompts whose completions are kept each time; 0: none.
+
+    def __post_init__(self):
+        _at_least(1, "log", every=self.every)
+        _at_least(0, "log", completions=self.completions)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run."""
+
+    run: Run = field(default_factory=Run)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    rollout: Rollout = field(default_factory=Rollout)
+    reward: Reward = field(default_factory=Reward)
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    update: Update = field(default_factory=Update)
+    log: Log = field(default_factory=Log)
+
+    def __post_init__(self):
+        if self.reward.shuffle and self.rollout.prompts < 2:
+            raise ValueError(
+                "`reward.shuffle` pays a prompt for another's answers, so a step needs "
+                f"two prompts. Received rollout.prompts={self.rollout.prompts}."
+            )
+
+
+def check_paths(recipe: Recipe) -> None:
+    """Looks for the files of a recipe that cannot be anything but files.
+
+    A name such as `org/name` may be a directory or an id on the hub; whoever loads it
+    finds out. This takes no time and imports nothing.
+
+    **Raises:** `FileNotFoundError` for a path that leads nowhere.
+    """
+    for key, path in (
+        ("model.path", recipe.model.path),
+        ("data.path", recipe.data.path),
+        ("data.eval_path", recipe.data.eval_path),
+    ):
+        if path is None or Path(path).exists():
+            continue
+        file = Path(path).suffix in (".jsonl", ".parquet", ".json", ".safetensors")
+        if file or path.startswith(("/", "./", "../", "~")):
+            raise FileNotFoundError(
+                f"`{key}` must lead to a file or a directory. There is none at "
+                f"{path!r}: check the path."
+            )

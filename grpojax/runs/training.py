@@ -1,0 +1,213 @@
+"""Trains what a recipe describes: everything is loaded and checked, compiled, run."""
+
+import logging
+import os
+import time
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from .. import models
+from .._train import init
+from ..text import AbstractTokenizer
+from ..types import Rewards, TrainState
+from . import evaluating, loop, parts, plots
+from .evaluating import say
+from .evaluation import Evaluation
+from .files import RunDirectory
+from .journal import Journal
+from .progress import Progress
+from .recipe import Recipe
+
+
+logger = logging.getLogger(__name__)
+
+
+class Setup(NamedTuple):
+    """All that a run needs, loaded, checked and traced, with nothing compiled yet."""
+
+    recipe: Recipe
+    directory: RunDirectory | None
+    tokenizer: AbstractTokenizer
+    environments: parts.Environments
+    state: TrainState
+    step: loop.LoweredStep
+
+
+def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
+    """Loads a recipe's parts, and refuses those that do not fit together.
+
+    **Arguments:**
+
+    - `recipe`: what to run.
+    - `out`: the run's directory; nothing is written to it yet.
+
+    **Raises:** `ValueError`, `TypeError`, `OSError` or `ImportError` for what is not
+    there or does not fit, and for a directory that holds a run already.
+    """
+    directory = None if out is None else RunDirectory(out)
+    algorithm = parts.build_algorithm(recipe)
+    shape = recipe.rollout.prompts, recipe.rollout.group
+    # A group that the baseline cannot do with is refused before anything is read.
+    jax.eval_shape(algorithm.advantage, Rewards.of(jnp.zeros(shape)))
+    parts.find_task(recipe.data.task)
+    logger.info("loading the model %s", recipe.model.path)
+    policy, tokenizer = parts.load_model(recipe)
+    logger.info("making the environments of the task %s", recipe.data.task)
+    environments = parts.build_environments(recipe, tokenizer)
+    optimizer = parts.build_optimizer(recipe)
+    reference = None
+    if recipe.algorithm.beta is not None:
+        # A copy: the step takes over the memory of the policy that it is given.
+        copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
+        reference = jax.tree.map(copy, policy)
+    updating, key = recipe.update, parts.build_keys(recipe).train
+    state = init(policy, optimizer=optimizer, reference=reference, key=key)
+    logger.info("tracing the step")
+    step = loop.lower(
+        state,
+        completions=recipe.log.completions,
+        env=environments.train,
+        optimizer=optimizer,
+        algorithm=algorithm,
+        reward=parts.build_reward(recipe),
+        prompts=recipe.rollout.prompts,
+        group=recipe.rollout.group,
+        train_prompts=updating.train_prompts,
+        slots=recipe.rollout.slots,
+        temperature=recipe.rollout.temperature,
+        epochs=updating.epochs,
+        minibatches=updating.minibatches,
+        microbatches=updating.microbatches,
+        recompute=updating.recompute,
+    )
+    return Setup(recipe, directory, tokenizer, environments, state, step)
+
+
+def train(
+    recipe: Recipe,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    console: Console | None = None,
+) -> TrainState:
+    """Judges a model, trains it, and judges it again.
+
+    **Arguments:**
+
+    - `recipe`: what to run.
+    - `out`: a directory of its own for what the run leaves behind; see `files`.
+    - `console`: where to say what happens; nowhere by default.
+
+    **Returns:** the state after the last step.
+
+    **Raises:** what `prepare` raises.
+
+    !!! example
+
+        ```python
+        state = train(recipes.load(Recipe(), "recipe.yaml"), "out/run")
+        ```
+    """
+    start = time.perf_counter()
+    return run(prepare(recipe, out), console=console, start=start)
+
+
+def run(
+    setup: Setup, *, console: Console | None = None, start: float | None = None
+) -> TrainState:
+    """Runs what was prepared; `start` is when it began, by `time.perf_counter`."""
+    start = time.perf_counter() if start is None else start
+    console = Console(quiet=True) if console is None else console
+    recipe, directory, state = setup.recipe, setup.directory, setup.state
+    say(console, describe(setup))
+    journal = Journal(recipe, directory, setup.tokenizer, start)
+    with journal.open():
+        before = after = _judge(setup, state, journal, console, "before")
+        if recipe.run.steps > 0:
+            state = _take_steps(setup, journal, console)
+            after = _judge(setup, state, journal, console, "after")
+        if directory is not None:
+            models.save(state.policy, directory.model, tokenizer=setup.tokenizer)
+            plots.plot_curve(
+                directory.curve,
+                journal.records,
+                before=before and (before.accuracy, before.interval),
+                after=after and (after.accuracy, after.interval),
+            )
+    where = "" if directory is None else f"; see {directory.path}"
+    say(
+        console,
+        f"{journal.steps} steps in {journal.seconds:.0f} s, of which compiling took "
+        f"{journal.seconds_compile:.0f} s{where}",
+    )
+    return state
+
+
+def _take_steps(setup: Setup, journal: Journal, console: Console) -> TrainState:
+    """Compiles the step and takes all of them."""
+    recipe, step = setup.recipe, setup.step.compile()
+    journal.seconds_compile += step.seconds
+    say(console, f"compiled the step in {step.seconds:.1f} s")
+
+    def report(reading: loop.Reading) -> None:
+        journal.reading(reading)
+        bar.update(reading.step, reading.metrics)
+
+    with Progress(recipe.run.steps, console) as bar:
+        return loop.fit(
+            setup.state,
+            step=step.call,
+            steps=recipe.run.steps,
+            report=report,
+            every=recipe.log.every,
+        )
+
+
+def _judge(
+    setup: Setup, state: TrainState, journal: Journal, console: Console, when: str
+) -> Evaluation | None:
+    """Measures accuracy on what is held out, if anything, and shows some of it."""
+    recipe, predictions = setup.recipe, None
+    training, env, _ = setup.environments
+    if env is None:
+        return None
+    if setup.directory is not None:
+        mode = evaluating.mode(recipe)
+        predictions = setup.directory.predictions(journal.steps, mode)
+    measured = evaluating.judge(
+        state.policy,
+        env,
+        recipe,
+        setup.tokenizer,
+        training=training,
+        predictions=predictions,
+    )
+    evaluating.show(measured, setup.tokenizer, console, when)
+    # A run of no steps only measures: after it all is as it was before.
+    ends = (when,) if recipe.run.steps > 0 else ("before", "after")
+    journal.evaluated(measured, *ends)
+    return measured
+
+
+def describe(setup: Setup) -> str:
+    """What a run is, in a few lines."""
+    recipe, rollout = setup.recipe, setup.recipe.rollout
+    weights = jax.tree.leaves(eqx.filter(setup.state.policy, eqx.is_array))
+    millions = sum(leaf.size for leaf in weights) / 1e6
+    train, held_out, notes = setup.environments
+    source = recipe.data.path if recipe.data.task == "gsm8k" else recipe.data.task
+    held = 0 if held_out is None else held_out.size
+    return "\n".join(
+        [
+            f"model  {recipe.model.path}: {millions:,.1f} million parameters, "
+            f"{recipe.model.dtype}, on {jax.devices()[0].device_kind}",
+            f"data   {source}: {train.size:,} training problems, {held:,} held out",
+            *(f"       {note}" for note in notes),
+            f"step   {recipe.algorithm.name}, {rollout.prompts} prompts x "
+            f"{rollout.group} samples, at most {rollout.max_new_tokens} tokens each, "
+            f"learning rate {recipe.optimizer.learning_rate:g}",
+        ]
+    )

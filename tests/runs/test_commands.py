@@ -1,0 +1,178 @@
+"""The command line, in this process."""
+
+import dataclasses
+import json
+import logging
+
+import pytest
+
+from grpojax import text
+from grpojax.runs import commands, generating, recipes, training
+from grpojax.runs.recipe import Recipe
+
+from .conftest import SHIPPED
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logger = logging.getLogger("grpojax")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command line that is refused, and returns what it says."""
+
+    def run(*argv, **environment) -> str:
+        assert commands.main([str(word) for word in argv], environment) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.startswith("grpojax: ")
+        return captured.err
+
+    return run
+
+
+def call(capsys, *argv, **environment) -> str:
+    assert commands.main([str(word) for word in argv], environment) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """The directory of a run of one step."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    training.train(recipes.load(Recipe(), None, settings(run__steps=1)), path)
+    return path
+
+
+def test_the_whole_recipe_is_printed(capsys, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("run:\n  seed: ${SEED}\n")
+    words = ["train", file, "--set", "run.steps=0", "--max-eval-samples", "7"]
+    printed = call(capsys, *words, "--print-config", SEED="3")
+    file.write_text(printed)
+    recipe = recipes.load(Recipe(), file)
+    assert (recipe.run.seed, recipe.run.steps) == (3, 0)
+    assert recipe.run.max_eval_problems == 7
+    kept = dataclasses.replace(recipe.run, seed=0, steps=40, max_eval_problems=None)
+    assert dataclasses.replace(recipe, run=kept) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nowhere.yaml"], "There is none at 'nowhere.yaml'"),
+        (["train", "--set", "run.stpes=1"], "The nearest is `run.steps`"),
+        (["train", "--set", "run.seed=${SEED}"], "needs the variable SEED"),
+        (
+            ["train", "--set", "model.path=./nowhere"],
+            "`model.path` must lead to a file",
+        ),
+        (["train", "--max-eval-samples", "0"], "must be at least 1. Received 0"),
+        (["train", "--set", "data.task=gsm9k"], "`data.task` must be one of addition"),
+        (["evaluate", "/no/where"], "`model.path` must lead to a file"),
+        (["generate", "gsm8k-tiny", "--samples", "0"], "samples must be a positive"),
+        (["generate", "gsm8k-tiny", "--prompt", ""], "A prompt needs at least one"),
+    ],
+)
+def test_what_cannot_be_is_refused(refused, words, message):
+    assert message in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout__group": 1}, "a group of one has no baseline"),
+        ({"update__microbatches": 5}, "microbatches must divide"),
+        ({"model__path": "nowhere"}, "nowhere"),
+        ({"data__path": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"data__max_prompt_length": 3}, "A prompt must fit max_prompt_length=3"),
+        ({"data__chat": "true"}, "chat needs a chat template"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    arguments, refused, changes, message, tmp_path
+):
+    said = refused("train", *arguments(**changes), "--out", tmp_path / "run")
+    assert message in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_is_too_large_is_refused(arguments, refused, small_vocabulary):
+    message = refused("train", *arguments(model__path=small_vocabulary))
+    assert "must not be larger than the policy's vocabulary" in message
+
+
+def test_a_run_is_never_overwritten(arguments, refused, tmp_path):
+    (tmp_path / "summary.json").write_text("precious")
+    message = refused("train", *arguments(), "--out", tmp_path)
+    assert "holds summary.json already: choose another directory" in message
+    assert (tmp_path / "summary.json").read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_dry_run_takes_no_step_and_writes_nothing(arguments, capsys, tmp_path):
+    words = ["train", *arguments(), "--out", tmp_path / "run", "--dry-run"]
+    printed = call(capsys, *words)
+    assert "shapes 8 rows a step" in printed and "completions of 6\n" in printed
+    # One layer of width 16, as the fixture says; 4 bytes each, and two moments.
+    vocab = text.load_tokenizer(SHIPPED).vocab_size
+    attention, mlp, norms = 16 * 8 * (2 + 1 + 1 + 2), 3 * 16 * 32, 3 * 16
+    numbers = vocab * 16 + attention + mlp + norms
+    assert f"params {numbers:,}\n" in printed
+    assert f"parameters {numbers * 4 / 1024:,.1f} KiB" in printed
+    assert f"optimizer {(numbers * 8 + 4) / 1024:,.1f} KiB" in printed
+    assert "temporary " in printed and "no step was taken" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_of_a_run_is_judged_on_its_problems(finished, capsys, tmp_path):
+    words = ["--max-eval-samples", "3", "--out", tmp_path / "judged"]
+    printed = call(capsys, "evaluate", finished, *words)
+    assert f"held-out accuracy of {finished / 'model'}: " in printed
+    (line,) = (tmp_path / "judged" / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["problems"] == 3
+    summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
+    assert summary["complete"] and summary["n_eval"] == 3
+    recipe = recipes.load(Recipe(), tmp_path / "judged" / "config.yaml")
+    assert recipe.rollout.max_new_tokens == 6
+    assert recipe.model.path == str(finished / "model")
+
+
+def test_a_run_without_its_model_is_refused(refused, tmp_path):
+    (tmp_path / "config.yaml").write_text("run:\n  seed: 1\n")
+    assert "A run that has finished holds its model" in refused("evaluate", tmp_path)
+
+
+def test_nothing_held_out_cannot_be_judged(finished, refused):
+    message = refused("evaluate", finished, "--set", "run.eval_problems=0")
+    assert "Received run.eval_problems=0: raise it" in message
+
+
+def test_answers_are_shown_with_what_they_are_worth(finished, capsys):
+    printed = call(capsys, "generate", finished, "--problems", 2, "--samples", 3)
+    assert printed.count("Answer:") == 2
+    assert printed.count("reward ") == printed.count(", correct ") == 6
+
+
+def test_a_prompt_of_a_person_is_answered_and_not_paid(finished, capsys):
+    words = ["--prompt", "One and", "--prompt", "Two and two"]
+    printed = call(capsys, "generate", finished, *words)
+    assert printed.count("mean log-probability") == 2 and "Two and two" in printed
+    assert "reward " not in printed
+
+
+def test_tints_go_from_red_to_green():
+    assert generating.tint(0.0) == "rgb(215,0,0)"
+    assert generating.tint(0.5) == "rgb(215,175,0)"
+    assert generating.tint(1.0) == "rgb(0,175,0)"
+
+
+def test_the_level_of_logs_is_a_variable(refused, capsys, caplog):
+    assert "LOGLEVEL must be one of" in refused("train", LOGLEVEL="loud")
+    words = ["train", "--set", "data.task=gsm9k"]
+    assert commands.main(words, {"LOGLEVEL": "debug"}) == 2
+    assert "refused" in [record.message for record in caplog.records]
+    capsys.readouterr()

@@ -1,0 +1,75 @@
+"""What was said, as records."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grpojax.runs import completions
+from grpojax.runs.loop import Completions
+from grpojax.types import Prompt
+
+from ..envs.double import ByteTokenizer
+
+
+def said(**changes) -> Completions:
+    """Two prompts and two samples each of "é1", of which the last byte is a reply."""
+    tokens = np.array([1 + byte for byte in "é1".encode()] + [0, 0], np.int32)
+    sampled = np.array([True, True, False, True, False])
+    shape = (2, 2, 5)
+    fields = dict(
+        prompt=Prompt(
+            jnp.array([[1 + ord("a"), 7], [1 + ord("b"), 7]]), jnp.ones(2, int)
+        ),
+        tokens=np.broadcast_to(tokens, shape),
+        sampled=np.broadcast_to(sampled, shape),
+        log_prob=np.full(shape, -0.1, np.float32),
+        terminated=np.array([[True, False], [False, False]]),
+        rewards={"correct": np.array([[1.0, np.nan], [0.0, 0.0]], np.float32)},
+        total=np.array([[1.0, 0.5], [0.0, 0.0]], np.float32),
+        valid=np.array([[True, False], [True, True]]),
+        advantages=np.array([[1.5, -0.5], [0.0, 0.0]], np.float32),
+    )
+    # Equal on the host and on a device, but only the latter is what the fields say.
+    return Completions(**jax.tree.map(jnp.asarray, {**fields, **changes}))
+
+
+def test_a_record_is_a_prompt_with_its_samples_side_by_side():
+    first, second = completions.records(7, said(), ByteTokenizer())
+    assert (first["step"], first["prompt"], second["prompt"]) == (7, "a", "b")
+    left, right = first["samples"]
+    assert left["text"] == "é1"
+    # Four tokens were spoken: the two bytes of a letter, a reply, and the end.
+    assert left["pieces"][:3] == ["", "é", "1"] and len(left["pieces"]) == 4
+    assert left["sampled"] == [True, True, False, True]
+    # As short as float32 allows, and the same number.
+    assert left["log_prob"] == [-0.1] * 4
+    assert left["rewards"] == {"correct": 1.0} and np.isnan(right["rewards"]["correct"])
+    assert (left["total"], left["advantage"], left["valid"]) == (1.0, 1.5, True)
+    assert (right["total"], right["advantage"], right["valid"]) == (0.5, -0.5, False)
+    assert left["terminated"] is True and right["terminated"] is False
+
+
+def test_advantages_of_tokens_become_one_of_the_row():
+    advantages = np.zeros((2, 2, 5), np.float32)
+    advantages[0, 0] = [3, 6, 100, 0, 100]
+    record, _ = completions.records(1, said(advantages=advantages), ByteTokenizer())
+    assert [sample["advantage"] for sample in record["samples"]] == [3.0, 0.0]
+
+
+def test_a_row_that_says_nothing():
+    silent = said(sampled=np.zeros((2, 2, 5), bool))
+    for record in completions.records(1, silent, ByteTokenizer()):
+        for sample in record["samples"]:
+            assert sample["text"] == "" and sample["pieces"] == []
+            assert np.isfinite(sample["advantage"])
+
+
+def test_bytes_that_make_no_character_are_not_lost():
+    half = [1 + byte for byte in "é".encode()[:1]]
+    assert completions.pieces(half, ByteTokenizer()) == ["\ufffd"]
+
+
+def test_the_shortest_number_is_the_same_number():
+    random = np.random.default_rng(0)
+    for x in random.normal(size=200).astype(np.float32) * 1e-3:
+        assert np.float32(completions.short(x)) == x
