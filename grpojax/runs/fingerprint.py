@@ -39,7 +39,7 @@ def settings(value: object) -> object:
     """
     if isinstance(value, bool | int | float | str):
         return value
-    if eqx.is_array(value) and value.ndim == 0 and _is_real(value):
+    if isinstance(value, jax.Array) and value.ndim == 0 and _is_real(value):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = {name: settings(field) for name, field in vars(value).items()}
