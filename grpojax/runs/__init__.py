@@ -13,12 +13,15 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `journal`: what a run writes down while it goes on; `Journal`.
 - `completions`: what was said, as records; `records`.
 - `evaluation`: how good a policy is on a data set; `evaluate`.
-- `statistics`: how sure that is; `wilson`.
+- `outcome`: what was said, and what it is worth; `Evaluation`.
+- `predictions`: the same as a file that survives a kill; `read`.
+- `statistics`: how sure that is; `wilson`, `mean_over_problems`, `pass_at_k`.
+- `fingerprint`: what tells a model or a data set from another.
 - `files`: what a run leaves behind; `RunDirectory`, `write_json`, `append_json`.
 - `progress`: a live bar; `Progress`.
 - `plots`: curves; `plot_curve`.
 - `reports`: what runs have come to, in Markdown and as a page; `write_report`.
 
-`recipe`, `recipes` and `commands` import no JAX: what merely prints a recipe starts at
-once.
+`recipe`, `recipes`, `commands`, `reports`, `outcome`, `predictions`, `statistics` and
+`files` import no JAX: what merely prints a recipe starts at once.
 """

@@ -149,10 +149,14 @@ def on_the_host(
         ],
         tokens=tokens,
         extents=extents,
-        answers=none
-        if answers is None
-        else np.where(answers.valid, answers.value.astype(object), None).tolist(),
+        answers=none if answers is None else _optional(answers),
         gold=[None] * len(lengths) if gold is None else gold.tolist(),
         silent=silent,
         training_answer=training_answer,
     )
+
+
+def _optional(answers: Number) -> list[list[Answer]]:
+    pick = lambda value, valid: value if valid else None
+    rows = zip(answers.value.tolist(), answers.valid.tolist(), strict=True)
+    return [list(map(pick, values, valid)) for values, valid in rows]

@@ -39,17 +39,18 @@ def settings(value: object) -> object:
     """
     if isinstance(value, bool | int | float | str):
         return value
-    if (
-        eqx.is_array(value)
-        and value.ndim == 0
-        and isinstance(value.item(), int | float)
-    ):
+    if isinstance(value, jax.Array) and value.ndim == 0 and _is_real(value):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = {name: settings(field) for name, field in vars(value).items()}
         known = {name: field for name, field in inner.items() if field is not None}
         return {"name": type(value).__name__, **known}
     return None
+
+
+def _is_real(x: Array) -> bool:
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    return any(jnp.issubdtype(x.dtype, kind) for kind in kinds)
 
 
 @eqx.filter_jit

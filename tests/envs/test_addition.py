@@ -12,6 +12,7 @@ from .double import PIECES
 
 
 step = eqx.filter_jit(lambda env, state, turn: env.step(state, turn)[1].rewards)
+read = eqx.filter_jit(lambda env, turn: env.answer(turn))
 
 
 def turn_of(tokens, width):
@@ -70,5 +71,8 @@ def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer):
         gold = 0 if number is None else number + error
         paid = step(env, jnp.asarray(gold, jnp.int32), turn_of(said, 8))
         assert paid == {"correct": number == gold, "format": number is not None}
+        answer = read(env, turn_of(said, 8))
+        assert (int(answer.value) if answer.valid else None) == number
+        assert env.gold(jnp.asarray(gold, jnp.int32)) == gold
 
     law()

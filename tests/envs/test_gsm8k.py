@@ -40,6 +40,7 @@ def turn_of(tokens, width=TIME):
 
 
 step = eqx.filter_jit(lambda env, state, turn: env.step(state, turn)[1])
+read = eqx.filter_jit(lambda env, turn: env.answer(turn))
 
 
 # Mostly what answers are made of, sometimes anything.
@@ -87,6 +88,9 @@ def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer, answer_format):
             formatted &= text.count(b"<answer>") == text.count(b"</answer>") == 1
         assert result.rewards == {"correct": number == gold, "format": formatted}
         assert bool(result.done) and result.reply.shape == (0,)
+        answer = read(env, turn_of(said))
+        assert (int(answer.value) if answer.valid else None) == number
+        assert env.gold(jnp.asarray(gold, jnp.int32)) == gold
 
     law()
 

@@ -78,6 +78,21 @@ def test_a_row_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(large.tokens[:2], small.tokens)
 
 
+def test_parts_of_a_batch_are_completed_as_in_one():
+    policy = transformer()
+    keys = jax.vmap(lambda p: jr.fold_in(jr.key(3), p))(jnp.arange(5))
+    states, prompts = jax.vmap(SINGLE.reset)(keys)
+    complete = eqx.filter_jit(rollout.complete)
+    sizes = dict(group=3, key=jr.key(5))
+    whole = complete(policy, SINGLE, states, prompts, **sizes)
+    assert len({tuple(row) for row in whole.tokens[:, 0].tolist()}) > 1
+    for cuts in ((0, 2, 5), (0, 1, 4, 5)):
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            some = jax.tree.map(lambda x, s=slice(start, end): x[s], (states, prompts))
+            part = complete(policy, SINGLE, *some, first=start, **sizes)
+            np.testing.assert_array_equal(part.tokens, whole.tokens[start:end])
+
+
 def test_nothing_is_sampled_after_the_end():
     trajectory = generate(transformer(), SINGLE, prompts=4, group=6, key=jr.key(1))
     tokens, sampled = np.asarray(trajectory.tokens), np.asarray(trajectory.sampled)

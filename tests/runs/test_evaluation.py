@@ -1,15 +1,23 @@
+import collections
+from importlib import resources
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from jaxtyping import Array, Int
 
-from grpojax.env import AbstractDatasetEnvironment, TimeStep
+from envs.addition import Addition
+from envs.gsm8k import GSM8K, word_problems
+from grpojax import models, rollout
+from grpojax.env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, TimeStep
 from grpojax.policy import logits
 from grpojax.rollout import Categorical, Greedy
 from grpojax.runs.evaluation import evaluate
 from grpojax.runs.statistics import wilson
+from grpojax.text import load_tokenizer, Number
 from grpojax.types import Prompt
 
 from ..helpers import transformer
@@ -108,6 +116,146 @@ def test_samples_of_a_problem_differ_and_the_key_decides():
     assert np.array_equal(one.tokens, again.tokens)
     assert not np.array_equal(one.tokens, other.tokens)
     assert any(len({tuple(row) for row in rows}) > 1 for rows in one.tokens.tolist())
+
+
+def test_what_is_said_does_not_depend_on_batches_or_slots():
+    policy, env = transformer(), parity_env(size=13)
+    for sampler in (Categorical(), Greedy()):
+        sizes = dict(samples=3, sampler=sampler, key=KEY)
+        whole = evaluate(policy, env, batch=13, **sizes)
+        for batch, slots in ((1, None), (4, None), (5, 2), (6, 7), (64, 1)):
+            some = evaluate(policy, env, batch=batch, slots=slots, **sizes)
+            assert np.array_equal(some.tokens, whole.tokens)
+            assert np.array_equal(some.right, whole.right)
+            assert some.numbers() == whole.numbers()
+
+
+SHIPPED = resources.files("grpojax") / "assets" / "gsm8k-tiny"
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return models.load(SHIPPED, dtype=jnp.float32), load_tokenizer(SHIPPED)
+
+
+@pytest.mark.parametrize("task", ["word problems", "addition"])
+@pytest.mark.parametrize(
+    "sampler", [Categorical(), Greedy()], ids=["sampled", "greedy"]
+)
+def test_the_shipped_model_is_as_good_for_every_batch_size(shipped, task, sampler):
+    policy, tokenizer = shipped
+    if task == "addition":
+        env = Addition(tokenizer, split="test")
+    else:
+        rows = word_problems(30, split="test")
+        env = GSM8K(rows, tokenizer, max_completion_length=32)
+    sizes = dict(samples=2, sampler=sampler, problems=30, key=KEY)
+    whole = evaluate(policy, env, batch=30, **sizes)
+    assert whole.count == 60
+    for batch, slots in ((4, None), (11, None), (8, 5)):
+        some = evaluate(policy, env, batch=batch, slots=slots, **sizes)
+        assert np.array_equal(some.tokens, whole.tokens)
+        assert some.numbers() == whole.numbers()
+
+
+def test_votes_and_baselines_of_the_shipped_model(shipped):
+    """Everything again, in Python, from the text of the completions."""
+    policy, tokenizer = shipped
+    rows, shown = word_problems(25, split="test"), word_problems(40)
+    make = lambda rows: GSM8K(rows, tokenizer, max_completion_length=32)
+    got = evaluate(
+        policy, make(rows), samples=4, batch=10, training=make(shown), key=KEY
+    )
+    final = lambda rows: [int(row["answer"].rsplit("#### ", 1)[1]) for row in rows]
+    gold = final(rows)
+    assert got.gold == gold
+    for p, g in np.ndindex(25, 4):
+        said = tokenizer.decode(got.tokens[p, g, : got.lengths[p, g]].tolist())
+        tail = said.rpartition("####")[2].strip() if "####" in said else ""
+        assert got.answers[p][g] == (int(tail) if tail.isdigit() else None)
+        assert got.right[p, g] == (got.answers[p][g] == gold[p])
+    metrics, baselines = got.metrics, got.baselines
+    assert list(metrics) == ["pass@1", "pass@2", "pass@4", "mean@4", "maj@4"]
+    counts = got.right.sum(1)
+    assert metrics["mean@4"].value == pytest.approx(counts.mean() / 4) == got.accuracy
+    assert metrics["pass@1"].value == pytest.approx(got.accuracy)
+    assert metrics["pass@4"].value == pytest.approx(np.mean(counts > 0))
+    assert metrics["pass@4"].interval == wilson(int(np.sum(counts > 0)), 25)
+    assert 0 < got.accuracy < metrics["pass@2"].value < metrics["pass@4"].value
+    assert got.interval == metrics["mean@4"].interval != wilson(int(counts.sum()), 100)
+    common = collections.Counter(final(shown)).most_common(1)[0][0]
+    assert baselines["majority_answer"].answer == common
+    assert baselines["majority_answer"].value == gold.count(common) / 25
+    here = baselines["majority_answer_of_this_split"]
+    assert here.value == max(map(gold.count, gold)) / 25 and here.n == 25
+    assert baselines["empty_completion"][:3] == (0.0, 25, wilson(0, 25))
+
+
+class TalkEnv(AbstractAnswerEnvironment[Int[Array, ""]]):
+    """Two turns with a reply of zeros between; the answer is a turn's first token."""
+
+    prompts: Int[Array, "problem prefix"]
+    end_tokens: Int[Array, " end"]
+    size: int = eqx.field(static=True)
+    vocab_size: int = eqx.field(static=True, default=50)
+    max_prompt_length: int = eqx.field(static=True, default=4)
+    max_completion_length: int = eqx.field(static=True, default=12)
+    max_turns: int = eqx.field(static=True, default=2)
+
+    def problem(self, index):
+        prompt = Prompt(self.prompts[index], jnp.asarray(4, jnp.int32))
+        return jnp.zeros((), jnp.int32), prompt
+
+    def step(self, state, turn):
+        right = (state > 0) & (turn.length == 1) & (turn.tokens[0] == 3)
+        answer = TimeStep(
+            reply=jnp.zeros(2, jnp.int32),
+            reply_length=jnp.asarray(2, jnp.int32),
+            rewards={"correct": right.astype(jnp.float32)},
+            done=state > 0,
+        )
+        return state + 1, answer
+
+    def gold(self, state):
+        return state + 3
+
+    def answer(self, turn):
+        return Number(turn.tokens[0], turn.length > 1)
+
+
+def test_the_answer_of_a_conversation_is_its_last_turn_s():
+    draw = np.random.default_rng(0)
+    env = TalkEnv(
+        prompts=jnp.asarray(draw.integers(0, 50, (9, 4)), jnp.int32),
+        end_tokens=jnp.arange(3, 15, dtype=jnp.int32),
+        size=9,
+    )
+    policy = transformer()
+    got = evaluate(policy, env, samples=4, batch=9, key=KEY)
+    states, prompts = jax.vmap(env.problem)(jnp.arange(9))
+    said = rollout.complete(policy, env, states, prompts, group=4, key=KEY)
+    assert np.array_equal(got.tokens, said.tokens)
+    answers, replied = [], 0
+    for p, g in np.ndindex(9, 4):
+        tokens, sampled = said.tokens[p, g].tolist(), said.sampled[p, g].tolist()
+        extent = max(i + 1 for i in range(12) if sampled[i])
+        start = max([i + 1 for i in range(extent) if not sampled[i]], default=0)
+        answers.append(tokens[start] if extent - start > 1 else None)
+        replied += start > 0
+        assert got.extents[p, g] == extent
+        assert got.lengths[p, g] == sum(sampled)
+    assert got.answers == np.reshape(np.array(answers, object), (9, 4)).tolist()
+    assert 0 < replied < 36 and {*answers} > {None}
+    # The first end token is 3: said twice it is right.
+    assert got.baselines["empty_completion"].value == 1.0
+    assert got.gold == [3] * 9
+
+
+def test_without_answers_there_is_no_vote():
+    got = evaluate(transformer(), parity_env(), samples=3, key=KEY)
+    assert list(got.metrics) == ["pass@1", "pass@2", "pass@3", "mean@3"]
+    assert list(got.baselines) == ["empty_completion"]
+    assert got.gold == [None] * 7 and got.answers == [[None] * 3] * 7
 
 
 def test_it_compiles_once_for_any_number_of_batches():

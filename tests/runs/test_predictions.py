@@ -1,0 +1,308 @@
+"""A file of predictions says the same however often its evaluation was interrupted."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from grpojax.rollout import Categorical, Greedy
+from grpojax.runs import predictions
+from grpojax.runs.evaluation import evaluate
+from grpojax.runs.fingerprint import fingerprint, settings as settings_of
+from grpojax.runs.outcome import concatenate, Evaluation
+
+from ..envs.double import ByteTokenizer
+from ..helpers import transformer
+from .test_evaluation import KEY, parity_env
+
+
+POLICY, ENV = transformer(), parity_env()
+SIZES = dict(samples=2, batch=3, tokenizer=ByteTokenizer(), key=KEY)
+
+
+def same(a: Evaluation, b: Evaluation) -> bool:
+    """All but the clock."""
+    plain = lambda x: jax.tree.map(
+        lambda leaf: (
+            (leaf.dtype, leaf.tolist()) if isinstance(leaf, np.ndarray) else leaf
+        ),
+        dataclasses.asdict(dataclasses.replace(x, seconds=0.0, seconds_compile=0.0)),
+        is_leaf=lambda leaf: isinstance(leaf, np.ndarray),
+    )
+    return plain(a) == plain(b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "deep" / "predictions.jsonl"
+    return evaluate(POLICY, ENV, predictions=path, **SIZES), path.read_bytes()
+
+
+def test_the_file_says_what_the_evaluation_says(whole, tmp_path):
+    evaluation, data = whole
+    assert same(evaluation, evaluate(POLICY, ENV, **SIZES))  # Written or not.
+    header, *lines = [json.loads(line) for line in data.splitlines()]
+    assert (header["format"], header["problems"], header["samples"]) == (1, 7, 2)
+    assert header["sampler"] == {"name": "Categorical", "temperature": 1.0}
+    assert [line["problem"] for line in lines] == list(range(7))
+    decode = ByteTokenizer().decode
+    for p, line in enumerate(lines):
+        assert line["prompt_tokens"] == evaluation.prompts[p].tolist()
+        assert line["prompt"] == decode(line["prompt_tokens"])
+        assert line["answer"] is None and len(line["samples"]) == 2
+        for g, sample in enumerate(line["samples"]):
+            length = evaluation.lengths[p, g]
+            assert sample["tokens"] == evaluation.tokens[p, g, :length].tolist()
+            assert sample["text"] == decode(sample["tokens"])
+            assert sample["length"] == length
+            assert sample["correct"] == evaluation.right[p, g]
+            assert sample["terminated"] == evaluation.terminated[p, g]
+            assert sample["rewards"] == {
+                "correct": float(sample["correct"]),
+                "half": 0.5,
+            }
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(data)
+    read = predictions.read(path)
+    assert read.complete and same(read.evaluation, dataclasses.replace(evaluation))
+    assert read.numbers() == {
+        "complete": True,
+        "asked_problems": 7,
+        **evaluation.numbers(),
+    }
+    assert json.loads(json.dumps(read.numbers())) == read.numbers()
+
+
+def cuts() -> list[str]:
+    within = ["nothing", "in the header", "after the header"]
+    return within + [f"{where} line {i}" for i in range(7) for where in ("in", "after")]
+
+
+@pytest.mark.parametrize("cut", cuts())
+def test_it_resumes_from_every_kind_of_boundary(whole, cut, tmp_path):
+    evaluation, data = whole
+    ends = np.cumsum([len(line) for line in data.splitlines(keepends=True)]).tolist()
+    header = ends[0]
+    known = {"nothing": 0, "in the header": header // 2, "after the header": header}
+    if cut in known:
+        size, done = known[cut], 0
+    else:
+        line = int(cut.split()[-1])
+        inside = cut.startswith("in")
+        # All but its newline: whole JSON, and still a line that was cut short.
+        size, done = (
+            (ends[line + 1] - 1, line) if inside else (ends[line + 1], line + 1)
+        )
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(data[:size])
+    if size >= header:
+        before = predictions.read(path)
+        assert len(before.records) == done and before.complete == (done == 7)
+        assert before.numbers()["complete"] == (done == 7)
+    assert path.read_bytes() == data[:size]  # Reading repairs nothing.
+    seen = []
+    report = lambda done, count: seen.append((done, count))
+    again = evaluate(POLICY, ENV, predictions=path, report=report, **SIZES)
+    assert path.read_bytes() == data
+    assert same(again, evaluation) and again.numbers() == evaluation.numbers()
+    # What is there is not sampled again: only batches that lack something are run.
+    assert seen == [(end, 7) for end in (3, 6, 7) if end > done]
+
+
+def test_another_batch_size_continues_too(whole, tmp_path):
+    evaluation, data = whole
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(b"".join(data.splitlines(keepends=True)[:3]))
+    again = evaluate(POLICY, ENV, predictions=path, **{**SIZES, "batch": 4, "slots": 3})
+    assert path.read_bytes() == data and same(again, evaluation)
+
+
+OTHER = {
+    "model": dict(policy=transformer(seed=1)),
+    "key": dict(key=jr.key(1)),
+    "samples": dict(samples=3),
+    "problems": dict(problems=5),
+    "success": dict(success="half"),
+    "sampler.name": dict(sampler=Greedy()),
+    "sampler.temperature": dict(sampler=Categorical(0.5)),
+    "data": dict(env=parity_env(seed=1)),
+    "environment.size": dict(env=parity_env(size=8), problems=7),
+    "split": dict(labels={"split": "train"}),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_evaluation_is_refused_by_name(whole, name, tmp_path):
+    _, data = whole
+    path = tmp_path / "predictions.jsonl"
+    cut = data[: len(data) // 2]
+    path.write_bytes(cut)
+    arguments = {"policy": POLICY, "env": ENV, **SIZES, **OTHER[name]}
+    message = f"holds the predictions of another evaluation: .*{name} was .*, now "
+    with pytest.raises(ValueError, match=message):
+        evaluate(predictions=path, **arguments)
+    assert path.read_bytes() == cut  # Not even its last line is repaired.
+
+
+def test_what_is_no_file_of_predictions_is_left_alone(whole, tmp_path):
+    _, data = whole
+    path = tmp_path / "predictions.jsonl"
+    header, first, second, *_ = data.splitlines(keepends=True)
+    for content, message in [
+        (b"precious", "is no file of predictions"),
+        (b"precious\n", "line 1: "),
+        (b'{"step": 1}\n', "line 1: "),
+        (header.replace(b'"format": 1', b'"format": 9'), "'format' is 9, not 1"),
+        (header + second, "line 2: 'problem' is 1, not 0"),
+        (header + first + first, "line 3: 'problem' is 0, not 1"),
+        (header + first[:-9] + b"\n" + second, "line 2: "),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            evaluate(POLICY, ENV, predictions=path, **SIZES)
+        assert path.read_bytes() == content
+    path.write_bytes(header[:-1])
+    with pytest.raises(ValueError, match="has no header"):
+        predictions.read(path)
+
+
+def test_what_does_not_fit_leaves_no_file(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    for wrong, message in [
+        ({"tokenizer": None}, "needs a tokenizer"),
+        ({"slots": 0}, "slots must be a positive"),
+        ({"success": "right"}, "Received 'right'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evaluate(POLICY, ENV, predictions=path, **{**SIZES, **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_say_so_far(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    header = {"problems": 3, "samples": 1, "max_completion_length": 4}
+    assert predictions.resume(path, header) is None
+    assert predictions.read(path).numbers() == {"complete": False, "asked_problems": 3}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 6), max_size=4))
+def test_parts_make_the_whole(sizes):
+    whole = evaluate(POLICY, ENV, **SIZES)
+    cuts = [0, *sorted({*sizes}), 7]
+    part = lambda a, b: dataclasses.replace(
+        whole,
+        **{
+            name: value[a:b]
+            for name, value in vars(whole).items()
+            if isinstance(value, np.ndarray | list)
+        },
+        rewards={name: paid[a:b] for name, paid in whole.rewards.items()},
+    )
+    parts = [part(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert same(concatenate(parts), whole)
+
+
+# Fingerprints
+
+
+def test_a_fingerprint_tells_one_bit():
+    assert fingerprint(POLICY) == fingerprint(transformer())
+    for seed in range(4):
+        leaves, structure = jax.tree.flatten(eqx.filter(POLICY, eqx.is_array))
+        draw = random.Random(seed)
+        which = draw.randrange(len(leaves))
+        words = np.array(leaves[which])
+        flat = words.view(np.uint32).reshape(-1)
+        flat[draw.randrange(flat.size)] ^= 1 << draw.randrange(32)
+        leaves[which] = jax.numpy.asarray(words)
+        changed = eqx.combine(jax.tree.unflatten(structure, leaves), POLICY)
+        assert fingerprint(changed) != fingerprint(POLICY)
+    swapped = eqx.tree_at(lambda p: p.embedding, POLICY, POLICY.embedding[::-1])
+    assert fingerprint(swapped) != fingerprint(POLICY)
+    assert fingerprint(jr.key(0)) != fingerprint(jr.key(1))
+    for dtype in ("bfloat16", "bool", "int8", "float32"):
+        ones = jax.numpy.ones(3, dtype)
+        assert fingerprint(ones) == fingerprint(ones) != fingerprint(ones * 0)
+
+
+def test_a_fingerprint_is_the_same_in_every_layout():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    x = jr.normal(KEY, (6, 5))
+    assert fingerprint(jax.device_put(x, spread)) == fingerprint(x)
+
+
+def test_settings_are_plain_values():
+    assert settings_of(Categorical(0.5)) == {"name": "Categorical", "temperature": 0.5}
+    array = Categorical(jax.numpy.asarray(0.5))
+    assert settings_of(array) == settings_of(Categorical(0.5))
+    assert settings_of(Greedy()) == {"name": "Greedy"}
+    assert settings_of(POLICY)["config"]["num_layers"] == 2
+
+
+# Kills
+
+
+CHILD = """
+import sys
+import jax.random as jr
+from tests.envs.double import ByteTokenizer
+from tests.helpers import transformer
+from tests.runs.test_evaluation import parity_env
+from grpojax.runs.evaluation import evaluate
+
+print("ready", flush=True)
+evaluate(
+    transformer(), parity_env(size=400), samples=4, batch=5, key=jr.key(0),
+    predictions=sys.argv[1], tokenizer=ByteTokenizer(),
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_ten_instants_it_ends_as_if_nothing_had_happened(tmp_path):
+    def start(path):
+        root = Path(__file__).resolve().parents[2]
+        flags = "--xla_backend_optimization_level=0"
+        return subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(path)],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+        )
+
+    def size(path):
+        return path.stat().st_size if path.exists() else 0
+
+    undisturbed, killed = tmp_path / "undisturbed.jsonl", tmp_path / "killed.jsonl"
+    assert start(undisturbed).wait() == 0
+    wanted = undisturbed.read_bytes()
+    draw, states = random.Random(0), set()
+    for instant in sorted(draw.sample(range(len(wanted)), 10)):
+        child = start(killed)
+        # Wherever the file happens to be once it is that long, and a moment later.
+        while size(killed) < instant and child.poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.random() * 0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        left = killed.read_bytes()
+        assert wanted.startswith(left)
+        states.add(len(left))
+    assert len(states) > 5 and min(states) < len(wanted)
+    assert start(killed).wait() == 0
+    assert killed.read_bytes() == wanted
+    assert predictions.read(killed).numbers() == predictions.read(undisturbed).numbers()
