@@ -4,7 +4,7 @@ A checkpoint is a directory named by its step:
 
     state/          the state's arrays, as orbax writes them: a tree of their paths
     recipe.yaml     the recipe it belongs to
-    contents.json   the step, a score, what the caller added, each array's shape and dtype
+    contents.json   the step, a score, what the caller added, and what the arrays are
     files/          copies of small files that must agree with the state
     manifest.json   a checksum of every other file; written last
 
@@ -22,13 +22,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.random as jr
 import numpy as np
 import orbax.checkpoint as ocp
 
 from ..types import TrainState
+from ._arrays import arrays_of, check_fits, describe, to_host, with_arrays
 from ._sealing import problem_with, seal
-from ._writing import explained, sync_directory, write_json
+from ._writing import explained, sync_directory
 
 
 _UNFINISHED = ".unfinished"
@@ -144,26 +144,28 @@ class Checkpoints:
         - `files`: contents by name, such as `RunDirectory.journals()`.
         - `score`: greater is better; without one it is never among the best.
 
-        **Raises:** `OSError` if this one, or in the background the one before, could not
-        be written; all earlier ones are as they were.
+        **Raises:** `OSError` if this one, or in the background the one before, could
+        not be written; all earlier ones are as they were.
         """
         self.wait()
         place = self._directory / str(step)
         if place.exists() and problem_with(place) is None:
             return
-        arrays = _arrays(state)
+        arrays = arrays_of(state)
         contents = {
             "step": step,
-            "score": None if score is None or math.isnan(score) else score,
+            "score": score if score is not None and math.isfinite(score) else None,
             "metadata": dict(metadata or {}),
-            "leaves": {name: _describe(leaf) for name, leaf in arrays.items()},
+            "arrays": {name: describe(x) for name, x in arrays.items()},
+        }
+        texts = {
+            "recipe.yaml": recipe.encode(),
+            "contents.json": json.dumps(contents, indent=2, allow_nan=False).encode(),
+            **{f"files/{name}": content for name, content in (files or {}).items()},
         }
         # Now, not in the background: the next step takes the memory over.
-        values = {name: _to_host(leaf) for name, leaf in arrays.items()}
-        write = self._writer.submit(
-            self._write, place, values, contents, recipe, dict(files or {})
-        )
-        self._writing = write
+        values = {name: to_host(x) for name, x in arrays.items()}
+        self._writing = self._writer.submit(self._write, place, values, texts)
         if not self._in_background:
             self.wait()
 
@@ -216,32 +218,30 @@ class Checkpoints:
         )
 
     def _write(
-        self,
-        place: Path,
-        values: dict[str, np.ndarray],
-        contents: dict[str, object],
-        recipe: str,
-        files: dict[str, bytes],
+        self, place: Path, values: dict[str, np.ndarray], texts: dict[str, bytes]
     ) -> None:
         unfinished = place.with_name(place.name + _UNFINISHED)
         kept = [step for step in self.steps() if str(step) != place.name]
-        last = f"The checkpoint of step {kept[-1]} is kept" if kept else "There is none"
+        last = f"That of step {kept[-1]} is kept" if kept else "There is none before it"
         with explained(f"the checkpoint of step {place.name}", place, last):
-            self._sweep()
-            (unfinished / "files").mkdir(parents=True)
-            with ocp.PyTreeCheckpointer(use_compression=False) as writer:
-                filled = {name: x for name, x in values.items() if x.size}
-                writer.save(unfinished.absolute() / "state", filled)
-            (unfinished / "recipe.yaml").write_text(recipe, encoding="utf-8")
-            write_json(unfinished / "contents.json", contents)
-            for name, content in files.items():
-                (unfinished / "files" / name).write_bytes(content)
-            seal(unfinished)
+            try:
+                self._sweep()
+                (unfinished / "files").mkdir(parents=True)
+                with ocp.PyTreeCheckpointer(use_compression=False) as writer:
+                    filled = {name: x for name, x in values.items() if x.size}
+                    writer.save(unfinished.absolute() / "state", filled)
+                for name, content in texts.items():
+                    (unfinished / name).write_bytes(content)
+                seal(unfinished)
+            except (OSError, ValueError):
+                # Room for others, if that is what was missing.
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
             if place.exists():
                 place.rename(place.with_name(place.name + _DISCARDED))
             unfinished.rename(place)
             sync_directory(self._directory)
-        self._prune()
+            self._prune()
 
     def _sweep(self) -> None:
         """Removes what an interrupted `save` left."""
@@ -263,41 +263,6 @@ class Checkpoints:
         self._sweep()
 
 
-def _arrays(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
-    """All arrays of a state by their paths, such as `policy/layers/0/weight`."""
-    return {
-        _name(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-        if isinstance(leaf, jax.Array | np.ndarray)
-    }
-
-
-def _name(path: jax.tree_util.KeyPath) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _describe(leaf: jax.Array | np.ndarray) -> str:
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def _is_key(leaf: jax.Array | np.ndarray) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
-    value = np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
-    # On a CPU that is the device's memory, seen through.
-    return value if value.flags.owndata else value.copy()
-
-
-def _to_device(value: np.ndarray, like: jax.Array | np.ndarray):
-    if isinstance(like, np.ndarray):
-        return value
-    if _is_key(like):
-        return jr.wrap_key_data(value, impl=jr.key_impl(like))
-    return jax.device_put(value, like.sharding if like.committed else None)
-
-
 def _score(place: Path) -> float:
     """A checkpoint's score; minus infinity without one, or if it cannot be read."""
     try:
@@ -310,40 +275,14 @@ def _score(place: Path) -> float:
 def _read(place: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
     """Reads a checkpoint whose checksums are right."""
     contents = json.loads((place / "contents.json").read_text(encoding="utf-8"))
-    arrays = _arrays(like)
-    _check_fits(place.name, contents["leaves"], arrays)
+    check_fits(place.name, contents["arrays"], arrays_of(like))
     with ocp.PyTreeCheckpointer() as reader:
         values = reader.restore(place.absolute() / "state")
-
-    def restore(name: str, leaf: jax.Array | np.ndarray):
-        # Of an array without elements orbax keeps nothing.
-        return _to_device(values[name], leaf) if leaf.size else leaf
-
-    restored = {name: restore(name, leaf) for name, leaf in arrays.items()}
-    state = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: restored.get(_name(path), leaf), like
-    )
     return Restored(
-        state=state,
+        state=with_arrays(like, values),
         step=contents["step"],
         recipe=(place / "recipe.yaml").read_text(encoding="utf-8"),
         metadata=contents["metadata"],
         files={path.name: path.read_bytes() for path in (place / "files").iterdir()},
         problems=problems,
     )
-
-
-def _check_fits(
-    step: str, saved: Mapping[str, str], arrays: Mapping[str, jax.Array | np.ndarray]
-) -> None:
-    here = {name: _describe(leaf) for name, leaf in arrays.items()}
-    for name in [*here, *saved]:
-        if saved.get(name) != here.get(name):
-            raise ValueError(
-                "A checkpoint fits the model, optimizer and reference that it was "
-                f"saved from. In that of step {step}, `{name}` is "
-                f"{saved.get(name, 'missing')}; in this run it is "
-                f"{here.get(name, 'missing')}: this is the wrong model for the "
-                "checkpoint, or its optimizer or reference changed. Continue with the "
-                "recipe that the run began with."
-            )
