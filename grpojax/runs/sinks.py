@@ -7,18 +7,17 @@ fail. Each one is imported when it is asked for.
 import contextlib
 import importlib
 import io
-import json
 import types
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .files import RunDirectory, write_json
+from ._place import Place
+from ._tables import markdown, Row, tabulate as tabulate
+from .files import RunDirectory
 
 
 Metrics = Mapping[str, float | None]
-Row = Mapping[str, object]
 
 
 class Sink(Protocol):
@@ -80,7 +79,7 @@ class TensorBoard:
         self._writer.flush()
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        self._writer.add_text(name, _markdown(*tabulate(rows)), step)
+        self._writer.add_text(name, markdown(*tabulate(rows)), step)
         self._writer.flush()
 
     def close(self) -> None:
@@ -110,7 +109,7 @@ class WandB:
     ):
         self._module = _module("wandb", "Weights & Biases")
         directory.mkdir(parents=True, exist_ok=True)
-        self._place = _Place(directory / "wandb.json")
+        self._place = Place(directory / "wandb.json")
         self._run = self._module.init(
             project=project,
             name=name,
@@ -158,7 +157,7 @@ class Trackio:
     ):
         self._module = _module("trackio", "trackio")
         directory.mkdir(parents=True, exist_ok=True)
-        self._place = _Place(directory / "trackio.json")
+        self._place = Place(directory / "trackio.json")
         with _quiet():
             self._run = self._module.init(
                 project=project,
@@ -175,7 +174,7 @@ class Trackio:
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         if self._place.is_new(name, step):
-            text = _markdown(*tabulate(rows))
+            text = markdown(*tabulate(rows))
             self._run.log({name: self._module.Markdown(text)}, step=step)
             self._place.reached(name, step)
 
@@ -231,60 +230,6 @@ class Guarded:
                 f"{self._name} failed and is left out from here on; metrics.jsonl has "
                 f"everything. {type(error).__name__}: {error}"
             )
-
-
-def tabulate(rows: Sequence[Row]) -> tuple[list[str], list[list]]:
-    """Records as a plain table: its columns, and its rows.
-
-    A list of records in a record, such as `samples`, gives one row for each; a mapping
-    in it, such as `rewards`, one column for each key: `rewards/correct`. Lists of
-    values, such as those of each token, are left out.
-    """
-    flat = [dict(cells) for row in rows for cells in _rows(row)]
-    columns = list(dict.fromkeys(name for cells in flat for name in cells))
-    return columns, [[cells.get(name) for name in columns] for cells in flat]
-
-
-def _rows(row: Row) -> list[Row]:
-    cells: dict[str, object] = {}
-    inner: list[Row] = [{}]
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            cells |= {f"{name}/{key}": inside for key, inside in value.items()}
-        elif not isinstance(value, Sequence) or isinstance(value, str):
-            cells[name] = value
-        elif value and all(isinstance(entry, Mapping) for entry in value):
-            inner = [cells for entry in value for cells in _rows(entry)]
-    return [{**cells, **more} for more in inner]
-
-
-def _markdown(columns: list[str], rows: list[list]) -> str:
-    escape = lambda cell: (
-        str(cell).replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
-    )
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
-
-
-class _Place:
-    """A tracker's identity and how far it got, across interruptions."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        values = json.loads(path.read_bytes()) if path.exists() else {}
-        self.id: str = values.get("id", uuid.uuid4().hex[:8])
-        self._steps: dict[str, int] = values.get("steps", {})
-        self._save()
-
-    def is_new(self, name: str, step: int) -> bool:
-        return step > self._steps.get(name, -1)
-
-    def reached(self, name: str, step: int) -> None:
-        self._steps[name] = step
-        self._save()
-
-    def _save(self) -> None:
-        write_json(self._path, {"id": self.id, "steps": self._steps})
 
 
 def _present(metrics: Metrics) -> dict[str, float]:
