@@ -1,0 +1,232 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from grpojax.runs.files import RunDirectory
+from grpojax.runs.sinks import Guarded, JsonLines, tabulate, TensorBoard, WandB
+
+
+VALUES = {
+    step: {"loss": 0.1 * step, "rewards/correct/mean": step / 3, "gone": None}
+    for step in range(1, 6)
+}
+ROWS = [
+    {
+        "prompt": "1 | 1?\n",
+        "samples": [
+            {"text": "2", "log_prob": [0.0], "rewards": {"correct": 1.0}, "total": 1.0},
+            {
+                "text": "3",
+                "log_prob": [-1.0],
+                "rewards": {"correct": 0.0},
+                "total": 0.0,
+            },
+        ],
+    },
+    {"prompt": "none", "samples": []},
+]
+
+
+def feed(sink, steps):
+    for step in steps:
+        sink.log(step, VALUES[step])
+    sink.table("completions", steps[-1], ROWS)
+
+
+def test_records_become_a_table():
+    columns, rows = tabulate(ROWS)
+    assert columns == ["prompt", "text", "rewards/correct", "total"]
+    assert rows == [
+        ["1 | 1?\n", "2", 1.0, 1.0],
+        ["1 | 1?\n", "3", 0.0, 0.0],
+        ["none", None, None, None],
+    ]
+    assert tabulate([]) == ([], [])
+
+
+def test_json_lines(tmp_path):
+    with RunDirectory(tmp_path / "run") as directory:
+        directory.start("", {})
+        sink = JsonLines(directory)
+        feed(sink, [1, 2])
+        with pytest.raises(ValueError, match="Received 'other'"):
+            sink.table("other", 1, [])
+        sink.close()
+    read = lambda name: [json.loads(x) for x in (tmp_path / "run" / name).open()]
+    assert read("metrics.jsonl") == [{"step": n, **VALUES[n]} for n in (1, 2)]
+    assert read("completions.jsonl") == [{"step": 2, **row} for row in ROWS]
+
+
+def test_tensorboard_reads_back_every_value_once(tmp_path):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard's own reader is not installed",
+    )
+    first = TensorBoard(tmp_path)
+    feed(first, [1, 2, 3, 4])  # And then it is killed; a checkpoint was made after 2.
+    second = TensorBoard(tmp_path, after=2)
+    feed(second, [3, 4, 5])
+    first.close()
+    second.close()
+    found = reader.EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"loss", "rewards/correct/mean"}
+    for name in found.Tags()["scalars"]:
+        values = {event.step: event.value for event in found.Scalars(name)}
+        assert [event.step for event in found.Scalars(name)] == [1, 2, 3, 4, 5]
+        expected = {step: VALUES[step][name] for step in VALUES}
+        assert values == pytest.approx(expected, rel=1e-6)
+    (event,) = found.Tensors("completions/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    assert event.step == 5
+    assert "| 1 \\| 1?<br> | 2 | 1.0 | 1.0 |" in text
+
+
+def offline_history(path):
+    """Every record of history in W&B's files: step, and the values in it."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal import datastore
+
+    found, ids = [], set()
+    for file in sorted(path.rglob("*.wandb"), key=os.path.getmtime):
+        store = datastore.DataStore()
+        store.open_for_scan(str(file))
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "run":
+                ids.add(record.run.run_id)
+            if record.WhichOneof("record_type") == "history":
+                values = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+                found.append((record.history.step.num, values))
+    return found, ids
+
+
+def test_wandb_offline_files_hold_every_value_once(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    make = lambda: WandB(
+        tmp_path, project="p", config={"run": {"seed": 0}}, offline=True
+    )
+    first = make()
+    feed(first, [1, 2, 3])
+    first.close()
+    second = make()
+    feed(second, [2, 3, 4, 5])  # A resumed run comes through some steps again.
+    second.close()
+    found, ids = offline_history(tmp_path)
+    assert ids == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
+    for name in ("loss", "rewards/correct/mean"):
+        values = [(step, values[name]) for step, values in found if name in values]
+        assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
+    tables = [(step, x["completions"]) for step, x in found if "completions" in x]
+    assert [(step, table["nrows"]) for step, table in tables] == [(3, 3), (5, 3)]
+    assert not any("gone" in values for _, values in found)
+
+
+TRACKIO = """
+import json, sys
+from pathlib import Path
+from grpojax.runs.sinks import Trackio
+steps, values = json.loads(sys.argv[2]), json.loads(sys.argv[3])
+sink = Trackio(Path(sys.argv[1]), project="p", name="n", config={"run": {"seed": 0}})
+for step in steps:
+    sink.log(step, values[str(step)])
+sink.close()
+"""
+
+
+def test_trackio_holds_every_value_once(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    quiet = {
+        **os.environ,
+        "TRACKIO_DIR": str(tmp_path / "place"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    for steps in ([1, 2, 3], [2, 3, 4, 5]):
+        arguments = [tmp_path / "run", json.dumps(steps), json.dumps(VALUES)]
+        command = [sys.executable, "-c", TRACKIO, *map(str, arguments)]
+        said = subprocess.run(command, env=quiet, check=True, capture_output=True)
+        assert said.stdout == b""
+    read = (
+        "import json\n"
+        "from trackio.sqlite_storage import SQLiteStorage as storage\n"
+        "(run,) = storage.get_runs('p')\n"
+        "print(json.dumps(storage.get_logs('p', run)))\n"
+    )
+    command = [sys.executable, "-c", read]
+    logs = json.loads(
+        subprocess.run(command, env=quiet, check=True, capture_output=True).stdout
+    )
+    for name in ("loss", "rewards/correct/mean"):
+        values = [(log["step"], log[name]) for log in logs if name in log]
+        assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
+
+
+class Failing:
+    """Fails from a call on."""
+
+    def __init__(self, after):
+        self.after, self.calls = after, []
+
+    def _call(self, name):
+        self.calls.append(name)
+        if len(self.calls) > self.after:
+            raise OSError("no network")
+
+    def log(self, step, metrics):
+        del metrics
+        self._call(step)
+
+    def table(self, name, step, rows):
+        del step, rows
+        self._call(name)
+
+    def close(self):
+        self._call("close")
+
+
+@pytest.mark.parametrize("after, calls", [(0, 1), (1, 2), (2, 3), (3, 4), (9, 4)])
+def test_a_sink_that_fails_is_named_once_and_left(after, calls):
+    inner, said = Failing(after), []
+    sink = Guarded("The tracker", lambda: inner, said.append)
+    sink.log(1, {"loss": math.nan})
+    sink.table("completions", 1, [])
+    sink.log(2, {})
+    sink.close()
+    assert len(inner.calls) == calls
+    assert len(said) == (after < 4)
+    if said:
+        assert said[0].startswith("The tracker failed and is left out from here on")
+        assert said[0].endswith("OSError: no network")
+
+
+def test_a_sink_that_cannot_be_made():
+    said = []
+
+    def make():
+        raise RuntimeError("not logged in")
+
+    sink = Guarded("The tracker", make, said.append)
+    sink.log(1, {})
+    sink.close()
+    assert len(said) == 1 and "RuntimeError: not logged in" in said[0]
+
+
+@pytest.mark.parametrize(
+    "package, make", [("tensorboardX", TensorBoard), ("wandb", WandB)]
+)
+def test_a_library_that_is_missing_is_no_failure(tmp_path, monkeypatch, package, make):
+    # An entry of None is how Python is told that there is no such module.
+    monkeypatch.setitem(sys.modules, package, None)
+    options = {} if make is TensorBoard else {"project": "p"}
+    with pytest.raises(ModuleNotFoundError, match=r"grpojax\[tracking\]"):
+        Guarded("It", lambda: make(tmp_path / "x", **options), lambda _: None)
+    assert not (tmp_path / "x").exists()
