@@ -7,6 +7,7 @@ fail. Each one is imported when it is asked for.
 import contextlib
 import importlib
 import io
+import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,8 +70,12 @@ class TensorBoard:
 
     def __init__(self, directory: Path, *, after: int | None = None):
         module = _module("tensorboardX", "TensorBoard")
-        purge = None if after is None else after + 1
-        self._writer = module.SummaryWriter(str(directory), purge_step=purge)
+        self._writer = module.SummaryWriter(
+            str(directory),
+            purge_step=None if after is None else after + 1,
+            # Files are named, and read in order, by the second: by less than that.
+            filename_suffix=f".{time.time_ns()}",
+        )
 
     def log(self, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
@@ -180,7 +185,7 @@ class Trackio:
 
     def close(self) -> None:
         with _quiet():
-            self._run.finish()
+            self._module.finish()
 
 
 class Guarded:
