@@ -15,5 +15,6 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `progress`: a live bar; `Progress`.
 - `plots`: curves; `plot_curve`.
 
-Only `loop`, `evaluation` and `checkpoints` import JAX: what merely prints a recipe starts at once.
+Only `loop`, `evaluation` and `checkpoints` import JAX: what merely prints a recipe
+starts at once.
 """

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -73,12 +74,12 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 
 
 def _is_key(array: jax.Array | np.ndarray) -> bool:
-    return jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _to_device(value: np.ndarray, like: jax.Array | np.ndarray):
     if isinstance(like, np.ndarray):
         return value
     if _is_key(like):
-        return jr.wrap_key_data(value, impl=jr.key_impl(like))
+        return jr.wrap_key_data(jnp.asarray(value), impl=jr.key_impl(like))
     return jax.device_put(value, like.sharding if like.committed else None)

@@ -2,6 +2,9 @@
 
 What `metrics.jsonl` holds is the run's record; a tracker is for looking at it, and may
 fail. Each one is imported when it is asked for.
+
+A resumed run gives a tracker every record of `metrics.jsonl` anew, from the first: each
+takes those that it lacks.
 """
 
 import contextlib
@@ -65,11 +68,12 @@ class TensorBoard:
 
     - `directory`: where they go.
     - `after`: the step that a resumed run goes on from: what was written of later steps
-        is left out by readers.
+        is left out by readers, and earlier ones are not taken again.
     """
 
     def __init__(self, directory: Path, *, after: int | None = None):
         module = _module("tensorboardX", "TensorBoard")
+        self._after = -1 if after is None else after
         self._writer = module.SummaryWriter(
             str(directory),
             purge_step=None if after is None else after + 1,
@@ -78,14 +82,16 @@ class TensorBoard:
         )
 
     def log(self, step: int, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        if step > self._after:
+            for name, value in metrics.items():
+                if value is not None:
+                    self._writer.add_scalar(name, value, step)
+            self._writer.flush()
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        self._writer.add_text(name, markdown(*tabulate(rows)), step)
-        self._writer.flush()
+        if step > self._after:
+            self._writer.add_text(name, markdown(*tabulate(rows)), step)
+            self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -97,7 +103,7 @@ class WandB:
     **Arguments:**
 
     - `directory`: where its files go, and `wandb.json`: the run's id, and the last step
-        that it was given. Later steps alone are passed on.
+        that arrived. Later steps alone are passed on.
     - `project`, `name`: what it is found under.
     - `config`: the recipe, as nested mappings.
     - `offline`: write files only, for `wandb sync`.
@@ -140,6 +146,7 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+        self._place.close()
 
 
 class Trackio:
@@ -186,6 +193,7 @@ class Trackio:
     def close(self) -> None:
         with _quiet():
             self._module.finish()
+        self._place.close()
 
 
 class Guarded:

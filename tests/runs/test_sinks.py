@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from grpojax.runs._place import Place
 from grpojax.runs.files import RunDirectory
 from grpojax.runs.sinks import Guarded, JsonLines, tabulate, TensorBoard, WandB
 
@@ -71,7 +72,7 @@ def test_tensorboard_reads_back_every_value_once(tmp_path):
     first = TensorBoard(tmp_path)
     feed(first, [1, 2, 3, 4])  # And then it is killed; a checkpoint was made after 2.
     second = TensorBoard(tmp_path, after=2)
-    feed(second, [3, 4, 5])
+    feed(second, [1, 2, 3, 4, 5])
     first.close()
     second.close()
     found = reader.EventAccumulator(str(tmp_path))
@@ -124,53 +125,56 @@ def offline_history(path):
     return found, ids
 
 
-def test_wandb_offline_files_hold_every_value_once(tmp_path):
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    make = lambda: WandB(
-        tmp_path, project="p", config={"run": {"seed": 0}}, offline=True
-    )
-    first = make()
-    feed(first, [1, 2, 3])
-    first.close()
-    second = make()
-    feed(second, [2, 3, 4, 5])  # A resumed run comes through some steps again.
-    second.close()
-    print(sorted((x.name, x.stat().st_size, x.parent.name) for x in tmp_path.rglob("*.wandb")))
-    found, ids = offline_history(tmp_path)
-    print(found)
-    assert ids == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
-    for name in ("loss", "rewards/correct/mean"):
-        values = [(step, values[name]) for step, values in found if name in values]
-        assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
-    tables = [(step, x["completions"]) for step, x in found if "completions" in x]
-    assert [(step, table["nrows"]) for step, table in tables] == [(3, 3), (5, 3)]
-    assert not any("gone" in values for _, values in found)
-
-
-TRACKIO = """
+PROGRAM = """
 import json, sys
 from pathlib import Path
-from grpojax.runs.sinks import Trackio
-steps, values = json.loads(sys.argv[2]), json.loads(sys.argv[3])
-sink = Trackio(Path(sys.argv[1]), project="p", name="n", config={"run": {"seed": 0}})
+from grpojax.runs import sinks
+make, directory, steps, values, rows = sys.argv[1], Path(sys.argv[2]), *map(
+    json.loads, sys.argv[3:]
+)
+options = {"project": "p", "name": "n", "config": {"run": {"seed": 0}}}
+if make == "WandB":
+    sink = sinks.WandB(directory, offline=True, **options)
+else:
+    sink = sinks.Trackio(directory, **options)
 for step in steps:
     sink.log(step, values[str(step)])
+sink.table("completions", steps[-1], rows)
 sink.close()
 """
 
 
+def run_and_resume(make, directory, **environment):
+    """Steps 1 to 3 in one process, and 2 to 5 in the next: it was resumed after 1."""
+    for steps in ([1, 2, 3], [2, 3, 4, 5]):
+        arguments = [make, str(directory), *map(json.dumps, (steps, VALUES, ROWS))]
+        said = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            env={**os.environ, **environment},
+            check=True,
+            capture_output=True,
+        )
+        assert said.stdout == b""
+
+
+def test_wandb_offline_files_hold_every_value_once(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    run_and_resume("WandB", tmp_path)
+    found, ids = offline_history(tmp_path)
+    assert ids == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
+    for name in ("loss", "rewards/correct/mean"):
+        values = [(step, values[name]) for step, values in found if name in values]
+        assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
+    nrows = "completions/nrows"
+    tables = [(step, values[nrows]) for step, values in found if nrows in values]
+    assert tables == [(3, 3), (5, 3)]
+    assert not any("gone" in values for _, values in found)
+
+
 def test_trackio_holds_every_value_once(tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed")
-    quiet = {
-        **os.environ,
-        "TRACKIO_DIR": str(tmp_path / "place"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    for steps in ([1, 2, 3], [2, 3, 4, 5]):
-        arguments = [tmp_path / "run", json.dumps(steps), json.dumps(VALUES)]
-        command = [sys.executable, "-c", TRACKIO, *map(str, arguments)]
-        said = subprocess.run(command, env=quiet, check=True, capture_output=True)
-        assert said.stdout == b""
+    quiet = {"TRACKIO_DIR": str(tmp_path / "place"), "HF_HUB_OFFLINE": "1"}
+    run_and_resume("Trackio", tmp_path / "run", **quiet)
     read = (
         "import json\n"
         "from trackio.sqlite_storage import SQLiteStorage as storage\n"
@@ -179,7 +183,9 @@ def test_trackio_holds_every_value_once(tmp_path):
     )
     command = [sys.executable, "-c", read]
     logs = json.loads(
-        subprocess.run(command, env=quiet, check=True, capture_output=True).stdout
+        subprocess.run(
+            command, env={**os.environ, **quiet}, check=True, capture_output=True
+        ).stdout
     )
     for name in ("loss", "rewards/correct/mean"):
         values = [(log["step"], log[name]) for log in logs if name in log]
@@ -246,3 +252,26 @@ def test_a_library_that_is_missing_is_no_failure(tmp_path, monkeypatch, package,
     with pytest.raises(ModuleNotFoundError, match=r"grpojax\[tracking\]"):
         Guarded("It", lambda: make(tmp_path / "x", **options), lambda _: None)
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_killed_process_gave_last_is_given_again(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    path = tmp_path / "place.json"
+    first = Place(path)
+    for step in range(1, 11):
+        clock[0] += 10.0
+        assert first.is_new("metrics", step)
+        first.reached("metrics", step)
+        assert not first.is_new("metrics", step)
+    killed = Place(path)
+    assert killed.id == first.id
+    assert [step for step in range(1, 11) if killed.is_new("metrics", step)] == [
+        7,
+        8,
+        9,
+        10,
+    ]
+    first.close()
+    assert not Place(path).is_new("metrics", 10)
+    assert Place(path).is_new("completions", 1)
