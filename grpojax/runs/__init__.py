@@ -18,6 +18,11 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `statistics`: how sure that is; `wilson`, `mean_over_problems`, `pass_at_k`.
 - `fingerprint`: what tells a model or a data set from another.
 - `files`: what a run leaves behind; `RunDirectory`, `write_json`, `append_json`.
+- `checkpoints`: states to go on from; `Checkpoints`.
+- `changes`: what of a recipe may change on the way; `check_recipe`.
+- `sinks`: where metrics go; `JsonLines`, `TensorBoard`, `WandB`, `Trackio`, `Guarded`.
+- `guards`: whether a run is still worth its time; `Guard`, `Bounds`.
+- `preemption`: being asked to leave; `Preemption`, `EXIT_PREEMPTED`.
 - `progress`: a live bar; `Progress`.
 - `plots`: curves; `plot_curve`.
 - `reports`: what runs have come to, in Markdown and as a page; `write_report`.

@@ -1,15 +1,17 @@
 """The command line.
 
-    grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR]
+    grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR [--resume]]
     grpojax evaluate MODEL [--out DIR]
     grpojax generate MODEL [--prompt TEXT ...]
+    grpojax report RUN... [--out DIR]
 
 What can be refused is refused before anything is compiled or written, with exit code 2.
+A run that was told to leave (SIGTERM) leaves with 75, and `--resume` goes on with it;
+one that is not worth its time any more leaves with 3.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import logging
 import sys
 import time
@@ -17,14 +19,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import recipes
-from .recipe import check_paths, Recipe
+from ._options import (
+    add_recipe_options,
+    add_train_options as add_train_options,
+    goes_on,
+    load_recipe,
+)
+from .guards import DivergedError
+from .preemption import EXIT_PREEMPTED, PreemptedError
+from .recipe import Recipe
 
+
+EXIT_DIVERGED = 3
 
 logger = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
     """Input that cannot be; the message says what was expected."""
+
+
+class LeavingError(Exception):
+    """A run that has left before its end, by its own decision; with an exit code."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
 
 
 @contextlib.contextmanager
@@ -35,74 +55,6 @@ def refusing() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         logger.debug("refused", exc_info=True)
         raise RefusedError(str(error)) from error
-
-
-def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that change a recipe, or print it."""
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
-    )
-    parser.add_argument(
-        "--max-eval-samples",
-        metavar="N",
-        type=int,
-        help="judge only the first N problems: run.max_eval_problems",
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the whole recipe and stop"
-    )
-
-
-def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `grpojax train`, the recipe's name apart."""
-    add_recipe_options(parser)
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="where to write the recipe, metrics, completions, summary and model",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="load and compile, say what it needs, and take no step",
-    )
-
-
-def load_recipe(
-    options: argparse.Namespace, environment: Mapping[str, str], model: str | None
-) -> Recipe:
-    """The recipe that a command line asks for.
-
-    **Arguments:**
-
-    - `options`: of the command line.
-    - `environment`: the variables that a recipe may name.
-    - `model`: what `model.path` shall be. The directory of a run brings its recipe.
-    """
-    path = options.recipe
-    if model is not None and (Path(model) / "config.yaml").is_file():
-        path = Path(model) / "config.yaml" if path is None else path
-        model = str(Path(model) / "model")
-        if not Path(model).is_dir():
-            raise FileNotFoundError(
-                f"A run that has finished holds its model. There is none at {model!r}: "
-                "let it finish, or name another one."
-            )
-    recipe = recipes.load(Recipe(), path, options.set, environment)
-    if model is not None:
-        section = dataclasses.replace(recipe.model, path=model)
-        recipe = dataclasses.replace(recipe, model=section)
-    if options.max_eval_samples is not None:
-        most = options.max_eval_samples
-        section = dataclasses.replace(recipe.run, max_eval_problems=most)
-        recipe = dataclasses.replace(recipe, run=section)
-    check_paths(recipe)
-    return recipe
 
 
 Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
@@ -136,12 +88,18 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     from . import estimating, training
 
     with refusing():
-        setup = training.prepare(recipe, options.out)
+        setup = training.prepare(recipe, options.out, resume=goes_on(options))
     if options.dry_run:
         print(training.describe(setup))
         print(estimating.describe(estimating.estimate(setup)))
-    else:
+        return
+    try:
         training.run(setup, console=Console(), start=start)
+    except PreemptedError as error:
+        how = f"{error}: go on with --out {options.out} --resume"
+        raise LeavingError(EXIT_PREEMPTED, how) from None
+    except DivergedError as error:
+        raise LeavingError(EXIT_DIVERGED, str(error)) from None
 
 
 @with_recipe
@@ -172,6 +130,16 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
             samples=options.samples,
         )
     generating.show(generating.run(setup), Console())
+
+
+def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """`grpojax report`."""
+    from .reports import write_report
+
+    del environment
+    with refusing():
+        written = write_report(options.runs, options.out)
+    print(f"{written}\n{written.with_suffix('.html')}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -218,6 +186,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     look.add_argument("--problems", metavar="N", type=int, default=4)
     look.add_argument("--samples", metavar="N", type=int, default=1)
+
+    tell = commands.add_parser("report", help="say what runs have come to")
+    tell.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    tell.add_argument(
+        "--out", metavar="DIR", type=Path, help="by default the run's own directory"
+    )
+    tell.set_defaults(command=report)
     return parser
 
 
@@ -239,7 +214,8 @@ def run(
     - `argv`: without the program's name.
     - `environment`: variables: `LOGLEVEL`, and those that a recipe names.
 
-    **Returns:** the exit code: 0, or 2 for what was refused.
+    **Returns:** the exit code: 0, 2 for what was refused, 75 for a run that was told to
+    leave and 3 for one that is not worth its time.
     """
     options = parser.parse_args(argv)
     try:
@@ -249,6 +225,9 @@ def run(
     except RefusedError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except LeavingError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.code
     return 0
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ def judge(
     *,
     training: AbstractDatasetEnvironment,
     predictions: Path | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measures accuracy as a recipe's section `run` says.
 
@@ -47,7 +49,8 @@ def judge(
     - `recipe`: how many problems, and how completions are sampled.
     - `tokenizer`: the policy's.
     - `training`: the problems that are trained on.
-    - `predictions`: a file for what is said; see `evaluation.evaluate`.
+    - `predictions`, `report`: a file for what is said, and what is told how far it is;
+        see `evaluation.evaluate`.
     """
     settings, rollout = recipe.run, recipe.rollout
     wanted = settings.eval_problems, settings.max_eval_problems
@@ -64,6 +67,7 @@ def judge(
         predictions=predictions,
         tokenizer=tokenizer,
         labels={"split": "held_out"},
+        report=report,
         key=parts.build_keys(recipe).evaluate,
     )
 
@@ -182,7 +186,7 @@ def run(
     )
     show(measured, setup.tokenizer, console, f"of {recipe.model.path}")
     if directory is not None:
-        directory.append("evaluations.jsonl", record(measured, recipe, step=0))
+        directory.log_evaluation(record(measured, recipe, step=0))
         summary = {
             "status": "finished",
             "accuracy": measured.accuracy,

@@ -185,6 +185,46 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """States to go on from, for a run that has a directory."""
+
+    every: int | None = 10  # Steps between two; null: none at all.
+    keep_last: int = 2
+    keep_best: int = 0  # By the step's mean reward.
+
+    def __post_init__(self):
+        _at_least(1, "checkpoint", every=self.every, keep_last=self.keep_last)
+        _at_least(0, "checkpoint", keep_best=self.keep_best)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where metrics and completions go besides the run's directory."""
+
+    tensorboard: bool = False
+    wandb: Literal["off", "offline", "online"] = "off"
+    trackio: bool = False
+    project: str = "grpojax"
+    name: str | None = None  # null: the run's directory.
+
+
+@dataclass(frozen=True)
+class Guard:
+    """When a run warns, or stops; null switches a check off. See `guards.Bounds`."""
+
+    skipped_steps: int | None = 5  # In a row, with nothing finite: stop.
+    entropy: float | None = 0.1  # Warn below this share of what it was at first.
+    length: float | None = 0.2
+    log_prob_gap: float | None = 0.1  # Warn above, in nats.
+    window: int = 5  # Steps that are averaged.
+
+    def __post_init__(self):
+        _at_least(1, "guard", skipped_steps=self.skipped_steps, window=self.window)
+        _at_least(0, "guard", entropy=self.entropy, length=self.length)
+        _positive("guard", log_prob_gap=self.log_prob_gap)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run."""
 
@@ -197,6 +237,9 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
     log: Log = field(default_factory=Log)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    tracking: Tracking = field(default_factory=Tracking)
+    guard: Guard = field(default_factory=Guard)
 
     def __post_init__(self):
         if self.reward.shuffle and self.rollout.prompts < 2:

@@ -1,8 +1,10 @@
 """Trains what a recipe describes: everything is loaded and checked, compiled, run."""
 
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,16 +16,34 @@ from .. import models
 from .._train import init
 from ..text import AbstractTokenizer
 from ..types import Rewards, TrainState
-from . import evaluating, loop, parts, plots
+from . import evaluating, loop, parts, plots, recipes, trackers
+from .changes import check_recipe
+from .checkpoints import Checkpoints
 from .evaluating import say
-from .evaluation import Evaluation
 from .files import RunDirectory
 from .journal import Journal
+from .keeper import Keeper
+from .preemption import Preemption
 from .progress import Progress
 from .recipe import Recipe
 
 
 logger = logging.getLogger(__name__)
+
+
+class GoingOn(NamedTuple):
+    """Where a run that was interrupted goes on.
+
+    **Fields:**
+
+    - `step`: after which; 0 for the beginning.
+    - `journals`: as they were when the checkpoint was made.
+    - `problems`: what is wrong with later checkpoints, a sentence each.
+    """
+
+    step: int
+    journals: Mapping[str, bytes]
+    problems: tuple[str, ...]
 
 
 class Setup(NamedTuple):
@@ -35,20 +55,31 @@ class Setup(NamedTuple):
     environments: parts.Environments
     state: TrainState
     step: loop.LoweredStep
+    going_on: GoingOn | None
 
 
-def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
+def prepare(
+    recipe: Recipe,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+) -> Setup:
     """Loads a recipe's parts, and refuses those that do not fit together.
 
     **Arguments:**
 
     - `recipe`: what to run.
     - `out`: the run's directory; nothing is written to it yet.
+    - `resume`: go on with the run that is there, from its last good checkpoint.
 
     **Raises:** `ValueError`, `TypeError`, `OSError` or `ImportError` for what is not
-    there or does not fit, and for a directory that holds a run already.
+    there or does not fit, for a directory that holds a run that is not to be resumed,
+    and for a recipe that computes something else than the one it was begun with.
     """
-    directory = None if out is None else RunDirectory(out)
+    directory = None if out is None else RunDirectory(out, resume=resume)
+    trackers.check(recipe, directory)
+    if directory is not None and resume:
+        check_recipe(recipes.load(Recipe(), directory.config), recipe)
     algorithm = parts.build_algorithm(recipe)
     shape = recipe.rollout.prompts, recipe.rollout.group
     # A group that the baseline cannot do with is refused before anything is read.
@@ -84,13 +115,27 @@ def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
         microbatches=updating.microbatches,
         recompute=updating.recompute,
     )
-    return Setup(recipe, directory, tokenizer, environments, state, step)
+    going_on = None
+    if directory is not None and resume:
+        state, going_on = _restore(directory, state)
+    return Setup(recipe, directory, tokenizer, environments, state, step, going_on)
+
+
+def _restore(directory: RunDirectory, state: TrainState) -> tuple[TrainState, GoingOn]:
+    """The state to go on from: that of the last good checkpoint, or the first."""
+    directory.hold()
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        if not checkpoints.steps():
+            return state, GoingOn(0, {}, ())
+        found = checkpoints.restore(state)
+    return found.state, GoingOn(found.step, found.files, found.problems)
 
 
 def train(
     recipe: Recipe,
     out: str | os.PathLike[str] | None = None,
     *,
+    resume: bool = False,
     console: Console | None = None,
 ) -> TrainState:
     """Judges a model, trains it, and judges it again.
@@ -99,11 +144,14 @@ def train(
 
     - `recipe`: what to run.
     - `out`: a directory of its own for what the run leaves behind; see `files`.
+    - `resume`: go on with the run that is there. The state and every record but times
+        are then those of a run that was never interrupted, to the last bit.
     - `console`: where to say what happens; nowhere by default.
 
     **Returns:** the state after the last step.
 
-    **Raises:** what `prepare` raises.
+    **Raises:** what `prepare` raises; `PreemptedError` when SIGTERM or Ctrl-C asked for
+    it and a state was saved, `DivergedError` when steps do nothing any more.
 
     !!! example
 
@@ -112,7 +160,8 @@ def train(
         ```
     """
     start = time.perf_counter()
-    return run(prepare(recipe, out), console=console, start=start)
+    setup = prepare(recipe, out, resume=resume)
+    return run(setup, console=console, start=start)
 
 
 def run(
@@ -121,21 +170,26 @@ def run(
     """Runs what was prepared; `start` is when it began, by `time.perf_counter`."""
     start = time.perf_counter() if start is None else start
     console = Console(quiet=True) if console is None else console
-    recipe, directory, state = setup.recipe, setup.directory, setup.state
+    recipe, directory, going_on = setup.recipe, setup.directory, setup.going_on
     say(console, describe(setup))
     journal = Journal(recipe, directory, setup.tokenizer, start)
-    with journal.open():
-        before = after = _judge(setup, state, journal, console, "before")
+    begins = going_on is None or going_on.step == 0
+    resumed = going_on and (going_on.step, going_on.journals)
+    problems = going_on.problems if going_on is not None else ()
+    with journal.open(resumed, problems), Preemption() as preemption:
+        state = setup.state
+        if begins:
+            _judge(setup, state, journal, preemption, console, "before")
         if recipe.run.steps > 0:
-            state = _take_steps(setup, journal, console)
-            after = _judge(setup, state, journal, console, "after")
+            state = _take_steps(setup, journal, preemption, console)
+            _judge(setup, state, journal, preemption, console, "after")
         if directory is not None:
             models.save(state.policy, directory.model, tokenizer=setup.tokenizer)
             plots.plot_curve(
                 directory.curve,
                 journal.records,
-                before=before and (before.accuracy, before.interval),
-                after=after and (after.accuracy, after.interval),
+                before=journal.accuracy("before"),
+                after=journal.accuracy("after"),
             )
     where = "" if directory is None else f"; see {directory.path}"
     say(
@@ -146,9 +200,14 @@ def run(
     return state
 
 
-def _take_steps(setup: Setup, journal: Journal, console: Console) -> TrainState:
-    """Compiles the step and takes all of them."""
-    recipe, step = setup.recipe, setup.step.compile()
+def _take_steps(
+    setup: Setup, journal: Journal, preemption: Preemption, console: Console
+) -> TrainState:
+    """Compiles the step and takes all that are left."""
+    recipe, state = setup.recipe, setup.state
+    if int(state.version) >= recipe.run.steps:
+        return state
+    step = setup.step.compile()
     journal.seconds_compile += step.seconds
     say(console, f"compiled the step in {step.seconds:.1f} s")
 
@@ -156,24 +215,33 @@ def _take_steps(setup: Setup, journal: Journal, console: Console) -> TrainState:
         journal.reading(reading)
         bar.update(reading.step, reading.metrics)
 
-    with Progress(recipe.run.steps, console) as bar:
+    with contextlib.ExitStack() as stack:
+        keeper = Keeper(setup.directory, recipe, journal, preemption)
+        stack.enter_context(keeper)
+        bar = stack.enter_context(Progress(recipe.run.steps, console))
         return loop.fit(
-            setup.state,
+            state,
             step=step.call,
             steps=recipe.run.steps,
             report=report,
             every=recipe.log.every,
+            visit=keeper.visit,
         )
 
 
 def _judge(
-    setup: Setup, state: TrainState, journal: Journal, console: Console, when: str
-) -> Evaluation | None:
+    setup: Setup,
+    state: TrainState,
+    journal: Journal,
+    preemption: Preemption,
+    console: Console,
+    when: str,
+) -> None:
     """Measures accuracy on what is held out, if anything, and shows some of it."""
     recipe, predictions = setup.recipe, None
     training, env, _ = setup.environments
     if env is None:
-        return None
+        return
     if setup.directory is not None:
         mode = evaluating.mode(recipe)
         predictions = setup.directory.predictions(journal.steps, mode)
@@ -184,12 +252,10 @@ def _judge(
         setup.tokenizer,
         training=training,
         predictions=predictions,
+        report=lambda *_: preemption.check(),
     )
     evaluating.show(measured, setup.tokenizer, console, when)
-    # A run of no steps only measures: after it all is as it was before.
-    ends = (when,) if recipe.run.steps > 0 else ("before", "after")
-    journal.evaluated(measured, *ends)
-    return measured
+    journal.evaluated(measured)
 
 
 def describe(setup: Setup) -> str:

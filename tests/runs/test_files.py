@@ -1,6 +1,9 @@
+import errno
 import json
-import math
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -22,30 +25,25 @@ def test_a_run_is_incomplete_until_it_is_finished(tmp_path):
     directory.start("steps: 1\n", {"accuracy": None, "complete": True})
     assert read(path / "summary.json") == {"accuracy": None, "complete": False}
     assert (path / "config.yaml").read_text() == "steps: 1\n"
-    directory.append("metrics.jsonl", {"step": 1, "reward": 0.5})
-    directory.append(
-        "metrics.jsonl", {"step": 2, "reward": float("nan"), "loss": -float("inf")}
-    )
+    directory.log({"step": 1, "reward": 0.5})
+    directory.log({"step": 2, "reward": float("nan"), "loss": -float("inf")})
     lines = (path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "reward": 0.5},
         {"step": 2, "reward": None, "loss": None},
     ]
-    directory.append("completions.jsonl", {"samples": [{"log_prob": [0.0, -math.inf]}]})
-    said = read(path / "completions.jsonl")
-    assert said == {"samples": [{"log_prob": [0.0, None]}]}
-    directory.stop({"accuracy": None, "status": "failed"})
-    assert read(path / "summary.json")["complete"] is False
     directory.finish({"accuracy": 0.25})
     assert read(path / "summary.json") == {"accuracy": 0.25, "complete": True}
-    names = {"summary.json", "config.yaml", "metrics.jsonl", "completions.jsonl"}
+    names = {"summary.json", "config.yaml", "metrics.jsonl", ".lock"}
     assert {entry.name for entry in path.iterdir()} == names
 
 
 @pytest.mark.parametrize("name", ["summary.json", "config.yaml", "model"])
 def test_another_run_is_never_overwritten(tmp_path, name):
     (tmp_path / name).write_text("precious")
-    with pytest.raises(FileExistsError, match=f"holds {name} already: choose another"):
+    with pytest.raises(
+        FileExistsError, match=f"holds {name} already: resume it, choose another"
+    ):
         RunDirectory(tmp_path)
     assert (tmp_path / name).read_text() == "precious"
 
@@ -79,3 +77,168 @@ def test_lines_that_are_there_are_kept(tmp_path):
     before = os.stat(path).st_size
     append_json(path, {"step": 2})
     assert path.read_text()[:before] == '{"step": 1}\n'
+
+
+def begun(path, *metrics, half=b""):
+    """A run that ended without a word."""
+    with RunDirectory(path) as directory:
+        directory.start("steps: 9\n", {"status": "running"})
+        directory.log(*metrics)
+    with (path / "metrics.jsonl").open("ab") as file:
+        file.write(half)
+    return path
+
+
+def test_values_that_are_not_finite_are_null_wherever_they_are(tmp_path):
+    append_json(tmp_path / "x", {"a": [{"b": float("nan")}, (1.5, -float("inf"), "t")]})
+    assert read(tmp_path / "x") == {"a": [{"b": None}, [1.5, None, "t"]]}
+
+
+def test_a_resumed_run_has_the_records_up_to_its_step(tmp_path):
+    path = begun(tmp_path / "run", {"step": 1}, {"step": 2}, half=b'{"step": 3, "rew')
+    with RunDirectory(path, resume=True) as directory:
+        directory.log_completions({"step": 1}, {"step": 2})
+        directory.log_evaluation({"step": 0})
+        directory.log_event({"step": 2, "kind": "checkpoint"})
+    with (path / "events.jsonl").open("ab") as file:
+        file.write(b'{"st')
+    with RunDirectory(path, resume=True) as directory:
+        assert directory.resume(1, {"status": "running"}) == []
+        directory.log({"step": 2})
+    values = lambda name: [json.loads(x) for x in (path / name).open()]
+    assert values("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    assert values("completions.jsonl") == [{"step": 1}]
+    assert values("evaluations.jsonl") == [{"step": 0}]
+    assert values("events.jsonl") == [{"step": 2, "kind": "checkpoint"}]
+    assert read(path / "summary.json") == {"status": "running", "complete": False}
+    assert (path / "config.yaml").read_text() == "steps: 9\n"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "change"])
+def test_damaged_metrics_are_brought_back_from_the_checkpoint(tmp_path, damage):
+    path = begun(tmp_path / "run", *({"step": step} for step in range(1, 9)))
+    metrics = path / "metrics.jsonl"
+    before = metrics.read_bytes()
+    journals = {"metrics.jsonl": before[: before.index(b'{"step": 7}')]}
+    if damage == "truncate":
+        metrics.write_bytes(before[:30])
+    elif damage == "delete":
+        metrics.unlink()
+    else:
+        metrics.write_bytes(before.replace(b"2", b"x"))
+    with RunDirectory(path, resume=True) as directory:
+        (problem,) = directory.resume(6, {}, journals)
+    assert problem.startswith("metrics.jsonl did not hold the 6 lines it once held")
+    assert metrics.read_bytes() == journals["metrics.jsonl"]
+
+
+def test_what_a_checkpoint_keeps(tmp_path):
+    path = begun(tmp_path / "run", {"step": 1})
+    journals = RunDirectory(path, resume=True).journals()
+    assert journals == {"metrics.jsonl": b'{"step": 1}\n'}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_holds_no_run_is_not_resumed(tmp_path, exists):
+    path = tmp_path / "run"
+    if exists:
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    with pytest.raises(FileNotFoundError, match="holds no config.yaml: check the path"):
+        RunDirectory(path, resume=True)
+    assert path.exists() == exists
+
+
+HOLD = """
+import sys, time
+from grpojax.runs.files import RunDirectory
+directory = RunDirectory(sys.argv[1])
+directory.start("", {})
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_one_process_writes_a_run_and_a_dead_one_holds_nothing(tmp_path):
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        directory = RunDirectory(path, resume=True)
+        with pytest.raises(BlockingIOError, match=f"by process {process.pid}: wait"):
+            directory.resume(0, {})
+        process.send_signal(signal.SIGKILL)
+    assert directory.resume(0, {}) == []
+    with pytest.raises(BlockingIOError, match=f"by process {os.getpid()}: wait"):
+        RunDirectory(path, resume=True).hold()
+    directory.close()
+    RunDirectory(path, resume=True).hold()
+
+
+def test_a_read_only_folder_is_refused_at_once(tmp_path, monkeypatch):
+    # An administrator may write anywhere, and tests run as one at times.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="is read-only: change its permissions"):
+        RunDirectory(tmp_path / "deep" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_becomes_read_only(tmp_path, monkeypatch):
+    path = begun(tmp_path / "run", {"step": 1})
+    directory = RunDirectory(path, resume=True)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with pytest.raises(OSError, match="nothing may be written there") as raised:
+        directory.update({})
+    assert raised.value.errno == errno.EROFS
+    with pytest.raises(OSError, match="The lines before are as they were. Change its"):
+        directory.log({"step": 2})
+    monkeypatch.undo()
+    assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert read(path / "summary.json") == {"status": "running", "complete": False}
+
+
+def test_a_full_disk_by_simulation(tmp_path, monkeypatch):
+    path = begun(tmp_path / "run", {"step": 1})
+
+    def full(descriptor):
+        del descriptor
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunDirectory(path, resume=True) as directory, monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="metrics.jsonl.*the disk is full. The lines"):
+            directory.log({"step": 2})
+        with pytest.raises(OSError, match="disk is full. What was there is as it was"):
+            directory.finish({"status": "finished"})
+    assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert read(path / "summary.json") == {"status": "running", "complete": False}
+    assert not [name for name in os.listdir(path) if name.endswith("unfinished")]
+
+
+def test_a_full_disk(small_disk):
+    path = begun(small_disk / "run", {"step": 1})
+    directory = RunDirectory(path, resume=True)
+    before = (path / "metrics.jsonl").read_bytes()
+    with pytest.raises(OSError, match="the disk is full. The lines before") as raised:
+        directory.log({"step": 2, "text": "x" * 2_000_000})
+    assert raised.value.errno == errno.ENOSPC
+    assert (path / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(OSError, match="disk is full. What was there is as it was"):
+        directory.update({"text": "x" * 2_000_000})
+    directory.log({"step": 2})
+    directory.finish({})
+    assert (path / "metrics.jsonl").read_bytes() == before + b'{"step": 2}\n'
+
+
+def test_a_directory_that_is_deleted_meanwhile(tmp_path):
+    path = begun(tmp_path / "run", {"step": 1})
+    directory = RunDirectory(path, resume=True)
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="run' is gone. The lines before"):
+        directory.log({"step": 2})
+    assert not path.exists()

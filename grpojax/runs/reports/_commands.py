@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 
-RESUME = "grpojax train --resume {directory}"
+RESUME = "grpojax train --out {directory} --resume"
 EVALUATE = "grpojax evaluate {directory}"
 REPEAT = "grpojax train {recipe} --out NEW_DIRECTORY"
 

@@ -1,0 +1,271 @@
+import json
+import os
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import grpojax as gx
+from grpojax.runs.checkpoints import Checkpoints
+
+from ..helpers import leaves, same_bits, transformer
+
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+RECIPE = "run:\n  steps: 3\n"
+
+
+def state(seed=0, family="llama", reference=True, optimizer=OPTIMIZER, dtype=None):
+    policy = transformer(family, seed)
+    if dtype is not None:
+        policy = jax.tree.map(
+            lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, policy
+        )
+    other = transformer(family, seed + 1) if reference else None
+    return gx.init(policy, optimizer=optimizer, reference=other, key=jr.key(seed))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Checkpoints of steps 1, 2 and 3."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=None)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), recipe=RECIPE, metadata={"at": step})
+    checkpoints.wait()
+    return checkpoints, tmp_path / "checkpoints"
+
+
+def test_what_is_restored_is_what_was_saved(saved):
+    checkpoints, _ = saved
+    restored = checkpoints.restore(state(9))
+    assert same_bits(restored.state, state(3))
+    assert not same_bits(state(9), state(3))
+    assert jax.tree.structure(restored.state) == jax.tree.structure(state(9))
+    pairs = zip(leaves(restored.state), leaves(state(3)), strict=True)
+    assert all(jax.typeof(x) == jax.typeof(y) for x, y in pairs)
+    assert (restored.step, restored.recipe, restored.metadata, restored.problems) == (
+        3,
+        RECIPE,
+        {"at": 3},
+        (),
+    )
+    assert checkpoints.restore(state(9), until=2).step == 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("in_background", [True, False])
+def test_every_dtype_and_kind_of_key(tmp_path, dtype, impl, in_background):
+    before = state(1, "qwen2", reference=False, optimizer=optax.sgd(1.0), dtype=dtype)
+    key = jr.key(5, impl=impl)
+    before = eqx.tree_at(lambda s: s.key, before, key)
+    like = eqx.tree_at(
+        lambda s: (s.policy.embedding, s.key),
+        before,
+        (jnp.zeros_like(before.policy.embedding), jr.key(6, impl=impl)),
+    )
+    with Checkpoints(tmp_path, in_background=in_background) as checkpoints:
+        checkpoints.save(0, before, recipe="")
+        after = checkpoints.restore(like).state
+    assert same_bits(after, before)
+    assert after.key.dtype == key.dtype
+    assert after.reference is None
+
+
+def test_what_is_not_finite_and_what_is_empty(tmp_path):
+    odd = jnp.array([jnp.nan, -jnp.nan, jnp.inf, -0.0, 1e-42])
+    extra = {"odd": odd, "none": None, "empty": jnp.zeros((0, 3)), "host": np.arange(3)}
+    before = eqx.tree_at(lambda s: s.opt_state, state(), extra)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, before, recipe="")
+        after = checkpoints.restore(before).state.opt_state
+    assert np.asarray(after["odd"]).tobytes() == np.asarray(odd).tobytes()
+    assert after["none"] is None
+    assert after["empty"].shape == (0, 3)
+    assert isinstance(after["host"], np.ndarray) and after["host"].tolist() == [0, 1, 2]
+
+
+def test_memory_that_is_donated_while_a_checkpoint_is_written(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    weights = jnp.zeros((512, 1024))
+    like = eqx.tree_at(lambda s: s.opt_state, state(), weights)
+    with Checkpoints(tmp_path, keep_last=None) as checkpoints:
+        for number in range(5):
+            now = eqx.tree_at(lambda s: s.opt_state, like, weights)
+            checkpoints.save(number, now, recipe="")
+            for _ in range(3):
+                weights = step(weights)
+        for number in range(5):
+            found = checkpoints.restore(state_with(like), until=number).state.opt_state
+            assert bool(jnp.all(found == 3 * number))
+
+
+def state_with(like):
+    return eqx.tree_at(lambda s: s.opt_state, like, jnp.zeros((512, 1024)))
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    scores = [0.5, 0.9, None, 0.7, float("nan"), 0.1]
+    with Checkpoints(tmp_path, keep_last=2, keep_best=2) as checkpoints:
+        for step, score in enumerate(scores, 1):
+            checkpoints.save(step, state(), recipe="", score=score)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 4, 5, 6]
+    assert sorted(os.listdir(tmp_path)) == ["2", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("keep_last, keep_best", [(0, 1), (1, -1)])
+def test_nothing_to_go_on_from_is_refused(tmp_path, keep_last, keep_best):
+    with pytest.raises(ValueError, match="Received .*: use"):
+        Checkpoints(tmp_path, keep_last=keep_last, keep_best=keep_best)
+
+
+def test_a_good_checkpoint_is_left_and_a_bad_one_replaced(saved):
+    checkpoints, path = saved
+    before = os.stat(path / "3" / "manifest.json").st_mtime_ns
+    checkpoints.save(3, state(3), recipe=RECIPE)
+    checkpoints.wait()
+    assert os.stat(path / "3" / "manifest.json").st_mtime_ns == before
+    (path / "3" / "recipe.yaml").write_text("")
+    assert checkpoints.restore(state()).step == 2
+    checkpoints.save(3, state(3), recipe=RECIPE)
+    assert same_bits(checkpoints.restore(state()).state, state(3))
+    assert sorted(os.listdir(path)) == ["1", "2", "3"]
+
+
+def files(path):
+    return sorted(x for x in path.rglob("*") if x.is_file())
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_any_damage_is_found_and_the_one_before_is_used(tmp_path_factory, data):
+    root = tmp_path_factory.getbasetemp() / "damage"
+    if not root.exists():
+        with Checkpoints(root / "good", keep_last=None) as checkpoints:
+            checkpoints.save(1, state(1), recipe=RECIPE, files={"m": b"1\n"})
+            checkpoints.save(2, state(2), recipe=RECIPE, files={"m": b"1\n2\n"})
+    shutil.rmtree(root / "bad", ignore_errors=True)
+    shutil.copytree(root / "good", root / "bad")
+    hit = data.draw(st.sampled_from(files(root / "bad" / "2")))
+    content = bytearray(hit.read_bytes())
+    kind = data.draw(st.sampled_from(["flip", "truncate", "delete", "append"]))
+    if kind == "delete":
+        hit.unlink()
+    elif kind == "append":
+        hit.write_bytes(content + b"x")
+    elif content:
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+        hit.write_bytes(content if kind == "flip" else content[:place])
+    restored = Checkpoints(root / "bad").restore(state(9))
+    if restored.step == 2:
+        # A manifest that says the same in other white space is none the worse.
+        assert hit.name == "manifest.json" or not content
+        assert same_bits(restored.state, state(2))
+    else:
+        assert same_bits(restored.state, state(1))
+        assert restored.files == {"m": b"1\n"}
+        (problem,) = restored.problems
+        assert problem.startswith("The checkpoint of step 2 cannot be used: its ")
+        # One that lies about another file is believed to have the right name of it.
+        assert hit.name == "manifest.json" or hit.name in problem
+
+
+def test_no_good_one_at_all(saved):
+    checkpoints, path = saved
+    shutil.rmtree(path / "1" / "state")
+    (path / "2" / "contents.json").write_text("{}")
+    (path / "3" / "manifest.json").unlink()
+    with pytest.raises(OSError, match="None of the checkpoints") as raised:
+        checkpoints.restore(state())
+    text = str(raised.value)
+    assert "step 1 cannot be used: its file state/" in text
+    assert "step 2 cannot be used: its file contents.json is not as it was" in text
+    assert "step 3 cannot be used: its manifest.json cannot be read" in text
+
+
+def test_none_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds none that is complete"):
+        Checkpoints(tmp_path / "nothing").restore(state())
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    "other, leaf, said",
+    [
+        (lambda: state(family="qwen3"), "policy/layers", r"\[2,32,32\].*\[2,32,64\]"),
+        (lambda: state(dtype=jnp.bfloat16), "policy/", r"float32\[.*bfloat16\["),
+        (lambda: state(reference=False), "reference/", r"float32\[.*missing"),
+        (lambda: state(optimizer=optax.sgd(1.0)), "opt_state/", r"\[.*missing"),
+    ],
+    ids=["model", "dtype", "reference", "optimizer"],
+)
+def test_the_wrong_model_is_named_and_nothing_older_is_tried(saved, other, leaf, said):
+    checkpoints, _ = saved
+    pattern = f"In that of step 3, `{leaf}[^`]*` is .*{said}.* wrong model"
+    with pytest.raises(ValueError, match=pattern):
+        checkpoints.restore(other())
+
+
+def test_what_an_interrupted_save_left_is_no_checkpoint(saved):
+    checkpoints, path = saved
+    shutil.copytree(path / "3", path / "4.unfinished")
+    (path / "2").rename(path / "2.discarded")
+    assert checkpoints.steps() == [1, 3]
+    assert checkpoints.restore(state()).problems == ()
+    checkpoints.save(5, state(5), recipe="")
+    checkpoints.wait()
+    assert sorted(os.listdir(path)) == ["1", "3", "5"]
+
+
+def test_a_disk_that_is_full_by_simulation(saved, monkeypatch):
+    checkpoints, path = saved
+
+    def full(descriptor):
+        del descriptor
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        checkpoints.save(4, state(4), recipe="")
+        with pytest.raises(
+            OSError, match="step 4 .*the disk is full. That of step 3 is"
+        ):
+            checkpoints.wait()
+    assert sorted(os.listdir(path)) == ["1", "2", "3"]
+    assert same_bits(checkpoints.restore(state()).state, state(3))
+    checkpoints.save(4, state(4), recipe="")
+    assert checkpoints.restore(state()).step == 4
+
+
+def test_a_disk_that_is_full(small_disk):
+    small = state(1, reference=False, optimizer=optax.sgd(1.0))
+    large = eqx.tree_at(lambda s: s.opt_state, small, jnp.ones(300_000))
+    path = small_disk / "checkpoints"
+    with Checkpoints(path, keep_last=1) as checkpoints:
+        checkpoints.save(1, small, recipe="")
+        checkpoints.save(2, large, recipe="")
+        with pytest.raises(OSError, match="the disk is full. That of step 1 is kept"):
+            checkpoints.wait()
+        assert os.listdir(path) == ["1"]
+        assert same_bits(checkpoints.restore(small).state, small)
+
+
+def test_orbax_alone_can_open_one(saved):
+    import orbax.checkpoint as ocp
+
+    _, path = saved
+    with ocp.PyTreeCheckpointer() as reader:
+        values = reader.restore(path / "3" / "state")
+    expected = np.asarray(state(3).policy.embedding)
+    assert np.array_equal(values["policy/embedding"], expected)
+    arrays = json.loads((path / "3" / "contents.json").read_text())["arrays"]
+    assert arrays["policy/embedding"] == "float32[50,32]"
+    assert arrays["key"] == "key<fry>[]"

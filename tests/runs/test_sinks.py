@@ -1,0 +1,277 @@
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from grpojax.runs._place import Place
+from grpojax.runs.files import RunDirectory
+from grpojax.runs.sinks import Guarded, JsonLines, tabulate, TensorBoard, WandB
+
+
+VALUES = {
+    step: {"loss": 0.1 * step, "rewards/correct/mean": step / 3, "gone": None}
+    for step in range(1, 6)
+}
+ROWS = [
+    {
+        "prompt": "1 | 1?\n",
+        "samples": [
+            {"text": "2", "log_prob": [0.0], "rewards": {"correct": 1.0}, "total": 1.0},
+            {
+                "text": "3",
+                "log_prob": [-1.0],
+                "rewards": {"correct": 0.0},
+                "total": 0.0,
+            },
+        ],
+    },
+    {"prompt": "none", "samples": []},
+]
+
+
+def feed(sink, steps):
+    for step in steps:
+        sink.log(step, VALUES[step])
+    sink.table("completions", steps[-1], ROWS)
+
+
+def test_records_become_a_table():
+    columns, rows = tabulate(ROWS)
+    assert columns == ["prompt", "text", "rewards/correct", "total"]
+    assert rows == [
+        ["1 | 1?\n", "2", 1.0, 1.0],
+        ["1 | 1?\n", "3", 0.0, 0.0],
+        ["none", None, None, None],
+    ]
+    assert tabulate([]) == ([], [])
+
+
+def test_json_lines(tmp_path):
+    with RunDirectory(tmp_path / "run") as directory:
+        directory.start("", {})
+        sink = JsonLines(directory)
+        feed(sink, [1, 2])
+        with pytest.raises(ValueError, match="Received 'other'"):
+            sink.table("other", 1, [])
+        sink.close()
+    read = lambda name: [json.loads(x) for x in (tmp_path / "run" / name).open()]
+    assert read("metrics.jsonl") == [{"step": n, **VALUES[n]} for n in (1, 2)]
+    assert read("completions.jsonl") == [{"step": 2, **row} for row in ROWS]
+
+
+def test_tensorboard_reads_back_every_value_once(tmp_path):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard's own reader is not installed",
+    )
+    first = TensorBoard(tmp_path)
+    feed(first, [1, 2, 3, 4])  # And then it is killed; a checkpoint was made after 2.
+    second = TensorBoard(tmp_path, after=2)
+    feed(second, [1, 2, 3, 4, 5])
+    first.close()
+    second.close()
+    found = reader.EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"loss", "rewards/correct/mean"}
+    for name in found.Tags()["scalars"]:
+        values = {event.step: event.value for event in found.Scalars(name)}
+        assert [event.step for event in found.Scalars(name)] == [1, 2, 3, 4, 5]
+        expected = {step: VALUES[step][name] for step in VALUES}
+        assert values == pytest.approx(expected, rel=1e-6)
+    event = found.Tensors("completions/text_summary")[-1]
+    text = event.tensor_proto.string_val[0].decode()
+    assert event.step == 5
+    assert "| 1 \\| 1?<br> | 2 | 1.0 | 1.0 |" in text
+
+
+def offline_records(path):
+    """The records in a file of W&B's: a log of LevelDB's format after seven bytes."""
+    content, place, parts = path.read_bytes(), 7, []
+    assert content[:4] == b":W&B"
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        parts.append(content[place + 7 : place + 7 + length])
+        place += 7 + length
+        if kind in (1, 4):  # Whole, or the last part.
+            yield b"".join(parts)
+            parts = []
+
+
+def offline_history(path):
+    """Every record of history in W&B's files: step, and the values in it."""
+    from wandb.proto import wandb_internal_pb2
+
+    found, ids = [], set()
+    for file in sorted(path.rglob("*.wandb"), key=os.path.getmtime):
+        for data in offline_records(file):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "run":
+                ids.add(record.run.run_id)
+            if record.WhichOneof("record_type") == "history":
+                values = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+                found.append((record.history.step.num, values))
+    return found, ids
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from grpojax.runs import sinks
+make, directory, steps, values, rows = sys.argv[1], Path(sys.argv[2]), *map(
+    json.loads, sys.argv[3:]
+)
+options = {"project": "p", "name": "n", "config": {"run": {"seed": 0}}}
+if make == "WandB":
+    sink = sinks.WandB(directory, offline=True, **options)
+else:
+    sink = sinks.Trackio(directory, **options)
+for step in steps:
+    sink.log(step, values[str(step)])
+sink.table("completions", steps[-1], rows)
+sink.close()
+"""
+
+
+def run_and_resume(make, directory, **environment):
+    """Steps 1 to 3 in one process, and 2 to 5 in the next: it was resumed after 1."""
+    for steps in ([1, 2, 3], [2, 3, 4, 5]):
+        arguments = [make, str(directory), *map(json.dumps, (steps, VALUES, ROWS))]
+        said = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            env={**os.environ, **environment},
+            check=True,
+            capture_output=True,
+        )
+        assert said.stdout == b""
+
+
+def test_wandb_offline_files_hold_every_value_once(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    run_and_resume("WandB", tmp_path)
+    found, ids = offline_history(tmp_path)
+    assert ids == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
+    for name in ("loss", "rewards/correct/mean"):
+        values = [(step, values[name]) for step, values in found if name in values]
+        assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
+    nrows = "completions/nrows"
+    tables = [(step, values[nrows]) for step, values in found if nrows in values]
+    assert tables == [(3, 3), (5, 3)]
+    assert not any("gone" in values for _, values in found)
+
+
+def test_trackio_holds_every_value_once(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    quiet = {"TRACKIO_DIR": str(tmp_path / "place"), "HF_HUB_OFFLINE": "1"}
+    run_and_resume("Trackio", tmp_path / "run", **quiet)
+    read = (
+        "import json\n"
+        "from trackio.sqlite_storage import SQLiteStorage as storage\n"
+        "(run,) = storage.get_runs('p')\n"
+        "print(json.dumps(storage.get_logs('p', run)))\n"
+    )
+    command = [sys.executable, "-c", read]
+    logs = json.loads(
+        subprocess.run(
+            command, env={**os.environ, **quiet}, check=True, capture_output=True
+        ).stdout
+    )
+    for name in ("loss", "rewards/correct/mean"):
+        values = [(log["step"], log[name]) for log in logs if name in log]
+        assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
+
+
+class Failing:
+    """Fails from a call on."""
+
+    def __init__(self, after):
+        self.after, self.calls = after, []
+
+    def _call(self, name):
+        self.calls.append(name)
+        if len(self.calls) > self.after:
+            raise OSError("no network")
+
+    def log(self, step, metrics):
+        del metrics
+        self._call(step)
+
+    def table(self, name, step, rows):
+        del step, rows
+        self._call(name)
+
+    def close(self):
+        self._call("close")
+
+
+@pytest.mark.parametrize("after, calls", [(0, 1), (1, 2), (2, 3), (3, 4), (9, 4)])
+def test_a_sink_that_fails_is_named_once_and_left(after, calls):
+    inner, said = Failing(after), []
+    sink = Guarded("The tracker", lambda: inner, said.append)
+    sink.log(1, {"loss": math.nan})
+    sink.table("completions", 1, [])
+    sink.log(2, {})
+    sink.close()
+    assert len(inner.calls) == calls
+    assert len(said) == (after < 4)
+    if said:
+        assert said[0].startswith("The tracker failed and is left out from here on")
+        assert said[0].endswith("OSError: no network")
+
+
+def test_a_sink_that_cannot_be_made():
+    said = []
+
+    def make():
+        raise RuntimeError("not logged in")
+
+    sink = Guarded("The tracker", make, said.append)
+    sink.log(1, {})
+    sink.close()
+    assert len(said) == 1 and "RuntimeError: not logged in" in said[0]
+
+
+@pytest.mark.parametrize(
+    "package, make", [("tensorboardX", TensorBoard), ("wandb", WandB)]
+)
+def test_a_library_that_is_missing_is_no_failure(tmp_path, monkeypatch, package, make):
+    # An entry of None is how Python is told that there is no such module.
+    monkeypatch.setitem(sys.modules, package, None)
+    options = {} if make is TensorBoard else {"project": "p"}
+    with pytest.raises(ModuleNotFoundError, match=r"grpojax\[tracking\]"):
+        Guarded("It", lambda: make(tmp_path / "x", **options), lambda _: None)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_a_killed_process_gave_last_is_given_again(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    path = tmp_path / "place.json"
+    first = Place(path)
+    for step in range(1, 11):
+        clock[0] += 10.0
+        assert first.is_new("metrics", step)
+        first.reached("metrics", step)
+        assert not first.is_new("metrics", step)
+    killed = Place(path)
+    assert killed.id == first.id
+    assert [step for step in range(1, 11) if killed.is_new("metrics", step)] == [
+        7,
+        8,
+        9,
+        10,
+    ]
+    first.close()
+    assert not Place(path).is_new("metrics", 10)
+    assert Place(path).is_new("completions", 1)
