@@ -34,6 +34,8 @@ def preset(vocab_size: int, hidden_size: int, layers: int, heads: int, mlp: int)
 PRESETS = {
     "small": preset(2048, 256, 4, 4, 704),
     "large": preset(8192, 512, 8, 8, 1664),
+    # The shapes of Qwen2.5-0.5B, with random weights.
+    "0.5b": preset(151_936, 896, 24, 14, 4864),
 }
 
 
@@ -55,7 +57,7 @@ def draw_lengths(
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="small", help="small, large or a directory")
+    parser.add_argument("--model", default="small", help="small, large, 0.5b or a directory")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--prefix", type=int, default=64)
     parser.add_argument("--group", type=int, default=8)

@@ -8,6 +8,8 @@ import pytest
 
 from grpojax import text
 from grpojax.runs import commands, generating, recipes, training
+from grpojax.runs.guards import DivergedError
+from grpojax.runs.preemption import PreemptedError
 from grpojax.runs.recipe import Recipe
 
 from .conftest import SHIPPED
@@ -176,3 +178,44 @@ def test_the_level_of_logs_is_a_variable(refused, capsys, caplog):
     assert commands.main(words, {"LOGLEVEL": "debug"}) == 2
     assert "refused" in [record.message for record in caplog.records]
     capsys.readouterr()
+
+
+def test_what_is_resumed_must_be_there(refused, tmp_path):
+    assert "name it with --out" in refused("train", "--resume")
+    nothing = tmp_path / "nothing"
+    assert "There is none in" in refused("train", "--resume", "--out", nothing)
+    assert not nothing.exists()
+
+
+def test_a_run_that_is_not_there_begins_if_a_recipe_is_named(
+    arguments, capsys, tmp_path
+):
+    """What a scheduler starts again and again is one command."""
+    words = ("train", "--resume", "--out", tmp_path / "run", *arguments(run__steps=0))
+    call(capsys, *words)
+    call(capsys, *words)
+    events = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    kinds = [json.loads(event)["kind"] for event in events]
+    assert kinds == ["start", "finish", "resume", "finish"]
+
+
+def test_a_report_says_where_it_is(finished, capsys, refused, tmp_path):
+    markdown, page = call(capsys, "report", finished, "--out", tmp_path).split()
+    assert open(markdown).read().startswith("# ")
+    assert "<html" in open(page).read()
+    assert "nowhere" in refused("report", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(PreemptedError("SIGTERM was received"), 75), (DivergedError("no more"), 3)],
+)
+def test_a_run_that_leaves_says_so_by_its_exit_code(
+    arguments, capsys, monkeypatch, error, code
+):
+    def leave(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "run", leave)
+    assert commands.main(["train", *arguments()], {}) == code
+    assert str(error) in capsys.readouterr().err
