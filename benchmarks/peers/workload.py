@@ -57,7 +57,9 @@ def draw_lengths(
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="small", help="small, large, 0.5b or a directory")
+    parser.add_argument(
+        "--model", default="small", help="small, large, 0.5b or a directory"
+    )
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--prefix", type=int, default=64)
     parser.add_argument("--group", type=int, default=8)

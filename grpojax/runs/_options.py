@@ -29,6 +29,16 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resume_option(parser: argparse.ArgumentParser) -> None:
+    """Adds what goes on with something that was interrupted."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with what is in DIR, by the recipe that is there; if there is none "
+        "and a recipe is named, begin it",
+    )
+
+
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `grpojax train`, the recipe's name apart."""
     add_recipe_options(parser)
@@ -38,12 +48,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where to write the recipe, metrics, completions, summary and model",
     )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in DIR, by the recipe that is there; if there is none "
-        "and a recipe is named, begin it",
-    )
+    add_resume_option(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -101,7 +106,7 @@ def goes_on(options: argparse.Namespace) -> bool:
         )
     if (options.out / "config.yaml").is_file():
         return True
-    if options.recipe is None and not options.set:
+    if options.recipe is None and not options.set and "model" not in wanted:
         raise FileNotFoundError(
             f"--resume goes on with a run. There is none in {str(options.out)!r}: "
             "check the path, or name a recipe to begin there."

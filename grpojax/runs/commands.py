@@ -21,6 +21,7 @@ from pathlib import Path
 from . import recipes
 from ._options import (
     add_recipe_options,
+    add_resume_option,
     add_train_options as add_train_options,
     goes_on,
     load_recipe,
@@ -110,7 +111,7 @@ def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     from . import evaluating
 
     with refusing():
-        setup = evaluating.prepare(recipe, options.out)
+        setup = evaluating.prepare(recipe, options.out, resume=goes_on(options))
     evaluating.run(setup, console=Console(), start=start)
 
 
@@ -177,6 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--out", metavar="DIR", type=Path, help="where to write what was measured"
     )
+    add_resume_option(judge)
     look.add_argument(
         "--prompt",
         metavar="TEXT",

@@ -1,5 +1,6 @@
 """Judges a recipe's model on the problems that the recipe holds out."""
 
+import contextlib
 import logging
 import os
 import textwrap
@@ -14,6 +15,7 @@ from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
 from . import parts, recipes
+from .changes import check_recipe
 from .evaluation import evaluate as measure, Evaluation
 from .files import RunDirectory
 from .recipe import Recipe
@@ -119,6 +121,7 @@ def evaluate(
     recipe: Recipe,
     out: str | os.PathLike[str] | None = None,
     *,
+    resume: bool = False,
     console: Console | None = None,
 ) -> Evaluation:
     """Loads a recipe's model and judges it.
@@ -127,12 +130,14 @@ def evaluate(
 
     - `recipe`: which model and problems, and how.
     - `out`: a directory for the recipe, the evaluation and a summary.
+    - `resume`: go on with the evaluation that is there: what was said already is read.
     - `console`: where to say what happens; nowhere by default.
 
     **Raises:** what `prepare` raises.
     """
     start = time.perf_counter()
-    return run(prepare(recipe, out), console=console, start=start)
+    setup = prepare(recipe, out, resume=resume)
+    return run(setup, console=console, start=start)
 
 
 class Setup(NamedTuple):
@@ -144,15 +149,23 @@ class Setup(NamedTuple):
     tokenizer: AbstractTokenizer
     env: AbstractDatasetEnvironment
     training: AbstractDatasetEnvironment
+    resume: bool
 
 
-def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
+def prepare(
+    recipe: Recipe,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+) -> Setup:
     """Loads what an evaluation needs; nothing is compiled or written.
 
     **Raises:** `ValueError` or `OSError` for a recipe whose parts are not there or do
     not fit, or that holds nothing out, and for a directory that is in use.
     """
-    directory = None if out is None else RunDirectory(out)
+    directory = None if out is None else RunDirectory(out, resume=resume)
+    if directory is not None and resume:
+        check_recipe(recipes.load(Recipe(), directory.config), recipe)
     parts.find_task(recipe.data.task)
     policy, tokenizer = parts.load_model(recipe)
     training, env, _ = parts.build_environments(recipe, tokenizer)
@@ -162,7 +175,7 @@ def prepare(recipe: Recipe, out: str | os.PathLike[str] | None = None) -> Setup:
             f"run.eval_problems={recipe.run.eval_problems}: raise it, or leave it null "
             "for all that there are."
         )
-    return Setup(recipe, directory, policy, tokenizer, env, training)
+    return Setup(recipe, directory, policy, tokenizer, env, training, resume)
 
 
 def run(
@@ -171,10 +184,20 @@ def run(
     """Judges what was loaded; `start` is when it began, by `time.perf_counter`."""
     start = time.perf_counter() if start is None else start
     console = Console(quiet=True) if console is None else console
+    with contextlib.ExitStack() as stack:
+        if setup.directory is not None:
+            stack.enter_context(setup.directory)
+        return _run(setup, console, start)
+
+
+def _run(setup: Setup, console: Console, start: float) -> Evaluation:
     recipe, directory = setup.recipe, setup.directory
     predictions = None
     if directory is not None:
-        directory.start(recipes.dump(recipe), {"status": "running"})
+        if setup.resume:
+            directory.resume(0, {"status": "running"})
+        else:
+            directory.start(recipes.dump(recipe), {"status": "running"})
         predictions = directory.predictions(0, mode(recipe))
     measured = judge(
         setup.policy,
@@ -186,7 +209,8 @@ def run(
     )
     show(measured, setup.tokenizer, console, f"of {recipe.model.path}")
     if directory is not None:
-        directory.log_evaluation(record(measured, recipe, step=0))
+        if not directory.evaluations():
+            directory.log_evaluation(record(measured, recipe, step=0))
         summary = {
             "status": "finished",
             "accuracy": measured.accuracy,

@@ -14,7 +14,7 @@ import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ._place import Place
 from ._tables import markdown, Row, tabulate as tabulate
@@ -24,6 +24,7 @@ from .files import RunDirectory
 Metrics = Mapping[str, float | None]
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes what a run has to say."""
 

@@ -124,10 +124,14 @@ def prepare(
 def _restore(directory: RunDirectory, state: TrainState) -> tuple[TrainState, GoingOn]:
     """The state to go on from: that of the last good checkpoint, or the first."""
     directory.hold()
-    with Checkpoints(directory.checkpoints) as checkpoints:
-        if not checkpoints.steps():
-            return state, GoingOn(0, {}, ())
-        found = checkpoints.restore(state)
+    try:
+        with Checkpoints(directory.checkpoints) as checkpoints:
+            if not checkpoints.steps():
+                return state, GoingOn(0, {}, ())
+            found = checkpoints.restore(state)
+    except BaseException:
+        directory.close()
+        raise
     return found.state, GoingOn(found.step, found.files, found.problems)
 
 

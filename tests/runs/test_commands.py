@@ -219,3 +219,16 @@ def test_a_run_that_leaves_says_so_by_its_exit_code(
     monkeypatch.setattr(training, "run", leave)
     assert commands.main(["train", *arguments()], {}) == code
     assert str(error) in capsys.readouterr().err
+
+
+def test_an_evaluation_goes_on_from_what_was_said(finished, capsys, tmp_path):
+    path = tmp_path / "judged"
+    words = ("evaluate", finished, "--out", path, "--resume")
+    first = call(capsys, *words)
+    predictions = path / "predictions" / "0-sampled.jsonl"
+    whole = predictions.read_bytes()
+    predictions.write_bytes(whole[: len(whole) // 2])
+    (path / "evaluations.jsonl").unlink()
+    assert call(capsys, *words) == first
+    assert predictions.read_bytes() == whole
+    assert len((path / "evaluations.jsonl").read_text().splitlines()) == 1
