@@ -110,7 +110,7 @@ def test_a_tokenizer_that_is_too_large_is_refused(arguments, refused, small_voca
 def test_a_run_is_never_overwritten(arguments, refused, tmp_path):
     (tmp_path / "summary.json").write_text("precious")
     message = refused("train", *arguments(), "--out", tmp_path)
-    assert "holds summary.json already: choose another directory" in message
+    assert "holds summary.json already: resume it, choose" in message
     assert (tmp_path / "summary.json").read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -43,9 +43,11 @@ def test_a_run_leaves_all_that_it_should(run):
         "evaluations.jsonl",
         "events.jsonl",
         "predictions",
+        "checkpoints",
         "summary.json",
         "curve.png",
         "model",
+        ".lock",
     }
     assert recipes.load(Recipe(), path / "config.yaml") == recipe
     assert recipe.run.steps == 2 and recipe.reward == Reward()
@@ -66,9 +68,10 @@ def test_the_summary_says_how_it_ended(run):
     events = lines(path / "events.jsonl")
     assert [(event["step"], event["kind"]) for event in events] == [
         (0, "start"),
+        (2, "checkpoint"),
         (2, "finish"),
     ]
-    assert 0 < events[0]["time"] < events[1]["time"]
+    assert 0 < events[0]["time"] < events[1]["time"] < events[2]["time"]
 
 
 def test_every_step_has_a_line(run):
