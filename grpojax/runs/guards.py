@@ -140,26 +140,21 @@ class Guard:
     def _found(self) -> dict[str, str]:
         """Every check that fails now, with its sentence."""
         bounds, found = self.bounds, {}
-        entropy = self._compare("entropy")
-        if entropy and bounds.entropy is not None:
+        if entropy := self._fallen("entropy", bounds.entropy):
             now, before = entropy
-            if now < bounds.entropy * before:
-                found["entropy"] = (
-                    f"The policy hardly explores any more: `entropy` is {now:.3g} nats "
-                    f"and was {before:.3g} at first. Look at `frac_reward_zero_std` "
-                    "and at completions of one group; a lower learning rate, a higher "
-                    "clip bound (algorithm.high) or a KL penalty (algorithm.beta) keeps"
-                    " it."
-                )
-        length = self._compare(_LENGTH)
-        if length and bounds.length is not None:
+            found["entropy"] = (
+                f"The policy hardly explores any more: `entropy` is {now:.3g} nats and "
+                f"was {before:.3g} at first. Look at `frac_reward_zero_std` and at "
+                "completions of one group; a lower learning rate, a higher clip bound "
+                "(algorithm.high) or a KL penalty (algorithm.beta) keeps it."
+            )
+        if length := self._fallen(_LENGTH, bounds.length):
             now, before = length
-            if now < bounds.length * before:
-                found["length"] = (
-                    f"Completions collapse: `{_LENGTH}` is {now:.3g} tokens and was "
-                    f"{before:.3g} at first. Look at completions.jsonl for what is paid"
-                    " although it says little, and at the reward's components."
-                )
+            found["length"] = (
+                f"Completions collapse: `{_LENGTH}` is {now:.3g} tokens and was "
+                f"{before:.3g} at first. Look at completions.jsonl for what is paid "
+                "although it says little, and at the reward's components."
+            )
         gap = self.recent.get(_GAP)
         if gap and bounds.log_prob_gap is not None:
             now = sum(gap) / len(gap)
@@ -172,12 +167,13 @@ class Guard:
                 )
         return found
 
-    def _compare(self, name: str) -> tuple[float, float] | None:
-        """What a metric is now and was at first, as soon as that is known."""
+    def _fallen(self, name: str, share: float | None) -> tuple[float, float] | None:
+        """What a metric is now and was at first, if it is below that share of it."""
         first, recent = self.first.get(name, ()), self.recent.get(name, ())
-        if len(first) < self.bounds.window:
+        if share is None or len(first) < self.bounds.window:
             return None
-        return sum(recent) / len(recent), sum(first) / len(first)
+        now, before = sum(recent) / len(recent), sum(first) / len(first)
+        return (now, before) if now < share * before else None
 
 
 def _is_bad(record: Record) -> bool:
