@@ -1,0 +1,169 @@
+"""The whole train step, compiled for devices that are not here.
+
+    python benchmarks/aot.py --topology v5e:2x2 --model qwen2.5-0.5b --mesh 1,2,2
+    python benchmarks/aot.py --topology v5e:4x4 --model qwen2.5-7b --mesh 1,4,4 \\
+        --weights bfloat16 --remat --json
+
+The TPU compiler runs (`pip install 'grpojax[tpu]'`), nothing is allocated and nothing
+is computed. It says what memory a device needs; its program's text says what devices
+say to each other, and in which loops.
+"""
+
+import argparse
+import collections
+import json
+import math
+import os
+import re
+import time
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import optax
+from chips import Chip, CHIPS
+from jax.experimental import mesh_utils, topologies
+from presets import PRESETS, RandomPrompts
+
+import grpojax
+from grpojax import hlo, models, sharding
+
+
+PHASES = ("rollout", "reward", "advantage", "update")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--topology", help="TPUs: v5e:2x2, v6e:2x4, v5p:2x2x2 ...")
+    where.add_argument("--gpus", type=int, help="so many GPUs")
+    add("--target", help="with --gpus: a file that describes them to XLA")
+    add("--model", default="qwen2.5-0.5b", choices=PRESETS)
+    add("--mesh", required=True, help="sizes of data,fsdp,tensor")
+    add("--prompts", type=int, default=16)
+    add("--group", type=int, default=8)
+    add("--prefix", type=int, default=512, help="tokens of each prompt")
+    add("--time", type=int, default=1024, help="the horizon, in tokens")
+    add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
+    add("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    add("--weights", default="float32", choices=["float32", "bfloat16"])
+    add("--remat", action="store_true", help="recompute layers in the backward pass")
+    add("--microbatches", type=int, default=None)
+    add("--text", default=None, help="write the compiled program's text here")
+    add("--json", action="store_true", help="print a line of JSON last")
+    return parser.parse_args()
+
+
+def devices_of(options: argparse.Namespace) -> list[jax.Device]:
+    """Devices to compile for, of which this machine need not have any."""
+    # All that libtpu asks for where there is no TPU; any accelerator type will do.
+    absent = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    }
+    for name, value in absent.items():
+        os.environ.setdefault(name, value)
+    described = topologies.get_topology_desc(
+        platform="tpu", topology_name=options.topology
+    )
+    return list(described.devices)
+
+
+def mesh_of(options: argparse.Namespace) -> jax.sharding.Mesh:
+    sizes = dict(zip(sharding.NAMES, map(int, options.mesh.split(",")), strict=True))
+    devices = devices_of(options)
+    laid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    )
+    return sharding.make_mesh(**sizes, devices=laid.reshape(-1).tolist())
+
+
+def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
+    """The step as it runs: the memory of its state is used again."""
+    config = PRESETS[options.model]
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
+
+    def make():
+        policy = models.Transformer(
+            config,
+            dtype=options.weights,
+            compute_dtype=options.dtype,
+            remat=options.remat,
+            key=jr.key(0),
+        )
+        state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
+        return state, RandomPrompts(config.vocab_size, options.prefix, options.time)
+
+    is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    shapes, static = eqx.partition(eqx.filter_eval_shape(make), is_shape)
+    at = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    state, env = jax.tree.map(at, shapes, sharding.shardings(shapes, mesh))
+
+    def step(state, env):
+        state, env = eqx.combine((state, env), static)
+        state, metrics = grpojax.train_step(
+            state,
+            env=env,
+            optimizer=optimizer,
+            prompts=options.prompts,
+            group=options.group,
+            slots=options.slots,
+            microbatches=options.microbatches,
+        )
+        return eqx.filter(state, eqx.is_array), metrics
+
+    with jax.set_mesh(mesh):
+        return jax.jit(step, donate_argnums=0).lower(state, env).compile()
+
+
+def phase_of(scope: str) -> str:
+    found = re.search(rf"\b({'|'.join(PHASES)})\b", scope)
+    return found[0] if found else ""
+
+
+def label_of(loop: hlo.Loop, options: argparse.Namespace) -> str:
+    phase = phase_of(loop.scope)
+    if loop.trips is None:
+        return {"rollout": "token", "update": "part"}.get(phase, "loop")
+    layers = PRESETS[options.model].num_layers
+    return "layer" if loop.trips == layers else f"{loop.trips} times"
+
+
+def times_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> int:
+    """How often what stands in these loops runs, if every row has its full length.
+
+    Of the loops whose number only the data know these are two: tokens, as many for every
+    slot as its rows have, and the streams of an update. Those inside of them, which
+    refill slots, are counted once.
+    """
+    rows = options.prompts * options.group
+    tokens = options.time * math.ceil(rows / (options.slots or rows))
+    parts = options.microbatches or options.group
+    streams = parts // math.gcd(parts, options.group)
+    unknown = [loop for loop in loops if loop.trips is None]
+    known = math.prod(loop.trips for loop in loops if loop.trips is not None)
+    first = phase_of(unknown[0].scope) if unknown else ""
+    return known * {"rollout": tokens, "update": parts // streams}.get(first, 1)
+
+
+def over(devices: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
+    """The axes of the mesh that a group of devices spans."""
+    sizes = tuple(mesh.shape.values())
+    places = list(zip(*(np.unravel_index(d, sizes) for d in devices), strict=True))
+    spans = [n for n, x in zip(mesh.axis_names, places, strict=True) if len(set(x)) > 1]
+    return " x ".join(spans)
+
+
+def memory_of(compiled) -> dict[str, int]:
+    """Bytes of one device: results that lie where arguments lay count once."""
+    stats = compiled.memory_analysis()
+    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return {
+        "arguments": stats.argument_size_in_bytes,
+        "results elsewhere": results,
+        "temporary": stats.temp_size_in_bytes,
+        "program": stats.generated_code_size_in_bytes,
+    }
