@@ -16,12 +16,14 @@ import math
 import os
 import re
 import time
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.random as jr
+import numpy as np
 import optax
-from chips import Chip, CHIPS
+from chips import CHIPS
 from jax.experimental import mesh_utils, topologies
 from presets import PRESETS, RandomPrompts
 
@@ -158,12 +160,93 @@ def over(devices: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
 
 
 def memory_of(compiled) -> dict[str, int]:
-    """Bytes of one device: results that lie where arguments lay count once."""
+    """Bytes of one device; results that lie where arguments lay count once."""
     stats = compiled.memory_analysis()
-    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return {
         "arguments": stats.argument_size_in_bytes,
-        "results elsewhere": results,
+        "results": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         "temporary": stats.temp_size_in_bytes,
         "program": stats.generated_code_size_in_bytes,
     }
+
+
+def exchanges(text: str, options: argparse.Namespace, mesh) -> list[dict]:
+    """What devices say to each other: one row for each kind, place and result."""
+    rows = collections.Counter()
+    for x in hlo.collectives(text):
+        place = [phase_of(x.scope) or phase_of(x.loops[0].scope if x.loops else "")]
+        place += [label_of(loop, options) for loop in x.loops]
+        row = x.kind, over(x.devices, mesh), " > ".join(place), plain(x.result)
+        rows[(*row, x.bytes, times_of(x.loops, options))] += 1
+    names = "kind", "over", "place", "result", "bytes", "times"
+    return [
+        {**dict(zip(names, row, strict=True)), "count": count}
+        for row, count in sorted(rows.items(), key=lambda x: x[0][2])
+    ]
+
+
+def plain(type: str) -> str:
+    """A type without its layout."""
+    return re.sub(r"\{[^}]*\}|/\*[^*]*\*/", "", type)
+
+
+def cycles_of(text: str, options: argparse.Namespace) -> dict[str, float]:
+    """The TPU compiler's estimate of its own instructions, by phase: millions."""
+    found = collections.Counter()
+    for x in hlo.instructions(text):
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', x.attributes)
+        if cycles is None or x.fused:
+            continue
+        scopes = [x.scope, *(loop.scope for loop in x.loops)]
+        phase = next(filter(None, map(phase_of, scopes)), "")
+        decoding = any(label_of(loop, options) == "token" for loop in x.loops)
+        name = "decoding" if decoding else phase
+        found[name] += int(cycles[1]) * times_of(x.loops, options) / 1e6
+    return dict(found)
+
+
+def main():
+    options = parse()
+    mesh = mesh_of(options)
+    start = time.perf_counter()
+    compiled = compile_step(options, mesh)
+    seconds = time.perf_counter() - start
+    text = compiled.as_text()
+    if options.text is not None:
+        Path(options.text).write_text(text, encoding="utf-8")
+    memory, cost = memory_of(compiled), compiled.cost_analysis()
+    said = exchanges(text, options, mesh)
+    cycles = cycles_of(text, options)
+    chip = CHIPS[options.topology.split(":")[0]]
+    total = sum(memory.values())
+    print(f"{options.model} on {options.topology}, mesh {dict(mesh.shape)}")
+    print(f"  {options.prompts} prompts x {options.group} samples, ", end="")
+    print(f"prefix {options.prefix}, {options.time} tokens, ", end="")
+    print(f"weights {options.weights}, compiled in {seconds:.0f} s\n")
+    print("| bytes per device | GB |\n|---|---|")
+    for name, size in {**memory, "together": total}.items():
+        print(f"| {name} | {size / 1e9:.2f} |")
+    print(f"| the chip's | {chip.memory / 1e9:.0f} |")
+    print("\n| estimated, full lengths | million cycles | s |\n|---|---|---|")
+    for name, count in cycles.items():
+        print(f"| {name} | {count:,.0f} | {count * 1e6 / chip.clock:.2f} |")
+    print("\nOf the program's text, each loop's body counted once: ", end="")
+    print(
+        f"{cost.get('flops', 0):.3g} FLOP, {cost.get('bytes accessed', 0):.3g} bytes,"
+    )
+    print(f"optimal_seconds {cost.get('optimal_seconds', 0):.3g}")
+    print("\n| collective | over | place | result | MB | instructions | times a step |")
+    print("|---|---|---|---|---|---|---|")
+    for x in said:
+        print(
+            f"| {x['kind']} | {x['over']} | {x['place']} | {x['result'][:60]} | ",
+            end="",
+        )
+        print(f"{x['bytes'] / 1e6:,.3f} | {x['count']} | {x['times']:,} |")
+    if options.json:
+        result = {**vars(options), "compile_s": seconds, "memory": memory}
+        print(json.dumps({**result, "cycles": cycles, "collectives": said}))
+
+
+if __name__ == "__main__":
+    main()

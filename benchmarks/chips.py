@@ -13,17 +13,24 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """**Fields:** `flops` a second, `memory` in bytes, `bandwidth` of the memory and of
-    one `link` in one direction in bytes a second, `hop` in seconds."""
+    one `link` in one direction in bytes a second, `clock` in Hz, `hop` in seconds."""
 
     flops: float
     memory: float
     bandwidth: float
     link: float
+    clock: float
     hop: float = 1e-6
 
 
 CHIPS = {
-    "v5e": Chip(flops=197e12, memory=16e9, bandwidth=819e9, link=400e9 / 8),
-    "v5p": Chip(flops=459e12, memory=95e9, bandwidth=2765e9, link=1200e9 / 12),
-    "v6e": Chip(flops=918e12, memory=32e9, bandwidth=1600e9, link=800e9 / 8),
+    "v5e": Chip(
+        flops=197e12, memory=16e9, bandwidth=819e9, link=400e9 / 8, clock=1.5e9
+    ),
+    "v5p": Chip(
+        flops=459e12, memory=95e9, bandwidth=2765e9, link=1200e9 / 12, clock=1.75e9
+    ),
+    "v6e": Chip(
+        flops=918e12, memory=32e9, bandwidth=1600e9, link=800e9 / 8, clock=1.75e9
+    ),
 }

@@ -179,9 +179,7 @@ def main():
             chip = CHIPS[name]
             for chips in options.count:
                 prompts = options.prompts or chips
-                job = Job(
-                    prompts, options.group, options.prefix, options.time, weight
-                )
+                job = Job(prompts, options.group, options.prefix, options.time, weight)
                 mesh, found, fits = best(config, chip, chips, job)
                 decode = sum(
                     s for n, s in found.seconds.items() if n.startswith("decoding")

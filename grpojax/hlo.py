@@ -42,7 +42,8 @@ class Instruction:
 
     **Fields:**
 
-    - `name`, `opcode`, `attributes`: as in the text.
+    - `name`, `opcode`, `arguments`, `attributes`: as in the text; arguments stand in
+        parentheses, and attributes behind them.
     - `result`: the type of what it computes.
     - `operands`: the types of what it reads.
     - `scope`: as in `Loop`; of the compiler's own making where empty.
@@ -52,9 +53,10 @@ class Instruction:
 
     name: str
     opcode: str
+    arguments: str
+    attributes: str
     result: str
     operands: tuple[str, ...]
-    attributes: str
     scope: str
     loops: tuple[Loop, ...]
     fused: bool
@@ -102,7 +104,10 @@ def instructions(text: str) -> Iterator[Instruction]:
                 continue  # The start has said it all.
             inner = loops
             if opcode == "while":
-                inner = (*loops, Loop(instruction.scope, _trips(attributes)))
+                inner = (
+                    *loops,
+                    Loop(instruction.scope, _trips(instruction, computations)),
+                )
             inside = fused or opcode not in ("while", "conditional", "call")
             stack += [(name, inner, inside) for name in _called(attributes)]
 
@@ -170,7 +175,7 @@ def _parse(text: str) -> tuple[_Computations, str]:
             continue
         result = line[assigned.end() : end]
         closing = _closing(line, opcode.end() - 1)
-        names = re.findall(r"%([\w.\-]+)", line[opcode.end() : closing])
+        arguments = line[opcode.end() : closing]
         types[assigned[1]] = result
         attributes = line[closing + 1 :]
         scope = re.search(r'op_name="([^"]*)"', attributes)
@@ -178,9 +183,10 @@ def _parse(text: str) -> tuple[_Computations, str]:
             Instruction(
                 name=assigned[1],
                 opcode=opcode[1],
-                result=result,
-                operands=tuple(types.get(name, "") for name in names),
+                arguments=arguments,
                 attributes=attributes,
+                result=result,
+                operands=tuple(types.get(name, "") for name in _names(arguments)),
                 scope="" if scope is None else scope[1],
                 loops=(),
                 fused=False,
@@ -211,9 +217,24 @@ def _closing(line: str, opening: int) -> int:
     return len(line)
 
 
-def _trips(attributes: str) -> int | None:
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
-    return None if known is None else int(known[1])
+def _trips(loop: Instruction, computations: _Computations) -> int | None:
+    """What the compiler says, or the constant that a counter from 0 is compared to."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if known is not None:
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
+    if condition is None:
+        return None
+    asked = {x.name: x for x in computations[condition[1]]}
+    last = asked[list(asked)[-1]]
+    limits = [asked[name] for name in _names(last.arguments) if name in asked]
+    counts = [int(x.arguments) for x in limits if x.opcode == "constant"]
+    ascending = last.opcode == "compare" and "direction=LT" in last.attributes
+    return counts[0] if ascending and counts else None
+
+
+def _names(arguments: str) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", arguments)
 
 
 def _called(attributes: str) -> list[str]:
@@ -226,18 +247,34 @@ def _called(attributes: str) -> list[str]:
     return names
 
 
+_DEALT = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+
+
+def _dealt(mesh: str, order: str | None) -> np.ndarray:
+    """All devices, counted along the axes of a mesh that are then put in an order."""
+    sizes = shape_of(mesh)
+    axes = shape_of(order) if order else range(len(sizes))
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(*axes).reshape(-1)
+
+
 def _devices(attributes: str) -> tuple[int, ...]:
-    """The first group, in either of the two ways that groups are written."""
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
-    if listed is not None:
-        return shape_of(listed[1])
-    dealt = re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
-    )
-    if dealt is not None:
-        groups, mesh = shape_of(dealt[1]), shape_of(dealt[2])
-        order = shape_of(dealt[3]) if dealt[3] else tuple(range(len(mesh)))
-        devices = np.arange(math.prod(mesh)).reshape(mesh).transpose(order)
-        return tuple(int(n) for n in devices.reshape(groups)[0])
-    pair = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
-    return () if pair is None else (int(pair[1]), int(pair[2]))
+    """The first group, in whichever of the ways that groups are written."""
+    found: np.ndarray | tuple[int, ...] = ()
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        found = shape_of(listed[1])
+    elif dealt := re.search(r"replica_groups=\[([\d,]+)\]<=" + _DEALT, attributes):
+        found = _dealt(dealt[2], dealt[3]).reshape(shape_of(dealt[1]))[0]
+    elif named := re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_DEALT}\))? ?"
+        r"\{([^}]*)\}",
+        attributes,
+    ):
+        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        every = _dealt(named[2] or str(math.prod(sizes.values())), named[3])
+        spanned = re.findall(r"'(\w+)'", named[4])
+        whole = tuple(slice(None) if name in spanned else 0 for name in sizes)
+        found = every.reshape(*sizes.values())[whole].reshape(-1)
+    elif "source_target_pairs" in attributes:
+        pairs = re.findall(r"\{(\d+),(\d+)\}", attributes)
+        found = next((shape_of(",".join(x)) for x in pairs if x[0] != x[1]), ())
+    return tuple(int(n) for n in found)
