@@ -115,8 +115,8 @@ def shardings(
 ) -> PyTree[NamedSharding]:
     """The tree with a sharding in the place of every array, and `None` elsewhere.
 
-    Weights are cut as their policy's logical axes and the table say. An array outside of
-    a policy that lies at the same path below its own tree, such as a moment in an
+    Weights are cut as their policy's logical axes and the table say. An array outside
+    of a policy that lies at the same path below its own tree, such as a moment in an
     optimizer's state, follows the weight of that path and shape. All others are whole
     on every device.
 
@@ -198,7 +198,7 @@ def check_prompts(name: str, prompts: int) -> None:
 def by_shard(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
     """Calls `function(whole, *cut)` in every shard, on its own prompts.
 
-    The shards know nothing of one another: each runs its own loops, as long as it needs.
+    Shards know nothing of one another: each runs its own loops, as long as it needs.
 
     **Arguments:**
 
