@@ -154,9 +154,9 @@ def times_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> int:
 def over(devices: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
     """The axes of the mesh that a group of devices spans."""
     sizes = tuple(mesh.shape.values())
-    places = list(zip(*(np.unravel_index(d, sizes) for d in devices), strict=True))
-    spans = [n for n, x in zip(mesh.axis_names, places, strict=True) if len(set(x)) > 1]
-    return " x ".join(spans)
+    places = np.stack(np.unravel_index(np.array(devices, int), sizes))
+    spans = (places != places[:, :1]).any(axis=1)
+    return " x ".join(np.array(mesh.axis_names)[spans])
 
 
 def memory_of(compiled) -> dict[str, int]:

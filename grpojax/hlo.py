@@ -122,11 +122,15 @@ def collectives(text: str) -> list[Collective]:
 
     - `text`: of a compiled program, `compiled.as_text()`.
     """
-    found = []
+    found, seen = [], set()
     for x in instructions(text):
         kind = x.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
+        # Where other work is put between its start and its end, each part repeats it.
+        channel = re.search(r"channel_id=(\d+)", x.attributes)
+        place = x.name if channel is None else channel[1], x.loops
+        if kind not in COLLECTIVES or place in seen:
             continue
+        seen.add(place)
         devices = _devices(x.attributes)
         moved = sum(map(size_of, x.operands))
         if kind == "all-gather":

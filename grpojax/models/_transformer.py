@@ -13,6 +13,7 @@ from ..policy import AbstractPolicy, Past
 from ..types import Axes
 from ._config import TransformerConfig
 from ._layers import attend, rms_norm, rotate, to_bits
+from ._layout import as_read
 from ._product import product, save_products
 from ._weights import KVCache, Layers, LOGICAL_AXES
 
@@ -139,10 +140,12 @@ class Transformer(AbstractPolicy[KVCache]):
         self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
     ) -> KVCache:
         put = jax.lax.dynamic_update_slice_in_dim
-        return KVCache(
+        cache = as_read(cache)
+        written = KVCache(
             keys=put(cache.keys, chunk.keys, column, axis=-1),
             values=put(cache.values, chunk.values, column, axis=-2),
         )
+        return as_read(written)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
