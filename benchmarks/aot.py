@@ -4,9 +4,12 @@
     python benchmarks/aot.py --topology v5e:4x4 --model qwen2.5-7b --mesh 1,4,4 \\
         --weights bfloat16 --remat --json
 
-The TPU compiler runs (`pip install 'grpojax[tpu]'`), nothing is allocated and nothing
-is computed. It says what memory a device needs; its program's text says what devices
-say to each other, and in which loops.
+    python benchmarks/aot.py --gpus 8 --model qwen2.5-7b --mesh 1,2,4 \\
+        --weights bfloat16 --remat
+
+The compiler for TPUs runs (`pip install 'grpojax[tpu]'`), or the one for GPUs (`cuda`);
+nothing is allocated, and nothing is computed. It says what memory a device needs; its
+program's text says what devices say to each other, and in which loops.
 """
 
 import argparse
@@ -31,6 +34,8 @@ import grpojax
 from grpojax import hlo, models, sharding
 
 
+_H100 = str(Path(__file__).with_name("h100.txtpb"))
+
 PHASES = ("rollout", "reward", "advantage", "update")
 
 
@@ -39,8 +44,8 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--topology", help="TPUs: v5e:2x2, v6e:2x4, v5p:2x2x2 ...")
-    where.add_argument("--gpus", type=int, help="so many GPUs")
-    add("--target", help="with --gpus: a file that describes them to XLA")
+    where.add_argument("--gpus", type=int, help="so many GPUs of one host")
+    add("--target", default=_H100, help="with --gpus: which, in XLA's words")
     add("--model", default="qwen2.5-0.5b", choices=PRESETS)
     add("--mesh", required=True, help="sizes of data,fsdp,tensor")
     add("--prompts", type=int, default=16)
@@ -59,6 +64,9 @@ def parse() -> argparse.Namespace:
 
 def devices_of(options: argparse.Namespace) -> list[jax.Device]:
     """Devices to compile for, of which this machine need not have any."""
+    if options.gpus is not None:
+        target = Path(options.target).read_text(encoding="utf-8")
+        return _described("cuda", topology=f"1x1x{options.gpus}", target_config=target)
     # All that libtpu asks for where there is no TPU; any accelerator type will do.
     absent = {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -68,10 +76,19 @@ def devices_of(options: argparse.Namespace) -> list[jax.Device]:
     }
     for name, value in absent.items():
         os.environ.setdefault(name, value)
-    described = topologies.get_topology_desc(
-        platform="tpu", topology_name=options.topology
-    )
-    return list(described.devices)
+    return _described("tpu", topology_name=options.topology)
+
+
+def _described(platform: str, **description: str) -> list[jax.Device]:
+    try:
+        found = topologies.get_topology_desc(platform=platform, **description)
+    except (RuntimeError, NotImplementedError) as error:
+        extra = {"tpu": "tpu", "cuda": "cuda"}[platform]
+        raise SystemExit(
+            f"A compiler for {platform} is a library (pip install 'grpojax[{extra}]') "
+            f"and needs no such device. It answered: {error}"
+        ) from error
+    return list(found.devices)
 
 
 def mesh_of(options: argparse.Namespace) -> jax.sharding.Mesh:
@@ -137,9 +154,9 @@ def label_of(loop: hlo.Loop, options: argparse.Namespace) -> str:
 def times_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> int:
     """How often what stands in these loops runs, if every row has its full length.
 
-    Of the loops whose number only the data know these are two: tokens, as many for every
-    slot as its rows have, and the streams of an update. Those inside of them, which
-    refill slots, are counted once.
+    Of the loops whose number only the data know these are two: tokens, as many for
+    every slot as its rows have, and the streams of an update. Those inside of them,
+    which refill slots, are counted once.
     """
     rows = options.prompts * options.group
     tokens = options.time * math.ceil(rows / (options.slots or rows))
@@ -214,12 +231,13 @@ def main():
     text = compiled.as_text()
     if options.text is not None:
         Path(options.text).write_text(text, encoding="utf-8")
-    memory, cost = memory_of(compiled), compiled.cost_analysis()
+    memory, cost = memory_of(compiled), compiled.cost_analysis() or {}
     said = exchanges(text, options, mesh)
     cycles = cycles_of(text, options)
-    chip = CHIPS[options.topology.split(":")[0]]
+    where = f"{options.gpus} GPUs" if options.gpus else options.topology
+    chip = CHIPS["h100" if options.gpus else options.topology.split(":")[0]]
     total = sum(memory.values())
-    print(f"{options.model} on {options.topology}, mesh {dict(mesh.shape)}")
+    print(f"{options.model} on {where}, mesh {dict(mesh.shape)}")
     print(f"  {options.prompts} prompts x {options.group} samples, ", end="")
     print(f"prefix {options.prefix}, {options.time} tokens, ", end="")
     print(f"weights {options.weights}, compiled in {seconds:.0f} s\n")
@@ -227,7 +245,8 @@ def main():
     for name, size in {**memory, "together": total}.items():
         print(f"| {name} | {size / 1e9:.2f} |")
     print(f"| the chip's | {chip.memory / 1e9:.0f} |")
-    print("\n| estimated, full lengths | million cycles | s |\n|---|---|---|")
+    if cycles:
+        print("\n| estimated, full lengths | million cycles | s |\n|---|---|---|")
     for name, count in cycles.items():
         print(f"| {name} | {count:,.0f} | {count * 1e6 / chip.clock:.2f} |")
     print("\nOf the program's text, each loop's body counted once: ", end="")

@@ -1,10 +1,11 @@
-"""What TPU chips can do, as Google publishes it.
+"""What accelerators can do, as their makers publish it.
 
 Peak of bfloat16 products, memory, its bandwidth, and the links between chips:
 <https://cloud.google.com/tpu/docs/v5e>, `v5p-training` and `v6e` beside it, read in
 November 2026. A chip's interconnect bandwidth, which counts both directions of all of
 its links, is divided by them. The time for a hop is that of "How to Scale Your Model",
-<https://jax-ml.github.io/scaling-book/tpus>: about a microsecond.
+<https://jax-ml.github.io/scaling-book/tpus>: about a microsecond. A clock is what the
+peak implies for the matrix units there are. The H100 is NVIDIA's SXM, with NVLink.
 """
 
 import dataclasses
@@ -32,5 +33,8 @@ CHIPS = {
     ),
     "v6e": Chip(
         flops=918e12, memory=32e9, bandwidth=1600e9, link=800e9 / 8, clock=1.75e9
+    ),
+    "h100": Chip(
+        flops=989e12, memory=80e9, bandwidth=3350e9, link=900e9 / 2, clock=1.98e9
     ),
 }

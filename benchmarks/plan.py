@@ -161,7 +161,7 @@ def main():
     add = parser.add_argument
     models = ["qwen2.5-7b", "qwen2.5-14b", "qwen2.5-32b", "llama-3-70b"]
     add("--models", nargs="+", choices=PRESETS, default=models)
-    add("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
+    add("--chips", nargs="+", choices=CHIPS, default=["v5e", "v5p", "v6e"])
     add("--count", nargs="+", type=int, default=[16, 64, 256], help="of chips")
     add("--prompts", type=int, default=None, help="one a chip by default")
     add("--group", type=int, default=8)
