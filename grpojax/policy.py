@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .types import Prompt
 
@@ -84,6 +84,14 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
     @abc.abstractmethod
     def for_decoding(self) -> "AbstractPolicy[_Cache]":
         """The policy laid out for many small steps, such as weights cast once."""
+
+    def trainable(self) -> PyTree[bool]:
+        """The same tree with, for every leaf, whether it is trained.
+
+        By default all float arrays are. The others are constants of the update: they
+        get no gradient and no state of the optimizer, and do not change by a bit.
+        """
+        return jax.tree.map(eqx.is_inexact_array, self)
 
 
 def completion_hidden(

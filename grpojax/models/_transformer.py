@@ -11,11 +11,9 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 from ..policy import AbstractPolicy, Past
 from ._config import TransformerConfig
 from ._layers import attend, rms_norm, rotate, to_bits
+from ._matrix import cast, Int8Matrix, LowRankMatrix, multiply
 from ._product import product, save_products
-from ._weights import KVCache, Layers, LOGICAL_AXES
-
-
-_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+from ._weights import axis_names, KVCache, Layers, PROJECTIONS
 
 
 class Transformer(AbstractPolicy[KVCache]):
@@ -116,7 +114,7 @@ class Transformer(AbstractPolicy[KVCache]):
             ]
             sources.append((own.keys, own.values, visible))
             mixed = attend(query, sources, self.compute_dtype)
-            x = x + product(mixed, layer.output, self.compute_dtype)
+            x = x + multiply(mixed, layer.output, self.compute_dtype)
             x = x + self._mlp(layer, x)
             return x, own
 
@@ -145,21 +143,35 @@ class Transformer(AbstractPolicy[KVCache]):
         return product(hidden, head, self.compute_dtype)
 
     def for_decoding(self) -> "Decoder":
-        cast = lambda x: None if x is None else x.astype(self.compute_dtype)
-        matrices = {name: cast(getattr(self.layers, name)) for name in _MATRICES}
+        narrow = lambda x: None if x is None else cast(x, self.compute_dtype)
+        matrices = {name: narrow(vars(self.layers)[name]) for name in PROJECTIONS}
         where = lambda p: (p.embedding, p.head, p.layers)
         layers = dataclasses.replace(self.layers, **matrices)
         transformer = eqx.tree_at(
             where,
             self,
-            (cast(self.embedding), cast(self.head), layers),
+            (narrow(self.embedding), narrow(self.head), layers),
             is_leaf=lambda x: x is None,
         )
         return Decoder(transformer)
 
+    def trainable(self) -> "Transformer":
+        """Its adapters, if it has any. With a matrix in 8 bits, nothing else is."""
+        is_matrix = lambda x: isinstance(x, Int8Matrix | LowRankMatrix)
+
+        def learned(x):
+            none = jax.tree.map(lambda _: False, x)
+            if isinstance(x, LowRankMatrix):
+                return eqx.tree_at(lambda x: (x.a, x.b), none, (True, True))
+            return none
+
+        if any(map(is_matrix, jax.tree.leaves(self, is_leaf=is_matrix))):
+            return jax.tree.map(learned, self, is_leaf=is_matrix)
+        return super().trainable()
+
     def logical_axes(self) -> "Transformer":
         """The same tree with, for every array, the names of its axes."""
-        name = lambda path, _: LOGICAL_AXES[path[-1].name]
+        name = lambda path, _: axis_names(path)
         return jax.tree_util.tree_map_with_path(name, self)
 
     def _project(
@@ -170,7 +182,7 @@ class Transformer(AbstractPolicy[KVCache]):
         normed = rms_norm(x, layer.attention_norm, config.norm_eps)
 
         def heads(weight, bias, norm, count):
-            y = product(normed, weight, dtype)
+            y = multiply(normed, weight, dtype)
             if bias is not None:
                 y = y + bias.astype(jnp.float32)[None]
             y = y.reshape(-1, count, config.head_dim)
@@ -190,8 +202,8 @@ class Transformer(AbstractPolicy[KVCache]):
     ) -> Float[Array, "chunk hidden"]:
         dtype = self.compute_dtype
         normed = rms_norm(x, layer.mlp_norm, self.config.norm_eps)
-        gate = jax.nn.silu(product(normed, layer.gate, dtype))
-        return product(gate * product(normed, layer.up, dtype), layer.down, dtype)
+        gate = jax.nn.silu(multiply(normed, layer.gate, dtype))
+        return multiply(gate * multiply(normed, layer.up, dtype), layer.down, dtype)
 
 
 class Decoder(AbstractPolicy[KVCache]):
