@@ -141,7 +141,7 @@ def save(
         if isinstance(matrix, Int8Matrix | LowRankMatrix):
             raise ValueError(
                 "save(policy, path) writes plain weights, as `transformers` has them. "
-                f"Received a policy whose `{name}` is a {type(matrix).__name__}: write "
+                f"Received a policy whose `{name}` is {type(matrix).__name__}: write "
                 "`models.merge(policy)`, or its adapters alone with "
                 "`models.save_adapters`."
             )

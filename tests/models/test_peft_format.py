@@ -223,9 +223,9 @@ def test_adapters_go_where_there_are_none(base, weights, tmp_path):
 
 def test_what_cannot_be_saved_is_refused(base, tmp_path):
     adapted = models.lora(base, ("query",), rank=2, alpha=4, key=jr.key(0))
-    with pytest.raises(ValueError, match="`query` is a LowRankMatrix.*models.merge"):
+    with pytest.raises(ValueError, match="`query` is LowRankMatrix.*models.merge"):
         models.save(adapted, tmp_path / "model")
-    with pytest.raises(ValueError, match="`query` is a Int8Matrix.*models.merge"):
+    with pytest.raises(ValueError, match="`query` is Int8Matrix.*models.merge"):
         models.save(models.quantize(base), tmp_path / "model")
     with pytest.raises(ValueError, match="a policy that has none"):
         models.save_adapters(base, tmp_path / "adapter")
