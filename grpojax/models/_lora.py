@@ -19,7 +19,7 @@ def lora(
     projections: Sequence[str] = PROJECTIONS,
     *,
     rank: int,
-    alpha: float,
+    alpha: float | int,
     key: Key[Array, ""],
 ) -> Transformer:
     """The policy with low-rank adapters, which are then all of it that is trained.

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from ._huggingface import tensor_names
 from ._huggingface_files import check_tensors, read_json, replacing, write_json
-from ._lora import adapters, attach
+from ._lora import adapters, attach, check_projections
 from ._matrix import shape_of
 from ._safetensors import read_header, StoredTensor, write_file
 from ._transformer import Transformer
@@ -141,6 +141,7 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
             expected |= dict.fromkeys(a, (rank, inputs))
             expected |= dict.fromkeys(b, (outputs, rank))
     check_tensors(stored, expected, _CONFIG)
+    check_projections(adapted)
 
     def factor(field: str, letter: str) -> Array:
         return _stacked([stored[name] for name in _names(field, letter, num_layers)])

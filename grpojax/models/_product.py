@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Num
 
 
 def product(
     x: Float[Array, "*batch inputs"],
-    weight: Float[Array, "inputs outputs"],
+    weight: Num[Array, "inputs outputs"],
     dtype: DTypeLike,
 ) -> Float[Array, "*batch outputs"]:
     """A matrix product with operands in `dtype`, accumulated and returned in float32.
