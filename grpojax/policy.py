@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from .types import Prompt
+from .types import Axes, Prompt
 
 
 _Cache = TypeVar("_Cache")
@@ -92,6 +92,15 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
         get no gradient and no state of the optimizer, and do not change by a bit.
         """
         return jax.tree.map(eqx.is_inexact_array, self)
+
+    def logical_axes(self) -> PyTree[Axes]:
+        """The names of every array's axes, by which a mesh cuts them.
+
+        The policy's own tree with `Axes` in the place of every array. By default no
+        axis has a name, and every device holds all of the policy.
+        """
+        arrays = eqx.filter(self, eqx.is_array)
+        return jax.tree.map(lambda x: Axes((None,) * x.ndim, x.shape), arrays)
 
 
 def completion_hidden(

@@ -141,5 +141,7 @@ def learned(policy, size: float = 0.05, seed: int = 7):
     params, rest = eqx.partition(policy, policy.trainable())
     leaves, structure = jax.tree.flatten(params)
     keys = jr.split(jr.key(seed), len(leaves))
-    moved = [x + size * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    moved = [
+        x + size * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+    ]
     return eqx.combine(jax.tree.unflatten(structure, moved), rest)

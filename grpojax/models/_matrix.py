@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Float32, Int8
 
+from ..types import Axes
 from ._product import product
 
 
 class Int8Matrix(eqx.Module):
     """A matrix in 8 bits, with a scale for each output; it is never trained.
 
-        W[i, o] = values[i, o] · scale[o],   scale[o] = max_i |W[i, o]| / 127
+    W[i, o] = values[i, o] · scale[o],   scale[o] = max_i |W[i, o]| / 127
     """
 
     values: Int8[Array, "*layer inputs outputs"]
@@ -44,18 +45,32 @@ Matrix = Float[Array, "*layer inputs outputs"] | Int8Matrix | LowRankMatrix
 
 
 def multiply(
-    x: Float[Array, "*batch inputs"], matrix: Matrix, dtype: DTypeLike
+    x: Float[Array, "*batch inputs"],
+    matrix: Matrix,
+    dtype: DTypeLike,
+    axes: Axes | None = None,
 ) -> Float[Array, "*batch outputs"]:
-    """`product`, of any matrix."""
+    """`product`, of any matrix; `axes` are those of the array that it stands for."""
     if isinstance(matrix, LowRankMatrix):
-        learned = product(product(x, matrix.a, dtype), matrix.b, dtype)
-        whole = multiply(x, matrix.base, dtype)
+        a, b = (axes and axes_of(part, axes) for part in ("a", "b"))
+        learned = product(product(x, matrix.a, dtype, a), matrix.b, dtype, b)
+        whole = multiply(x, matrix.base, dtype, axes)
         return whole + matrix.alpha / matrix.rank * learned
     if isinstance(matrix, Int8Matrix):
         # 8 bits are exact in every dtype; the scale is applied to the float32 result.
-        y = product(x, matrix.values, dtype)
+        y = product(x, matrix.values, dtype, axes)
         return y * jnp.broadcast_to(matrix.scale, y.shape)
-    return product(x, matrix, dtype)
+    return product(x, matrix, dtype, axes)
+
+
+def axes_of(part: str, axes: Axes) -> Axes:
+    """The axes of one array of a matrix, by its field; `axes` are the matrix's."""
+    if part not in ("a", "b", "scale"):
+        return axes
+    *layer, inputs, outputs = zip(*axes, strict=True)
+    rank = (None, 1)  # Too short to be cut.
+    kept = {"a": (inputs, rank), "b": (rank, outputs), "scale": (outputs,)}[part]
+    return Axes(*zip(*layer, *kept, strict=True))
 
 
 def shape_of(matrix: Matrix) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """What a transformer is made of: its arrays, and the names of their axes."""
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, Shaped
 
 from ._matrix import Int8Matrix, LowRankMatrix
@@ -68,15 +67,3 @@ LOGICAL_AXES = {
     "up": ("layer", "hidden", "mlp"),
     "down": ("layer", "mlp", "hidden"),
 }
-
-
-def axis_names(path: jax.tree_util.KeyPath) -> tuple[str | None, ...]:
-    """The names of an array's axes, by where it is in a transformer."""
-    fields = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
-    (weight,) = (field for field in fields if field in LOGICAL_AXES)
-    names = LOGICAL_AXES[weight]
-    return {
-        "a": (*names[:-1], None),  # A rank is too short to be cut.
-        "b": (*names[:-2], None, names[-1]),
-        "scale": (*names[:-2], names[-1]),
-    }.get(fields[-1], names)

@@ -12,10 +12,11 @@ import optax
 import pytest
 
 import grpojax
-from grpojax import models, update
+from grpojax import models, sharding, update
 from grpojax.models import PROJECTIONS
 from grpojax.policy import logits
 from grpojax.testing import check_policy
+from grpojax.types import Axes
 from tests.helpers import (
     CONFIGS,
     count_env,
@@ -100,7 +101,9 @@ def test_eight_bits_are_the_nearest_of_255_values(policy):
 
 def test_a_column_of_zeros_stays_zero():
     policy = transformer()
-    policy = eqx.tree_at(lambda p: p.layers.up, policy, policy.layers.up.at[:, :, 3].set(0))
+    policy = eqx.tree_at(
+        lambda p: p.layers.up, policy, policy.layers.up.at[:, :, 3].set(0)
+    )
     plain = models.merge(models.quantize(policy))
     assert not plain.layers.up[:, :, 3].any() and plain.layers.up[:, :, 4].all()
 
@@ -266,19 +269,52 @@ def test_names_of_axes(policy):
     base = policy.logical_axes().layers
     adapted = lora(policy if policy.config.qk_norm else models.quantize(policy))
     names = adapted.logical_axes()
-    is_names = lambda x: isinstance(x, tuple)
+    is_axes = lambda x: isinstance(x, Axes)
     for leaf, axes in zip(
-        jax.tree.leaves(adapted), jax.tree.leaves(names, is_leaf=is_names), strict=True
+        jax.tree.leaves(adapted), jax.tree.leaves(names, is_leaf=is_axes), strict=True
     ):
-        assert leaf.ndim == len(axes)
-    assert names.layers.gate.a == ("layer", "hidden", None)
-    assert names.layers.gate.b == ("layer", None, "mlp")
-    assert names.layers.output.b == ("layer", None, "hidden")
+        assert leaf.ndim == len(axes.names) == len(axes.pieces)
+    heads, layers = policy.config.num_heads, policy.config.num_layers
+    assert names.layers.query.b == (("layer", None, "heads"), (layers, 1, heads))
+    assert names.layers.output.a == (("layer", "heads", None), (layers, heads, 1))
+    assert names.layers.gate.a.names == ("layer", "hidden", None)
+    assert names.layers.output.b.names == ("layer", None, "hidden")
     if policy.config.qk_norm:
         assert names.layers.down.base == base.down
     else:
         assert names.layers.down.base.values == base.down
-        assert names.layers.down.base.scale == ("layer", "hidden")
+        assert names.layers.down.base.scale.names == ("layer", "hidden")
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+@pytest.mark.slow
+def test_a_step_on_a_mesh_is_that_of_one_device():
+    """Adapters and 8 bits are cut as the weights that they stand for."""
+    adapted = learned(lora(models.quantize(transformer()), SOME))
+    state = grpojax.init(
+        adapted,
+        optimizer=OPTIMIZER,
+        reference=models.without_adapters,
+        key=jr.key(0),
+    )
+    fixed = FIXED | dict(prompts=4, slots=None)
+    fixed |= dict(algorithm=grpojax.algorithms.grpo(beta=0.1))
+
+    @jax.jit
+    def steps(state):
+        return grpojax.train(state, steps=2, **fixed)
+
+    alone, metrics = steps(state)
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
+        placed, found = steps(sharding.place(state, mesh))
+    values = placed.policy.layers.down.base.values
+    assert values.sharding.spec == (None, "tensor", "fsdp")
+    assert placed.opt_state[1][0].mu.layers.query.a.sharding.spec[1] == "fsdp"
+    assert distance(placed.policy, alone.policy) < 1e-5
+    np.testing.assert_allclose(found["kl"], metrics["kl"], atol=1e-5)
+    base = models.without_adapters
+    assert same_bits(jax.device_get(base(placed.policy)), base(adapted))
 
 
 @pytest.mark.parametrize(

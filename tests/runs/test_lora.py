@@ -39,12 +39,12 @@ def test_a_run_leaves_its_adapters_and_the_whole_model(run):
     base, _ = parts.load_model(recipe)
     fresh = parts.build_adapters(recipe, base)
     after = state.policy
-    assert same_bits(
-        models.without_adapters(after), models.without_adapters(fresh)
-    )
+    assert same_bits(models.without_adapters(after), models.without_adapters(fresh))
     moved = lambda tree: eqx.filter(tree, tree.trainable())
     assert distance(moved(after), moved(fresh)) > 1e-3
-    assert isinstance(after.layers.query.base, models.Int8Matrix) is recipe.lora.int8_base
+    assert (
+        isinstance(after.layers.query.base, models.Int8Matrix) is recipe.lora.int8_base
+    )
 
     read = models.load_adapters(models.without_adapters(fresh), path / "adapter")
     assert same_bits(read, after)
