@@ -195,16 +195,12 @@ def test_tensors_that_do_not_fit_are_refused(base, weights, tmp_path):
     adapter = random_adapter(weights)
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
     head = "base_model.model.lm_head.lora_A.weight"
+    few = {tensor: x for tensor, x in adapter.items() if tensor != name}
+    shape = r"\(16, 4\) instead of \(16, 3"
     cases = [
-        (
-            {k: x for k, x in adapter.items() if k != name},
-            "Missing: .*layers.1.*lora_B",
-        ),
+        (few, "Missing: .*layers.1.*lora_B"),
         (adapter | {head: np.ones((3, 16), np.float32)}, "Unexpected: .*lm_head"),
-        (
-            adapter | {name: np.ones((16, 4), np.float32)},
-            r"\(16, 4\) instead of \(16, 3",
-        ),
+        (adapter | {name: np.ones((16, 4), np.float32)}, shape),
         (adapter | {name: np.ones((16, 3), np.int32)}, "lora_B.weight is I32"),
         ({head: np.ones((3, 16), np.float32)}, "adapter_config.json must describe"),
         ({}, "Received none"),

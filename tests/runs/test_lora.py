@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from grpojax import models
-from grpojax.runs import commands, estimating, evaluating, parts, recipes, training
+from grpojax.runs import (
+    _arrays,
+    commands,
+    estimating,
+    evaluating,
+    parts,
+    recipes,
+    training,
+)
+from grpojax.runs.checkpoints import Checkpoints
 from grpojax.runs.recipe import Recipe
 from tests.helpers import distance, same_bits
 
@@ -18,18 +27,20 @@ def lines(path) -> list[dict]:
 
 
 LORA = dict(
+    model__path="gsm8k-tiny",  # One that is paid now and then, and so learns.
     lora__rank=2,
     lora__projections="query,down",
+    lora__int8_base=True,
+    rollout__max_new_tokens=24,
     optimizer__learning_rate=1e-2,
     algorithm__beta=0.05,
 )
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["float", "int8"])
-def run(request, settings, tmp_path_factory):
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
     """A recipe that was run, where, and the state after it."""
-    changes = settings(**LORA, lora__int8_base=request.param)
-    recipe = recipes.load(Recipe(), None, changes)
+    recipe = recipes.load(Recipe(), None, settings(**LORA))
     path = tmp_path_factory.mktemp("runs") / "run"
     return recipe, path, training.train(recipe, path)
 
@@ -42,9 +53,7 @@ def test_a_run_leaves_its_adapters_and_the_whole_model(run):
     assert same_bits(models.without_adapters(after), models.without_adapters(fresh))
     moved = lambda tree: eqx.filter(tree, tree.trainable())
     assert distance(moved(after), moved(fresh)) > 1e-3
-    assert (
-        isinstance(after.layers.query.base, models.Int8Matrix) is recipe.lora.int8_base
-    )
+    assert isinstance(after.layers.query.base, models.Int8Matrix)
 
     read = models.load_adapters(models.without_adapters(fresh), path / "adapter")
     assert same_bits(read, after)
@@ -74,16 +83,37 @@ def test_the_base_is_the_reference(run):
     setup = training.prepare(recipe)
     needs = estimating.estimate(setup)
     assert needs.bytes["reference"] == 0
-    assert needs.parameters == 2 * (16 + 16) + 2 * (32 + 16)
+    config = state.policy.config
+    sides = config.hidden_size + config.num_heads * config.head_dim
+    sides += config.intermediate_size + config.hidden_size
+    assert needs.parameters == config.num_layers * 2 * sides
+    # Two moments of every parameter, and two counts of the optimizer's steps.
     assert needs.bytes["optimizer"] == 8 * needs.parameters + 8
     said = training.describe(setup)
-    assert "lora   rank 2, alpha 32, on query,down: 0.000 million" in said
-    assert ("8 bits" in said) is recipe.lora.int8_base
+    millions = needs.parameters / 1e6
+    assert f"lora   rank 2, alpha 32, on query,down: {millions:.3f} million" in said
+    assert "8 bits" in said
 
 
+def test_a_checkpoint_holds_what_is_trained(run):
+    """And tells the weights that it belongs to from others, by a digest."""
+    recipe, path, state = run
+    arrays = _arrays.arrays_of(state)
+    names = {name for name in arrays if name.startswith("policy")}
+    assert names == {f"policy/layers/{x}/{y}" for x in ("query", "down") for y in "ab"}
+    fresh = training.prepare(recipe).state
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        assert same_bits(checkpoints.restore(fresh).state, state)
+        where = lambda state: state.policy.layers.query.base.scale
+        other = eqx.tree_at(where, fresh, replace_fn=lambda x: x.at[0, 3].multiply(2))
+        with pytest.raises(ValueError, match="frozen weights.*others than this run's"):
+            checkpoints.restore(other)
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit(run, settings, tmp_path):
     recipe, path, state = run
-    changes = settings(**LORA, lora__int8_base=recipe.lora.int8_base, run__steps=1)
+    changes = settings(**LORA | dict(run__steps=1))
     training.train(recipes.load(Recipe(), None, changes), tmp_path / "run")
     again = training.train(recipe, tmp_path / "run", resume=True)
     assert same_bits(again, state)
