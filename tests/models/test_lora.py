@@ -309,7 +309,7 @@ def test_a_step_on_a_mesh_is_that_of_one_device():
     with jax.set_mesh(mesh):
         placed, found = steps(sharding.place(state, mesh))
     values = placed.policy.layers.down.base.values
-    assert values.sharding.spec == (None, "tensor", "fsdp")
+    assert tuple(values.sharding.spec) == (None, "tensor", "fsdp")
     assert placed.opt_state[1][0].mu.layers.query.a.sharding.spec[1] == "fsdp"
     assert distance(placed.policy, alone.policy) < 1e-5
     np.testing.assert_allclose(found["kl"], metrics["kl"], atol=1e-5)
