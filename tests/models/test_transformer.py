@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from grpojax import models
 from grpojax.policy import empty_cache, Past
+from grpojax.types import Axes
 
 
 TIME = 6
@@ -194,15 +195,18 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
 
 
 def test_every_axis_has_a_name(policy):
-    names = policy.logical_axes()
-    is_names = lambda x: isinstance(x, tuple)
-    for leaf, axes in zip(
-        jax.tree.leaves(policy), jax.tree.leaves(names, is_leaf=is_names), strict=True
+    axes = policy.logical_axes()
+    is_axes = lambda x: isinstance(x, Axes)
+    for leaf, found in zip(
+        jax.tree.leaves(policy), jax.tree.leaves(axes, is_leaf=is_axes), strict=True
     ):
-        assert len(axes) == leaf.ndim
-        assert all(isinstance(name, str) for name in axes)
-    assert names.embedding == ("vocab", "hidden")
-    assert names.layers.down == ("layer", "mlp", "hidden")
+        assert len(found.names) == len(found.pieces) == leaf.ndim
+        assert all(isinstance(name, str) for name in found.names)
+        assert all(
+            size % n == 0 for size, n in zip(leaf.shape, found.pieces, strict=True)
+        )
+    assert axes.embedding.names == ("vocab", "hidden")
+    assert axes.layers.down.names == ("layer", "mlp", "hidden")
 
 
 def test_a_fresh_policy_has_the_shape_of_its_config():
