@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int8, Shaped
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Int8, Shaped
 
 from ._weights import KVCache
 
@@ -30,6 +30,21 @@ def keep(cache: KVCache, dtype: str) -> KVCache:
         return KVCache(keys, values, key_scale, value_scale)
     keys, values = (_to_bits(x.astype(dtype)) for x in (cache.keys, cache.values))
     return KVCache(keys, values)
+
+
+def write(cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]) -> KVCache:
+    """A cache with a chunk's own written to `column` and those after it."""
+    put = jax.lax.dynamic_update_slice_in_dim
+    scales = lambda cache: (cache.key_scale, cache.value_scale)
+    return KVCache(
+        put(cache.keys, chunk.keys, column, axis=-1),
+        put(cache.values, chunk.values, column, axis=-2),
+        *jax.tree.map(
+            lambda all, new: put(all, new, column, axis=-1),
+            scales(cache),
+            scales(chunk),
+        ),
+    )
 
 
 def quantize(

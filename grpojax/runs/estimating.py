@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
-from ..policy import empty_cache
+from .. import sharding
+from ..policy import AbstractPolicy, empty_cache
 from .training import Setup
 
 
@@ -43,6 +44,7 @@ def estimate(setup: Setup) -> Estimate:
     recipe, env, state = setup.recipe, setup.environments.train, setup.state
     compiled = setup.step.compile()
     trained = eqx.filter(state.policy, eqx.is_inexact_array)
+    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), state.policy)
     mesh = mesh_of(state)
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
@@ -55,7 +57,8 @@ def estimate(setup: Setup) -> Estimate:
             "gradient": device_bytes(trained, wide=True),
             "optimizer": device_bytes(state.opt_state),
             "reference": device_bytes(state.reference),
-            **_caches(setup, mesh),
+            "decoding weights": _decoding_weights(state.policy, decoding, mesh),
+            **_caches(setup, decoding, mesh),
         },
         program=compiled.bytes,
         seconds_compile=compiled.seconds,
@@ -85,7 +88,9 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
     return sum(map(one, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
 
 
-def _caches(setup: Setup, mesh: Mesh | None) -> dict[str, int]:
+def _caches(
+    setup: Setup, decoding: AbstractPolicy, mesh: Mesh | None
+) -> dict[str, int]:
     """Keys and values while a device decodes its share of the prompts.
 
     Slots that are refilled hold a copy each of their prompt's.
@@ -93,9 +98,10 @@ def _caches(setup: Setup, mesh: Mesh | None) -> dict[str, int]:
     recipe, env = setup.recipe.rollout, setup.environments.train
     rows = recipe.prompts * recipe.group
     slots = rows if recipe.slots is None else min(recipe.slots, rows)
-    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), setup.state.policy)
-    shape = {} if mesh is None else dict(mesh.shape)
-    parts, tensor = (math.prod(shape.get(x, 1) for x in axes) for axes in _DEALT)
+    parts, tensor = 1, 1
+    if mesh is not None:
+        parts = math.prod(mesh.shape[name] for name in sharding.BATCH)
+        tensor = mesh.shape["tensor"]
 
     def cache(columns: int) -> int:
         """Of one stream; its heads are cut where they can be."""
@@ -112,8 +118,25 @@ def _caches(setup: Setup, mesh: Mesh | None) -> dict[str, int]:
     }
 
 
-_DEALT = (("data", "fsdp"), ("tensor",))
-"""The axes of a mesh that prompts are dealt out over, and those that cut heads."""
+def _decoding_weights(
+    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | None
+) -> int:
+    """The sampler's own copy, if it is in another dtype or lies elsewhere."""
+    arrays = jax.tree.leaves(eqx.filter(decoding, _is_shape))
+    if mesh is None:
+        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
+        return sum(
+            x.size * x.dtype.itemsize for x in arrays if (x.shape, x.dtype) not in kept
+        )
+    laid_out = sharding.shardings(decoding, mesh, sharding.DECODING)
+    return sum(
+        math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
+        for x, place in zip(arrays, jax.tree.leaves(laid_out), strict=True)
+    )
+
+
+def _is_shape(x: object) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
 
 
 def describe(estimate: Estimate) -> str:

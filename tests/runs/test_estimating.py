@@ -1,14 +1,17 @@
 """What a run would need on each device, counted and by the compiler's account."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from grpojax import text
+from grpojax import sharding, text
+from grpojax.models import Transformer
 from grpojax.runs import estimating, recipes, training
 from grpojax.runs.recipe import Recipe
 
+from ..helpers import CONFIGS
 from .conftest import SHIPPED
 
 
@@ -44,6 +47,7 @@ def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
         # Two moments, and the counts of Adam, the schedule and the rounding.
         "optimizer": numbers * 8 + 3 * 4,
         "reference": 0,
+        "decoding weights": 0,
         # Of two prompts, and copies for three slots that are refilled.
         "prompt caches": (2 + 3) * prefix * column,
         "completion caches": 3 * 6 * column,
@@ -62,6 +66,30 @@ def test_every_lever_of_a_recipe_takes_a_step(recipe):
     policy = state.policy
     assert policy.embedding.dtype == jnp.bfloat16
     assert (policy.cache_dtype, policy.remat) == ("int8", "mlp")
+
+
+def test_the_sampler_s_own_weights_count_where_they_differ():
+    make = lambda **settings: Transformer(
+        CONFIGS["llama"], **settings, key=jax.random.key(0)
+    )
+
+    def counted(policy, mesh=None):
+        decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), policy)
+        return estimating._decoding_weights(policy, decoding, mesh)
+
+    policy, size = make(), CONFIGS["llama"]
+    norms = size.hidden_size * (2 * size.num_layers + 1)
+    vocab = size.vocab_size * size.hidden_size
+    matrices = sum(x.size for x in jax.tree.leaves(policy)) - norms
+    assert counted(policy) == 0
+    assert counted(make(compute_dtype="bfloat16")) == 2 * matrices
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    placed = sharding.place(policy, mesh)
+    # Halves of all but the embedding, which is read by rows, and the norms.
+    whole = estimating.device_bytes(policy)
+    assert estimating.device_bytes(placed) < 0.3 * whole
+    assert counted(placed, mesh) == 4 * (matrices / 2 + norms)
+    assert vocab % 2 == 0
 
 
 def test_an_array_that_is_cut_counts_with_one_part():
