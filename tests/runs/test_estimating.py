@@ -79,17 +79,15 @@ def test_the_sampler_s_own_weights_count_where_they_differ():
 
     policy, size = make(), CONFIGS["llama"]
     norms = size.hidden_size * (2 * size.num_layers + 1)
-    vocab = size.vocab_size * size.hidden_size
     matrices = sum(x.size for x in jax.tree.leaves(policy)) - norms
     assert counted(policy) == 0
     assert counted(make(compute_dtype="bfloat16")) == 2 * matrices
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     placed = sharding.place(policy, mesh)
-    # Halves of all but the embedding, which is read by rows, and the norms.
+    # What is kept is cut in four, what is multiplied with in two; norms are whole.
     whole = estimating.device_bytes(policy)
     assert estimating.device_bytes(placed) < 0.3 * whole
     assert counted(placed, mesh) == 4 * (matrices / 2 + norms)
-    assert vocab % 2 == 0
 
 
 def test_an_array_that_is_cut_counts_with_one_part():
