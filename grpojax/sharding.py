@@ -73,7 +73,7 @@ def make_mesh(
     data: int = 1,
     fsdp: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence | None = None,
 ) -> Mesh:
     """A mesh of devices.
 
@@ -82,14 +82,14 @@ def make_mesh(
     - `data`: parts of the batch that each hold all of the weights.
     - `fsdp`: parts of the batch that the weights are cut over.
     - `tensor`: parts that every layer is cut in, for devices with fast links.
-    - `devices`: all there are when `None`.
+    - `devices`: `jax.Device`s; all there are when `None`.
 
     One of the three may be -1: as many as are left.
 
     **Raises:** `ValueError` if they do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = dict(zip(NAMES, (data, fsdp, tensor), strict=True))
+    sizes: dict[str, int] = dict(zip(NAMES, (data, fsdp, tensor), strict=True))
     open_axes = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     given = ", ".join(f"{name}={size}" for name, size in sizes.items())
@@ -115,8 +115,8 @@ def shardings(
 ) -> PyTree[NamedSharding]:
     """The tree with a sharding in the place of every array, and `None` elsewhere.
 
-    Weights are cut as their policy's logical axes and the table say. An array outside of
-    a policy that lies at the same path below its own tree, such as a moment in an
+    Weights are cut as their policy's logical axes and the table say. An array outside
+    of a policy that lies at the same path below its own tree, such as a moment in an
     optimizer's state, follows the weight of that path and shape. All others are whole
     on every device.
 
@@ -153,7 +153,7 @@ def place(tree: _T, mesh: Mesh, table: Table = TRAINING) -> _T:
     def put(leaf, sharding):
         if sharding is None:
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = put(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable or leaf.sharding == sharding:
@@ -198,7 +198,7 @@ def check_prompts(name: str, prompts: int) -> None:
 def by_shard(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
     """Calls `function(whole, *cut)` in every shard, on its own prompts.
 
-    The shards know nothing of one another: each runs its own loops, as long as it needs.
+    Shards know nothing of one another: each runs its own loops, as long as it needs.
 
     **Arguments:**
 

@@ -205,7 +205,8 @@ class Transformer(AbstractPolicy[KVCache]):
         self, x: Float[Array, "chunk inputs"], layer: Layers, field: str
     ) -> Float[Array, "chunk outputs"]:
         """With one layer's matrix."""
-        axes = Axes(*(per_layer[1:] for per_layer in self._axes(field)))
+        names, pieces = self._axes(field)
+        axes = Axes(names[1:], pieces[1:])
         return product(x, getattr(layer, field), self.compute_dtype, axes)
 
     def _project(
