@@ -63,7 +63,8 @@ def load(
     *,
     dtype: DTypeLike | None = None,
     compute_dtype: DTypeLike | None = None,
-    remat: bool = False,
+    cache_dtype: DTypeLike | None = None,
+    remat: str = "elementwise",
 ) -> Transformer:
     """Loads a Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face directory.
 
@@ -76,7 +77,7 @@ def load(
     - `dtype`: of the weights, float32, float16 or bfloat16; the file's own by default
         (float32 if it mixes several).
     - `compute_dtype`: of the matrix products; the weights' own by default.
-    - `remat`: trades a second forward pass of each layer for its activations.
+    - `cache_dtype`, `remat`: see `Transformer`.
 
     **Raises:** `FileNotFoundError` when files are missing or the hub does not give
     them; `ValueError` when the architecture is not implemented, or tensors are missing,
@@ -112,7 +113,9 @@ def load(
             rows[index] = _turned(field, stored[name].read())
         return jnp.array(array)
 
-    skeleton = abstract(dtype=dtype, compute_dtype=compute_dtype)
+    skeleton = abstract(
+        dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
+    )
     return jax.tree_util.tree_map_with_path(fill, skeleton)
 
 

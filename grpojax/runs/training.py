@@ -117,6 +117,7 @@ def prepare(
         minibatches=updating.minibatches,
         microbatches=updating.microbatches,
         recompute=updating.recompute,
+        chunk=updating.chunk,
     )
     going_on = None
     if directory is not None and resume:
