@@ -3,7 +3,7 @@
 import functools as ft
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, DTypeLike
 
+from .. import sharding
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
 from ._huggingface_config import config_from_huggingface, config_to_huggingface
@@ -27,7 +29,7 @@ from ._huggingface_files import (
     WEIGHTS,
     write_json,
 )
-from ._safetensors import DTYPES, StoredTensor, write_file
+from ._safetensors import DTYPES, gathered, StoredTensor, write_file
 from ._transformer import Transformer
 
 
@@ -64,6 +66,7 @@ def load(
     dtype: DTypeLike | None = None,
     compute_dtype: DTypeLike | None = None,
     remat: bool = False,
+    mesh: Mesh | None = None,
 ) -> Transformer:
     """Loads a Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face directory.
 
@@ -77,6 +80,9 @@ def load(
         (float32 if it mixes several).
     - `compute_dtype`: of the matrix products; the weights' own by default.
     - `remat`: trades a second forward pass of each layer for its activations.
+    - `mesh`: if given, weights lie where `sharding.shardings` says. Each device's part
+        is read from the files by itself: no device, and no host, ever holds the whole
+        of a weight that is cut.
 
     **Raises:** `FileNotFoundError` when files are missing or the hub does not give
     them; `ValueError` when the architecture is not implemented, or tensors are missing,
@@ -104,16 +110,20 @@ def load(
                 f" Received {jnp.dtype(choice).name}."
             )
 
-    def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
-        field = path[-1].name
-        array = np.empty(leaf.shape, leaf.dtype)
-        rows = array if field in _IN_LAYERS else array[None]
-        for index, name in enumerate(_names(field, len(rows))):
-            rows[index] = _turned(field, stored[name].read())
-        return jnp.array(array)
-
     skeleton = abstract(dtype=dtype, compute_dtype=compute_dtype)
-    return jax.tree_util.tree_map_with_path(fill, skeleton)
+    reader = lambda path, leaf: ft.partial(_read, stored, path[-1].name, leaf)
+
+    def whole(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
+        return jnp.array(reader(path, leaf)((slice(None),) * leaf.ndim))
+
+    def cut(path: tuple, leaf: jax.ShapeDtypeStruct, place: Sharding) -> Array:
+        read = _once(reader(path, leaf))
+        return jax.make_array_from_callback(leaf.shape, place, read)
+
+    if mesh is None:
+        return jax.tree_util.tree_map_with_path(whole, skeleton)
+    places = sharding.shardings(skeleton, mesh)
+    return jax.tree_util.tree_map_with_path(cut, skeleton, places)
 
 
 def save(
@@ -124,7 +134,9 @@ def save(
 ) -> None:
     """Writes a directory that `transformers`, and `load`, read back bit for bit.
 
-    Files are written under other names and renamed once all are complete.
+    Files are written under other names and renamed once all are complete. Of a policy
+    that is spread over devices one tensor at a time is put together. All processes of a
+    run call this, and the first one writes.
 
     **Arguments:**
 
@@ -155,6 +167,10 @@ def save(
     dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
     config = config_to_huggingface(policy.config)
     config |= {"torch_dtype": dtype.name} | special
+    if jax.process_index() > 0:
+        for make in _stored_forms(policy).values():
+            gathered(make())
+        return
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
         unfinished = Path(temporary)
@@ -191,6 +207,38 @@ def _names(field: str, num_layers: int) -> list[str]:
     return [f"model.layers.{i}.{_IN_LAYERS[field]}" for i in range(num_layers)]
 
 
+def _read(
+    stored: Mapping[str, StoredTensor],
+    field: str,
+    leaf: jax.ShapeDtypeStruct,
+    part: tuple[slice, ...],
+) -> np.ndarray:
+    """A part of a weight, and nothing else, from the files."""
+    ranges = [range(n)[one] for one, n in zip(part, leaf.shape, strict=True)]
+    array = np.empty([len(one) for one in ranges], leaf.dtype)
+    names, rows, inner = _names(field, leaf.shape[0]), array[None], part
+    if field in _IN_LAYERS:
+        names, rows, inner = names[part[0]], array, part[1:]
+    for row, name in zip(rows, names, strict=True):
+        lies = inner if field == "embedding" else inner[::-1]
+        row[...] = _turned(field, stored[name].read(lies))
+    return array
+
+
+def _once(
+    read: Callable[[tuple[slice, ...]], np.ndarray],
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """A reader that remembers: devices of different `data` hold the same."""
+    known: dict[str, np.ndarray] = {}
+
+    def recall(part: tuple[slice, ...]) -> np.ndarray:
+        if str(part) not in known:
+            known[str(part)] = read(part)
+        return known[str(part)]
+
+    return recall
+
+
 def _turned(field: str, x: _Tensor) -> _Tensor:
     """Between output-first, as stored, and input-first; embeddings are read by row."""
     return x if field == "embedding" else x.T
@@ -220,9 +268,9 @@ def _common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
 def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
     """Some files keep a tied head all the same: it must be a copy of the embedding."""
     form = lambda tensor: (tensor.dtype, tensor.shape)
-    if form(head) != form(embedding) or not np.array_equal(
-        head.read(), embedding.read()
-    ):
+    parts = [(slice(i, i + 4096),) for i in range(0, head.shape[0], 4096)]
+    same = lambda part: np.array_equal(head.read(part), embedding.read(part))
+    if form(head) != form(embedding) or not all(map(same, parts)):
         raise ValueError(
             f"A tied head is the embedding. {CONFIG} says tie_word_embeddings = true, "
             f"but {head.name} differs from {embedding.name}: set it to false if the "

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from .. import algorithms, models, reward
@@ -21,6 +22,7 @@ from ..rollout import AbstractSampler, Categorical, Greedy
 from ..text import AbstractTokenizer, load_tokenizer
 from ..types import Rewards, Trajectory
 from ..update import Number
+from . import placement
 from .recipe import Recipe
 
 
@@ -140,8 +142,10 @@ def build_keys(recipe: Recipe) -> Keys:
     return Keys(*jr.split(jr.key(recipe.run.seed)))
 
 
-def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
-    """A model and the tokenizer that belongs to it.
+def load_model(
+    recipe: Recipe, mesh: Mesh | None = None
+) -> tuple[Transformer, AbstractTokenizer]:
+    """A model, laid out over a mesh if there is one, and its tokenizer.
 
     **Raises:** `FileNotFoundError` if there is none, `ValueError` if the two do not
     fit together.
@@ -155,6 +159,7 @@ def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         remat=settings.remat,
+        mesh=mesh,
     )
     tokenizer = load_tokenizer(path)
     models.check_tokenizer(policy, tokenizer)
@@ -176,7 +181,9 @@ class Environments(NamedTuple):
     notes: list[str]
 
 
-def build_environments(recipe: Recipe, tokenizer: AbstractTokenizer) -> Environments:
+def build_environments(
+    recipe: Recipe, tokenizer: AbstractTokenizer, mesh: Mesh | None = None
+) -> Environments:
     """Calls the function that `data.task` names.
 
     It is `envs.<task>.environments`, or for `package.module:function` that one; either
@@ -199,7 +206,9 @@ def build_environments(recipe: Recipe, tokenizer: AbstractTokenizer) -> Environm
                 f"`data.task: {recipe.data.task}` must make environments with numbered "
                 f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
             )
-    return environments
+    train, held_out, notes = environments
+    put = lambda env: placement.put(env, mesh)
+    return Environments(put(train), put(held_out), notes)
 
 
 def find_task(task: str) -> Callable[..., tuple]:
