@@ -41,7 +41,7 @@ def alive(child):
 @pytest.mark.parametrize(
     "body, code, said",
     [
-        ("print('here')", 0, ""),
+        ("pass", 0, ""),
         ("sys.exit(75)", 75, ""),
         ("raise ValueError('no good')", 1, "ValueError: no good"),
         ("os.abort()", EXIT_PEER, "another process of the run has died"),
@@ -50,11 +50,10 @@ def alive(child):
 )
 def test_exit_codes(body, code, said):
     process, child = start(body)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert said in err
     assert child != process.pid
-    assert ("here" in out) == ("here" in body)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
