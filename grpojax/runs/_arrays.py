@@ -38,7 +38,9 @@ def with_arrays(
         if isinstance(leaf, np.ndarray):
             return value
         value = jnp.asarray(value)
-        return jr.wrap_key_data(value, impl=jr.key_impl(leaf)) if _is_key(leaf) else value
+        if not _is_key(leaf):
+            return value
+        return jr.wrap_key_data(value, impl=jr.key_impl(leaf))
 
     return jax.tree_util.tree_map_with_path(replace, like)
 
@@ -68,8 +70,8 @@ def describe(array: jax.Array | np.ndarray) -> str:
 def detached(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """An array that orbax may take its time with; of a key, its numbers.
 
-    orbax copies what lies on an accelerator to the host before it returns. On a CPU what
-    it takes for that copy is the device's memory, seen through.
+    orbax copies what lies on an accelerator to the host before it returns. On a CPU
+    what it takes for that copy is the device's memory, seen through.
     """
     if isinstance(array, np.ndarray):
         return array.copy()

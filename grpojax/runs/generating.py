@@ -205,13 +205,13 @@ def run(setup: Setup) -> list[dict[str, object]]:
     """
     with placement.on(setup.mesh):
         said = _complete(
-        setup.policy,
-        setup.env,
-        setup.reward,
-        parts.build_sampler(setup.recipe),
-        parts.build_keys(setup.recipe).evaluate,
-        problems=setup.problems,
-        samples=setup.samples,
+            setup.policy,
+            setup.env,
+            setup.reward,
+            parts.build_sampler(setup.recipe),
+            parts.build_keys(setup.recipe).evaluate,
+            problems=setup.problems,
+            samples=setup.samples,
         )
     return list(completions.records(0, jax.device_get(said), setup.tokenizer))
 

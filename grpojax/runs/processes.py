@@ -1,8 +1,8 @@
 """Many processes that compute one run: joined, of one mind, and ended together.
 
-Each runs the same program with the same recipe on devices of its own. Arrays are global,
-and what is computed on the host is the same everywhere, but for what only the first
-process does: it writes the run's directory, and it alone speaks.
+Each runs the same program with the same recipe on devices of its own. Arrays are
+global, and what is computed on the host is the same everywhere, but for what only the
+first process does: it writes the run's directory, and it alone speaks.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ def joined(
 ) -> Iterator[None]:
     """Joins the run's other processes, and leaves together with them.
 
-    What is not said is found out where JAX can, from SLURM's variables or a TPU's. To be
-    entered before anything is computed.
+    What is not said is found out where JAX can, from SLURM's variables or a TPU's. To
+    be entered before anything is computed.
 
     **Arguments:**
 

@@ -1,8 +1,8 @@
 """A process that another looks after, so that what ends it becomes words and a code.
 
 When a process of a run is gone, the collectives of the others wait for it, and JAX ends
-them from within, by SIGABRT, be it in the midst of a compiled program. Python has no say
-in that; whoever started the process has.
+them from within, by SIGABRT, be it in the midst of a compiled program. Python has no
+say in that; whoever started the process has.
 """
 
 import os

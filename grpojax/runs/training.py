@@ -266,9 +266,7 @@ def _take_steps(
         bar.update(reading.step, reading.metrics)
 
     with contextlib.ExitStack() as stack:
-        keeper = Keeper(
-            setup.directory, setup.checkpoints, recipe, journal, preemption
-        )
+        keeper = Keeper(setup.directory, setup.checkpoints, recipe, journal, preemption)
         stack.enter_context(keeper)
         bar = stack.enter_context(Progress(recipe.run.steps, console))
         return loop.fit(

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -11,19 +10,16 @@ import time
 from pathlib import Path
 
 import jax
-import jax.random as jr
-import numpy as np
-import optax
 import pytest
 
-from grpojax import init, models, sharding
-from grpojax.runs import placement, recipes, training
+from grpojax import models, sharding
+from grpojax.runs import recipes, training
 from grpojax.runs.checkpoints import Checkpoints
 from grpojax.runs.preemption import EXIT_PREEMPTED
 from grpojax.runs.recipe import Recipe
 from grpojax.runs.supervision import EXIT_PEER
 
-from ..helpers import distance, same_bits, transformer
+from ..helpers import distance, same_bits
 
 
 # Two processes of so many devices each, and one of all.
