@@ -216,3 +216,81 @@ def test_what_the_first_refuses_all_refuse(assignments, alone, tmp_path):
     assert processes.wait(timeout=120) == [2, 2], processes.said()
     for log in processes.logs:
         assert "`optimizer.learning_rate` was" in log.read_text()
+
+
+JUDGING = """
+import json
+import sys
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import optax
+
+import grpojax as gx
+from grpojax import reward, sharding
+from grpojax.runs import placement, processes
+from grpojax.runs.recipe import Distributed
+from tests.helpers import count_env, transformer
+
+port, index = sys.argv[1:]
+seen = []
+
+
+def judge(prompts, completions):
+    seen.append([prompts, completions])
+    return [float(len(text)) for text in completions]
+
+
+told = dict(coordinator=f"127.0.0.1:{port}", count=2, index=int(index))
+with processes.joined(Distributed(), **told):
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    optimizer = optax.sgd(0.1)
+    state = gx.init(transformer(), optimizer=optimizer, key=jr.key(0))
+    pay = reward.weighted_sum(
+        {"length": 1.0}, reward.host_reward(judge, str, name="length")
+    )
+    with jax.set_mesh(mesh):
+        collect = eqx.filter_jit(
+            lambda *x: placement.everywhere(
+                gx.collect(x[0], env=x[1], reward=pay, prompts=8, group=2)
+            )
+        )
+        made = collect(*sharding.place((state, count_env(target=7)), mesh))
+    made = jax.device_get(made)
+    print(json.dumps([seen, made.rewards.total.tolist(), made.trajectory.lengths.tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_a_judge_sees_the_rows_of_its_own_process(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={EACH}"
+    root = Path(__file__).parents[2]
+    members = [
+        subprocess.Popen(
+            [sys.executable, "-c", JUDGING, str(port), str(index)],
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    answers = [member.communicate(timeout=300)[0] for member in members]
+    assert [member.returncode for member in members] == [0, 0]
+    (first, total, _), (second, other, _) = (
+        json.loads(answer.splitlines()[-1]) for answer in answers
+    )
+    assert total == other
+    rows = [
+        [(p, c) for prompts, said in calls for p, c in zip(prompts, said, strict=True)]
+        for calls in (first, second)
+    ]
+    # Eight prompts of two samples: each process is asked about its half, once.
+    assert [len(x) for x in rows] == [8, 8]
+    assert not set(rows[0]) & set(rows[1])
+    paid = sorted(float(len(said)) for _, said in rows[0] + rows[1])
+    assert paid == sorted(x for row in total for x in row)
