@@ -58,18 +58,20 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
 
     **Raises:** `ValueError` for options that say half of it.
     """
-    wanted = vars(options)
-    told = [wanted.get(name) for name in ("coordinator", "processes", "process")]
-    if told == [None] * 3:
+    told = vars(options)
+    coordinator: str | None = told.get("coordinator")
+    count: int | None = told.get("processes")
+    index: int | None = told.get("process")
+    if coordinator is None and count is None and index is None:
         return recipe.distributed.processes == "auto"
-    coordinator, count, index = told
-    if None in told or ":" not in coordinator or not 0 <= index < count:
-        raise ValueError(
-            "A process of many is told HOST:PORT of the first, how many there are, and "
-            f"which of them it is. Received --coordinator {coordinator} --processes "
-            f"{count} --process {index}: say all three, counted from 0."
-        )
-    return True
+    if coordinator is not None and count is not None and index is not None:
+        if ":" in coordinator and 0 <= index < count:
+            return True
+    raise ValueError(
+        "A process of many is told HOST:PORT of the first, how many there are, and "
+        f"which of them it is. Received --coordinator {coordinator} --processes {count} "
+        f"--process {index}: say all three, counted from 0."
+    )
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:

@@ -100,8 +100,9 @@ def prepare(
         setup = _load(recipe, mesh)._replace(directory=directory)
     if out is None:
         return setup
-    setup = setup._replace(checkpoints=Path(out) / CHECKPOINTS)
-    return _restore(setup, setup.checkpoints) if resume else setup
+    place = Path(out) / CHECKPOINTS
+    setup = setup._replace(checkpoints=place)
+    return _restore(setup, place) if resume else setup
 
 
 def _claim(
