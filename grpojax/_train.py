@@ -7,7 +7,14 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from . import advantage, reward as reward_phase, rollout, update, validation
+from . import (
+    advantage,
+    reward as reward_phase,
+    rollout,
+    sharding,
+    update,
+    validation,
+)
 from ._measure import measure
 from .algorithms import Algorithm, grpo
 from .env import AbstractEnvironment
@@ -148,7 +155,7 @@ def learn(
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
     )
-    return next_state, {**experience.metrics, **metrics}
+    return sharding.constrain(next_state), {**experience.metrics, **metrics}
 
 
 def train_step(

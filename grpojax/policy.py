@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from .types import Prompt
+from .types import Axes, Prompt
 
 
 _Cache = TypeVar("_Cache")
@@ -84,6 +84,15 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
     @abc.abstractmethod
     def for_decoding(self) -> "AbstractPolicy[_Cache]":
         """The policy laid out for many small steps, such as weights cast once."""
+
+    def logical_axes(self) -> PyTree[Axes]:
+        """The names of every array's axes, by which a mesh cuts them.
+
+        The policy's own tree with `Axes` in the place of every array. By default no
+        axis has a name, and every device holds all of the policy.
+        """
+        arrays = eqx.filter(self, eqx.is_array)
+        return jax.tree.map(lambda x: Axes((None,) * x.ndim, x.shape), arrays)
 
 
 def completion_hidden(

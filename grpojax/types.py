@@ -5,9 +5,26 @@ The shape words never change meaning: `prompt` counts rows of different prompts,
 counts completion positions.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree
+
+
+class Axes(NamedTuple):
+    """The logical axes of one array of a policy; see `grpojax.sharding`.
+
+    **Fields:**
+
+    - `names`: of each axis, such as `("layer", "hidden", "heads")`; `None` for one that
+        is never cut.
+    - `pieces`: into how many parts each axis may be cut: its size, or for an axis of
+        heads that lie side by side the number of heads.
+    """
+
+    names: tuple[str | None, ...]
+    pieces: tuple[int, ...]
 
 
 class Prompt(eqx.Module):

@@ -13,6 +13,7 @@ LAYERS = {
     "masked": 0,
     "env": 1,
     "policy": 1,
+    "sharding": 1,
     "text": 1,
     "rollout": 2,
     "reward": 2,

@@ -12,19 +12,27 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, DTypeLike, Float
 
+from .. import sharding
+from ..types import Axes
+
 
 def product(
     x: Float[Array, "*batch inputs"],
     weight: Float[Array, "inputs outputs"],
     dtype: DTypeLike,
+    axes: Axes | None = None,
 ) -> Float[Array, "*batch outputs"]:
     """A matrix product with operands in `dtype`, accumulated and returned in float32.
 
     bfloat16 operands with a float32 result are what matrix units are made for, in the
     gradients too; float32 operands ask for the highest precision, which accelerators
     would lower.
+
+    On a mesh a weight with named axes is put together for the product, in `dtype`, and
+    its gradient is cut again as it is added up.
     """
-    return _product.bind(x, weight, dtype=jnp.dtype(dtype).name)
+    layout = sharding.layout(axes)
+    return _product.bind(x, weight, dtype=jnp.dtype(dtype).name, layout=layout)
 
 
 def save_products(primitive: Primitive, *_: object, **__: object) -> bool:
@@ -47,39 +55,55 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _compute(x: Array, weight: Array, *, dtype: str) -> Array:
-    flat = _contract(_rows(x), weight, (1, 0), dtype)
+def _used(weight: Array, dtype: str, layout: sharding.Layout | None) -> Array:
+    """The weight as it is multiplied with: cast first, so that less is sent."""
+    weight = weight.astype(dtype)
+    if layout is None:
+        return weight
+    return jax.lax.with_sharding_constraint(weight, layout.used)
+
+
+def _compute(
+    x: Array, weight: Array, *, dtype: str, layout: sharding.Layout | None
+) -> Array:
+    flat = _contract(_rows(x), _used(weight, dtype, layout), (1, 0), dtype)
     return flat.reshape(*x.shape[:-1], weight.shape[1])
 
 
-def _shape(x, weight, *, dtype: str):
+def _shape(x, weight, *, dtype: str, layout: sharding.Layout | None):
+    del layout
     shape = (*x.shape[:-1], weight.shape[1])
     return ShapedArray(shape, jnp.promote_types(jnp.float32, dtype))
 
 
-def _batch(operands, axes, *, dtype: str):
+def _batch(operands, axes, *, dtype: str, layout: sharding.Layout | None):
     x, weight = operands
     x_axis, weight_axis = axes
     if weight_axis is None:
         x = jnp.moveaxis(x, x_axis, 0)
-        return _product.bind(x, weight, dtype=dtype), 0
+        return _product.bind(x, weight, dtype=dtype, layout=layout), 0
     # Many weights, as in a sweep over seeds: not one product, but a batch of them.
-    each = jax.vmap(lambda x, weight: _compute(x, weight, dtype=dtype), axes)
-    return each(x, weight), 0
+    one = lambda x, weight: _compute(x, weight, dtype=dtype, layout=layout)
+    return jax.vmap(one, axes)(x, weight), 0
 
 
-def _gradient_of_x(cotangent, x, weight, *, dtype: str):
+def _gradient_of_x(cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None):
+    weight = _used(weight, dtype, layout)
     flat = _contract(_rows(cotangent), weight, (1, 1), dtype)
     return flat.reshape(*cotangent.shape[:-1], -1).astype(x.aval.dtype)
 
 
-def _gradient_of_weight(cotangent, x, weight, *, dtype: str):
+def _gradient_of_weight(
+    cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None
+):
     flat = _contract(_rows(x), _rows(cotangent), (0, 0), dtype)
+    if layout is not None:
+        flat = jax.lax.with_sharding_constraint(flat, layout.kept)
     return flat.astype(weight.aval.dtype)
 
 
 _product = Primitive("grpojax_product")
-_product.def_impl(jax.jit(_compute, static_argnames="dtype"))
+_product.def_impl(jax.jit(_compute, static_argnames=("dtype", "layout")))
 _product.def_abstract_eval(_shape)
 mlir.register_lowering(_product, mlir.lower_fun(_compute, multiple_results=False))
 batching.primitive_batchers[_product] = _batch

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 
+from .. import sharding
 from ..policy import AbstractPolicy, Past
+from ..types import Axes
 from ._config import TransformerConfig
 from ._layers import attend, rms_norm, rotate, to_bits
 from ._product import product, save_products
@@ -116,15 +118,17 @@ class Transformer(AbstractPolicy[KVCache]):
             ]
             sources.append((own.keys, own.values, visible))
             mixed = attend(query, sources, self.compute_dtype)
-            x = x + product(mixed, layer.output, self.compute_dtype)
-            x = x + self._mlp(layer, x)
+            x = x + self._product(mixed, layer, "output")
+            x = sharding.whole(x + self._mlp(layer, x))
             return x, own
 
         # What lies between the products is cheaper to compute again than to keep.
         kept = jax.checkpoint_policies.nothing_saveable if self.remat else save_products
         block = jax.checkpoint(block, policy=kept, prevent_cse=False)
         # Read in the compute dtype here and in `for_decoding` alike.
-        x = self.embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
+        embedding = sharding.gathered(self.embedding, self._axes("embedding"))
+        x = embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
+        x = sharding.whole(x)
         # Caches are only read in here. Carried and written by the scan, one would be
         # copied for every layer of every token.
         caches = [one.cache for one in past]
@@ -142,7 +146,7 @@ class Transformer(AbstractPolicy[KVCache]):
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
-        return product(hidden, head, self.compute_dtype)
+        return product(hidden, head, self.compute_dtype, self._axes("head"))
 
     def for_decoding(self) -> "Decoder":
         cast = lambda x: None if x is None else x.astype(self.compute_dtype)
@@ -155,12 +159,33 @@ class Transformer(AbstractPolicy[KVCache]):
             (cast(self.embedding), cast(self.head), layers),
             is_leaf=lambda x: x is None,
         )
-        return Decoder(transformer)
+        return Decoder(sharding.constrain(transformer, sharding.DECODING))
 
     def logical_axes(self) -> "Transformer":
-        """The same tree with, for every array, the names of its axes."""
-        name = lambda path, _: LOGICAL_AXES[path[-1].name]
+        name = lambda path, _: self._axes(path[-1].name)
         return jax.tree_util.tree_map_with_path(name, self)
+
+    def _axes(self, field: str) -> Axes:
+        """The axes of one weight; an axis of heads is cut between them."""
+        config, names = self.config, LOGICAL_AXES[field]
+        pieces = {
+            "layer": config.num_layers,
+            "vocab": config.vocab_size,
+            "hidden": config.hidden_size,
+            "heads": config.num_heads,
+            "kv_heads": config.num_kv_heads,
+            "mlp": config.intermediate_size,
+            "norm": 1,
+        }
+        return Axes(names, tuple(pieces[name] for name in names))
+
+    def _product(
+        self, x: Float[Array, "chunk inputs"], layer: Layers, field: str
+    ) -> Float[Array, "chunk outputs"]:
+        """With one layer's matrix."""
+        names, pieces = self._axes(field)
+        axes = Axes(names[1:], pieces[1:])
+        return product(x, getattr(layer, field), self.compute_dtype, axes)
 
     def _project(
         self, layer: Layers, x: Float[Array, "chunk hidden"], positions
@@ -169,16 +194,16 @@ class Transformer(AbstractPolicy[KVCache]):
         config, dtype = self.config, self.compute_dtype
         normed = rms_norm(x, layer.attention_norm, config.norm_eps)
 
-        def heads(weight, bias, norm, count):
-            y = product(normed, weight, dtype)
+        def heads(field, bias, norm, count):
+            y = self._product(normed, layer, field)
             if bias is not None:
                 y = y + bias.astype(jnp.float32)[None]
             y = y.reshape(-1, count, config.head_dim)
             return y if norm is None else rms_norm(y, norm, config.norm_eps)
 
-        query = heads(layer.query, layer.query_bias, layer.query_norm, config.num_heads)
-        key = heads(layer.key, layer.key_bias, layer.key_norm, config.num_kv_heads)
-        value = heads(layer.value, layer.value_bias, None, config.num_kv_heads)
+        query = heads("query", layer.query_bias, layer.query_norm, config.num_heads)
+        key = heads("key", layer.key_bias, layer.key_norm, config.num_kv_heads)
+        value = heads("value", layer.value_bias, None, config.num_kv_heads)
         frequency = config.inverse_frequency
         query, key = (rotate(y, positions, frequency) for y in (query, key))
         key = jnp.transpose(key.astype(dtype), (1, 2, 0))
@@ -188,10 +213,10 @@ class Transformer(AbstractPolicy[KVCache]):
     def _mlp(
         self, layer: Layers, x: Float[Array, "chunk hidden"]
     ) -> Float[Array, "chunk hidden"]:
-        dtype = self.compute_dtype
         normed = rms_norm(x, layer.mlp_norm, self.config.norm_eps)
-        gate = jax.nn.silu(product(normed, layer.gate, dtype))
-        return product(gate * product(normed, layer.up, dtype), layer.down, dtype)
+        gate = jax.nn.silu(self._product(normed, layer, "gate"))
+        up = self._product(normed, layer, "up")
+        return self._product(gate * up, layer, "down")
 
 
 class Decoder(AbstractPolicy[KVCache]):

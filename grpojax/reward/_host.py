@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from .. import sharding
 from ..types import Rewards, Trajectory
 
 
@@ -44,7 +45,8 @@ class host_reward(eqx.Module):
     """Any Python function over the texts of a batch.
 
     Inside a compiled program it is one callback for the whole batch, under `jit`,
-    `scan`, `vmap` and on a mesh alike. Outside of one it is a plain call, which is the
+    `scan` and `vmap` alike; on a mesh one for each part of the batch, on the host that
+    holds it. Outside of one it is a plain call, which is the
     second way to compose a step:
 
         trajectory = jit(rollout.generate)(...)
@@ -128,10 +130,15 @@ class host_reward(eqx.Module):
         dtype = jnp.result_type(float)
         judge = lambda rows: self._judge(rows, np.dtype(dtype))
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(rows)):
-            answer = tuple(jax.ShapeDtypeStruct(shape, x) for x in (dtype, bool))
-            paid, failed = jax.pure_callback(
-                judge, answer, rows, vmap_method="broadcast_all"
-            )
+
+            def ask(rows: _Rows):
+                shape = rows.tokens.shape[:-1]
+                answer = tuple(jax.ShapeDtypeStruct(shape, x) for x in (dtype, bool))
+                return jax.pure_callback(
+                    judge, answer, rows, vmap_method="broadcast_all"
+                )
+
+            paid, failed = sharding.on_hosts(ask, rows)
         else:
             paid, failed = (jnp.asarray(x) for x in judge(rows))
         rewards = Rewards.of(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from .. import sharding
 from ..env import AbstractEnvironment, TimeStep, Turn
 from ..policy import AbstractPolicy, empty_cache, Past
 from ..types import Prompt
@@ -143,6 +144,13 @@ class Engine(eqx.Module):
         return self.prompts.tokens[prompt, last].astype(jnp.int32)
 
     def _iterate(self, loop: Loop) -> Loop:
+        # Where layers are cut, all devices follow all lanes: only caches are cut, too.
+        pin = lambda loop: eqx.tree_at(
+            lambda x: (x.lanes, x.rows), loop, replace_fn=sharding.whole
+        )
+        return pin(self._advance(pin(loop)))
+
+    def _advance(self, loop: Loop) -> Loop:
         hidden, cache = self._extend(loop)
         lanes, rows, turn_over, ended = self._say(loop.lanes, loop.rows, hidden)
         if self.env.max_turns == 1:
@@ -203,7 +211,8 @@ class Engine(eqx.Module):
         key = self.keys.reshape(-1)[jnp.minimum(lanes.row, self.count - 1)]
         key = jax.vmap(jr.fold_in)(key, lanes.age)
         draw = lambda logits, key: self.sampler(logits, key=key)
-        token, log_prob = jax.vmap(draw)(self.policy.logits(hidden), key)
+        logits = sharding.spread(self.policy.logits(sharding.whole(hidden)))
+        token, log_prob = sharding.whole(jax.vmap(draw)(logits, key))
         token = token.astype(jnp.int32)
         forced = lanes.age < lanes.turn_start
         if lanes.reply.shape[1] > 0:

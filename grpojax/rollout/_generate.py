@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
+from .. import sharding
 from ..env import AbstractEnvironment
 from ..policy import AbstractPolicy, prefill
 from ..types import Prompt, Trajectory
 from ._engine import Engine
+from ._loop import Rows
 from ._sample import AbstractSampler, Categorical
 
 
@@ -25,6 +27,16 @@ def _check(policy: AbstractPolicy, env: AbstractEnvironment, **sizes: int | None
             "The environment's tokens must be below the policy's vocabulary size. "
             f"Received env.vocab_size={env.vocab_size} and policy.vocab_size="
             f"{policy.vocab_size}. Use the tokenizer that belongs to the model."
+        )
+
+
+def _check_shards(prompts: int, slots: int | None):
+    sharding.check_prompts("prompts", prompts)
+    if slots is not None and slots % sharding.shards():
+        raise ValueError(
+            "rollout: slots are dealt out to the parts of a mesh as prompts are, so "
+            f"they must be a multiple of data x fsdp = {sharding.shards()}. Received "
+            f"slots={slots}."
         )
 
 
@@ -52,7 +64,8 @@ def complete(
     - `group`: samples of each prompt.
     - `slots`: how many rows are decoded at a time. A slot whose row has ended takes the
         next row, so fewer slots than rows do less work when lengths differ, and the
-        tokens are the same. All rows at once when `None`.
+        tokens are the same. All rows at once when `None`. On a mesh each part of the
+        batch has its share of them.
     - `limits`: each row's own horizon in tokens, between 1 and the environment's, which
         is everybody's when `None`: budgets, or lengths imposed for a measurement.
     - `sampler`: draws the tokens, `Categorical(temperature)` or `Greedy()`.
@@ -73,22 +86,32 @@ def complete(
     row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
     row = row + jnp.asarray(first).astype(jnp.uint32) * group
     fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
-    decoding = policy.for_decoding()
+    _check_shards(count, slots)
+    parts = sharding.shards()
     time = env.max_completion_length
     if limits is None:
         limits = jnp.full(shape, time)
-    engine = Engine(
-        policy=decoding,
-        env=env,
-        states=states,
-        prompts=prompts,
-        keys=fold(row),
-        context=jax.vmap(ft.partial(prefill, decoding), out_axes=1)(prompts),
-        sampler=sampler,
-        limits=jnp.clip(jnp.asarray(limits, jnp.int32), 1, time),
-        slots=count * group if slots is None else min(slots, count * group),
-    )
-    rows, _ = engine.run()
+    limits = jnp.clip(jnp.asarray(limits, jnp.int32), 1, time)
+    most = count * group if slots is None else min(slots, count * group)
+
+    def decode(whole, states, prompts, keys, limits) -> Rows:
+        policy, env, sampler = whole
+        engine = Engine(
+            policy=policy,
+            env=env,
+            states=states,
+            prompts=prompts,
+            keys=keys,
+            context=jax.vmap(ft.partial(prefill, policy), out_axes=1)(prompts),
+            sampler=sampler,
+            limits=limits,
+            slots=most // parts,
+        )
+        return engine.run()[0]
+
+    # Laid out once, so that no token pays for it.
+    whole = policy.for_decoding(), env, sampler
+    rows = sharding.by_shard(decode, whole, states, prompts, fold(row), limits)
     shaped = lambda x: x.reshape(*shape, *x.shape[1:])
     sampled = shaped(rows.sampled)
     version = jnp.asarray(version, jnp.int32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .. import sharding
 from ..policy import AbstractPolicy
 from ..types import Metrics, Trajectory
 from ._objective import Objective
@@ -193,6 +194,7 @@ def _accumulate(
     first = jax.tree.map(lambda x: x[0], parts)
     gradients, tally = jax.eval_shape(gradient, params, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
+    zeros = sharding.constrain(zeros)
 
     def add(carry, part):
         gradients, tally = carry

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .. import sharding
 from ..policy import AbstractPolicy, prefill
 from ..types import Prompt
 from ._pack import pack, Packing, to_rows, to_streams
@@ -20,55 +21,68 @@ from ._surrogate import Number
 
 
 class Streams(eqx.Module):
-    """Rows, packed in streams of which so many are scored at a time."""
+    """Rows, packed in streams of which so many are scored at a time.
+
+    On a mesh every shard packs the rows of its own prompts: its axis is in front.
+    """
 
     prompt: Prompt
-    tokens: Int[Array, "prompt group time"]
+    tokens: Int[Array, "shard prompt group time"]
     packing: Packing
     at_a_time: int = eqx.field(static=True)
 
     @property
     def parts(self) -> Int[Array, ""]:
         """How many parts hold anything; one at least, for something to be measured."""
-        return jnp.maximum(-(-self.packing.used // self.at_a_time), 1)
+        used = jnp.max(self.packing.used)
+        return jnp.maximum(-(-used // self.at_a_time), 1)
 
     def cut(self, part: Int[Array, ""], x: Array) -> Array:
-        """The streams of one part."""
+        """The streams of one part, of one shard."""
         start = part * self.at_a_time
         return jax.lax.dynamic_slice_in_dim(x, start, self.at_a_time, axis=0)
 
     def score(
         self, policy: AbstractPolicy, context: PyTree, part: Int[Array, ""], **options
-    ) -> PyTree[Float[Array, "at_a_time time"]]:
-        """The scores of one part's streams, `[at_a_time time]`."""
-        source = self.cut(part, self.packing.source)
-        position = self.cut(part, self.packing.position)
-        owner = self.cut(part, self.packing.owner)
-        own = lambda x: x[owner]
-        scores = score(
-            policy,
-            jax.tree.map(own, self.prompt),
-            to_streams(self.tokens, source)[:, None],
-            context=jax.tree.map(own, context),
-            position=position[:, None],
-            **options,
-        )
-        return jax.tree.map(lambda x: x[:, 0], scores)
+    ) -> PyTree[Float[Array, "shard at_a_time time"]]:
+        """The scores of one part's streams, `[shard at_a_time time]`."""
+
+        def one(prompt, tokens, packing, context):
+            owner = self.cut(part, packing.owner)
+            own = lambda x: x[owner]
+            scores = score(
+                policy,
+                jax.tree.map(own, prompt),
+                to_streams(tokens, self.cut(part, packing.source))[:, None],
+                context=jax.tree.map(own, context),
+                position=self.cut(part, packing.position)[:, None],
+                **options,
+            )
+            return jax.tree.map(lambda x: x[:, 0], scores)
+
+        every = sharding.each_shard(one)
+        return every(self.prompt, self.tokens, self.packing, context)
 
     def to_rows(
         self, part: Int[Array, ""], streams: PyTree[Array, " T"]
     ) -> tuple[PyTree[Array, " T"], Bool[Array, "prompt group"]]:
         """Streams of one part as rows, and which rows stand in them."""
-        back = lambda x: to_rows(x, self.packing, part * self.at_a_time)
-        here = back(jax.tree.leaves(streams)[0])[1]
-        return jax.tree.map(lambda x: back(x)[0], streams), here
+        first = part * self.at_a_time
+        back = sharding.each_shard(lambda x, packing: to_rows(x, packing, first))
+        leaves, tree = jax.tree.flatten(streams)
+        rows, here = zip(*(back(x, self.packing) for x in leaves), strict=True)
+        return sharding.gather(jax.tree.unflatten(tree, rows)), sharding.gather(here[0])
 
     def to_streams(
         self, part: Int[Array, ""], rows: PyTree[Array, " T"]
     ) -> PyTree[Array, " T"]:
         """Rows as the streams of one part."""
-        source = self.cut(part, self.packing.source)
-        return jax.tree.map(lambda x: to_streams(x, source), rows)
+
+        def one(rows, source):
+            source = self.cut(part, source)
+            return jax.tree.map(lambda x: to_streams(x, source), rows)
+
+        return sharding.each_shard(one)(sharding.deal(rows), self.packing.source)
 
 
 def in_streams(
@@ -79,12 +93,17 @@ def in_streams(
 ) -> Streams:
     """Packs rows up to the last token that counts; `at_a_time` divides the rows."""
     time = tokens.shape[-1]
+    sharding.check_prompts("prompts / minibatches / microbatches", tokens.shape[0])
     lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
-    return Streams(prompt, tokens, pack(lengths, time), at_a_time)
+    prompt, tokens, lengths = sharding.deal((prompt, tokens, lengths))
+    packing = sharding.each_shard(lambda lengths: pack(lengths, time))(lengths)
+    return Streams(prompt, tokens, packing, at_a_time // sharding.shards())
 
 
-def prefill_all(policy: AbstractPolicy, prompt: Prompt) -> PyTree:
-    return jax.vmap(ft.partial(prefill, policy))(prompt)
+def prefill_all(policy: AbstractPolicy, streams: Streams) -> PyTree:
+    """The prompts' caches."""
+    one = jax.vmap(ft.partial(prefill, policy))
+    return sharding.each_shard(one)(streams.prompt)
 
 
 def score_in_parts(
@@ -102,7 +121,7 @@ def score_in_parts(
     def some(part) -> Scored:
         prompt, (tokens, mask) = part
         streams = in_streams(prompt, tokens, mask, at_a_time * tokens.shape[0])
-        context = prefill_all(policy, prompt)
+        context = prefill_all(policy, streams)
 
         def add(part, scores):
             found = streams.score(policy, context, part, **options)
@@ -133,7 +152,7 @@ def gradient_in_parts(
     params, static = eqx.partition(policy, eqx.is_inexact_array)
     combine = lambda params: eqx.combine(params, static)
     context, pull_context = jax.vjp(
-        lambda params: prefill_all(combine(params), streams.prompt), params
+        lambda params: prefill_all(combine(params), streams), params
     )
 
     def one(part):
@@ -147,12 +166,13 @@ def gradient_in_parts(
         rows, here = streams.to_rows(part, scores)
         cotangent, measured = jax.grad(loss, has_aux=True)(rows, here)
         gradient, of_context = pull(streams.to_streams(part, cotangent))
-        return (gradient, of_context), measured
+        return (sharding.constrain(gradient), of_context), measured
 
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
     # The caches may be in half precision, their gradient's sum is not.
     wide = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
-    gradients = jax.tree.map(wide, shapes[0])
+    gradient, of_context = jax.tree.map(wide, shapes[0])
+    gradients = sharding.constrain(gradient), of_context
 
     def add(part, carry):
         gradients, measured = carry

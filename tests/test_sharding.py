@@ -1,0 +1,258 @@
+"""One step on many devices is the step on one."""
+
+import functools as ft
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import grpojax
+from grpojax import reward, rollout, sharding
+from grpojax.models import Transformer, TransformerConfig
+from grpojax.types import Axes, Rewards
+
+from .helpers import count_env, distance, leaves, UniformPolicy
+from .test_algorithms import ALGORITHMS
+
+
+MESHES = {
+    "8x1x1": dict(data=8),
+    "1x8x1": dict(fsdp=8),
+    "2x2x2": dict(data=2, fsdp=2, tensor=2),
+    "1x2x4": dict(fsdp=2, tensor=4),
+}
+every_mesh = pytest.mark.parametrize("mesh", MESHES)
+# One that cuts everything, in every run of the tests; the others take their minutes.
+one_mesh_or_all = pytest.mark.parametrize(
+    "mesh",
+    [
+        name if name == "2x2x2" else pytest.param(name, marks=pytest.mark.slow)
+        for name in MESHES
+    ],
+)
+CONFIG = TransformerConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=4,
+    qkv_bias=True,
+)
+ENV = count_env(vocab_size=64, target=7)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+FIXED = dict(env=ENV, optimizer=OPTIMIZER, prompts=8, group=4)
+
+pytestmark = pytest.mark.skipif(
+    len(jax.devices()) < 8,
+    reason="needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8",
+)
+
+
+def transformer() -> Transformer:
+    policy = Transformer(CONFIG, key=jr.key(0))
+    return eqx.tree_at(lambda p: p.head, policy, policy.head * 3)
+
+
+def begin(policy=None) -> grpojax.TrainState:
+    policy = transformer() if policy is None else policy
+    return grpojax.init(policy, optimizer=OPTIMIZER, key=jr.key(1))
+
+
+def steps(state, count: int, **fixed):
+    """So many steps, with what each of them said."""
+
+    @eqx.filter_jit
+    def step(state):
+        experience = grpojax.collect(
+            state, **{k: v for k, v in fixed.items() if k not in LEARNING}
+        )
+        state, metrics = grpojax.learn(
+            state,
+            experience,
+            **{k: v for k, v in fixed.items() if k not in COLLECTING},
+        )
+        return state, metrics, experience.trajectory.tokens
+
+    tokens = []
+    for _ in range(count):
+        state, metrics, said = step(state)
+        tokens.append(np.asarray(said))
+    return state, {k: float(v) for k, v in metrics.items()}, tokens
+
+
+LEARNING = {"optimizer", "microbatches", "minibatches", "epochs", "recompute"}
+COLLECTING = {"env", "prompts", "group", "slots", "reward"}
+
+
+@ft.cache
+def on_one_device(**changes):
+    return steps(begin(), 3, **{**FIXED, **changes})
+
+
+def on(mesh_sizes, state, count: int, **fixed):
+    mesh = sharding.make_mesh(**mesh_sizes)
+    with jax.set_mesh(mesh):
+        return steps(sharding.place(state, mesh), count, **fixed)
+
+
+@one_mesh_or_all
+def test_three_steps_are_those_of_one_device(mesh):
+    changes = dict(slots=8) if mesh == "2x2x2" else {}
+    state, metrics, tokens = on_one_device(**changes)
+    placed, found, said = on(MESHES[mesh], begin(), 3, **FIXED, **changes)
+    np.testing.assert_array_equal(said, tokens)
+    assert distance(placed.policy, state.policy) < 1e-5
+    assert distance(placed.opt_state, state.opt_state) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+    # The next step takes what this one returned, where it lies.
+    wanted = sharding.shardings(placed, sharding.make_mesh(**MESHES[mesh]))
+    for leaf, place in zip(leaves(placed), jax.tree.leaves(wanted), strict=True):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_on_a_mesh():
+    """Minibatches, microbatches and old log-probabilities anew, dealt out to shards."""
+    changes = dict(minibatches=2, microbatches=4, epochs=2, recompute=True)
+    state, metrics, tokens = on_one_device(**changes)
+    placed, found, said = on(dict(data=2, tensor=4), begin(), 3, **FIXED, **changes)
+    np.testing.assert_array_equal(said, tokens)
+    assert distance(placed.policy, state.policy) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+@every_mesh
+@pytest.mark.parametrize("index", range(len(ALGORITHMS)))
+def test_every_algorithm_is_that_of_one_device(mesh, index):
+    algorithm = ALGORITHMS[index]()
+    state, metrics, tokens = steps(begin(), 3, **FIXED, algorithm=algorithm)
+    placed, found, said = on(MESHES[mesh], begin(), 3, **FIXED, algorithm=algorithm)
+    np.testing.assert_array_equal(said, tokens)
+    assert distance(placed.policy, state.policy) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("index", range(len(ALGORITHMS)))
+def test_statistics_are_of_the_whole_batch(index):
+    """One shard's mean would differ: each holds one prompt, paid unlike the others."""
+    algorithm = ALGORITHMS[index]()
+    rewards = Rewards.of(
+        jr.normal(jr.key(0), (8, 4)) + jnp.arange(8)[:, None],
+        lengths=jr.randint(jr.key(1), (8, 4), 1, 9),
+    )
+    compare = lambda rewards: (algorithm.advantage(rewards), algorithm.select(rewards))
+    mesh = sharding.make_mesh(data=4, fsdp=2)
+    dealt = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
+    placed = jax.tree.map(lambda x: jax.device_put(x, dealt) if x.ndim else x, rewards)
+    with jax.set_mesh(mesh):
+        found = jax.jit(compare)(placed)
+    for a, b in zip(found, compare(rewards), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_judge_is_asked_about_its_own_rows():
+    asked = []
+
+    def judge(completions, **_):
+        asked.append(len(completions))
+        return [float(len(text)) for text in completions]
+
+    decode = lambda tokens: " ".join(map(str, tokens))
+    judged = reward.host_reward(judge, decode, name="length")
+
+    @eqx.filter_jit
+    def pay(policy):
+        said = rollout.generate(policy, ENV, prompts=8, group=4, key=jr.key(2))
+        return judged(said).total
+
+    mesh = sharding.make_mesh(**MESHES["2x2x2"])
+    wanted = pay(transformer())
+    assert asked == [32]
+    asked.clear()
+    with jax.set_mesh(mesh):
+        found = pay(sharding.place(transformer(), mesh))
+    # Four parts of the batch, each asked once and not once for each device.
+    np.testing.assert_array_equal(found, wanted)
+    assert asked == [8] * 4
+
+
+def test_weights_and_moments_are_cut_and_nothing_is_whole():
+    mesh = sharding.make_mesh(**MESHES["2x2x2"])
+    state = sharding.place(begin(), mesh)
+    spec = lambda leaf: leaf.sharding.spec
+    for tree in (state.policy, optax.tree.get(state.opt_state, "mu")):
+        assert spec(tree.layers.query) == PartitionSpec(None, ("fsdp",), ("tensor",))
+        assert spec(tree.layers.down) == PartitionSpec(None, ("tensor",), ("fsdp",))
+        assert spec(tree.embedding) == PartitionSpec(("tensor",), ("fsdp",))
+        assert tree.layers.query.addressable_shards[0].data.size * 4 == (
+            tree.layers.query.size
+        )
+    assert spec(state.key) == spec(state.version) == PartitionSpec()
+
+
+def test_few_key_heads_stay_whole_and_query_heads_do_not():
+    mesh = sharding.make_mesh(tensor=8)
+    found = sharding.shardings(transformer(), mesh)
+    assert found.layers.key.spec == PartitionSpec(None, None, None)
+    assert found.layers.query.spec == PartitionSpec(None, None, ("tensor",))
+    wide = sharding.make_mesh(tensor=3, devices=jax.devices()[:3])
+    with pytest.raises(ValueError, match="`heads` of 8 for the 3 parts of .*tensor"):
+        sharding.shardings(transformer(), wide)
+
+
+def test_a_policy_without_names_is_whole_everywhere():
+    class Strange(UniformPolicy):
+        table: jax.Array = eqx.field(default_factory=lambda: jnp.ones((8, 8)))
+
+    mesh = sharding.make_mesh(fsdp=8)
+    assert sharding.place(Strange(), mesh).table.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        (dict(data=3), "multiply to the number of devices.*data=3.*8 devices"),
+        (dict(data=-1, tensor=-1), "one of them may be -1"),
+        (dict(data=0), "positive"),
+        (dict(data=-1, tensor=3), "multiply to the number of devices"),
+    ],
+)
+def test_meshes_that_cannot_be(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(**sizes)
+
+
+def test_a_mesh_takes_what_is_left():
+    assert dict(sharding.make_mesh(fsdp=-1, tensor=2).shape) == {
+        "data": 1,
+        "fsdp": 4,
+        "tensor": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(prompts=6), "data x fsdp = 8. Received prompts=6"),
+        (dict(slots=4), "data x fsdp = 8. Received slots=4"),
+        (dict(minibatches=2), "minibatches / microbatches=4"),
+    ],
+)
+def test_batches_that_cannot_be_dealt_out(changes, message):
+    with pytest.raises(ValueError, match=message):
+        on(MESHES["8x1x1"], begin(), 1, **{**FIXED, **changes})
+
+
+def test_a_mesh_with_other_names_is_not_ours():
+    other = jax.make_mesh((8,), ("model",), (AxisType.Auto,))
+    with jax.set_mesh(other):
+        assert sharding.shards() == 1
+        assert sharding.layout(Axes(("hidden",), (8,))) is None
