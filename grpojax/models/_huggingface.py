@@ -34,6 +34,7 @@ from ._transformer import Transformer
 
 
 _Tensor = TypeVar("_Tensor", np.ndarray, Array)
+_Part = tuple[slice, ...] | None
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -114,7 +115,7 @@ def load(
     reader = lambda path, leaf: ft.partial(_read, stored, path[-1].name, leaf)
 
     def whole(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
-        return jnp.array(reader(path, leaf)((slice(None),) * leaf.ndim))
+        return jnp.array(reader(path, leaf)(None))
 
     def cut(path: tuple, leaf: jax.ShapeDtypeStruct, place: Sharding) -> Array:
         read = _once(reader(path, leaf))
@@ -211,27 +212,26 @@ def _read(
     stored: Mapping[str, StoredTensor],
     field: str,
     leaf: jax.ShapeDtypeStruct,
-    part: tuple[slice, ...],
+    part: _Part,
 ) -> np.ndarray:
-    """A part of a weight, and nothing else, from the files."""
-    ranges = [range(n)[one] for one, n in zip(part, leaf.shape, strict=True)]
+    """A part of a weight, and nothing else, from the files; all of it if `None`."""
+    asked = (slice(None),) * leaf.ndim if part is None else part
+    ranges = [range(n)[one] for one, n in zip(asked, leaf.shape, strict=True)]
     array = np.empty([len(one) for one in ranges], leaf.dtype)
-    names, rows, inner = _names(field, leaf.shape[0]), array[None], part
+    names, rows, inner = _names(field, leaf.shape[0]), array[None], asked
     if field in _IN_LAYERS:
-        names, rows, inner = names[part[0]], array, part[1:]
+        names, rows, inner = names[asked[0]], array, asked[1:]
     for row, name in zip(rows, names, strict=True):
         lies = inner if field == "embedding" else inner[::-1]
         row[...] = _turned(field, stored[name].read(lies))
     return array
 
 
-def _once(
-    read: Callable[[tuple[slice, ...]], np.ndarray],
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
+def _once(read: Callable[[_Part], np.ndarray]) -> Callable[[_Part], np.ndarray]:
     """A reader that remembers: devices of different `data` hold the same."""
     known: dict[str, np.ndarray] = {}
 
-    def recall(part: tuple[slice, ...]) -> np.ndarray:
+    def recall(part: _Part) -> np.ndarray:
         if str(part) not in known:
             known[str(part)] = read(part)
         return known[str(part)]

@@ -69,8 +69,8 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
             return True
     raise ValueError(
         "A process of many is told HOST:PORT of the first, how many there are, and "
-        f"which of them it is. Received --coordinator {coordinator} --processes {count} "
-        f"--process {index}: say all three, counted from 0."
+        f"which of them it is. Received --coordinator {coordinator} --processes "
+        f"{count} --process {index}: say all three, counted from 0."
     )
 
 
