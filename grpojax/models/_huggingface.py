@@ -268,7 +268,8 @@ def _common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
 def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
     """Some files keep a tied head all the same: it must be a copy of the embedding."""
     form = lambda tensor: (tensor.dtype, tensor.shape)
-    parts = [(slice(i, i + 4096),) for i in range(0, head.shape[0], 4096)]
+    rows = head.shape[0]
+    parts = [(slice(i, min(i + 4096, rows)),) for i in range(0, rows, 4096)]
     same = lambda part: np.array_equal(head.read(part), embedding.read(part))
     if form(head) != form(embedding) or not all(map(same, parts)):
         raise ValueError(
