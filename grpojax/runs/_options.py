@@ -65,7 +65,7 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
     if coordinator is None and count is None and index is None:
         return recipe.distributed.processes == "auto"
     if coordinator is not None and count is not None and index is not None:
-        if ":" in coordinator and 0 <= index < count:
+        if coordinator.rpartition(":")[2].isdecimal() and 0 <= index < count:
             return True
     raise ValueError(
         "A process of many is told HOST:PORT of the first, how many there are, and "

@@ -8,6 +8,7 @@ first process does: it writes the run's directory, and it alone speaks.
 import contextlib
 import os
 import pickle
+import socket
 import sys
 import time
 import traceback
@@ -47,9 +48,11 @@ def joined(
     - `together`: errors that are raised in all processes. Any other one ends this
         process from here, with its traceback and exit code 1.
 
-    **Raises:** `ValueError` if it cannot be found out, `ConnectionError` if they do not
-    come together in time.
+    **Raises:** `ValueError` if it cannot be found out, `OSError` if the port is taken.
+    If they do not come together in time, JAX aborts the process.
     """
+    if coordinator is not None and index == 0:
+        _check_free(int(coordinator.rpartition(":")[2]))
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
@@ -65,12 +68,6 @@ def joined(
             f"them it is. JAX found no SLURM step and no TPU pod here ({error}): pass "
             "--coordinator, --processes and --process."
         ) from error
-    except jax.errors.JaxRuntimeError as error:
-        raise ConnectionError(
-            f"The processes of a run come together within {settings.start_timeout} "
-            f"seconds (distributed.start_timeout). They did not: {error}. Start all of "
-            "them, and check that they reach the first one's address and port."
-        ) from error
     try:
         yield
     except Exception as error:
@@ -79,6 +76,18 @@ def joined(
         raise
     finally:
         jax.distributed.shutdown()
+
+
+def _check_free(port: int) -> None:
+    """JAX falls over a port that it cannot have."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The first process is reached at a port of its own. Received {port}, "
+            f"which cannot be had ({error.strerror}): choose another one.",
+        ) from error
 
 
 def _fail(error: Exception, settings: Distributed) -> NoReturn:

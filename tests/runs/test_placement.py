@@ -1,11 +1,20 @@
-"""A recipe's section `mesh`: which devices compute, and that it changes nothing."""
+"""A recipe's section `mesh`, and its processes: which devices compute."""
+
+import socket
 
 import jax
 import numpy as np
 import pytest
 
-from grpojax.runs import evaluating, generating, placement, recipes
-from grpojax.runs.recipe import Recipe
+from grpojax.runs import (
+    commands,
+    evaluating,
+    generating,
+    placement,
+    processes,
+    recipes,
+)
+from grpojax.runs.recipe import Distributed, Recipe
 
 
 pytestmark = pytest.mark.skipif(
@@ -69,3 +78,24 @@ def test_answers_do_not_depend_on_the_mesh(settings, tmp_path):
     said = [generating.generate(x, problems=3, samples=2) for x in (one, many)]
     texts = [[[y["text"] for y in x["samples"]] for x in records] for records in said]
     assert texts[0] == texts[1] and len(texts[0]) == 3
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--processes 2", "Received --coordinator None --processes 2 --process None"),
+        ("--coordinator a --processes 2 --process 0", "HOST:PORT"),
+        ("--coordinator a:1 --processes 2 --process 2", "counted from 0"),
+    ],
+)
+def test_half_of_what_a_process_is_told_is_refused(capsys, words, said):
+    assert commands.main(["train", *words.split()], {}) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match="cannot be had .*: choose another"):
+            with processes.joined(Distributed(), coordinator=place, count=2, index=0):
+                pass
