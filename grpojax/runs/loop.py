@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._train import collect, Experience, learn, train_step
 from ..types import Metrics, Prompt, TrainState
+from . import placement
 
 
 class Completions(eqx.Module):
@@ -149,7 +150,7 @@ def lower(state: TrainState, *, completions: int = 0, **fixed) -> LoweredStep:
         experience = collect(state, **given(_COLLECTING))
         said = Completions.of(experience, completions) if completions > 0 else None
         next_state, metrics = learn(state, experience, **given(_LEARNING))
-        return next_state, metrics, said
+        return next_state, *placement.everywhere((metrics, said))
 
     program = eqx.filter_jit(step, donate="all-except-first")
     lowered = program.lower(fixed, state)  # pyright: ignore[reportFunctionMemberAccess]

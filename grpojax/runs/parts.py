@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from .. import algorithms, models, reward
@@ -21,6 +22,7 @@ from ..rollout import AbstractSampler, Categorical, Greedy
 from ..text import AbstractTokenizer, load_tokenizer
 from ..types import Rewards, Trajectory
 from ..update import Number, stochastic_rounding
+from . import placement
 from .recipe import Recipe
 
 
@@ -153,8 +155,10 @@ REMAT: dict[str | bool, str] = {False: "elementwise", True: "layers"}
 """What recipes of old say."""
 
 
-def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
-    """A model and the tokenizer that belongs to it.
+def load_model(
+    recipe: Recipe, mesh: Mesh | None = None
+) -> tuple[Transformer, AbstractTokenizer]:
+    """A model, laid out over a mesh if there is one, and its tokenizer.
 
     **Raises:** `FileNotFoundError` if there is none, `ValueError` if the two do not
     fit together.
@@ -169,6 +173,7 @@ def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
         remat=REMAT.get(settings.remat, settings.remat),
+        mesh=mesh,
     )
     tokenizer = load_tokenizer(path)
     models.check_tokenizer(policy, tokenizer)
@@ -207,7 +212,9 @@ class Environments(NamedTuple):
     notes: list[str]
 
 
-def build_environments(recipe: Recipe, tokenizer: AbstractTokenizer) -> Environments:
+def build_environments(
+    recipe: Recipe, tokenizer: AbstractTokenizer, mesh: Mesh | None = None
+) -> Environments:
     """Calls the function that `data.task` names.
 
     It is `envs.<task>.environments`, or for `package.module:function` that one; either
@@ -230,7 +237,9 @@ def build_environments(recipe: Recipe, tokenizer: AbstractTokenizer) -> Environm
                 f"`data.task: {recipe.data.task}` must make environments with numbered "
                 f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
             )
-    return environments
+    train, held_out, notes = environments
+    put = lambda env: placement.put(env, mesh)
+    return Environments(put(train), put(held_out), notes)
 
 
 def find_task(task: str) -> Callable[..., tuple]:

@@ -202,6 +202,44 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Mesh:
+    """The devices that compute: data x fsdp x tensor of them; see `grpojax.sharding`.
+
+    One of the three may be -1, for all that are left. One device, the first, is the
+    default, however many there are.
+    """
+
+    data: int = 1  # Parts of the batch that each hold all of the weights.
+    fsdp: int = 1  # Parts of the batch that the weights are cut over.
+    tensor: int = 1  # Parts that every layer is cut in.
+
+    def __post_init__(self):
+        sizes = self.data, self.fsdp, self.tensor
+        if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
+            raise ValueError(
+                "`mesh.data`, `mesh.fsdp` and `mesh.tensor` must be positive, but for "
+                f"one that may be -1. Received {self.data}, {self.fsdp}, {self.tensor}."
+            )
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Processes that compute one run together, each with devices of its own.
+
+    The options `--coordinator`, `--processes` and `--process` say who they are where it
+    cannot be found out.
+    """
+
+    processes: Literal["one", "auto"] = "one"  # auto: those of a SLURM job or TPU pod.
+    start_timeout: int = 300  # Seconds that the others have to come.
+    heartbeat_timeout: int = 25  # Seconds of silence after which one counts as dead.
+
+    def __post_init__(self):
+        _at_least(1, "distributed", start_timeout=self.start_timeout)
+        _at_least(5, "distributed", heartbeat_timeout=self.heartbeat_timeout)
+
+
+@dataclass(frozen=True)
 class Log:
     """What is written down while a run goes on."""
 
@@ -266,6 +304,8 @@ class Recipe:
     algorithm: Algorithm = field(default_factory=Algorithm)
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
+    mesh: Mesh = field(default_factory=Mesh)
+    distributed: Distributed = field(default_factory=Distributed)
     log: Log = field(default_factory=Log)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     tracking: Tracking = field(default_factory=Tracking)
