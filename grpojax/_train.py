@@ -26,21 +26,33 @@ def init(
     policy: AbstractPolicy,
     *,
     optimizer: optax.GradientTransformation,
-    reference: AbstractPolicy | None = None,
+    reference: update.Reference | None = None,
     key: Key[Array, ""],
 ) -> TrainState:
     """The state before the first step.
 
     **Arguments:**
 
-    - `policy`: what is trained: all of its float arrays.
+    - `policy`: what is trained: those of its arrays that are `policy.trainable()`.
     - `optimizer`: the one that `train_step` will be given.
-    - `reference`: a frozen policy for a KL penalty.
+    - `reference`: a frozen policy for a KL penalty; or a function that finds it in the
+        policy that is trained, such as `models.without_adapters`, and takes no memory.
     - `key`: every random draw of the run is folded from it.
+
+    **Raises:** `ValueError` if nothing of the policy is trained.
     """
+    params = eqx.filter(policy, policy.trainable())
+    if not jax.tree.leaves(params) and jax.tree.leaves(policy):
+        raise ValueError(
+            "A step trains some of a policy's arrays. Received a policy that is frozen "
+            "as a whole: weights in 8 bits need adapters, `models.lora`."
+        )
+    if reference is not None and not isinstance(reference, AbstractPolicy):
+        # A function that is no leaf: all leaves of a state are arrays.
+        reference = jax.tree_util.Partial(reference)
     return TrainState(
         policy=policy,
-        opt_state=optimizer.init(eqx.filter(policy, eqx.is_inexact_array)),
+        opt_state=optimizer.init(params),
         reference=reference,
         version=jnp.zeros((), jnp.int32),
         key=key,
@@ -129,6 +141,7 @@ def learn(
     minibatches: int = 1,
     microbatches: int | None = None,
     recompute: bool = False,
+    chunk: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """The second half of a step: improve.
 
@@ -151,6 +164,7 @@ def learn(
             minibatches=minibatches,
             microbatches=microbatches,
             recompute=recompute,
+            chunk=chunk,
         )
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
@@ -175,6 +189,7 @@ def train_step(
     minibatches: int = 1,
     microbatches: int | None = None,
     recompute: bool = False,
+    chunk: int | None = None,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One step: `collect`, then `learn`.
@@ -195,7 +210,8 @@ def train_step(
     - `slots`, `limits`: how many rows are decoded at a time, and how long each may be;
         see `rollout.complete`.
     - `temperature`: of the sampler and of the loss alike.
-    - `epochs`, `minibatches`, `microbatches`, `recompute`: see `update.improve`.
+    - `epochs`, `minibatches`, `microbatches`, `recompute`, `chunk`: see
+        `update.improve`.
     - `validate`: check each phase's result at run time; see `grpojax.validate`.
 
     **Returns:** the next state, and metrics as scalars on the device.
@@ -226,6 +242,7 @@ def train_step(
         minibatches=minibatches,
         microbatches=microbatches,
         recompute=recompute,
+        chunk=chunk,
     )
 
 

@@ -49,9 +49,11 @@ CONFIGS = {
 }
 
 
-def transformer(family: str = "llama", seed: int = 0, sharpen: float = 20.0):
+def transformer(
+    family: str = "llama", seed: int = 0, sharpen: float = 20.0, **settings: str
+):
     """A tiny random model; sharpened, so that its samples are far from uniform."""
-    policy = Transformer(CONFIGS[family], key=jr.key(seed))
+    policy = Transformer(CONFIGS[family], **settings, key=jr.key(seed))
     grown = lambda x: x * sharpen
     if policy.head is not None:
         return eqx.tree_at(lambda p: p.head, policy, replace_fn=lambda x: x * 2)
@@ -134,3 +136,14 @@ def distance(a, b) -> float:
     floats = lambda t: jax.tree.leaves(eqx.filter(t, eqx.is_inexact_array))
     pairs = zip(floats(a), floats(b), strict=True)
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
+
+
+def learned(policy, size: float = 0.05, seed: int = 7):
+    """A policy with every array that is trained moved at random."""
+    params, rest = eqx.partition(policy, policy.trainable())
+    leaves, structure = jax.tree.flatten(params)
+    keys = jr.split(jr.key(seed), len(leaves))
+    moved = [
+        x + size * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+    ]
+    return eqx.combine(jax.tree.unflatten(structure, moved), rest)

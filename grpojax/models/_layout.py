@@ -1,5 +1,7 @@
 """How a cache lies in a TPU's memory."""
 
+import dataclasses
+
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Shaped
@@ -17,7 +19,8 @@ def as_read(cache: KVCache) -> KVCache:
     and transposes the whole cache for every token.
     """
     narrow = cache.values.shape[-1] % _LANES != 0
-    return KVCache(
+    return dataclasses.replace(
+        cache,
         keys=_innermost(cache.keys, -1),
         # Heads that do not fill the lanes would take more memory than they have.
         values=_innermost(cache.values, -2 if narrow else -1),

@@ -5,7 +5,7 @@ from ._correction import (
     OffPolicySequenceMask as OffPolicySequenceMask,
     TopEntropy as TopEntropy,
 )
-from ._improve import improve as improve
+from ._improve import improve as improve, Reference as Reference
 from ._objective import Objective as Objective
 from ._penalty import (
     absolute as absolute,
@@ -22,6 +22,11 @@ from ._ratio import (
     token_ratio as token_ratio,
 )
 from ._reward import KLReward as KLReward
+from ._rounding import (
+    RoundingState as RoundingState,
+    stochastic_round as stochastic_round,
+    stochastic_rounding as stochastic_rounding,
+)
 from ._score import score as score
 from ._scores import Frozen as Frozen, Scores as Scores
 from ._surrogate import (
