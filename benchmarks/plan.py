@@ -121,14 +121,20 @@ def estimate(config: TransformerConfig, chip: Chip, mesh: Mesh, job: Job) -> Est
         "gathering weights": laid_out + max(moving - update, 0),
     }
     streams = rows / mesh.microbatches
-    inputs = 4 * config.num_layers * config.hidden_size * streams * job.time
-    contexts = job.prompts / mesh.fsdp * job.prefix * column
+    # What is recomputed from: a float32 for each layer, of a part and of its prompts.
+    prompts = job.prompts / mesh.fsdp
+    kept = streams * job.time + prompts * job.prefix
+    inputs = 4 * config.num_layers * config.hidden_size * kept
+    # Two sums of gradients, and the vocabulary's matrix put together, with its own.
+    head = config.vocab_size * config.hidden_size / mesh.tensor
+    gradients = 2 * 4 * all / mesh.count + (2 + 2 * 4) * head
+    contexts = prompts * job.prefix * column
     return Estimate(
         seconds,
         {
             "state": 3 * job.weight * all / mesh.count,
             "decoding": 2 * all / mesh.tensor + contexts + rows * job.time * column,
-            "updating": 2 * 4 * all / mesh.count + inputs + 3 * contexts,
+            "updating": gradients + inputs + 3 * contexts,
         },
     )
 
