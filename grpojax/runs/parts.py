@@ -139,7 +139,8 @@ class Keys(NamedTuple):
 def build_keys(recipe: Recipe) -> Keys:
     """The keys that a recipe's seed stands for."""
     key = jr.key(recipe.run.seed)
-    return Keys(*jr.split(key), jr.fold_in(key, 2))
+    train, evaluate = jr.split(key)
+    return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
 
 
 def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
