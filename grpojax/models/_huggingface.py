@@ -2,7 +2,7 @@
 
 import functools as ft
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import equinox as eqx
@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, DTypeLike
 
+from .. import sharding
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
 from ._huggingface_config import config_from_huggingface, config_to_huggingface
@@ -27,11 +29,12 @@ from ._huggingface_files import (
     write_json,
 )
 from ._matrix import Int8Matrix, LowRankMatrix
-from ._safetensors import DTYPES, StoredTensor, write_file
+from ._safetensors import DTYPES, follow, StoredTensor, write_file
 from ._transformer import Transformer
 
 
 _Tensor = TypeVar("_Tensor", np.ndarray, Array)
+_Part = tuple[slice, ...] | None
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -63,7 +66,9 @@ def load(
     *,
     dtype: DTypeLike | None = None,
     compute_dtype: DTypeLike | None = None,
-    remat: bool = False,
+    cache_dtype: DTypeLike | None = None,
+    remat: str = "elementwise",
+    mesh: Mesh | None = None,
 ) -> Transformer:
     """Loads a Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face directory.
 
@@ -76,7 +81,10 @@ def load(
     - `dtype`: of the weights, float32, float16 or bfloat16; the file's own by default
         (float32 if it mixes several).
     - `compute_dtype`: of the matrix products; the weights' own by default.
-    - `remat`: trades a second forward pass of each layer for its activations.
+    - `cache_dtype`, `remat`: see `Transformer`.
+    - `mesh`: if given, weights lie where `sharding.shardings` says. Each device's part
+        is read from the files by itself: no device, and no host, ever holds the whole
+        of a weight that is cut.
 
     **Raises:** `FileNotFoundError` when files are missing or the hub does not give
     them; `ValueError` when the architecture is not implemented, or tensors are missing,
@@ -104,16 +112,22 @@ def load(
                 f" Received {jnp.dtype(choice).name}."
             )
 
-    def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
-        field = path[-1].name
-        array = np.empty(leaf.shape, leaf.dtype)
-        rows = array if field in _IN_LAYERS else array[None]
-        for index, name in enumerate(tensor_names(field, len(rows))):
-            rows[index] = _turned(field, stored[name].read())
-        return jnp.array(array)
+    skeleton = abstract(
+        dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
+    )
+    reader = lambda path, leaf: ft.partial(_read, stored, path[-1].name, leaf)
 
-    skeleton = abstract(dtype=dtype, compute_dtype=compute_dtype)
-    return jax.tree_util.tree_map_with_path(fill, skeleton)
+    def whole(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
+        return jnp.array(reader(path, leaf)(None))
+
+    def cut(path: tuple, leaf: jax.ShapeDtypeStruct, place: Sharding) -> Array:
+        read = _once(reader(path, leaf))
+        return jax.make_array_from_callback(leaf.shape, place, read)
+
+    if mesh is None:
+        return jax.tree_util.tree_map_with_path(whole, skeleton)
+    places = sharding.shardings(skeleton, mesh)
+    return jax.tree_util.tree_map_with_path(cut, skeleton, places)
 
 
 def save(
@@ -124,7 +138,9 @@ def save(
 ) -> None:
     """Writes a directory that `transformers`, and `load`, read back bit for bit.
 
-    Files are written under other names and renamed once all are complete.
+    Files are written under other names and renamed once all are complete. Of a policy
+    that is spread over devices one tensor at a time is put together. All processes of a
+    run call this, and the first one writes.
 
     **Arguments:**
 
@@ -157,6 +173,8 @@ def save(
     dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
     config = config_to_huggingface(policy.config)
     config |= {"torch_dtype": dtype.name} | special
+    if jax.process_index() > 0:
+        return follow(_stored_forms(policy))
     with replacing(path) as unfinished:
         generation = special
         if tokenizer is not None:
@@ -189,6 +207,37 @@ def tensor_names(field: str, num_layers: int) -> list[str]:
     return [f"model.layers.{i}.{_IN_LAYERS[field]}" for i in range(num_layers)]
 
 
+def _read(
+    stored: Mapping[str, StoredTensor],
+    field: str,
+    leaf: jax.ShapeDtypeStruct,
+    part: _Part,
+) -> np.ndarray:
+    """A part of a weight, and nothing else, from the files; all of it if `None`."""
+    asked = (slice(None),) * leaf.ndim if part is None else part
+    ranges = [range(n)[one] for one, n in zip(asked, leaf.shape, strict=True)]
+    array = np.empty([len(one) for one in ranges], leaf.dtype)
+    names, rows, inner = tensor_names(field, leaf.shape[0]), array[None], asked
+    if field in _IN_LAYERS:
+        names, rows, inner = names[asked[0]], array, asked[1:]
+    for row, name in zip(rows, names, strict=True):
+        lies = inner if field == "embedding" else inner[::-1]
+        row[...] = _turned(field, stored[name].read(lies))
+    return array
+
+
+def _once(read: Callable[[_Part], np.ndarray]) -> Callable[[_Part], np.ndarray]:
+    """A reader that remembers: devices of different `data` hold the same."""
+    known: dict[str, np.ndarray] = {}
+
+    def recall(part: _Part) -> np.ndarray:
+        if str(part) not in known:
+            known[str(part)] = read(part)
+        return known[str(part)]
+
+    return recall
+
+
 def _turned(field: str, x: _Tensor) -> _Tensor:
     """Between output-first, as stored, and input-first; embeddings are read by row."""
     return x if field == "embedding" else x.T
@@ -218,9 +267,10 @@ def _common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
 def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
     """Some files keep a tied head all the same: it must be a copy of the embedding."""
     form = lambda tensor: (tensor.dtype, tensor.shape)
-    if form(head) != form(embedding) or not np.array_equal(
-        head.read(), embedding.read()
-    ):
+    rows = head.shape[0]
+    parts = [(slice(i, min(i + 4096, rows)),) for i in range(0, rows, 4096)]
+    same = lambda part: np.array_equal(head.read(part), embedding.read(part))
+    if form(head) != form(embedding) or not all(map(same, parts)):
         raise ValueError(
             f"A tied head is the embedding. {CONFIG} says tie_word_embeddings = true, "
             f"but {head.name} differs from {embedding.name}: set it to false if the "

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 from safetensors import safe_open, SafetensorError
 
@@ -36,9 +37,10 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
 
-    def read(self) -> np.ndarray:
+    def read(self, part: tuple[slice, ...]) -> np.ndarray:
+        """A part of it, and nothing else, from the file."""
         with safe_open(self.path, framework="numpy") as file:
-            return file.get_tensor(self.name)
+            return file.get_slice(self.name)[part]
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -82,7 +84,20 @@ def write_file(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for make in tensors.values():
-            file.write(np.asarray(make()).tobytes())
+            file.write(gathered(make()).tobytes())
+
+
+def follow(tensors: Mapping[str, Callable[[], Float[Array, "..."]]]) -> None:
+    """What others do while the first process writes: they hand over their parts."""
+    for make in tensors.values():
+        gathered(make())
+
+
+def gathered(x: Array) -> np.ndarray:
+    """All of an array on the host; all processes that hold a part of it call this."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def _check_size(path: Path) -> None:

@@ -23,10 +23,13 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `sinks`: where metrics go; `JsonLines`, `TensorBoard`, `WandB`, `Trackio`, `Guarded`.
 - `guards`: whether a run is still worth its time; `Guard`, `Bounds`.
 - `preemption`: being asked to leave; `Preemption`, `EXIT_PREEMPTED`.
+- `placement`: which devices compute, and how arrays get there; `build_mesh`.
+- `processes`: many of them that compute one run; `joined`, `share`, `anyone`.
+- `supervision`: a process that another looks after; `look_after`, `EXIT_PEER`.
 - `progress`: a live bar; `Progress`.
 - `plots`: curves; `plot_curve`.
 - `reports`: what runs have come to, in Markdown and as a page; `write_report`.
 
-`recipe`, `recipes`, `commands`, `reports`, `outcome`, `predictions`, `statistics` and
-`files` import no JAX: what merely prints a recipe starts at once.
+`recipe`, `recipes`, `commands`, `reports`, `outcome`, `predictions`, `statistics`,
+`supervision` and `files` import no JAX: what merely prints a recipe starts at once.
 """

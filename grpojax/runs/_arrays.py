@@ -1,4 +1,4 @@
-"""The arrays of a state: by name, on the host, and back in their places."""
+"""The arrays of a state: by name, to be written, and back in their places."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import orbax.checkpoint as ocp
 
 from ..types import TrainState
 from .fingerprint import fingerprint
@@ -34,17 +35,48 @@ def frozen_of(state: TrainState) -> str | None:
     return fingerprint(arrays) if jax.tree.leaves(arrays) else None
 
 
-def with_arrays(like: TrainState, values: Mapping[str, np.ndarray]) -> TrainState:
-    """A state with other values in its arrays; those without elements stay."""
+def with_arrays(
+    like: TrainState, values: Mapping[str, jax.Array | np.ndarray]
+) -> TrainState:
+    """A state with other values in its arrays; those without elements stay.
+
+    **Arguments:**
+
+    - `like`: the state.
+    - `values`: by path, where `places` asked for them.
+    """
     names = arrays_of(like)
 
     def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
         name = _name(path)
         if name not in names or not names[name].size:
             return leaf
-        return _to_device(values[name], names[name])
+        like, value = names[name], values[name]
+        if isinstance(like, np.ndarray):
+            return value
+        value = jnp.asarray(value)
+        if not _is_key(like):
+            return value
+        return jr.wrap_key_data(value, impl=jr.key_impl(like))
 
     return jax.tree_util.tree_map_with_path(replace, like)
+
+
+def places(like: TrainState) -> dict[str, ocp.RestoreArgs]:
+    """Where every array that has elements is to be read to, for orbax.
+
+    On a mesh each device is given its part. What no device has been chosen for is read
+    to the host, so that none is chosen for it here.
+    """
+
+    def place(array: jax.Array | np.ndarray) -> ocp.RestoreArgs:
+        if _is_key(array):
+            array = jr.key_data(array)
+        if isinstance(array, np.ndarray) or not array.committed:
+            return ocp.RestoreArgs(restore_type=np.ndarray)
+        return ocp.ArrayRestoreArgs(sharding=array.sharding)
+
+    return {name: place(array) for name, array in arrays_of(like).items() if array.size}
 
 
 def describe(array: jax.Array | np.ndarray) -> str:
@@ -52,11 +84,17 @@ def describe(array: jax.Array | np.ndarray) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
-def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
-    """A copy that does not change with the array's memory; of a key, its numbers."""
-    value = np.asarray(jr.key_data(array) if _is_key(array) else array)
-    # On a CPU that is the device's memory, seen through.
-    return value if value.flags.owndata else value.copy()
+def detached(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """An array that orbax may take its time with; of a key, its numbers.
+
+    orbax copies what lies on an accelerator to the host before it returns. On a CPU
+    what it takes for that copy is the device's memory, seen through.
+    """
+    if isinstance(array, np.ndarray):
+        return array.copy()
+    array = jr.key_data(array) if _is_key(array) else array
+    on_host = all(device.platform == "cpu" for device in array.sharding.device_set)
+    return jnp.copy(array) if on_host else array
 
 
 def check_fits(
@@ -91,11 +129,3 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 
 def _is_key(array: jax.Array | np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-
-
-def _to_device(value: np.ndarray, like: jax.Array | np.ndarray):
-    if isinstance(like, np.ndarray):
-        return value
-    if _is_key(like):
-        return jr.wrap_key_data(jnp.asarray(value), impl=jr.key_impl(like))
-    return jax.device_put(value, like.sharding if like.committed else None)

@@ -39,6 +39,41 @@ def add_resume_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what a process of many is told about itself."""
+    group = parser.add_argument_group(
+        "one process of many",
+        "Say all three to each process, or distributed.processes=auto in the recipe "
+        "under SLURM and on TPU pods.",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="the first process, and a free port"
+    )
+    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
+    group.add_argument("--process", metavar="I", type=int, help="this one, from 0")
+
+
+def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
+    """Whether this is one process of many.
+
+    **Raises:** `ValueError` for options that say half of it.
+    """
+    told = vars(options)
+    coordinator: str | None = told.get("coordinator")
+    count: int | None = told.get("processes")
+    index: int | None = told.get("process")
+    if coordinator is None and count is None and index is None:
+        return recipe.distributed.processes == "auto"
+    if coordinator is not None and count is not None and index is not None:
+        if coordinator.rpartition(":")[2].isdecimal() and 0 <= index < count:
+            return True
+    raise ValueError(
+        "A process of many is told HOST:PORT of the first, how many there are, and "
+        f"which of them it is. Received --coordinator {coordinator} --processes "
+        f"{count} --process {index}: say all three, counted from 0."
+    )
+
+
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `grpojax train`, the recipe's name apart."""
     add_recipe_options(parser)
@@ -49,6 +84,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         help="where to write the recipe, metrics, completions, summary and model",
     )
     add_resume_option(parser)
+    add_process_options(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",

@@ -13,6 +13,7 @@ from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, Turn
 from ..policy import AbstractPolicy
 from ..text import Number
 from ..types import Prompt
+from . import placement
 from .outcome import Evaluation
 from .statistics import Answer
 
@@ -86,7 +87,7 @@ def complete(
     if isinstance(env, AbstractAnswerEnvironment):
         gold = jax.vmap(env.gold)(states)
         answers = jax.vmap(jax.vmap(env.answer))(turns)
-    return Batch(
+    said = Batch(
         prompts=prompts,
         tokens=jnp.where(place < extents[..., None], trajectory.tokens, 0),
         extents=extents,
@@ -97,6 +98,7 @@ def complete(
         gold=gold,
         answers=answers,
     )
+    return placement.everywhere(said)
 
 
 def _last_turn(

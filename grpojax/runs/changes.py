@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from .recipes import Section
 
 
-FREE = ("run.steps", "log.every", "checkpoint.*", "tracking.*", "guard.*")
-"""What says how long a run is and how it is watched, and not what it computes."""
+FREE = (
+    *("run.steps", "log.every", "checkpoint.*", "tracking.*", "guard.*"),
+    *("mesh.*", "distributed.*"),
+)
+"""What says how long a run is, how it is watched and where it is computed."""
 
 _ABSENT = "(absent)"
 

@@ -2,17 +2,20 @@
 
 A checkpoint is a directory named by its step:
 
-    state/          the state's arrays, as orbax writes them: a tree of their paths;
+    state/          the state's arrays, as orbax writes them: each process its shards;
                     of frozen weights there is only a digest, in contents.json
     recipe.yaml     the recipe it belongs to
     contents.json   the step, a score, what the caller added, and what the arrays are
     files/          copies of small files that must agree with the state
     manifest.json   a checksum of every other file; written last
 
-It is written beside its place and renamed when it is complete and on the disk.
+It is written beside its place and renamed when it is complete and on the disk. No array
+is put together on the way, neither to be written nor to be read: any mesh can read what
+any other has written.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import math
@@ -22,17 +25,17 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from ..types import TrainState
+from . import processes
 from ._arrays import (
     arrays_of,
     check_fits,
     describe,
+    detached,
     frozen_of,
-    to_host,
+    places,
     with_arrays,
 )
 from ._sealing import problem_with, seal
@@ -41,6 +44,7 @@ from ._writing import explained, sync_directory
 
 _UNFINISHED = ".unfinished"
 _DISCARDED = ".discarded"
+_PATIENCE = 3600  # Seconds that writing one may take.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +71,9 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run, of which the last and the best are kept.
 
-    Nothing is written before the first `save`. One process writes and reads them: a
-    state that is spread over several processes is refused.
+    Nothing is written before the first `save`. All processes of a run save and restore
+    together, on a file system that they share: each writes and reads its shards, and
+    the first does the rest.
 
     **Arguments:**
 
@@ -105,17 +110,17 @@ class Checkpoints:
             raise ValueError(
                 f"keep_best must not be negative. Received {keep_best}: use 0 or more."
             )
-        if jax.process_count() > 1:
-            raise ValueError(
-                "Checkpoints are written by one process. Received a run of "
-                f"{jax.process_count()}: start one process."
-            )
         self._directory = Path(directory)
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._in_background = in_background
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
+        # Its own checkpointer that is not asynchronous would meet the other processes
+        # on their devices, in the midst of a step.
+        self._arrays = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(use_compression=False), timeout_secs=_PATIENCE
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -157,7 +162,7 @@ class Checkpoints:
         """
         self.wait()
         place = self._directory / str(step)
-        if place.exists() and problem_with(place) is None:
+        if processes.share(lambda: place.exists() and problem_with(place) is None):
             return
         arrays = arrays_of(state)
         contents = {
@@ -172,9 +177,15 @@ class Checkpoints:
             "contents.json": json.dumps(contents, indent=2, allow_nan=False).encode(),
             **{f"files/{name}": content for name, content in (files or {}).items()},
         }
-        # Now, not in the background: the next step takes the memory over.
-        values = {name: to_host(x) for name, x in arrays.items()}
-        self._writing = self._writer.submit(self._write, place, values, texts)
+        unfinished = place.with_name(place.name + _UNFINISHED)
+        with self._explained(place):
+            processes.in_first(lambda: self._begin(unfinished))
+            # Copies now, not in the background: the next step takes the memory over.
+            values = {name: detached(x) for name, x in arrays.items() if x.size}
+            self._arrays.save(
+                unfinished.absolute() / "state", args=ocp.args.PyTreeSave(values)
+            )
+        self._writing = self._writer.submit(self._finish, place, unfinished, texts)
         if not self._in_background:
             self.wait()
 
@@ -193,6 +204,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
+            self._arrays.close()
 
     def restore(self, like: TrainState, *, until: int | None = None) -> Restored:
         """The last good state.
@@ -208,37 +220,44 @@ class Checkpoints:
         that differs if it is of another model, optimizer or reference.
         """
         self.wait()
-        steps = [step for step in self.steps() if until is None or step <= until]
-        if not steps:
+        # One process reads the files to check them, and all take its word.
+        step, problems = processes.share(lambda: self._choose(until))
+        if step is None and not problems:
             raise FileNotFoundError(
                 f"A run is continued from a checkpoint. {os.fspath(self._directory)!r} "
                 "holds none that is complete: start the run anew."
             )
-        problems = []
-        for step in reversed(steps):
-            place = self._directory / str(step)
-            problem = problem_with(place)
-            if problem is None:
-                return _read(place, like, tuple(problems))
-            problems.append(f"The checkpoint of step {step} cannot be used: {problem}.")
-        raise OSError(
-            f"None of the checkpoints in {os.fspath(self._directory)!r} is good. "
-            f"{' '.join(problems)} Bring one back from a copy, or start the run anew."
-        )
+        if step is None:
+            raise OSError(
+                f"None of the checkpoints in {os.fspath(self._directory)!r} is good. "
+                f"{' '.join(problems)} Bring one back from a copy, or start the run "
+                "anew."
+            )
+        return _read(self._directory / str(step), like, problems)
 
-    def _write(
-        self, place: Path, values: dict[str, np.ndarray], texts: dict[str, bytes]
-    ) -> None:
-        unfinished = place.with_name(place.name + _UNFINISHED)
-        kept = [step for step in self.steps() if str(step) != place.name]
-        last = f"That of step {kept[-1]} is kept" if kept else "There is none before it"
-        with explained(f"the checkpoint of step {place.name}", place, last):
+    def _choose(self, until: int | None) -> tuple[int | None, tuple[str, ...]]:
+        """The last good step, if there is one, and what is wrong with later ones."""
+        problems = []
+        for step in reversed(self.steps()):
+            if until is not None and step > until:
+                continue
+            problem = problem_with(self._directory / str(step))
+            if problem is None:
+                return step, tuple(problems)
+            problems.append(f"The checkpoint of step {step} cannot be used: {problem}.")
+        return None, tuple(problems)
+
+    def _begin(self, unfinished: Path) -> None:
+        self._sweep()
+        (unfinished / "files").mkdir(parents=True)
+
+    def _finish(self, place: Path, unfinished: Path, texts: dict[str, bytes]) -> None:
+        """Waits until all processes have written, and makes a checkpoint of it."""
+        with self._explained(place):
             try:
-                self._sweep()
-                (unfinished / "files").mkdir(parents=True)
-                with ocp.PyTreeCheckpointer(use_compression=False) as writer:
-                    filled = {name: x for name, x in values.items() if x.size}
-                    writer.save(unfinished.absolute() / "state", filled)
+                self._arrays.wait_until_finished()
+                if not processes.is_first():
+                    return
                 for name, content in texts.items():
                     (unfinished / name).write_bytes(content)
                 seal(unfinished)
@@ -251,6 +270,11 @@ class Checkpoints:
             unfinished.rename(place)
             sync_directory(self._directory)
             self._prune()
+
+    def _explained(self, place: Path) -> contextlib.AbstractContextManager[None]:
+        kept = [step for step in self.steps() if str(step) != place.name]
+        last = f"That of step {kept[-1]} is kept" if kept else "There is none before it"
+        return explained(f"the checkpoint of step {place.name}", place, last)
 
     def _sweep(self) -> None:
         """Removes what an interrupted `save` left."""
@@ -292,7 +316,7 @@ def _read(place: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
             "bring the model back that the run began with."
         )
     with ocp.PyTreeCheckpointer() as reader:
-        values = reader.restore(place.absolute() / "state")
+        values = reader.restore(place.absolute() / "state", restore_args=places(like))
     return Restored(
         state=with_arrays(like, values),
         step=contents["step"],

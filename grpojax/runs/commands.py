@@ -7,7 +7,8 @@
 
 What can be refused is refused before anything is compiled or written, with exit code 2.
 A run that was told to leave (SIGTERM) leaves with 75, and `--resume` goes on with it;
-one that is not worth its time any more leaves with 3.
+one that is not worth its time any more leaves with 3, and one of many processes that
+has lost another with 69.
 """
 
 import argparse
@@ -17,18 +18,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import recipes
 from ._options import (
+    add_process_options,
     add_recipe_options,
     add_resume_option,
     add_train_options as add_train_options,
     goes_on,
+    joins,
     load_recipe,
 )
 from .guards import DivergedError
 from .preemption import EXIT_PREEMPTED, PreemptedError
 from .recipe import Recipe
+from .supervision import EXIT_PEER as EXIT_PEER, look_after
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 EXIT_DIVERGED = 3
@@ -75,27 +84,54 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
             recipe = load_recipe(options, environment, vars(options).get("model"))
         if options.print_config:
             print(recipes.dump(recipe), end="")
-        else:
+            return
+        with refusing():
+            one_of_many = joins(options, recipe)
+        if not one_of_many:
+            act(recipe, options, start)
+            return
+        look_after()
+        from . import processes
+
+        with contextlib.ExitStack() as stack:
+            with refusing():
+                stack.enter_context(
+                    processes.joined(
+                        recipe.distributed,
+                        coordinator=options.coordinator,
+                        count=options.processes,
+                        index=options.process,
+                        together=(RefusedError, LeavingError),
+                    )
+                )
             act(recipe, options, start)
 
     return command
 
 
+def _console() -> "Console":
+    """The terminal, for one process of a run."""
+    from rich.console import Console
+
+    from . import processes
+
+    return Console(quiet=not processes.is_first())
+
+
 @with_recipe
 def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax train`."""
-    from rich.console import Console
-
-    from . import estimating, training
+    from . import estimating, processes, training
 
     with refusing():
         setup = training.prepare(recipe, options.out, resume=goes_on(options))
     if options.dry_run:
-        print(training.describe(setup))
-        print(estimating.describe(estimating.estimate(setup)))
+        needs = estimating.describe(estimating.estimate(setup))
+        if processes.is_first():
+            print(f"{training.describe(setup)}\n{needs}")
         return
     try:
-        training.run(setup, console=Console(), start=start)
+        training.run(setup, console=_console(), start=start)
     except PreemptedError as error:
         how = f"{error}: go on with --out {options.out} --resume"
         raise LeavingError(EXIT_PREEMPTED, how) from None
@@ -106,20 +142,16 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 @with_recipe
 def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax evaluate`."""
-    from rich.console import Console
-
     from . import evaluating
 
     with refusing():
         setup = evaluating.prepare(recipe, options.out, resume=goes_on(options))
-    evaluating.run(setup, console=Console(), start=start)
+    evaluating.run(setup, console=_console(), start=start)
 
 
 @with_recipe
 def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax generate`."""
-    from rich.console import Console
-
     from . import generating
 
     del start
@@ -130,7 +162,7 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
             problems=options.problems,
             samples=options.samples,
         )
-    generating.show(generating.run(setup), Console())
+    generating.show(generating.run(setup), _console())
 
 
 def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
@@ -174,6 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="problems, and how they are put; by default the run's, if it is one",
         )
         add_recipe_options(reading)
+        add_process_options(reading)
         reading.set_defaults(command=command)
     judge.add_argument(
         "--out", metavar="DIR", type=Path, help="where to write what was measured"
@@ -217,7 +250,7 @@ def run(
     - `environment`: variables: `LOGLEVEL`, and those that a recipe names.
 
     **Returns:** the exit code: 0, 2 for what was refused, 75 for a run that was told to
-    leave and 3 for one that is not worth its time.
+    leave, 3 for one that is not worth its time and 69 for one that has lost a process.
     """
     options = parser.parse_args(argv)
     try:

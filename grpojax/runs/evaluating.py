@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from jax.sharding import Mesh
 from rich.console import Console
 
 from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
-from . import parts, recipes
+from . import parts, placement, processes, recipes
 from .changes import check_recipe
 from .evaluation import evaluate as measure, Evaluation
 from .files import RunDirectory
@@ -150,6 +151,7 @@ class Setup(NamedTuple):
     env: AbstractDatasetEnvironment
     training: AbstractDatasetEnvironment
     resume: bool
+    mesh: Mesh | None = None
 
 
 def prepare(
@@ -163,19 +165,29 @@ def prepare(
     **Raises:** `ValueError` or `OSError` for a recipe whose parts are not there or do
     not fit, or that holds nothing out, and for a directory that is in use.
     """
-    directory = None if out is None else RunDirectory(out, resume=resume)
-    if directory is not None and resume:
-        check_recipe(recipes.load(Recipe(), directory.config), recipe)
+    resume = processes.share(lambda: resume)
+    directory = processes.in_first(lambda: _claim(recipe, out, resume))
     parts.find_task(recipe.data.task)
-    policy, tokenizer = parts.load_model(recipe)
-    training, env, _ = parts.build_environments(recipe, tokenizer)
+    mesh = placement.build_mesh(recipe)
+    policy, tokenizer = parts.load_model(recipe, mesh)
+    training, env, _ = parts.build_environments(recipe, tokenizer, mesh)
     if env is None:
         raise ValueError(
             "An evaluation needs problems that are held out. Received "
             f"run.eval_problems={recipe.run.eval_problems}: raise it, or leave it null "
             "for all that there are."
         )
-    return Setup(recipe, directory, policy, tokenizer, env, training, resume)
+    return Setup(recipe, directory, policy, tokenizer, env, training, resume, mesh)
+
+
+def _claim(
+    recipe: Recipe, out: str | os.PathLike[str] | None, resume: bool
+) -> RunDirectory | None:
+    """The directory, if the evaluation may have it."""
+    directory = None if out is None else RunDirectory(out, resume=resume)
+    if directory is not None and resume:
+        check_recipe(recipes.load(Recipe(), directory.config), recipe)
+    return directory
 
 
 def run(
@@ -187,6 +199,7 @@ def run(
     with contextlib.ExitStack() as stack:
         if setup.directory is not None:
             stack.enter_context(setup.directory)
+        stack.enter_context(placement.on(setup.mesh))
         return _run(setup, console, start)
 
 

@@ -9,12 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Int, Key
 
-from .. import rollout
+from .. import rollout, sharding
 from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ..policy import AbstractPolicy
 from ..text import AbstractTokenizer
+from . import placement, processes
 from .batches import complete, on_the_host
 from .fingerprint import fingerprint, settings
 from .outcome import concatenate, Evaluation as Evaluation
@@ -41,6 +43,7 @@ def evaluate(
 ) -> Evaluation:
     """Puts a data set's first problems to a policy.
 
+    On a mesh, as `jax.set_mesh` has set it, problems are dealt out over its devices.
     They are taken in order, batch by batch through one compiled program. A sample's
     randomness is that of its own number, so what is said does not depend on `batch`,
     on `slots` or on where an evaluation was interrupted, but for rounding in the last
@@ -54,7 +57,7 @@ def evaluate(
     - `sampler`: how they are drawn; `rollout.Greedy()` for the likeliest.
     - `success`: the component of the rewards that is 1 for a right answer, else 0.
     - `problems`: how many; all that there are when `None`.
-    - `batch`: how many at a time.
+    - `batch`: how many at a time; on a mesh rounded up to what can be dealt out.
     - `slots`: how many completions are decoded at a time; see `rollout.complete`.
     - `training`: what the policy was trained on: its most frequent answer is guessed.
     - `predictions`: a file to which what was said is appended, batch by batch. If it
@@ -73,10 +76,12 @@ def evaluate(
             "evaluate(predictions=...) writes text, which needs a tokenizer. Received "
             "tokenizer=None: pass the policy's."
         )
-    start, batch = time.perf_counter(), min(batch, count)
+    start, shards = time.perf_counter(), sharding.shards()
+    # Every part of a mesh has as many problems.
+    batch = -(-min(batch, count) // shards) * shards
     static = dict(batch=batch, samples=samples, slots=slots, success=success)
     arguments = lambda first: (
-        policy, env, sampler, jnp.int32(first), jnp.int32(count), key
+        policy, env, sampler, np.int32(first), np.int32(count), key
     )  # fmt: skip
     # Traced before a file is begun: what does not fit leaves nothing behind.
     lowered = complete.lower(  # pyright: ignore[reportFunctionMemberAccess]
@@ -84,10 +89,12 @@ def evaluate(
     )
     common = None if training is None else most_frequent(_answers(training))
     parts: list[Evaluation] = []
-    if predictions is not None:
+    if predictions is not None or processes.several():
         asked = dict(problems=count, samples=samples, success=success)
         asked |= dict(training_answer=common, **(labels or {}))
-        found = resume(predictions, {**asked, **_identity(policy, env, sampler, key)})
+        header = {**asked, **_identity(policy, env, sampler, key)}
+        begin = lambda: None if predictions is None else resume(predictions, header)
+        found = processes.share(begin)
         parts += [] if found is None else [found]
     done = sum(len(part.gold) for part in parts)
     program = lowered.compile() if done < count else None
@@ -99,7 +106,7 @@ def evaluate(
         rows = slice(done - first, count - first)
         said = program(*arguments(first), **static)
         part = on_the_host(said, rows, success=success, training_answer=common)
-        if predictions is not None and tokenizer is not None:
+        if predictions is not None and tokenizer is not None and processes.is_first():
             append(predictions, part, tokenizer.decode, first=done)
         parts.append(part)
         done += len(part.gold)
@@ -132,7 +139,8 @@ def _check(
 
 @eqx.filter_jit
 def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
-    return jax.vmap(lambda i: env.gold(env.problem(i)[0]))(jnp.arange(env.size))
+    gold = jax.vmap(lambda i: env.gold(env.problem(i)[0]))(jnp.arange(env.size))
+    return placement.everywhere(gold)
 
 
 def _answers(env: AbstractAnswerEnvironment) -> list[int]:

@@ -30,22 +30,25 @@ from ._writing import (
 )
 
 
-_METRICS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 _COMPLETIONS = "completions.jsonl"
 _EVALUATIONS = "evaluations.jsonl"
 _EVENTS = "events.jsonl"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+ADAPTER = "adapter"
 _NAMES = (
     "config.yaml",
-    _METRICS,
+    METRICS,
     _COMPLETIONS,
     _EVALUATIONS,
     _EVENTS,
     "summary.json",
     "predictions",
-    "checkpoints",
+    CHECKPOINTS,
     "curve.png",
-    "model",
-    "adapter",
+    MODEL,
+    ADAPTER,
 )
 
 
@@ -119,12 +122,7 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         """Where the policy goes."""
-        return self._path / "model"
-
-    @property
-    def adapter(self) -> Path:
-        """Where its adapters go, if it has any."""
-        return self._path / "adapter"
+        return self._path / MODEL
 
     @property
     def curve(self) -> Path:
@@ -134,7 +132,7 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         """Where `Checkpoints` go."""
-        return self._path / "checkpoints"
+        return self._path / CHECKPOINTS
 
     def predictions(self, step: int, mode: str) -> Path:
         """Where what was said in an evaluation goes."""
@@ -210,7 +208,7 @@ class RunDirectory:
         self.hold()
         self.update(summary)
         saved, problems = journals or {}, []
-        for name in (_METRICS, _COMPLETIONS, _EVALUATIONS):
+        for name in (METRICS, _COMPLETIONS, _EVALUATIONS):
             found = self._read(name)
             kept, problem = _journals.cut(found, step, saved.get(name, b""))
             if kept != found:
@@ -228,11 +226,11 @@ class RunDirectory:
 
     def journals(self) -> dict[str, bytes]:
         """What a checkpoint keeps, so that a damaged journal can be brought back."""
-        return {_METRICS: self._read(_METRICS)}
+        return {METRICS: self._read(METRICS)}
 
     def log(self, *records: Mapping[str, object]) -> None:
         """Appends the metrics of steps."""
-        append_json(self._path / _METRICS, *records)
+        append_json(self._path / METRICS, *records)
 
     def log_completions(self, *records: Mapping[str, object]) -> None:
         """Appends prompts and what was sampled for each."""
@@ -262,7 +260,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict]:
         """The records of the metrics."""
-        return _journals.records(self._read(_METRICS))
+        return _journals.records(self._read(METRICS))
 
     def evaluations(self) -> list[dict]:
         """The records of the evaluations."""

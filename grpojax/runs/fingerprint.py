@@ -12,6 +12,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree, UInt32
 
+from . import placement
+
 
 def fingerprint(tree: PyTree) -> str:
     """16 hexadecimal digits of the arrays of a tree, and of its plain settings.
@@ -55,7 +57,7 @@ def _is_real(x: Array) -> bool:
 
 @eqx.filter_jit
 def _words(leaves: list[Array]) -> list[UInt32[Array, "2"]]:
-    return [_digest(leaf) for leaf in leaves]
+    return placement.everywhere([_digest(leaf) for leaf in leaves])
 
 
 def _digest(x: Array) -> UInt32[Array, "2"]:

@@ -7,17 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 from rich.console import Console
 from rich.text import Text
 
-from .. import rollout
+from .. import rollout, sharding
 from ..env import AbstractDatasetEnvironment, TimeStep, Turn
 from ..policy import AbstractPolicy
 from ..reward import RewardFn
 from ..text import AbstractTokenizer
 from ..types import Prompt
-from . import completions, parts
+from . import completions, parts, placement
 from .evaluating import say
 from .loop import Completions
 from .recipe import Recipe
@@ -94,6 +95,7 @@ class Setup(NamedTuple):
     reward: RewardFn | None
     problems: int
     samples: int
+    mesh: Mesh | None = None
 
 
 def prepare(
@@ -121,18 +123,20 @@ def prepare(
                 f"generate: {name} must be a positive integer. Received {size}."
             )
     parts.find_task(recipe.data.task)
-    policy, tokenizer = parts.load_model(recipe)
+    mesh = placement.build_mesh(recipe)
+    policy, tokenizer = parts.load_model(recipe, mesh)
     if prompts:
         env = Asked(
             [_tokens(recipe, tokenizer, prompt) for prompt in prompts],
             tokenizer,
             max_completion_length=recipe.rollout.max_new_tokens,
         )
-        return Setup(recipe, policy, tokenizer, env, None, len(prompts), samples)
-    made = parts.build_environments(recipe, tokenizer)
+        env, count = placement.put(env, mesh), len(prompts)
+        return Setup(recipe, policy, tokenizer, env, None, count, samples, mesh)
+    made = parts.build_environments(recipe, tokenizer, mesh)
     env = made.train if made.held_out is None else made.held_out
     pay, count = parts.build_reward(recipe), min(problems, env.size)
-    return Setup(recipe, policy, tokenizer, env, pay, count, samples)
+    return Setup(recipe, policy, tokenizer, env, pay, count, samples, mesh)
 
 
 def _tokens(recipe: Recipe, tokenizer: AbstractTokenizer, prompt: str) -> list[int]:
@@ -154,13 +158,16 @@ def _complete(
     problems: int,
     samples: int,
 ) -> Completions:
-    states, prompts = jax.vmap(env.problem)(jnp.arange(problems))
+    # Every part of a mesh has as many; what is too many is thrown away.
+    dealt = -(-problems // sharding.shards()) * sharding.shards()
+    numbers = jnp.minimum(jnp.arange(dealt), problems - 1)
+    states, prompts = jax.vmap(env.problem)(numbers)
     said = rollout.complete(
         policy, env, states, prompts, group=samples, sampler=sampler, key=key
     )
     paid = None if reward is None else reward(said)
-    unknown = jnp.full((problems, samples), jnp.nan)
-    return Completions(
+    unknown = jnp.full((dealt, samples), jnp.nan)
+    every = Completions(
         prompt=said.prompt,
         tokens=said.tokens,
         sampled=said.sampled,
@@ -171,6 +178,7 @@ def _complete(
         valid=jnp.zeros(unknown.shape, bool) if paid is None else paid.valid,
         advantages=unknown,
     )
+    return placement.everywhere(jax.tree.map(lambda x: x[:problems], every))
 
 
 def generate(
@@ -195,15 +203,16 @@ def run(setup: Setup) -> list[dict[str, object]]:
     **Returns:** a record for each problem; see `completions.records`. Nobody has
     learned from it: the step is 0 and the advantages are NaN.
     """
-    said = _complete(
-        setup.policy,
-        setup.env,
-        setup.reward,
-        parts.build_sampler(setup.recipe),
-        parts.build_keys(setup.recipe).evaluate,
-        problems=setup.problems,
-        samples=setup.samples,
-    )
+    with placement.on(setup.mesh):
+        said = _complete(
+            setup.policy,
+            setup.env,
+            setup.reward,
+            parts.build_sampler(setup.recipe),
+            parts.build_keys(setup.recipe).evaluate,
+            problems=setup.problems,
+            samples=setup.samples,
+        )
     return list(completions.records(0, jax.device_get(said), setup.tokenizer))
 
 

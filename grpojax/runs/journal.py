@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..text import AbstractTokenizer
-from . import completions, evaluating, recipes, trackers
+from . import completions, evaluating, processes, recipes, trackers
+from ._journals import records as parse
 from .evaluation import Evaluation
-from .files import RunDirectory
+from .files import METRICS, RunDirectory
 from .guards import Bounds, DivergedError, Guard
 from .loop import Reading
 from .preemption import PreemptedError
@@ -32,7 +33,7 @@ class Journal:
     **Arguments:**
 
     - `recipe`: what is run.
-    - `directory`: where to write.
+    - `directory`: where to write; `None` also in all processes but the first.
     - `tokenizer`: turns completions into text.
     - `start`: when the run began, by `time.perf_counter`.
 
@@ -91,6 +92,8 @@ class Journal:
         - `problems`: what was found on the way there, a sentence each.
         """
         if self._directory is None:
+            if resumed is not None:
+                self._take_up(parse(resumed[1].get(METRICS, b"")))
             yield
             return
         with self._directory:
@@ -130,14 +133,7 @@ class Journal:
         if self._directory is None:
             return
         mended = self._directory.resume(step, self._now("running"), saved)
-        self.records = [
-            {name: math.nan if x is None else x for name, x in record.items()}
-            for record in self._directory.metrics()
-        ]
-        self._guard = self._guard.replay(self.records)
-        if self.records:
-            # The clock goes on from the last step that counts.
-            self._start -= float(self.records[-1]["time"])
+        self._take_up(self._directory.metrics())
         for record in self._directory.evaluations():
             accuracy = record["accuracy"], tuple(record["interval"])
             self._remember(record["step"], accuracy, record["n"])
@@ -146,6 +142,17 @@ class Journal:
         self._directory.replace_recipe(recipes.dump(self._recipe))
         self.event("resume", f"goes on after step {step}")
 
+    def _take_up(self, records: Sequence[Mapping[str, float | int | None]]) -> None:
+        """Remembers the steps that there have been."""
+        self.records = [
+            {name: math.nan if x is None else x for name, x in record.items()}
+            for record in records
+        ]
+        self._guard = self._guard.replay(self.records)
+        if self.records:
+            # The clock goes on from the last step that counts.
+            self._start -= float(self.records[-1]["time"])
+
     def event(self, kind: str, message: str) -> None:
         """Writes down what happened."""
         if self._directory is not None:
@@ -153,7 +160,8 @@ class Journal:
             self._directory.log_event(event | {"time": self.seconds})
 
     def _warn(self, message: str) -> None:
-        logger.warning(message)
+        if processes.is_first():
+            logger.warning(message)
         self.event("warning", message)
 
     def reading(self, reading: Reading) -> None:

@@ -1,7 +1,9 @@
 """Between two steps: whether to keep the state, and whether to go on."""
 
+from pathlib import Path
+
 from ..types import TrainState
-from . import recipes
+from . import processes, recipes
 from .checkpoints import Checkpoints
 from .files import RunDirectory
 from .journal import Journal
@@ -17,7 +19,8 @@ class Keeper:
 
     **Arguments:**
 
-    - `directory`: the run's.
+    - `directory`: the run's; `None` of a process that is not the first.
+    - `place`: where `Checkpoints` go, of all processes.
     - `recipe`: how often, and how many are kept.
     - `journal`: has the metrics; its records belong to the state.
     - `preemption`: whether the run shall leave.
@@ -26,6 +29,7 @@ class Keeper:
     def __init__(
         self,
         directory: RunDirectory | None,
+        place: Path | None,
         recipe: Recipe,
         journal: Journal,
         preemption: Preemption,
@@ -34,9 +38,9 @@ class Keeper:
         self._directory, self._preemption = directory, preemption
         self._checkpoints: Checkpoints | None = None
         settings = recipe.checkpoint
-        if directory is not None and settings.every is not None:
+        if place is not None and settings.every is not None:
             self._checkpoints = Checkpoints(
-                directory.checkpoints,
+                place,
                 keep_last=settings.keep_last,
                 keep_best=settings.keep_best,
             )
@@ -54,7 +58,9 @@ class Keeper:
         **Raises:** `PreemptedError` or `DivergedError` for a run that shall not go on;
         a state that is worth it has been saved by then.
         """
-        every, leaves = self._recipe.checkpoint.every, self._preemption.requested
+        # All processes leave after the same step, whichever was told to.
+        every = self._recipe.checkpoint.every
+        leaves = processes.anyone(self._preemption.requested)
         last = step == self._recipe.run.steps
         if every is not None and (leaves or last or step % every == 0):
             readings.read()
@@ -63,18 +69,19 @@ class Keeper:
                 self._save(step, state)
         if leaves:
             readings.read()
-            self._preemption.check()
+            self._preemption.leave()
         self._journal.check()
         return True
 
     def _save(self, step: int, state: TrainState) -> None:
-        if self._checkpoints is None or self._directory is None:
+        if self._checkpoints is None:
             return
+        journals = {} if self._directory is None else self._directory.journals()
         self._checkpoints.save(
             step,
             state,
             recipe=recipes.dump(self._recipe),
-            files=self._directory.journals(),
+            files=journals,
             score=self._journal.records[-1].get("reward"),
         )
         self._journal.event("checkpoint", f"the state after step {step} is being saved")

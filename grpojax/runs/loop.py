@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._train import collect, Experience, learn, train_step
 from ..types import Metrics, Prompt, TrainState
+from . import placement
 
 
 class Completions(eqx.Module):
@@ -69,8 +70,9 @@ class CompiledStep(NamedTuple):
         touched again.
     - `seconds`: how long it took to trace and compile.
     - `bytes`: what the compiler says that the program needs on a device, by kind:
-        `arguments`, `results`, `reused` (results that lie where arguments lay) and
-        `temporary`. Empty where it does not say.
+        `arguments`, `results`, `reused` (results that lie where arguments lay),
+        `temporary`, and `peak`, the most of all these at a time. Empty where it does
+        not say.
     """
 
     call: Step
@@ -110,6 +112,7 @@ def _bytes(program) -> dict[str, int]:
         "results": memory.output_size_in_bytes,
         "reused": memory.alias_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
+        "peak": memory.peak_memory_in_bytes,
     }
 
 
@@ -147,7 +150,7 @@ def lower(state: TrainState, *, completions: int = 0, **fixed) -> LoweredStep:
         experience = collect(state, **given(_COLLECTING))
         said = Completions.of(experience, completions) if completions > 0 else None
         next_state, metrics = learn(state, experience, **given(_LEARNING))
-        return next_state, metrics, said
+        return next_state, *placement.everywhere((metrics, said))
 
     program = eqx.filter_jit(step, donate="all-except-first")
     lowered = program.lower(fixed, state)  # pyright: ignore[reportFunctionMemberAccess]

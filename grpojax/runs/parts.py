@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from .. import algorithms, models, reward
@@ -20,7 +21,8 @@ from ..reward import RewardFn
 from ..rollout import AbstractSampler, Categorical, Greedy
 from ..text import AbstractTokenizer, load_tokenizer
 from ..types import Rewards, Trajectory
-from ..update import Number
+from ..update import Number, stochastic_rounding
+from . import placement
 from .recipe import Recipe
 
 
@@ -109,7 +111,10 @@ def build_algorithm(recipe: Recipe) -> algorithms.Algorithm:
 
 
 def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW on a schedule, after a clip of the gradient's norm."""
+    """AdamW on a schedule, after a clip of the gradient's norm.
+
+    Whatever is kept in bfloat16, weights or moments, is rounded at random.
+    """
     settings, rate = recipe.optimizer, recipe.optimizer.learning_rate
     updates = recipe.run.steps * recipe.update.epochs * recipe.update.minibatches
     warmup = settings.warmup_updates
@@ -122,10 +127,14 @@ def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     if warmup > 0:
         rising = optax.linear_schedule(0.0, rate, warmup)
         schedule = optax.join_schedules([rising, schedule], [warmup])
-    adamw = optax.adamw(schedule, weight_decay=settings.weight_decay)
-    if settings.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)
+    optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
+    if settings.clip_norm is not None:
+        clip = optax.clip_by_global_norm(settings.clip_norm)
+        optimizer = optax.chain(clip, optimizer)
+    state_dtype = settings.state_dtype or recipe.model.dtype
+    if "bfloat16" in (state_dtype, recipe.model.dtype):
+        optimizer = stochastic_rounding(optimizer, state_dtype=state_dtype)
+    return optimizer
 
 
 class Keys(NamedTuple):
@@ -143,8 +152,14 @@ def build_keys(recipe: Recipe) -> Keys:
     return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
 
 
-def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
-    """A model and the tokenizer that belongs to it.
+REMAT: dict[str | bool, str] = {False: "elementwise", True: "layers"}
+"""What recipes of old say."""
+
+
+def load_model(
+    recipe: Recipe, mesh: Mesh | None = None
+) -> tuple[Transformer, AbstractTokenizer]:
+    """A model, laid out over a mesh if there is one, and its tokenizer.
 
     **Raises:** `FileNotFoundError` if there is none, `ValueError` if the two do not
     fit together.
@@ -157,7 +172,9 @@ def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
         path,
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
-        remat=settings.remat,
+        cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
+        remat=REMAT.get(settings.remat, settings.remat),
+        mesh=mesh,
     )
     tokenizer = load_tokenizer(path)
     models.check_tokenizer(policy, tokenizer)
@@ -196,7 +213,9 @@ class Environments(NamedTuple):
     notes: list[str]
 
 
-def build_environments(recipe: Recipe, tokenizer: AbstractTokenizer) -> Environments:
+def build_environments(
+    recipe: Recipe, tokenizer: AbstractTokenizer, mesh: Mesh | None = None
+) -> Environments:
     """Calls the function that `data.task` names.
 
     It is `envs.<task>.environments`, or for `package.module:function` that one; either
@@ -219,7 +238,9 @@ def build_environments(recipe: Recipe, tokenizer: AbstractTokenizer) -> Environm
                 f"`data.task: {recipe.data.task}` must make environments with numbered "
                 f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
             )
-    return environments
+    train, held_out, notes = environments
+    put = lambda env: placement.put(env, mesh)
+    return Environments(put(train), put(held_out), notes)
 
 
 def find_task(task: str) -> Callable[..., tuple]:

@@ -4,6 +4,7 @@ import signal
 import threading
 import types
 from collections.abc import Callable
+from typing import NoReturn
 
 
 EXIT_PREEMPTED = 75
@@ -48,13 +49,15 @@ class Preemption:
         """The signal's name, such as `SIGTERM`, or `None`."""
         return None if self._received is None else self._received.name
 
-    def check(self) -> None:
-        """Leaves if that was requested.
+    def leave(self) -> NoReturn:
+        """Leaves.
 
-        **Raises:** `PreemptedError`.
+        **Raises:** `PreemptedError` that says which signal came, or that another
+        process of the run was given one.
         """
-        if self._received is not None:
-            raise PreemptedError(f"{self._received.name} was received")
+        if self._received is None:
+            raise PreemptedError("another process of the run was told to leave")
+        raise PreemptedError(f"{self._received.name} was received")
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():

@@ -48,7 +48,11 @@ class Model:
     path: str = "gsm8k-tiny"  # The one that is shipped; a directory, or a hub id.
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
     compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
-    remat: bool = False  # Recompute activations: slower, and less memory.
+    # Of keys and values while sampling; null: compute_dtype.
+    cache_dtype: Literal["bfloat16", "int8"] | None = None
+    # What the backward pass computes again: the later, the less memory and the more
+    # time. Recipes of old say false for elementwise, and true for layers.
+    remat: Literal["nothing", "elementwise", "mlp", "layers"] | bool = "elementwise"
 
 
 @dataclass(frozen=True)
@@ -160,13 +164,18 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW after a clip of the gradient's norm; schedules count its updates."""
+    """AdamW after a clip of the gradient's norm; schedules count its updates.
+
+    It computes in float32. Where its moments, or the weights, are bfloat16, they are
+    rounded at random: `update.stochastic_rounding`.
+    """
 
     learning_rate: float = 5e-5
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_updates: int = 0
     clip_norm: float | None = 1.0
     weight_decay: float = 0.0
+    state_dtype: Literal["float32", "bfloat16"] | None = None  # null: model.dtype.
 
     def __post_init__(self):
         _at_least(0, "optimizer", learning_rate=self.learning_rate)
@@ -184,11 +193,50 @@ class Update:
     minibatches: int = 1  # Optimizer updates in each epoch.
     microbatches: int | None = None  # For memory; null: a row of each prompt.
     recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
+    chunk: int | None = None  # Positions whose logits exist at a time; null: as fits.
 
     def __post_init__(self):
         _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
-        _at_least(1, "update", microbatches=self.microbatches)
+        _at_least(1, "update", microbatches=self.microbatches, chunk=self.chunk)
         _at_least(1, "update", train_prompts=self.train_prompts)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The devices that compute: data x fsdp x tensor of them; see `grpojax.sharding`.
+
+    One of the three may be -1, for all that are left. One device, the first, is the
+    default, however many there are.
+    """
+
+    data: int = 1  # Parts of the batch that each hold all of the weights.
+    fsdp: int = 1  # Parts of the batch that the weights are cut over.
+    tensor: int = 1  # Parts that every layer is cut in.
+
+    def __post_init__(self):
+        sizes = self.data, self.fsdp, self.tensor
+        if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
+            raise ValueError(
+                "`mesh.data`, `mesh.fsdp` and `mesh.tensor` must be positive, but for "
+                f"one that may be -1. Received {self.data}, {self.fsdp}, {self.tensor}."
+            )
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Processes that compute one run together, each with devices of its own.
+
+    The options `--coordinator`, `--processes` and `--process` say who they are where it
+    cannot be found out.
+    """
+
+    processes: Literal["one", "auto"] = "one"  # auto: those of a SLURM job or TPU pod.
+    start_timeout: int = 300  # Seconds that the others have to come.
+    heartbeat_timeout: int = 25  # Seconds of silence after which one counts as dead.
+
+    def __post_init__(self):
+        _at_least(1, "distributed", start_timeout=self.start_timeout)
+        _at_least(5, "distributed", heartbeat_timeout=self.heartbeat_timeout)
 
 
 @dataclass(frozen=True)
@@ -256,6 +304,8 @@ class Recipe:
     algorithm: Algorithm = field(default_factory=Algorithm)
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
+    mesh: Mesh = field(default_factory=Mesh)
+    distributed: Distributed = field(default_factory=Distributed)
     log: Log = field(default_factory=Log)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     tracking: Tracking = field(default_factory=Tracking)

@@ -5,22 +5,33 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from rich.console import Console
 
 from .. import models
 from .._train import init
 from ..text import AbstractTokenizer
 from ..types import Rewards, TrainState
-from . import evaluating, loop, parts, plots, recipes, trackers
+from . import (
+    evaluating,
+    loop,
+    parts,
+    placement,
+    plots,
+    processes,
+    recipes,
+    trackers,
+)
 from .changes import check_recipe
 from .checkpoints import Checkpoints
 from .evaluating import say
-from .files import RunDirectory
+from .files import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
 from .journal import Journal
 from .keeper import Keeper
 from .preemption import Preemption
@@ -47,7 +58,11 @@ class GoingOn(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """All that a run needs, loaded, checked and traced, with nothing compiled yet."""
+    """All that a run needs, loaded, checked and traced, with nothing compiled yet.
+
+    Of the processes of a run the first one alone has a directory to write to; all of
+    them save and restore the state, in `checkpoints`.
+    """
 
     recipe: Recipe
     directory: RunDirectory | None
@@ -56,6 +71,8 @@ class Setup(NamedTuple):
     state: TrainState
     step: loop.LoweredStep
     going_on: GoingOn | None
+    mesh: Mesh | None = None
+    checkpoints: Path | None = None
 
 
 def prepare(
@@ -76,19 +93,40 @@ def prepare(
     there or does not fit, for a directory that holds a run that is not to be resumed,
     and for a recipe that computes something else than the one it was begun with.
     """
+    resume = processes.share(lambda: resume)
+    directory = processes.in_first(lambda: _claim(recipe, out, resume))
+    mesh = placement.build_mesh(recipe)
+    with placement.on(mesh):
+        setup = _load(recipe, mesh)._replace(directory=directory)
+    if out is None:
+        return setup
+    place = Path(out) / CHECKPOINTS
+    setup = setup._replace(checkpoints=place)
+    return _restore(setup, place) if resume else setup
+
+
+def _claim(
+    recipe: Recipe, out: str | os.PathLike[str] | None, resume: bool
+) -> RunDirectory | None:
+    """The directory, if the run may have it."""
     directory = None if out is None else RunDirectory(out, resume=resume)
     trackers.check(recipe, directory)
     if directory is not None and resume:
         check_recipe(recipes.load(Recipe(), directory.config), recipe)
+    return directory
+
+
+def _load(recipe: Recipe, mesh: Mesh | None) -> Setup:
+    """What does not depend on what there has been."""
     algorithm = parts.build_algorithm(recipe)
     shape = recipe.rollout.prompts, recipe.rollout.group
     # A group that the baseline cannot do with is refused before anything is read.
     jax.eval_shape(algorithm.advantage, Rewards.of(jnp.zeros(shape)))
     parts.find_task(recipe.data.task)
     logger.info("loading the model %s", recipe.model.path)
-    policy, tokenizer = parts.load_model(recipe)
+    policy, tokenizer = parts.load_model(recipe, mesh)
     logger.info("making the environments of the task %s", recipe.data.task)
-    environments = parts.build_environments(recipe, tokenizer)
+    environments = parts.build_environments(recipe, tokenizer, mesh)
     policy = parts.build_adapters(recipe, policy)
     optimizer = parts.build_optimizer(recipe)
     reference = None
@@ -100,6 +138,7 @@ def prepare(
         reference = models.without_adapters if adapted else jax.tree.map(copy, policy)
     updating, key = recipe.update, parts.build_keys(recipe).train
     state = init(policy, optimizer=optimizer, reference=reference, key=key)
+    state = placement.put(state, mesh)
     logger.info("tracing the step")
     step = loop.lower(
         state,
@@ -117,25 +156,27 @@ def prepare(
         minibatches=updating.minibatches,
         microbatches=updating.microbatches,
         recompute=updating.recompute,
+        chunk=updating.chunk,
     )
-    going_on = None
-    if directory is not None and resume:
-        state, going_on = _restore(directory, state)
-    return Setup(recipe, directory, tokenizer, environments, state, step, going_on)
+    return Setup(recipe, None, tokenizer, environments, state, step, None, mesh)
 
 
-def _restore(directory: RunDirectory, state: TrainState) -> tuple[TrainState, GoingOn]:
-    """The state to go on from: that of the last good checkpoint, or the first."""
-    directory.hold()
+def _restore(setup: Setup, place: Path) -> Setup:
+    """The same with the state of the last good checkpoint, if there is any."""
+    directory, found = setup.directory, None
+    processes.in_first(lambda: directory and directory.hold())
     try:
-        with Checkpoints(directory.checkpoints) as checkpoints:
-            if not checkpoints.steps():
-                return state, GoingOn(0, {}, ())
-            found = checkpoints.restore(state)
+        with Checkpoints(place) as checkpoints:
+            if processes.share(checkpoints.steps):
+                found = checkpoints.restore(setup.state)
     except BaseException:
-        directory.close()
+        if directory is not None:
+            directory.close()
         raise
-    return found.state, GoingOn(found.step, found.files, found.problems)
+    if found is None:
+        return setup._replace(going_on=GoingOn(0, {}, ()))
+    going_on = GoingOn(found.step, found.files, found.problems)
+    return setup._replace(state=found.state, going_on=going_on)
 
 
 def train(
@@ -177,6 +218,11 @@ def run(
     """Runs what was prepared; `start` is when it began, by `time.perf_counter`."""
     start = time.perf_counter() if start is None else start
     console = Console(quiet=True) if console is None else console
+    with placement.on(setup.mesh):
+        return _run(setup, console, start)
+
+
+def _run(setup: Setup, console: Console, start: float) -> TrainState:
     recipe, directory, going_on = setup.recipe, setup.directory, setup.going_on
     say(console, describe(setup))
     journal = Journal(recipe, directory, setup.tokenizer, start)
@@ -190,8 +236,9 @@ def run(
         if recipe.run.steps > 0:
             state = _take_steps(setup, journal, preemption, console)
             _judge(setup, state, journal, preemption, console, "after")
+        if setup.checkpoints is not None:
+            _save(setup, state.policy, setup.checkpoints)
         if directory is not None:
-            _save(setup, state.policy, directory)
             plots.plot_curve(
                 directory.curve,
                 journal.records,
@@ -207,13 +254,13 @@ def run(
     return state
 
 
-def _save(setup: Setup, policy: models.Transformer, directory: RunDirectory) -> None:
-    """Writes the model, and adapters by themselves as well."""
+def _save(setup: Setup, policy: models.Transformer, checkpoints: Path) -> None:
+    """Writes the model beside the checkpoints, and adapters by themselves as well."""
     if setup.recipe.lora.rank is not None:
-        base = setup.recipe.model.path
-        models.save_adapters(policy, directory.adapter, base=base)
-    whole = models.merge(policy)
-    models.save(whole, directory.model, tokenizer=setup.tokenizer)
+        place, base = checkpoints.with_name(ADAPTER), setup.recipe.model.path
+        models.save_adapters(policy, place, base=base)
+    whole, place = models.merge(policy), checkpoints.with_name(MODEL)
+    models.save(whole, place, tokenizer=setup.tokenizer)
 
 
 def _take_steps(
@@ -232,7 +279,7 @@ def _take_steps(
         bar.update(reading.step, reading.metrics)
 
     with contextlib.ExitStack() as stack:
-        keeper = Keeper(setup.directory, recipe, journal, preemption)
+        keeper = Keeper(setup.directory, setup.checkpoints, recipe, journal, preemption)
         stack.enter_context(keeper)
         bar = stack.enter_context(Progress(recipe.run.steps, console))
         return loop.fit(
@@ -258,6 +305,11 @@ def _judge(
     training, env, _ = setup.environments
     if env is None:
         return
+
+    def leave(*_: int) -> None:
+        if processes.anyone(preemption.requested):
+            preemption.leave()
+
     if setup.directory is not None:
         mode = evaluating.mode(recipe)
         predictions = setup.directory.predictions(journal.steps, mode)
@@ -268,7 +320,7 @@ def _judge(
         setup.tokenizer,
         training=training,
         predictions=predictions,
-        report=lambda *_: preemption.check(),
+        report=leave,
     )
     evaluating.show(measured, setup.tokenizer, console, when)
     journal.evaluated(measured)
@@ -291,7 +343,7 @@ def describe(setup: Setup) -> str:
     return "\n".join(
         [
             f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
-            f"{recipe.model.dtype}, on {jax.devices()[0].device_kind}",
+            f"{recipe.model.dtype}, on {placement.describe(setup.mesh)}",
             *([] if lora.rank is None else [adapters]),
             f"data   {source}: {train.size:,} training problems, {held:,} held out",
             *(f"       {note}" for note in notes),

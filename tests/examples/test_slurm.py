@@ -10,9 +10,18 @@ from grpojax.runs.preemption import EXIT_PREEMPTED
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "examples" / "slurm").glob("*.sbatch"))
 SLURM = {"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"}
-OUT = {"single_node": "run", "seeds": "run/seed-3"}
-JOB = {"single_node": "41", "seeds": "40_3"}
-SEED = {"single_node": [], "seeds": ["--set", "run.seed=3"]}
+OUT = {"single_node": "run", "seeds": "run/seed-3", "many_nodes": "run"}
+JOB = {"single_node": "41", "seeds": "40_3", "many_nodes": "41"}
+SRUN = {
+    "single_node": ["--kill-on-bad-exit=1"],
+    "seeds": ["--kill-on-bad-exit=1"],
+    "many_nodes": ["--kill-on-bad-exit=0", "--wait=120"],
+}
+SETS = {
+    "single_node": [],
+    "seeds": ["run.seed=3"],
+    "many_nodes": ["distributed.processes=auto", "mesh.fsdp=-1"],
+}
 
 each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 
@@ -50,8 +59,9 @@ def slurm(tmp_path):
 
 
 def train(script, *more):
-    options = ["srun", "--kill-on-bad-exit=1", "grpojax", "train", "my recipe.yaml"]
-    return [*options, "--out", OUT[script.stem], *SEED[script.stem], *more]
+    options = ["srun", *SRUN[script.stem], "grpojax", "train", "my recipe.yaml"]
+    sets = [word for pair in SETS[script.stem] for word in ("--set", pair)]
+    return [*options, "--out", OUT[script.stem], *sets, *more]
 
 
 def test_there_are_scripts():

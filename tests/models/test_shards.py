@@ -1,0 +1,96 @@
+"""Weights that are read, drawn and written shard by shard."""
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import ml_dtypes
+import numpy as np
+import pytest
+
+from grpojax import models, sharding
+from grpojax.models._safetensors import StoredTensor
+
+
+CONFIG = models.TransformerConfig(
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=48,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    qkv_bias=True,
+)
+MESHES = {
+    "2x2x2": dict(data=2, fsdp=2, tensor=2),
+    "1x8x1": dict(fsdp=8),
+    "8x1x1": dict(data=8),
+}
+
+pytestmark = pytest.mark.skipif(
+    len(jax.devices()) < 8,
+    reason="needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8",
+)
+each = pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    models.save(models.Transformer(CONFIG, key=jr.key(0)), path)
+    return path
+
+
+def assert_placed(policy, mesh):
+    places = jax.tree.leaves(sharding.shardings(policy, mesh))
+    leaves = jax.tree.leaves(policy)
+    assert all(x.sharding == y for x, y in zip(leaves, places, strict=True))
+
+
+def assert_same(policy, other):
+    assert jax.tree.structure(policy) == jax.tree.structure(other)
+    pairs = zip(jax.tree.leaves(policy), jax.tree.leaves(other), strict=True)
+    for x, y in pairs:
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@each
+@pytest.mark.parametrize("dtype", [None, ml_dtypes.bfloat16])
+def test_a_part_is_read_and_nothing_else(directory, monkeypatch, sizes, dtype):
+    whole = models.load(directory, dtype=dtype)
+    read, sizes_read = StoredTensor.read, {}
+
+    def counting(self, part):
+        found = read(self, part)
+        sizes_read.setdefault(self.name, []).append(found.size)
+        return found
+
+    monkeypatch.setattr(StoredTensor, "read", counting)
+    mesh = sharding.make_mesh(**sizes)
+    policy = models.load(directory, dtype=dtype, mesh=mesh)
+    assert_same(policy, whole)
+    assert_placed(policy, mesh)
+    gate = [n for name, n in sizes_read.items() if "gate_proj" in name]
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    # Each part once, whatever the number of devices that hold it.
+    assert gate == [[48 * 16 // parts] * parts] * 3
+
+
+@each
+def test_what_is_saved_is_the_same(directory, tmp_path, sizes):
+    policy = models.load(directory, mesh=sharding.make_mesh(**sizes))
+    models.save(policy, tmp_path)
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / name).read_bytes() == (directory / name).read_bytes()
+
+
+@each
+def test_weights_are_drawn_where_they_lie(sizes):
+    """As the documentation says: compiled, with the places of the results."""
+    make = lambda key: models.Transformer(CONFIG, key=key)
+    mesh = sharding.make_mesh(**sizes)
+    places = sharding.shardings(eqx.filter_eval_shape(make, jr.key(0)), mesh)
+    policy = jax.jit(make, out_shardings=places)(jr.key(0))
+    assert_placed(policy, mesh)
+    assert_same(policy, jax.jit(make)(jr.key(0)))
