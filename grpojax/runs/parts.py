@@ -147,7 +147,7 @@ def build_keys(recipe: Recipe) -> Keys:
     return Keys(*jr.split(jr.key(recipe.run.seed)))
 
 
-REMAT: dict[str | bool, str] = {False: "elementwise", True: "layers"}
+REMAT = {False: "elementwise", True: "layers"}
 """What recipes of old say."""
 
 
@@ -158,7 +158,7 @@ def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
     fit together.
     """
     settings = recipe.model
-    path = settings.path
+    path, remat = settings.path, settings.remat
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
     policy = models.load(
@@ -166,7 +166,7 @@ def load_model(recipe: Recipe) -> tuple[Transformer, AbstractTokenizer]:
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
-        remat=REMAT.get(settings.remat, settings.remat),
+        remat=REMAT[remat] if isinstance(remat, bool) else remat,
     )
     tokenizer = load_tokenizer(path)
     models.check_tokenizer(policy, tokenizer)
