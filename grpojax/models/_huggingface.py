@@ -2,9 +2,7 @@
 
 import functools as ft
 import os
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TypeVar
 
 import equinox as eqx
@@ -23,10 +21,12 @@ from ._huggingface_files import (
     GENERATION,
     model_directory,
     read_json,
+    replacing,
     stored_tensors,
     WEIGHTS,
     write_json,
 )
+from ._matrix import Int8Matrix, LowRankMatrix
 from ._safetensors import DTYPES, StoredTensor, write_file
 from ._transformer import Transformer
 
@@ -109,7 +109,7 @@ def load(
         field = path[-1].name
         array = np.empty(leaf.shape, leaf.dtype)
         rows = array if field in _IN_LAYERS else array[None]
-        for index, name in enumerate(_names(field, len(rows))):
+        for index, name in enumerate(tensor_names(field, len(rows))):
             rows[index] = _turned(field, stored[name].read())
         return jnp.array(array)
 
@@ -137,15 +137,17 @@ def save(
         are declared.
 
     **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
-    architecture of `transformers` has the policy's shape, or the tokenizer is too large
-    for it. Nothing is written then.
+    architecture of `transformers` has the policy's shape, the tokenizer is too large
+    for it, or weights are adapted or 8 bits. Nothing is written then.
     """
-    directory = Path(path)
-    if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(
-            f"save(policy, path) writes a directory. Received {str(path)!r}, which is "
-            "a file: choose another name, or remove it."
-        )
+    for name, matrix in vars(policy.layers).items():
+        if isinstance(matrix, Int8Matrix | LowRankMatrix):
+            raise ValueError(
+                "save(policy, path) writes plain weights, as `transformers` has them. "
+                f"Received a policy whose `{name}` is {type(matrix).__name__}: write "
+                "`models.merge(policy)`, or its adapters alone with "
+                "`models.save_adapters`."
+            )
     special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if tokenizer is not None:
         check_tokenizer(policy, tokenizer)
@@ -158,9 +160,7 @@ def save(
     dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
     config = config_to_huggingface(policy.config)
     config |= {"torch_dtype": dtype.name} | special
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
-        unfinished = Path(temporary)
+    with replacing(path) as unfinished:
         generation = special
         if tokenizer is not None:
             tokenizer.save(unfinished)
@@ -169,8 +169,6 @@ def save(
         write_file(unfinished / WEIGHTS, _stored_forms(policy))
         write_json(unfinished / GENERATION, generation)
         write_json(unfinished / CONFIG, config)
-        for file in sorted(unfinished.iterdir()):
-            file.replace(directory / file.name)
 
 
 def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> None:
@@ -187,7 +185,7 @@ def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> Non
         )
 
 
-def _names(field: str, num_layers: int) -> list[str]:
+def tensor_names(field: str, num_layers: int) -> list[str]:
     """The tensors that make up one weight: one, or one of each layer."""
     if field in _OUTSIDE_LAYERS:
         return [_OUTSIDE_LAYERS[field]]
@@ -210,7 +208,7 @@ def _stored_forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
     return {
         name: ft.partial(_stored_form, path[-1].name, leaf, index)
         for path, leaf in leaves
-        for index, name in enumerate(_names(path[-1].name, leaf.shape[0]))
+        for index, name in enumerate(tensor_names(path[-1].name, leaf.shape[0]))
     }
 
 

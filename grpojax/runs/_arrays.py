@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from ..types import TrainState
+from .fingerprint import fingerprint
 
 
 def arrays_of(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
-    """All arrays of a state by their paths, such as `policy/layers/0/weight`."""
+    """The arrays of a state by their paths, such as `policy/layers/0/weight`.
+
+    All of them but those of the policy that are not trained: they never change, and
+    are in the model's own files.
+    """
+    trained = eqx.filter(state.policy, state.policy.trainable())
+    state = eqx.tree_at(lambda state: state.policy, state, trained)
     return {
         _name(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -19,14 +27,22 @@ def arrays_of(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
     }
 
 
+def frozen_of(state: TrainState) -> str | None:
+    """What tells the arrays apart that `arrays_of` leaves out, if there are any."""
+    frozen = eqx.filter(state.policy, state.policy.trainable(), inverse=True)
+    arrays = eqx.filter(frozen, eqx.is_array)
+    return fingerprint(arrays) if jax.tree.leaves(arrays) else None
+
+
 def with_arrays(like: TrainState, values: Mapping[str, np.ndarray]) -> TrainState:
     """A state with other values in its arrays; those without elements stay."""
+    names = arrays_of(like)
 
     def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
         name = _name(path)
-        if not isinstance(leaf, jax.Array | np.ndarray) or not leaf.size:
+        if name not in names or not names[name].size:
             return leaf
-        return _to_device(values[name], leaf)
+        return _to_device(values[name], names[name])
 
     return jax.tree_util.tree_map_with_path(replace, like)
 

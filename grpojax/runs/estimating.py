@@ -43,7 +43,7 @@ def estimate(setup: Setup) -> Estimate:
     """Compiles the step that was prepared, and runs nothing."""
     recipe, env, state = setup.recipe, setup.environments.train, setup.state
     compiled = setup.step.compile()
-    trained = eqx.filter(state.policy, eqx.is_inexact_array)
+    trained = eqx.filter(state.policy, state.policy.trainable())
     decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), state.policy)
     mesh = mesh_of(state)
     return Estimate(

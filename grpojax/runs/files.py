@@ -11,6 +11,7 @@ checkpoints/       states to go on from
 tracking/          what the trackers need to go on
 curve.png          reward and accuracy over the steps
 model/             the policy, in Hugging Face's format
+adapter/           what was trained of it, in PEFT's format, if that was adapters
 """
 
 import contextlib
@@ -44,6 +45,7 @@ _NAMES = (
     "checkpoints",
     "curve.png",
     "model",
+    "adapter",
 )
 
 
@@ -118,6 +120,11 @@ class RunDirectory:
     def model(self) -> Path:
         """Where the policy goes."""
         return self._path / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """Where its adapters go, if it has any."""
+        return self._path / "adapter"
 
     @property
     def curve(self) -> Path:

@@ -89,12 +89,15 @@ def prepare(
     policy, tokenizer = parts.load_model(recipe)
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = parts.build_environments(recipe, tokenizer)
+    policy = parts.build_adapters(recipe, policy)
     optimizer = parts.build_optimizer(recipe)
     reference = None
     if recipe.algorithm.beta is not None:
-        # A copy: the step takes over the memory of the policy that it is given.
+        # A copy: the step takes over the memory of the policy that it is given. What
+        # adapters adapt does not change, and is the reference where it lies.
         copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
-        reference = jax.tree.map(copy, policy)
+        adapted = recipe.lora.rank is not None
+        reference = models.without_adapters if adapted else jax.tree.map(copy, policy)
     updating, key = recipe.update, parts.build_keys(recipe).train
     state = init(policy, optimizer=optimizer, reference=reference, key=key)
     logger.info("tracing the step")
@@ -189,7 +192,7 @@ def run(
             state = _take_steps(setup, journal, preemption, console)
             _judge(setup, state, journal, preemption, console, "after")
         if directory is not None:
-            models.save(state.policy, directory.model, tokenizer=setup.tokenizer)
+            _save(setup, state.policy, directory)
             plots.plot_curve(
                 directory.curve,
                 journal.records,
@@ -203,6 +206,15 @@ def run(
         f"{journal.seconds_compile:.0f} s{where}",
     )
     return state
+
+
+def _save(setup: Setup, policy: models.Transformer, directory: RunDirectory) -> None:
+    """Writes the model, and adapters by themselves as well."""
+    if setup.recipe.lora.rank is not None:
+        base = setup.recipe.model.path
+        models.save_adapters(policy, directory.adapter, base=base)
+    whole = models.merge(policy)
+    models.save(whole, directory.model, tokenizer=setup.tokenizer)
 
 
 def _take_steps(
@@ -266,15 +278,22 @@ def _judge(
 def describe(setup: Setup) -> str:
     """What a run is, in a few lines."""
     recipe, rollout = setup.recipe, setup.recipe.rollout
-    weights = jax.tree.leaves(eqx.filter(setup.state.policy, eqx.is_array))
-    millions = sum(leaf.size for leaf in weights) / 1e6
+    policy, lora = setup.state.policy, recipe.lora
+    millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+    trained = eqx.filter(policy, policy.trainable())
+    adapters = (
+        f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
+        f"{millions(trained):,.3f} million parameters are trained"
+        + (", the projections are 8 bits" if lora.int8_base else "")
+    )
     train, held_out, notes = setup.environments
     source = recipe.data.path if recipe.data.task == "gsm8k" else recipe.data.task
     held = 0 if held_out is None else held_out.size
     return "\n".join(
         [
-            f"model  {recipe.model.path}: {millions:,.1f} million parameters, "
+            f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
             f"{recipe.model.dtype}, on {jax.devices()[0].device_kind}",
+            *([] if lora.rank is None else [adapters]),
             f"data   {source}: {train.size:,} training problems, {held:,} held out",
             *(f"       {note}" for note in notes),
             f"step   {recipe.algorithm.name}, {rollout.prompts} prompts x "
