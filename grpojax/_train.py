@@ -26,21 +26,33 @@ def init(
     policy: AbstractPolicy,
     *,
     optimizer: optax.GradientTransformation,
-    reference: AbstractPolicy | None = None,
+    reference: update.Reference | None = None,
     key: Key[Array, ""],
 ) -> TrainState:
     """The state before the first step.
 
     **Arguments:**
 
-    - `policy`: what is trained: all of its float arrays.
+    - `policy`: what is trained: those of its arrays that are `policy.trainable()`.
     - `optimizer`: the one that `train_step` will be given.
-    - `reference`: a frozen policy for a KL penalty.
+    - `reference`: a frozen policy for a KL penalty; or a function that finds it in the
+        policy that is trained, such as `models.without_adapters`, and takes no memory.
     - `key`: every random draw of the run is folded from it.
+
+    **Raises:** `ValueError` if nothing of the policy is trained.
     """
+    params = eqx.filter(policy, policy.trainable())
+    if not jax.tree.leaves(params) and jax.tree.leaves(policy):
+        raise ValueError(
+            "A step trains some of a policy's arrays. Received a policy that is frozen "
+            "as a whole: weights in 8 bits need adapters, `models.lora`."
+        )
+    if reference is not None and not isinstance(reference, AbstractPolicy):
+        # A function that is no leaf: all leaves of a state are arrays.
+        reference = jax.tree_util.Partial(reference)
     return TrainState(
         policy=policy,
-        opt_state=optimizer.init(eqx.filter(policy, eqx.is_inexact_array)),
+        opt_state=optimizer.init(params),
         reference=reference,
         version=jnp.zeros((), jnp.int32),
         key=key,

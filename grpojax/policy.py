@@ -85,6 +85,14 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
     def for_decoding(self) -> "AbstractPolicy[_Cache]":
         """The policy laid out for many small steps, such as weights cast once."""
 
+    def trainable(self) -> PyTree[bool]:
+        """The same tree with, for every leaf, whether it is trained.
+
+        By default all float arrays are. The others are constants of the update: they
+        get no gradient and no state of the optimizer, and do not change by a bit.
+        """
+        return jax.tree.map(eqx.is_inexact_array, self)
+
     def logical_axes(self) -> PyTree[Axes]:
         """The names of every array's axes, by which a mesh cuts them.
 

@@ -142,8 +142,9 @@ class TrainState(eqx.Module):
     **Fields:**
 
     - `policy`: the policy that is trained, an Equinox module.
-    - `opt_state`: the state of the optax optimizer over the policy's float arrays.
-    - `reference`: a frozen policy for a KL penalty, or `None`.
+    - `opt_state`: the state of the optax optimizer over the arrays that are trained.
+    - `reference`: a frozen policy for a KL penalty, what finds it in `policy`, or
+        `None`.
     - `version`: how many steps have been taken, `Int[]`.
     - `key`: the key that every later random draw is folded from.
     """

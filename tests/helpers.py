@@ -134,3 +134,14 @@ def distance(a, b) -> float:
     floats = lambda t: jax.tree.leaves(eqx.filter(t, eqx.is_inexact_array))
     pairs = zip(floats(a), floats(b), strict=True)
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
+
+
+def learned(policy, size: float = 0.05, seed: int = 7):
+    """A policy with every array that is trained moved at random."""
+    params, rest = eqx.partition(policy, policy.trainable())
+    leaves, structure = jax.tree.flatten(params)
+    keys = jr.split(jr.key(seed), len(leaves))
+    moved = [
+        x + size * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+    ]
+    return eqx.combine(jax.tree.unflatten(structure, moved), rest)

@@ -2,9 +2,7 @@
 
 import functools as ft
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import equinox as eqx
@@ -25,11 +23,13 @@ from ._huggingface_files import (
     GENERATION,
     model_directory,
     read_json,
+    replacing,
     stored_tensors,
     WEIGHTS,
     write_json,
 )
-from ._safetensors import DTYPES, gathered, StoredTensor, write_file
+from ._matrix import Int8Matrix, LowRankMatrix
+from ._safetensors import DTYPES, StoredTensor, write_file
 from ._transformer import Transformer
 
 
@@ -147,15 +147,17 @@ def save(
         are declared.
 
     **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
-    architecture of `transformers` has the policy's shape, or the tokenizer is too large
-    for it. Nothing is written then.
+    architecture of `transformers` has the policy's shape, the tokenizer is too large
+    for it, or weights are adapted or 8 bits. Nothing is written then.
     """
-    directory = Path(path)
-    if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(
-            f"save(policy, path) writes a directory. Received {str(path)!r}, which is "
-            "a file: choose another name, or remove it."
-        )
+    for name, matrix in vars(policy.layers).items():
+        if isinstance(matrix, Int8Matrix | LowRankMatrix):
+            raise ValueError(
+                "save(policy, path) writes plain weights, as `transformers` has them. "
+                f"Received a policy whose `{name}` is {type(matrix).__name__}: write "
+                "`models.merge(policy)`, or its adapters alone with "
+                "`models.save_adapters`."
+            )
     special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if tokenizer is not None:
         check_tokenizer(policy, tokenizer)
@@ -168,13 +170,7 @@ def save(
     dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
     config = config_to_huggingface(policy.config)
     config |= {"torch_dtype": dtype.name} | special
-    if jax.process_index() > 0:
-        for make in _stored_forms(policy).values():
-            gathered(make())
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
-        unfinished = Path(temporary)
+    with replacing(path) as unfinished:
         generation = special
         if tokenizer is not None:
             tokenizer.save(unfinished)
@@ -183,8 +179,6 @@ def save(
         write_file(unfinished / WEIGHTS, _stored_forms(policy))
         write_json(unfinished / GENERATION, generation)
         write_json(unfinished / CONFIG, config)
-        for file in sorted(unfinished.iterdir()):
-            file.replace(directory / file.name)
 
 
 def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> None:
@@ -201,7 +195,7 @@ def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> Non
         )
 
 
-def _names(field: str, num_layers: int) -> list[str]:
+def tensor_names(field: str, num_layers: int) -> list[str]:
     """The tensors that make up one weight: one, or one of each layer."""
     if field in _OUTSIDE_LAYERS:
         return [_OUTSIDE_LAYERS[field]]
@@ -218,7 +212,7 @@ def _read(
     asked = (slice(None),) * leaf.ndim if part is None else part
     ranges = [range(n)[one] for one, n in zip(asked, leaf.shape, strict=True)]
     array = np.empty([len(one) for one in ranges], leaf.dtype)
-    names, rows, inner = _names(field, leaf.shape[0]), array[None], asked
+    names, rows, inner = tensor_names(field, leaf.shape[0]), array[None], asked
     if field in _IN_LAYERS:
         names, rows, inner = names[asked[0]], array, asked[1:]
     for row, name in zip(rows, names, strict=True):
@@ -255,7 +249,7 @@ def _stored_forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
     return {
         name: ft.partial(_stored_form, path[-1].name, leaf, index)
         for path, leaf in leaves
-        for index, name in enumerate(_names(path[-1].name, leaf.shape[0]))
+        for index, name in enumerate(tensor_names(path[-1].name, leaf.shape[0]))
     }
 
 

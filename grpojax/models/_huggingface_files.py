@@ -1,10 +1,14 @@
 """The files of a Hugging Face model directory, found and checked before use."""
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import jax
 
 from ._safetensors import DTYPES, read_header, StoredTensor
 
@@ -66,6 +70,29 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder whose files come to lie in the directory `path` once all are there.
+
+    Those of the first process do, and what others put there is thrown away.
+    """
+    directory = Path(path)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(
+            f"A model is written to a directory. Received {str(path)!r}, which is a "
+            "file: choose another name, or remove it."
+        )
+    if jax.process_index() > 0:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
+        yield Path(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            file.replace(directory / file.name)
+
+
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor in a directory's safetensors, by name, from the headers alone."""
     if (directory / WEIGHTS).is_file():
@@ -95,7 +122,9 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def check_tensors(
-    stored: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
+    stored: Mapping[str, StoredTensor],
+    expected: Mapping[str, tuple[int, ...]],
+    config: str = CONFIG,
 ) -> None:
     """Raises a `ValueError` unless what is stored is what the config describes.
 
@@ -103,6 +132,7 @@ def check_tensors(
 
     - `stored`: every tensor of the model's files.
     - `expected`: the shape of every tensor that the config asks for.
+    - `config`: the name of its file.
     """
     missing = [name for name in expected if name not in stored]
     unexpected = [
@@ -110,7 +140,7 @@ def check_tensors(
     ]
     if missing or unexpected:
         raise ValueError(
-            f"The model's files and its {CONFIG} must describe the same tensors. "
+            f"The model's files and its {config} must describe the same tensors. "
             f"Missing: {_listed(missing)}. Unexpected: {_listed(unexpected)}. Take "
             "both from the same model."
         )
@@ -121,7 +151,7 @@ def check_tensors(
     ]
     if wrong:
         raise ValueError(
-            f"Tensors must have the shapes that {CONFIG} gives them. Received: "
+            f"Tensors must have the shapes that {config} gives them. Received: "
             f"{_listed(wrong)}. Take both from the same model."
         )
     dtypes = [

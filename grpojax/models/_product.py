@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Num
 
 from .. import sharding
 from ..types import Axes
@@ -18,7 +18,7 @@ from ..types import Axes
 
 def product(
     x: Float[Array, "*batch inputs"],
-    weight: Float[Array, "inputs outputs"],
+    weight: Num[Array, "inputs outputs"],
     dtype: DTypeLike,
     axes: Axes | None = None,
 ) -> Float[Array, "*batch outputs"]:
@@ -56,11 +56,12 @@ def _rows(x: Array) -> Array:
 
 
 def _used(weight: Array, dtype: str, layout: sharding.Layout | None) -> Array:
-    """The weight as it is multiplied with: cast first, so that less is sent."""
-    weight = weight.astype(dtype)
+    """The weight as it is multiplied with, sent in the narrower of two dtypes."""
     if layout is None:
-        return weight
-    return jax.lax.with_sharding_constraint(weight, layout.used)
+        return weight.astype(dtype)
+    if weight.dtype.itemsize > jnp.dtype(dtype).itemsize:
+        weight = weight.astype(dtype)
+    return jax.lax.with_sharding_constraint(weight, layout.used).astype(dtype)
 
 
 def _compute(

@@ -37,9 +37,11 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
 
-    def read(self, part: tuple[slice, ...]) -> np.ndarray:
-        """A part of it, and nothing else, from the file."""
+    def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
+        """A part of it, and nothing else, from the file; all of it by default."""
         with safe_open(self.path, framework="numpy") as file:
+            if part is None:
+                return file.get_tensor(self.name)
             return file.get_slice(self.name)[part]
 
 
@@ -68,8 +70,13 @@ def write_file(
 ) -> None:
     """Writes a safetensors file: the header's length, a JSON header, bytes.
 
-    The package would want all tensors at once, which is a second copy of the model.
+    The package would want all tensors at once, which is a second copy of the model. The
+    first process writes; the others put each tensor together with it.
     """
+    if jax.process_index() > 0:
+        for make in tensors.values():
+            gathered(make())
+        return
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -13,11 +13,9 @@ from ..policy import AbstractPolicy, Past
 from ..types import Axes
 from ._config import TransformerConfig
 from ._layers import attend, rms_norm, rotate, to_bits
+from ._matrix import axes_of, cast, Int8Matrix, LowRankMatrix, multiply
 from ._product import product, save_products
-from ._weights import KVCache, Layers, LOGICAL_AXES
-
-
-_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+from ._weights import KVCache, Layers, LOGICAL_AXES, PROJECTIONS
 
 
 class Transformer(AbstractPolicy[KVCache]):
@@ -149,21 +147,39 @@ class Transformer(AbstractPolicy[KVCache]):
         return product(hidden, head, self.compute_dtype, self._axes("head"))
 
     def for_decoding(self) -> "Decoder":
-        cast = lambda x: None if x is None else x.astype(self.compute_dtype)
-        matrices = {name: cast(getattr(self.layers, name)) for name in _MATRICES}
+        narrow = lambda x: None if x is None else cast(x, self.compute_dtype)
+        matrices = {name: narrow(vars(self.layers)[name]) for name in PROJECTIONS}
         where = lambda p: (p.embedding, p.head, p.layers)
         layers = dataclasses.replace(self.layers, **matrices)
         transformer = eqx.tree_at(
             where,
             self,
-            (cast(self.embedding), cast(self.head), layers),
+            (narrow(self.embedding), narrow(self.head), layers),
             is_leaf=lambda x: x is None,
         )
         return Decoder(sharding.constrain(transformer, sharding.DECODING))
 
+    def trainable(self) -> "Transformer":
+        """Its adapters, if it has any. With a matrix in 8 bits, nothing else is."""
+        is_matrix = lambda x: isinstance(x, Int8Matrix | LowRankMatrix)
+
+        def learned(x):
+            none = jax.tree.map(lambda _: False, x)
+            if isinstance(x, LowRankMatrix):
+                return eqx.tree_at(lambda x: (x.a, x.b), none, (True, True))
+            return none
+
+        if any(map(is_matrix, jax.tree.leaves(self, is_leaf=is_matrix))):
+            return jax.tree.map(learned, self, is_leaf=is_matrix)
+        return super().trainable()
+
     def logical_axes(self) -> "Transformer":
-        name = lambda path, _: self._axes(path[-1].name)
-        return jax.tree_util.tree_map_with_path(name, self)
+        def axes(path, _):
+            fields = [key.name for key in path]
+            (weight,) = (field for field in fields if field in LOGICAL_AXES)
+            return axes_of(fields[-1], self._axes(weight))
+
+        return jax.tree_util.tree_map_with_path(axes, self)
 
     def _axes(self, field: str) -> Axes:
         """The axes of one weight; an axis of heads is cut between them."""
@@ -185,7 +201,7 @@ class Transformer(AbstractPolicy[KVCache]):
         """With one layer's matrix."""
         names, pieces = self._axes(field)
         axes = Axes(names[1:], pieces[1:])
-        return product(x, getattr(layer, field), self.compute_dtype, axes)
+        return multiply(x, vars(layer)[field], self.compute_dtype, axes)
 
     def _project(
         self, layer: Layers, x: Float[Array, "chunk hidden"], positions

@@ -3,6 +3,8 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Shaped
 
+from ._matrix import Int8Matrix, LowRankMatrix
+
 
 class KVCache(eqx.Module):
     """Keys and values of one stream, all layers stacked.
@@ -16,27 +18,33 @@ class KVCache(eqx.Module):
     values: Shaped[Array, "*layer kv_head column head_dim"]
 
 
+PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
+"""The matrices of a layer."""
+
+_Other = Int8Matrix | LowRankMatrix
+
+
 class Layers(eqx.Module):
     """The weights of every layer, stacked on a leading `layer` axis.
 
-    Matrices are stored input-first (`x @ weight`); biases and head norms are `None`
-    where the family has none.
+    Matrices are stored input-first (`x @ weight`), or are modules that stand for such
+    arrays; biases and head norms are `None` where the family has none.
     """
 
     attention_norm: Float[Array, "layer hidden"]
-    query: Float[Array, "layer hidden query"]
-    key: Float[Array, "layer hidden kv"]
-    value: Float[Array, "layer hidden kv"]
-    output: Float[Array, "layer query hidden"]
+    query: Float[Array, "layer hidden query"] | _Other
+    key: Float[Array, "layer hidden kv"] | _Other
+    value: Float[Array, "layer hidden kv"] | _Other
+    output: Float[Array, "layer query hidden"] | _Other
     query_bias: Float[Array, "layer query"] | None
     key_bias: Float[Array, "layer kv"] | None
     value_bias: Float[Array, "layer kv"] | None
     query_norm: Float[Array, "layer head_dim"] | None
     key_norm: Float[Array, "layer head_dim"] | None
     mlp_norm: Float[Array, "layer hidden"]
-    gate: Float[Array, "layer hidden mlp"]
-    up: Float[Array, "layer hidden mlp"]
-    down: Float[Array, "layer mlp hidden"]
+    gate: Float[Array, "layer hidden mlp"] | _Other
+    up: Float[Array, "layer hidden mlp"] | _Other
+    down: Float[Array, "layer mlp hidden"] | _Other
 
 
 # Said once; every sharding is derived from it. Norms and biases follow their output.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,15 +10,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ..types import TrainState
+from .fingerprint import fingerprint
 
 
 def arrays_of(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
-    """All arrays of a state by their paths, such as `policy/layers/0/weight`."""
+    """The arrays of a state by their paths, such as `policy/layers/0/weight`.
+
+    All of them but those of the policy that are not trained: they never change, and
+    are in the model's own files.
+    """
+    trained = eqx.filter(state.policy, state.policy.trainable())
+    state = eqx.tree_at(lambda state: state.policy, state, trained)
     return {
         _name(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         if isinstance(leaf, jax.Array | np.ndarray)
     }
+
+
+def frozen_of(state: TrainState) -> str | None:
+    """What tells the arrays apart that `arrays_of` leaves out, if there are any."""
+    frozen = eqx.filter(state.policy, state.policy.trainable(), inverse=True)
+    arrays = eqx.filter(frozen, eqx.is_array)
+    return fingerprint(arrays) if jax.tree.leaves(arrays) else None
 
 
 def with_arrays(
@@ -30,17 +45,19 @@ def with_arrays(
     - `like`: the state.
     - `values`: by path, where `places` asked for them.
     """
+    names = arrays_of(like)
 
     def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
-        if not isinstance(leaf, jax.Array | np.ndarray) or not leaf.size:
+        name = _name(path)
+        if name not in names or not names[name].size:
             return leaf
-        value = values[_name(path)]
-        if isinstance(leaf, np.ndarray):
+        value, array = values[name], names[name]
+        if isinstance(array, np.ndarray):
             return value
         value = jnp.asarray(value)
-        if not _is_key(leaf):
+        if not _is_key(array):
             return value
-        return jr.wrap_key_data(value, impl=jr.key_impl(leaf))
+        return jr.wrap_key_data(value, impl=jr.key_impl(array))
 
     return jax.tree_util.tree_map_with_path(replace, like)
 

@@ -2,7 +2,8 @@
 
 A checkpoint is a directory named by its step:
 
-    state/          the state's arrays, as orbax writes them: each process its shards
+    state/          the state's arrays, as orbax writes them: each process its shards;
+                    of frozen weights there is only a digest, in contents.json
     recipe.yaml     the recipe it belongs to
     contents.json   the step, a score, what the caller added, and what the arrays are
     files/          copies of small files that must agree with the state
@@ -28,7 +29,15 @@ import orbax.checkpoint as ocp
 
 from ..types import TrainState
 from . import processes
-from ._arrays import arrays_of, check_fits, describe, detached, places, with_arrays
+from ._arrays import (
+    arrays_of,
+    check_fits,
+    describe,
+    detached,
+    frozen_of,
+    places,
+    with_arrays,
+)
 from ._sealing import problem_with, seal
 from ._writing import explained, sync_directory
 
@@ -161,6 +170,7 @@ class Checkpoints:
             "score": score if score is not None and math.isfinite(score) else None,
             "metadata": dict(metadata or {}),
             "arrays": {name: describe(x) for name, x in arrays.items()},
+            "frozen": frozen_of(state),
         }
         texts = {
             "recipe.yaml": recipe.encode(),
@@ -299,6 +309,12 @@ def _read(place: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
     """Reads a checkpoint whose checksums are right."""
     contents = json.loads((place / "contents.json").read_text(encoding="utf-8"))
     check_fits(place.name, contents["arrays"], arrays_of(like))
+    if contents.get("frozen") != frozen_of(like):
+        raise ValueError(
+            "A checkpoint holds what is trained, and fits the frozen weights that it "
+            f"was trained on. Those of step {place.name} are others than this run's: "
+            "bring the model back that the run began with."
+        )
     with ocp.PyTreeCheckpointer() as reader:
         values = reader.restore(place.absolute() / "state", restore_args=places(like))
     return Restored(

@@ -44,7 +44,7 @@ def estimate(setup: Setup) -> Estimate:
         jax.eval_shape(lambda: empty_cache(state.policy.for_decoding(), columns))
     )
     compiled = setup.step.compile()
-    trained = jax.tree.leaves(eqx.filter(state.policy, eqx.is_inexact_array))
+    trained = jax.tree.leaves(eqx.filter(state.policy, state.policy.trainable()))
     return Estimate(
         parameters=sum(x.size for x in trained),
         rows=rows,

@@ -11,6 +11,7 @@ checkpoints/       states to go on from
 tracking/          what the trackers need to go on
 curve.png          reward and accuracy over the steps
 model/             the policy, in Hugging Face's format
+adapter/           what was trained of it, in PEFT's format, if that was adapters
 """
 
 import contextlib
@@ -35,6 +36,7 @@ _EVALUATIONS = "evaluations.jsonl"
 _EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+ADAPTER = "adapter"
 _NAMES = (
     "config.yaml",
     METRICS,
@@ -46,6 +48,7 @@ _NAMES = (
     CHECKPOINTS,
     "curve.png",
     MODEL,
+    ADAPTER,
 )
 
 
@@ -120,6 +123,11 @@ class RunDirectory:
     def model(self) -> Path:
         """Where the policy goes."""
         return self._path / MODEL
+
+    @property
+    def adapter(self) -> Path:
+        """Where its adapters go, if it has any."""
+        return self._path / ADAPTER
 
     @property
     def curve(self) -> Path:

@@ -135,11 +135,13 @@ class Keys(NamedTuple):
 
     train: Key[Array, ""]
     evaluate: Key[Array, ""]
+    adapters: Key[Array, ""]
 
 
 def build_keys(recipe: Recipe) -> Keys:
     """The keys that a recipe's seed stands for."""
-    return Keys(*jr.split(jr.key(recipe.run.seed)))
+    key = jr.key(recipe.run.seed)
+    return Keys(*jr.split(key), jr.fold_in(key, 2))
 
 
 def load_model(
@@ -164,6 +166,23 @@ def load_model(
     tokenizer = load_tokenizer(path)
     models.check_tokenizer(policy, tokenizer)
     return policy, tokenizer
+
+
+def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
+    """The policy that a recipe trains: with adapters, if it asks for them.
+
+    **Raises:** `ValueError` for projections that the policy has not.
+    """
+    settings = recipe.lora
+    if settings.rank is None:
+        return policy
+    return models.lora(
+        models.quantize(policy) if settings.int8_base else policy,
+        settings.projections.replace(",", " ").split(),
+        rank=settings.rank,
+        alpha=settings.alpha,
+        key=build_keys(recipe).adapters,
+    )
 
 
 class Environments(NamedTuple):

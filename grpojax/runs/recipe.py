@@ -52,6 +52,25 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters, which are then all that is trained; see `models.lora`."""
+
+    rank: int | None = None  # null: no adapters; the weights are trained.
+    alpha: float = 32.0  # What is learned is scaled by alpha / rank.
+    projections: str = "query key value output gate up down"  # Or some of these.
+    int8_base: bool = False  # Keep the projections that are not trained in 8 bits.
+
+    def __post_init__(self):
+        _at_least(1, "lora", rank=self.rank)
+        _positive("lora", alpha=self.alpha)
+        if self.int8_base and self.rank is None:
+            raise ValueError(
+                "`lora.int8_base` freezes the weights, so something else must be "
+                "trained. Received lora.rank=null: set it."
+            )
+
+
+@dataclass(frozen=True)
 class Data:
     """Problems, and how they are put to the model.
 
@@ -268,6 +287,7 @@ class Recipe:
 
     run: Run = field(default_factory=Run)
     model: Model = field(default_factory=Model)
+    lora: Lora = field(default_factory=Lora)
     data: Data = field(default_factory=Data)
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)

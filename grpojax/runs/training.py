@@ -31,7 +31,7 @@ from . import (
 from .changes import check_recipe
 from .checkpoints import Checkpoints
 from .evaluating import say
-from .files import CHECKPOINTS, MODEL, RunDirectory
+from .files import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
 from .journal import Journal
 from .keeper import Keeper
 from .preemption import Preemption
@@ -127,12 +127,15 @@ def _load(recipe: Recipe, mesh: Mesh | None) -> Setup:
     policy, tokenizer = parts.load_model(recipe, mesh)
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = parts.build_environments(recipe, tokenizer, mesh)
+    policy = parts.build_adapters(recipe, policy)
     optimizer = parts.build_optimizer(recipe)
     reference = None
     if recipe.algorithm.beta is not None:
-        # A copy: the step takes over the memory of the policy that it is given.
+        # A copy: the step takes over the memory of the policy that it is given. What
+        # adapters adapt does not change, and is the reference where it lies.
         copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
-        reference = jax.tree.map(copy, policy)
+        adapted = recipe.lora.rank is not None
+        reference = models.without_adapters if adapted else jax.tree.map(copy, policy)
     updating, key = recipe.update, parts.build_keys(recipe).train
     state = init(policy, optimizer=optimizer, reference=reference, key=key)
     state = placement.put(state, mesh)
@@ -233,8 +236,7 @@ def _run(setup: Setup, console: Console, start: float) -> TrainState:
             state = _take_steps(setup, journal, preemption, console)
             _judge(setup, state, journal, preemption, console, "after")
         if setup.checkpoints is not None:
-            place = setup.checkpoints.with_name(MODEL)
-            models.save(state.policy, place, tokenizer=setup.tokenizer)
+            _save(setup, state.policy, setup.checkpoints.parent)
         if directory is not None:
             plots.plot_curve(
                 directory.curve,
@@ -249,6 +251,15 @@ def _run(setup: Setup, console: Console, start: float) -> TrainState:
         f"{journal.seconds_compile:.0f} s{where}",
     )
     return state
+
+
+def _save(setup: Setup, policy: models.Transformer, directory: Path) -> None:
+    """Writes the model, and adapters by themselves as well."""
+    if setup.recipe.lora.rank is not None:
+        base = setup.recipe.model.path
+        models.save_adapters(policy, directory / ADAPTER, base=base)
+    whole = models.merge(policy)
+    models.save(whole, directory / MODEL, tokenizer=setup.tokenizer)
 
 
 def _take_steps(
@@ -317,15 +328,22 @@ def _judge(
 def describe(setup: Setup) -> str:
     """What a run is, in a few lines."""
     recipe, rollout = setup.recipe, setup.recipe.rollout
-    weights = jax.tree.leaves(eqx.filter(setup.state.policy, eqx.is_array))
-    millions = sum(leaf.size for leaf in weights) / 1e6
+    policy, lora = setup.state.policy, recipe.lora
+    millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+    trained = eqx.filter(policy, policy.trainable())
+    adapters = (
+        f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
+        f"{millions(trained):,.3f} million parameters are trained"
+        + (", the projections are 8 bits" if lora.int8_base else "")
+    )
     train, held_out, notes = setup.environments
     source = recipe.data.path if recipe.data.task == "gsm8k" else recipe.data.task
     held = 0 if held_out is None else held_out.size
     return "\n".join(
         [
-            f"model  {recipe.model.path}: {millions:,.1f} million parameters, "
+            f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
             f"{recipe.model.dtype}, on {placement.describe(setup.mesh)}",
+            *([] if lora.rank is None else [adapters]),
             f"data   {source}: {train.size:,} training problems, {held:,} held out",
             *(f"       {note}" for note in notes),
             f"step   {recipe.algorithm.name}, {rollout.prompts} prompts x "

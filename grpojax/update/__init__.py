@@ -5,7 +5,7 @@ from ._correction import (
     OffPolicySequenceMask as OffPolicySequenceMask,
     TopEntropy as TopEntropy,
 )
-from ._improve import improve as improve
+from ._improve import improve as improve, Reference as Reference
 from ._objective import Objective as Objective
 from ._penalty import (
     absolute as absolute,

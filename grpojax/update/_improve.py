@@ -20,6 +20,10 @@ from ._surrogate import Number
 from ._tally import choose, learning_rate, over_updates, Tally
 
 
+Reference = AbstractPolicy | Callable[[AbstractPolicy], AbstractPolicy]
+"""A policy to stay close to, or where to find it in the one that is trained."""
+
+
 def improve(
     policy: AbstractPolicy,
     opt_state: PyTree,
@@ -29,7 +33,7 @@ def improve(
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    reference: AbstractPolicy | None = None,
+    reference: Reference | None = None,
     temperature: Number = 1.0,
     epochs: int = 1,
     minibatches: int = 1,
@@ -41,14 +45,14 @@ def improve(
 
     **Arguments:**
 
-    - `policy`, `opt_state`: what evolves; `optimizer.init` saw the policy's float
-        arrays, `eqx.filter(policy, eqx.is_inexact_array)`.
+    - `policy`, `opt_state`: what evolves; `optimizer.init` saw the arrays that are
+        trained, `eqx.filter(policy, policy.trainable())`.
     - `trajectory`: what was sampled.
     - `advantages`: of each row, or of each token.
     - `keep`: rows that are trained on; all of them when `None`.
     - `objective`: the loss.
     - `optimizer`: an optax transformation; its schedules count optimizer updates.
-    - `reference`: the policy of a KL penalty.
+    - `reference`: the policy of a KL penalty, or a function of `policy` that is it.
     - `temperature`: the one that the tokens were sampled at.
     - `epochs`: passes over the trajectory.
     - `minibatches`: optimizer steps in each pass, each on its share of the prompts.
@@ -81,6 +85,8 @@ def improve(
     )
     once = epochs * minibatches == 1
     old, entropy = _old(policy, trajectory, objective, again, recompute, once)
+    if reference is not None and not isinstance(reference, AbstractPolicy):
+        reference = reference(policy)
     frozen = Frozen(
         advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
         mask=mask,
@@ -89,7 +95,7 @@ def improve(
         reference=None if reference is None else again(reference)[0],
         entropy=entropy,
     )
-    params, static = eqx.partition(policy, eqx.is_inexact_array)
+    params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
 
     def gradient(params, part):
@@ -178,8 +184,8 @@ def _check_state(
     wanted = jax.eval_shape(optimizer.init, params)
     if shapes(wanted) != shapes(opt_state):
         raise ValueError(
-            "The optimizer's state is that of the optimizer, over the policy's float "
-            f"arrays. Received {jax.tree.structure(opt_state)} where the optimizer "
+            "The optimizer's state is that of the optimizer, over the arrays that are "
+            f"trained. Received {jax.tree.structure(opt_state)} where the optimizer "
             f"begins with {jax.tree.structure(wanted)}: give `init` and the step one "
             "optimizer, or begin a new state with `optimizer.init`."
         )

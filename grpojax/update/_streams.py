@@ -144,12 +144,12 @@ Loss = Callable[[Scored, Bool[Array, "prompt group"]], tuple[Float[Array, ""], P
 def gradient_in_parts(
     policy: AbstractPolicy, streams: Streams, loss: Loss, **options: Number | int | None
 ) -> tuple[PyTree, PyTree]:
-    """The gradient for a policy's float arrays, and what was measured.
+    """The gradient for what a policy trains, and what was measured.
 
     Both are added up over the parts. The prompts' own gradient is that of their caches,
     which every part adds to; the prompts are run once forward and once backward.
     """
-    params, static = eqx.partition(policy, eqx.is_inexact_array)
+    params, static = eqx.partition(policy, policy.trainable())
     combine = lambda params: eqx.combine(params, static)
     context, pull_context = jax.vjp(
         lambda params: prefill_all(combine(params), streams), params

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from grpojax import models
 from grpojax.policy import empty_cache, Past
+from grpojax.types import Axes
 
 
 TIME = 6
@@ -195,14 +196,18 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
 
 def test_every_axis_has_a_name(policy):
     names = policy.logical_axes()
-    is_names = lambda x: isinstance(x, tuple)
+    is_axes = lambda x: isinstance(x, Axes)
     for leaf, axes in zip(
-        jax.tree.leaves(policy), jax.tree.leaves(names, is_leaf=is_names), strict=True
+        jax.tree.leaves(policy), jax.tree.leaves(names, is_leaf=is_axes), strict=True
     ):
-        assert len(axes) == leaf.ndim
-        assert all(isinstance(name, str) for name in axes)
-    assert names.embedding == ("vocab", "hidden")
-    assert names.layers.down == ("layer", "mlp", "hidden")
+        assert len(axes.names) == len(axes.pieces) == leaf.ndim
+        assert all(isinstance(name, str) for name in axes.names)
+        # Heads lie side by side: their axis is cut between them.
+        for size, pieces in zip(leaf.shape, axes.pieces, strict=True):
+            assert size % pieces == 0
+    assert names.embedding.names == ("vocab", "hidden")
+    assert names.layers.down.names == ("layer", "mlp", "hidden")
+    assert names.layers.key.pieces[-1] == policy.config.num_kv_heads
 
 
 def test_a_fresh_policy_has_the_shape_of_its_config():

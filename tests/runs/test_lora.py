@@ -1,0 +1,153 @@
+"""Runs that train adapters: what they leave behind, and how they go on."""
+
+import json
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from grpojax import models
+from grpojax.runs import (
+    _arrays,
+    commands,
+    estimating,
+    evaluating,
+    parts,
+    recipes,
+    training,
+)
+from grpojax.runs.checkpoints import Checkpoints
+from grpojax.runs.recipe import Recipe
+from tests.helpers import distance, same_bits
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+LORA = dict(
+    model__path="gsm8k-tiny",  # One that is paid now and then, and so learns.
+    lora__rank=2,
+    lora__projections="query,down",
+    lora__int8_base=True,
+    rollout__max_new_tokens=24,
+    optimizer__learning_rate=1e-2,
+    algorithm__beta=0.05,
+)
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
+    """A recipe that was run, where, and the state after it."""
+    recipe = recipes.load(Recipe(), None, settings(**LORA))
+    path = tmp_path_factory.mktemp("runs") / "run"
+    return recipe, path, training.train(recipe, path)
+
+
+def test_a_run_leaves_its_adapters_and_the_whole_model(run):
+    recipe, path, state = run
+    base, _ = parts.load_model(recipe)
+    fresh = parts.build_adapters(recipe, base)
+    after = state.policy
+    assert same_bits(models.without_adapters(after), models.without_adapters(fresh))
+    moved = lambda tree: eqx.filter(tree, tree.trainable())
+    assert distance(moved(after), moved(fresh)) > 1e-3
+    assert isinstance(after.layers.query.base, models.Int8Matrix)
+
+    read = models.load_adapters(models.without_adapters(fresh), path / "adapter")
+    assert same_bits(read, after)
+    config = json.loads((path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == recipe.model.path
+    merged = models.load(path / "model")
+    assert same_bits(merged, models.merge(after))
+
+
+def test_a_result_is_evaluated_like_any_model(run, capsys):
+    _, path, _ = run
+    assert commands.main(["evaluate", str(path)], {}) == 0
+    assert "held-out accuracy" in capsys.readouterr().out
+    accuracy = [line["accuracy"] for line in lines(path / "evaluations.jsonl")]
+    recipe = recipes.load(
+        Recipe(), path / "config.yaml", [f"model.path={path / 'model'}"]
+    )
+    assert evaluating.evaluate(recipe).accuracy == pytest.approx(accuracy[-1])
+
+
+def test_the_base_is_the_reference(run):
+    """The penalty is 0 at first, and takes no second copy of the weights."""
+    recipe, path, state = run
+    assert jax.tree.leaves(state.reference) == []
+    divergence = [line["kl"] for line in lines(path / "metrics.jsonl")]
+    assert divergence[0] == 0 and divergence[1] > 0
+    setup = training.prepare(recipe)
+    needs = estimating.estimate(setup)
+    assert needs.bytes["reference"] == 0
+    config = state.policy.config
+    sides = config.hidden_size + config.num_heads * config.head_dim
+    sides += config.intermediate_size + config.hidden_size
+    assert needs.parameters == config.num_layers * 2 * sides
+    # Two moments of every parameter, and two counts of the optimizer's steps.
+    assert needs.bytes["optimizer"] == 8 * needs.parameters + 8
+    said = training.describe(setup)
+    millions = needs.parameters / 1e6
+    assert f"lora   rank 2, alpha 32, on query,down: {millions:.3f} million" in said
+    assert "8 bits" in said
+
+
+def test_a_checkpoint_holds_what_is_trained(run):
+    """And tells the weights that it belongs to from others, by a digest."""
+    recipe, path, state = run
+    arrays = _arrays.arrays_of(state)
+    names = {name for name in arrays if name.startswith("policy")}
+    assert names == {f"policy/layers/{x}/{y}" for x in ("query", "down") for y in "ab"}
+    fresh = training.prepare(recipe).state
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        assert same_bits(checkpoints.restore(fresh).state, state)
+        where = lambda state: state.policy.layers.query.base.scale
+        other = eqx.tree_at(where, fresh, replace_fn=lambda x: x.at[0, 3].multiply(2))
+        with pytest.raises(ValueError, match="frozen weights.*others than this run's"):
+            checkpoints.restore(other)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit(run, settings, tmp_path):
+    recipe, path, state = run
+    changes = settings(**LORA | dict(run__steps=1))
+    training.train(recipes.load(Recipe(), None, changes), tmp_path / "run")
+    again = training.train(recipe, tmp_path / "run", resume=True)
+    assert same_bits(again, state)
+    tensors = [
+        (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+        for folder in (path, tmp_path / "run")
+    ]
+    assert tensors[0] == tensors[1]
+
+
+@pytest.mark.parametrize(
+    "assignment, words",
+    [
+        ("lora.rank=0", "`lora.rank` must be at least 1. Received 0"),
+        ("lora.alpha=0", "`lora.alpha` must be positive. Received 0"),
+        ("lora.int8_base=true", "something else must be trained"),
+    ],
+)
+def test_what_cannot_be_is_refused(assignment, words):
+    with pytest.raises(ValueError, match=words):
+        recipes.load(Recipe(), None, [assignment])
+
+
+def test_a_misspelt_projection_is_refused(settings):
+    recipe = recipes.load(
+        Recipe(), None, settings(lora__rank=2, lora__projections="query, valu")
+    )
+    with pytest.raises(ValueError, match="did you mean 'value'"):
+        training.prepare(recipe)
+
+
+def test_without_a_rank_nothing_is_adapted(settings):
+    recipe = recipes.load(Recipe(), None, settings())
+    policy, _ = parts.load_model(recipe)
+    assert parts.build_adapters(recipe, policy) is policy
+    keys = parts.build_keys(recipe)
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in keys}) == 3
