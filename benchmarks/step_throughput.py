@@ -40,7 +40,8 @@ def parse() -> argparse.Namespace:
     add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--weights", default="float32", choices=["float32", "bfloat16"])
-    add("--remat", action="store_true", help="recompute layers in the backward pass")
+    add("--remat", default="elementwise", help="see `models.Transformer`")
+    add("--cache", default=None, choices=["bfloat16", "int8"], help="of the sampler")
     add("--microbatches", type=int, default=None)
     add("--steps", type=int, default=5)
     add("--phases", action="store_true", help="also time the four phases apart")
@@ -50,12 +51,15 @@ def parse() -> argparse.Namespace:
 
 
 def load(options) -> models.Transformer:
-    settings = dict(dtype=options.weights, compute_dtype=options.dtype)
+    settings = dict(
+        dtype=options.weights,
+        compute_dtype=options.dtype,
+        cache_dtype=options.cache,
+        remat=options.remat,
+    )
     if options.model in PRESETS:
-        return models.Transformer(
-            PRESETS[options.model], **settings, remat=options.remat, key=jr.key(0)
-        )
-    return models.load(options.model, **settings, remat=options.remat)
+        return models.Transformer(PRESETS[options.model], **settings, key=jr.key(0))
+    return models.load(options.model, **settings)
 
 
 def repeat(call, steps: int) -> list[float]:

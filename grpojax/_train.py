@@ -141,6 +141,7 @@ def learn(
     minibatches: int = 1,
     microbatches: int | None = None,
     recompute: bool = False,
+    chunk: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """The second half of a step: improve.
 
@@ -163,6 +164,7 @@ def learn(
             minibatches=minibatches,
             microbatches=microbatches,
             recompute=recompute,
+            chunk=chunk,
         )
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
@@ -187,6 +189,7 @@ def train_step(
     minibatches: int = 1,
     microbatches: int | None = None,
     recompute: bool = False,
+    chunk: int | None = None,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One step: `collect`, then `learn`.
@@ -207,7 +210,8 @@ def train_step(
     - `slots`, `limits`: how many rows are decoded at a time, and how long each may be;
         see `rollout.complete`.
     - `temperature`: of the sampler and of the loss alike.
-    - `epochs`, `minibatches`, `microbatches`, `recompute`: see `update.improve`.
+    - `epochs`, `minibatches`, `microbatches`, `recompute`, `chunk`: see
+        `update.improve`.
     - `validate`: check each phase's result at run time; see `grpojax.validate`.
 
     **Returns:** the next state, and metrics as scalars on the device.
@@ -238,6 +242,7 @@ def train_step(
         minibatches=minibatches,
         microbatches=microbatches,
         recompute=recompute,
+        chunk=chunk,
     )
 
 

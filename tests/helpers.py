@@ -49,9 +49,11 @@ CONFIGS = {
 }
 
 
-def transformer(family: str = "llama", seed: int = 0, sharpen: float = 20.0):
+def transformer(
+    family: str = "llama", seed: int = 0, sharpen: float = 20.0, **settings: str
+):
     """A tiny random model; sharpened, so that its samples are far from uniform."""
-    policy = Transformer(CONFIGS[family], key=jr.key(seed))
+    policy = Transformer(CONFIGS[family], **settings, key=jr.key(seed))
     grown = lambda x: x * sharpen
     if policy.head is not None:
         return eqx.tree_at(lambda p: p.head, policy, replace_fn=lambda x: x * 2)

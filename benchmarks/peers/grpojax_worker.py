@@ -19,8 +19,8 @@ from grpojax.types import Prompt
 SETTINGS = {
     # Of the matrix products; the weights are float32.
     "dtype": "float32",
-    # Recompute activations in the backward pass.
-    "remat": False,
+    # What the backward pass computes again.
+    "remat": "elementwise",
     # Keywords of `train_step` that `generate` takes, such as `slots`.
     "rollout": {},
     # Keywords of `train_step` that `improve` takes, such as `microbatches`.

@@ -29,7 +29,7 @@ from ._huggingface_files import (
     write_json,
 )
 from ._matrix import Int8Matrix, LowRankMatrix
-from ._safetensors import DTYPES, StoredTensor, write_file
+from ._safetensors import DTYPES, follow, StoredTensor, write_file
 from ._transformer import Transformer
 
 
@@ -66,7 +66,8 @@ def load(
     *,
     dtype: DTypeLike | None = None,
     compute_dtype: DTypeLike | None = None,
-    remat: bool = False,
+    cache_dtype: DTypeLike | None = None,
+    remat: str = "elementwise",
     mesh: Mesh | None = None,
 ) -> Transformer:
     """Loads a Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face directory.
@@ -80,7 +81,7 @@ def load(
     - `dtype`: of the weights, float32, float16 or bfloat16; the file's own by default
         (float32 if it mixes several).
     - `compute_dtype`: of the matrix products; the weights' own by default.
-    - `remat`: trades a second forward pass of each layer for its activations.
+    - `cache_dtype`, `remat`: see `Transformer`.
     - `mesh`: if given, weights lie where `sharding.shardings` says. Each device's part
         is read from the files by itself: no device, and no host, ever holds the whole
         of a weight that is cut.
@@ -111,7 +112,9 @@ def load(
                 f" Received {jnp.dtype(choice).name}."
             )
 
-    skeleton = abstract(dtype=dtype, compute_dtype=compute_dtype)
+    skeleton = abstract(
+        dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
+    )
     reader = lambda path, leaf: ft.partial(_read, stored, path[-1].name, leaf)
 
     def whole(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
@@ -170,6 +173,8 @@ def save(
     dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
     config = config_to_huggingface(policy.config)
     config |= {"torch_dtype": dtype.name} | special
+    if jax.process_index() > 0:
+        return follow(_stored_forms(policy))
     with replacing(path) as unfinished:
         generation = special
         if tokenizer is not None:

@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
-
 from ._safetensors import DTYPES, read_header, StoredTensor
 
 
@@ -72,20 +70,13 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder whose files come to lie in the directory `path` once all are there.
-
-    Those of the first process do, and what others put there is thrown away.
-    """
+    """A folder whose files come to lie in the directory `path` once all are there."""
     directory = Path(path)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(
             f"A model is written to a directory. Received {str(path)!r}, which is a "
             "file: choose another name, or remove it."
         )
-    if jax.process_index() > 0:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-        return
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
         yield Path(temporary)

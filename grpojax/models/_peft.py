@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -15,7 +16,7 @@ from ._huggingface import tensor_names
 from ._huggingface_files import check_tensors, read_json, replacing, write_json
 from ._lora import adapters, attach, check_projections
 from ._matrix import shape_of
-from ._safetensors import read_header, StoredTensor, write_file
+from ._safetensors import follow, read_header, StoredTensor, write_file
 from ._transformer import Transformer
 from ._weights import PROJECTIONS
 
@@ -103,6 +104,8 @@ def save_adapters(
         for letter, factor in (("A", adapter.a), ("B", adapter.b))
         for layer, name in enumerate(_names(field, letter, len(factor)))
     }
+    if jax.process_index() > 0:
+        return follow(tensors)
     with replacing(path) as unfinished:
         write_file(unfinished / _WEIGHTS, tensors)
         write_json(unfinished / _CONFIG, config)

@@ -70,13 +70,8 @@ def write_file(
 ) -> None:
     """Writes a safetensors file: the header's length, a JSON header, bytes.
 
-    The package would want all tensors at once, which is a second copy of the model. The
-    first process writes; the others put each tensor together with it.
+    The package would want all tensors at once, which is a second copy of the model.
     """
-    if jax.process_index() > 0:
-        for make in tensors.values():
-            gathered(make())
-        return
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -92,6 +87,12 @@ def write_file(
         file.write(len(text).to_bytes(8, "little") + text)
         for make in tensors.values():
             file.write(gathered(make()).tobytes())
+
+
+def follow(tensors: Mapping[str, Callable[[], Float[Array, "..."]]]) -> None:
+    """What others do while the first process writes: they hand over their parts."""
+    for make in tensors.values():
+        gathered(make())
 
 
 def gathered(x: Array) -> np.ndarray:

@@ -1,20 +1,25 @@
 """One decoder transformer, scanned over its layers."""
 
 import dataclasses
+import functools as ft
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 
 from .. import sharding
 from ..policy import AbstractPolicy, Past
 from ..types import Axes
+from ._cache import check_cache_dtype, keep, write
 from ._config import TransformerConfig
-from ._layers import attend, rms_norm, rotate, to_bits
+from ._layers import attend, rms_norm, rotate
 from ._matrix import axes_of, cast, Int8Matrix, LowRankMatrix, multiply
-from ._product import product, save_products
+from ._product import product
+from ._remat import ATTENTION, check_remat, recompute
 from ._weights import KVCache, Layers, LOGICAL_AXES, PROJECTIONS
 
 
@@ -27,7 +32,8 @@ class Transformer(AbstractPolicy[KVCache]):
     - `config`: the shape.
     - `compute_dtype`: of the operands of every matrix product; accumulation, norms and
         softmax are float32.
-    - `remat`: recompute each layer's matrix products, too, in the backward pass.
+    - `cache_dtype`: that keys and values are kept in while decoding.
+    - `remat`: what the backward pass computes again; see `__init__`.
     """
 
     embedding: Float[Array, "vocab hidden"]
@@ -36,7 +42,8 @@ class Transformer(AbstractPolicy[KVCache]):
     head: Float[Array, "hidden vocab"] | None
     config: TransformerConfig = eqx.field(static=True)
     compute_dtype: str = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
+    cache_dtype: str = eqx.field(static=True)
+    remat: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -44,7 +51,8 @@ class Transformer(AbstractPolicy[KVCache]):
         *,
         dtype: DTypeLike = jnp.float32,
         compute_dtype: DTypeLike | None = None,
-        remat: bool = False,
+        cache_dtype: DTypeLike | None = None,
+        remat: str = "elementwise",
         key: Key[Array, ""],
     ):
         """**Arguments:**
@@ -52,8 +60,15 @@ class Transformer(AbstractPolicy[KVCache]):
         - `config`: the shape.
         - `dtype`: of the weights.
         - `compute_dtype`: of the matrix products; the weights' own by default.
-        - `remat`: trades a second forward pass of each layer for its activations.
+        - `cache_dtype`: that keys and values are kept in while decoding: that of the
+            matrix products by default, or bfloat16, or int8 with a scale for each token
+            and head. The training side computes with exact ones.
+        - `remat`: what of a layer the backward pass computes again instead of keeping
+            it: `"nothing"`; `"elementwise"`, what lies between matrix products;
+            `"mlp"`, that and the products of the MLP; or `"layers"`, everything.
         - `key`: draws the weights, normal with variance 1 / inputs.
+
+        **Raises:** `ValueError` for a `remat` or a `cache_dtype` that there is not.
         """
         layers, hidden = config.num_layers, config.hidden_size
         query = config.num_heads * config.head_dim
@@ -90,7 +105,10 @@ class Transformer(AbstractPolicy[KVCache]):
         self.head = None if config.tied else matrix(hidden, config.vocab_size)
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype or dtype).name
+        self.cache_dtype = jnp.dtype(cache_dtype or self.compute_dtype).name
         self.remat = remat
+        check_cache_dtype(self.cache_dtype, self.compute_dtype)
+        check_remat(remat)
 
     @property
     def vocab_size(self) -> int:
@@ -103,6 +121,17 @@ class Transformer(AbstractPolicy[KVCache]):
         *past: Past[KVCache],
         visible: Bool[Array, "chunk chunk"] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
+        return self._extend(tokens, positions, past, visible, lambda own: own)
+
+    def _extend(
+        self,
+        tokens: Int[Array, " chunk"],
+        positions: Int[Array, " chunk"],
+        past: tuple[Past[KVCache], ...],
+        visible: Bool[Array, "chunk chunk"] | None,
+        kept: Callable[[KVCache], KVCache],
+    ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
+        """`extend`, where every token sees keys and values as they are kept."""
         chunk = tokens.shape[0]
         if visible is None:
             visible = jnp.tril(jnp.ones((chunk, chunk), bool))
@@ -110,19 +139,16 @@ class Transformer(AbstractPolicy[KVCache]):
         def block(x, scanned):
             layer, caches = scanned
             query, own = self._project(layer, x, positions)
+            own = kept(own)
             sources = [
-                (cache.keys, cache.values, seen.visible)
-                for cache, seen in zip(caches, past, strict=True)
+                (cache, seen.visible) for cache, seen in zip(caches, past, strict=True)
             ]
-            sources.append((own.keys, own.values, visible))
-            mixed = attend(query, sources, self.compute_dtype)
-            x = x + self._product(mixed, layer, "output")
+            mixed = attend(query, [*sources, (own, visible)], self.compute_dtype)
+            x = x + checkpoint_name(self._product(mixed, layer, "output"), ATTENTION)
             x = sharding.whole(x + self._mlp(layer, x))
             return x, own
 
-        # What lies between the products is cheaper to compute again than to keep.
-        kept = jax.checkpoint_policies.nothing_saveable if self.remat else save_products
-        block = jax.checkpoint(block, policy=kept, prevent_cse=False)
+        block = recompute(block, self.remat)
         # Read in the compute dtype here and in `for_decoding` alike.
         embedding = sharding.gathered(self.embedding, self._axes("embedding"))
         x = embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
@@ -136,11 +162,7 @@ class Transformer(AbstractPolicy[KVCache]):
     def write(
         self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
     ) -> KVCache:
-        put = jax.lax.dynamic_update_slice_in_dim
-        return KVCache(
-            keys=put(cache.keys, chunk.keys, column, axis=-1),
-            values=put(cache.values, chunk.values, column, axis=-2),
-        )
+        return write(cache, chunk, column)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
@@ -211,7 +233,7 @@ class Transformer(AbstractPolicy[KVCache]):
         normed = rms_norm(x, layer.attention_norm, config.norm_eps)
 
         def heads(field, bias, norm, count):
-            y = self._product(normed, layer, field)
+            y = checkpoint_name(self._product(normed, layer, field), ATTENTION)
             if bias is not None:
                 y = y + bias.astype(jnp.float32)[None]
             y = y.reshape(-1, count, config.head_dim)
@@ -239,7 +261,8 @@ class Decoder(AbstractPolicy[KVCache]):
     """A transformer laid out for many small steps.
 
     Its matrices are in the compute dtype, so that no token pays for a cast, and its
-    caches hold bits (see `KVCache`), which have no gradient.
+    caches hold what has no gradient (see `KVCache`). A token sees itself and its own
+    chunk, too, as they are kept: any chunking gives the same.
     """
 
     transformer: Transformer
@@ -259,8 +282,8 @@ class Decoder(AbstractPolicy[KVCache]):
         visible: Bool[Array, "chunk chunk"] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
         transformer = self.transformer
-        hidden, own = transformer.extend(tokens, positions, *past, visible=visible)
-        return hidden, KVCache(to_bits(own.keys), to_bits(own.values))
+        kept = ft.partial(keep, dtype=transformer.cache_dtype)
+        return transformer._extend(tokens, positions, past, visible, kept)
 
     def write(
         self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
@@ -272,3 +295,6 @@ class Decoder(AbstractPolicy[KVCache]):
 
     def for_decoding(self) -> "Decoder":
         return self
+
+    def logical_axes(self) -> "Decoder":
+        return Decoder(self.transformer.logical_axes())

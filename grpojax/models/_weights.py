@@ -11,11 +11,15 @@ class KVCache(eqx.Module):
 
     A policy that decodes keeps 16-bit floats as their bits: XLA's CPU backend has no
     16-bit float `dynamic-update-slice`, and would convert a whole cache to write one
-    column of it. Each axis order is the one that the attention reads in place.
+    column of it. Each axis order is the one that the attention reads in place. Where
+    there are scales, keys and values are integers that these multiply, one scale for
+    each token and head.
     """
 
     keys: Shaped[Array, "*layer kv_head head_dim column"]
     values: Shaped[Array, "*layer kv_head column head_dim"]
+    key_scale: Float[Array, "*layer kv_head column"] | None = None
+    value_scale: Float[Array, "*layer kv_head column"] | None = None
 
 
 PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")

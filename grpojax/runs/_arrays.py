@@ -51,13 +51,13 @@ def with_arrays(
         name = _name(path)
         if name not in names or not names[name].size:
             return leaf
-        value, array = values[name], names[name]
-        if isinstance(array, np.ndarray):
+        like, value = names[name], values[name]
+        if isinstance(like, np.ndarray):
             return value
         value = jnp.asarray(value)
-        if not _is_key(array):
+        if not _is_key(like):
             return value
-        return jr.wrap_key_data(value, impl=jr.key_impl(array))
+        return jr.wrap_key_data(value, impl=jr.key_impl(like))
 
     return jax.tree_util.tree_map_with_path(replace, like)
 

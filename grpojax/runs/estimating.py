@@ -1,13 +1,17 @@
 """What a run would need, found out without a step."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, PyTree
 
-from ..policy import empty_cache
+from .. import sharding
+from ..policy import AbstractPolicy, empty_cache
 from .training import Setup
 
 
@@ -18,8 +22,10 @@ class Estimate(NamedTuple):
 
     - `parameters`: how many numbers are trained.
     - `rows`, `prompt_length`, `completion_length`: the shape of a step's samples.
-    - `bytes`: of the arrays that a step is known to hold, by name.
-    - `program`: what the compiler says that the step needs; see `CompiledStep`.
+    - `devices`: how many hold the state.
+    - `bytes`: of the arrays that a step is known to hold, by name, on each device.
+    - `program`: what the compiler says that the step needs on each device; see
+        `CompiledStep`.
     - `seconds_compile`: how long tracing and compiling took.
     """
 
@@ -27,48 +33,110 @@ class Estimate(NamedTuple):
     rows: int
     prompt_length: int
     completion_length: int
+    devices: int
     bytes: dict[str, int]
     program: dict[str, int]
     seconds_compile: float
 
 
 def estimate(setup: Setup) -> Estimate:
-    """Compiles the step that was prepared, and runs nothing.
-
-    The caches are those of decoding: of every prompt, and of every slot's completion.
-    """
+    """Compiles the step that was prepared, and runs nothing."""
     recipe, env, state = setup.recipe, setup.environments.train, setup.state
-    rows = recipe.rollout.prompts * recipe.rollout.group
-    slots = rows if recipe.rollout.slots is None else min(recipe.rollout.slots, rows)
-    cache = lambda columns: _bytes(
-        jax.eval_shape(lambda: empty_cache(state.policy.for_decoding(), columns))
-    )
     compiled = setup.step.compile()
-    trained = jax.tree.leaves(eqx.filter(state.policy, state.policy.trainable()))
+    trained = eqx.filter(state.policy, state.policy.trainable())
+    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), state.policy)
+    mesh = mesh_of(state)
     return Estimate(
-        parameters=sum(x.size for x in trained),
-        rows=rows,
+        parameters=sum(x.size for x in jax.tree.leaves(trained)),
+        rows=recipe.rollout.prompts * recipe.rollout.group,
         prompt_length=env.max_prompt_length,
         completion_length=env.max_completion_length,
+        devices=1 if mesh is None else mesh.size,
         bytes={
-            "parameters": _bytes(state.policy),
-            "optimizer": _bytes(state.opt_state),
-            "reference": _bytes(state.reference),
-            "prompt caches": recipe.rollout.prompts * cache(env.max_prompt_length),
-            "completion caches": slots * cache(env.max_completion_length),
+            "parameters": device_bytes(state.policy),
+            "gradient": device_bytes(trained, wide=True),
+            "optimizer": device_bytes(state.opt_state),
+            "reference": device_bytes(state.reference),
+            "decoding weights": _decoding_weights(state.policy, decoding, mesh),
+            **_caches(setup, decoding, mesh),
         },
         program=compiled.bytes,
         seconds_compile=compiled.seconds,
     )
 
 
-def _bytes(tree: PyTree) -> int:
-    arrays = [
-        leaf
-        for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
-    ]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+def mesh_of(tree: PyTree) -> Mesh | None:
+    """The mesh that a tree's arrays are cut over, if there is one."""
+    shardings = (x.sharding for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
+    meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
+    return next((mesh for mesh in meshes if mesh.size > 1), None)
+
+
+def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
+    """What a tree's arrays take on one device.
+
+    **Arguments:**
+
+    - `tree`: of arrays; what else it holds is not counted.
+    - `wide`: count narrow floats as float32, such as a gradient is added up in.
+    """
+
+    def one(x: Array) -> int:
+        dtype = jnp.promote_types(x.dtype, jnp.float32) if wide else x.dtype
+        return math.prod(x.sharding.shard_shape(x.shape)) * dtype.itemsize
+
+    return sum(map(one, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
+
+
+def _caches(
+    setup: Setup, decoding: AbstractPolicy, mesh: Mesh | None
+) -> dict[str, int]:
+    """Keys and values while a device decodes its share of the prompts.
+
+    Slots that are refilled hold a copy each of their prompt's.
+    """
+    recipe, env = setup.recipe.rollout, setup.environments.train
+    rows = recipe.prompts * recipe.group
+    slots = rows if recipe.slots is None else min(recipe.slots, rows)
+    parts, tensor = 1, 1
+    if mesh is not None:
+        parts = math.prod(mesh.shape[name] for name in sharding.BATCH)
+        tensor = mesh.shape["tensor"]
+
+    def cache(columns: int) -> int:
+        """Of one stream; its heads are cut where they can be."""
+        found = jax.tree.leaves(
+            eqx.filter_eval_shape(lambda p: empty_cache(p, columns), decoding)
+        )
+        cut = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
+        return sum(x.size * x.dtype.itemsize // cut(x) for x in found)
+
+    prompts = recipe.prompts + (slots if slots < rows else 0)
+    return {
+        "prompt caches": prompts // parts * cache(env.max_prompt_length),
+        "completion caches": slots // parts * cache(env.max_completion_length),
+    }
+
+
+def _decoding_weights(
+    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | None
+) -> int:
+    """The sampler's own copy, if it is in another dtype or lies elsewhere."""
+    arrays = jax.tree.leaves(eqx.filter(decoding, _is_shape))
+    if mesh is None:
+        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
+        return sum(
+            x.size * x.dtype.itemsize for x in arrays if (x.shape, x.dtype) not in kept
+        )
+    laid_out = sharding.shardings(decoding, mesh, sharding.DECODING)
+    return sum(
+        math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
+        for x, place in zip(arrays, jax.tree.leaves(laid_out), strict=True)
+    )
+
+
+def _is_shape(x: object) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
 
 
 def describe(estimate: Estimate) -> str:
@@ -76,13 +144,15 @@ def describe(estimate: Estimate) -> str:
     listed: Callable[[dict[str, int]], str] = lambda sizes: ", ".join(
         f"{name} {readable(size)}" for name, size in sizes.items() if size > 0
     )
+    where = f" on each of {estimate.devices} devices" if estimate.devices > 1 else ""
     return "\n".join(
         [
             f"shapes {estimate.rows} rows a step: prompts of {estimate.prompt_length} "
             f"tokens at most, completions of {estimate.completion_length}",
             f"params {estimate.parameters:,}",
-            f"memory {listed(estimate.bytes)} (counted)",
-            f"step   {listed(estimate.program) or 'not known'} (the compiler's word)",
+            f"memory {listed(estimate.bytes)} (counted{where})",
+            f"step   {listed(estimate.program) or 'not known'} (the compiler's word"
+            f"{where})",
             f"compiled the step in {estimate.seconds_compile:.1f} s; no step was taken "
             "and nothing was written",
         ]

@@ -125,11 +125,6 @@ class RunDirectory:
         return self._path / MODEL
 
     @property
-    def adapter(self) -> Path:
-        """Where its adapters go, if it has any."""
-        return self._path / ADAPTER
-
-    @property
     def curve(self) -> Path:
         """Where the picture goes."""
         return self._path / "curve.png"

@@ -70,8 +70,9 @@ class CompiledStep(NamedTuple):
         touched again.
     - `seconds`: how long it took to trace and compile.
     - `bytes`: what the compiler says that the program needs on a device, by kind:
-        `arguments`, `results`, `reused` (results that lie where arguments lay) and
-        `temporary`. Empty where it does not say.
+        `arguments`, `results`, `reused` (results that lie where arguments lay),
+        `temporary`, and `peak`, the most of all these at a time. Empty where it does
+        not say.
     """
 
     call: Step
@@ -111,6 +112,7 @@ def _bytes(program) -> dict[str, int]:
         "results": memory.output_size_in_bytes,
         "reused": memory.alias_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
+        "peak": memory.peak_memory_in_bytes,
     }
 
 

@@ -21,7 +21,7 @@ from ..reward import RewardFn
 from ..rollout import AbstractSampler, Categorical, Greedy
 from ..text import AbstractTokenizer, load_tokenizer
 from ..types import Rewards, Trajectory
-from ..update import Number
+from ..update import Number, stochastic_rounding
 from . import placement
 from .recipe import Recipe
 
@@ -111,7 +111,10 @@ def build_algorithm(recipe: Recipe) -> algorithms.Algorithm:
 
 
 def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW on a schedule, after a clip of the gradient's norm."""
+    """AdamW on a schedule, after a clip of the gradient's norm.
+
+    Whatever is kept in bfloat16, weights or moments, is rounded at random.
+    """
     settings, rate = recipe.optimizer, recipe.optimizer.learning_rate
     updates = recipe.run.steps * recipe.update.epochs * recipe.update.minibatches
     warmup = settings.warmup_updates
@@ -124,10 +127,14 @@ def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     if warmup > 0:
         rising = optax.linear_schedule(0.0, rate, warmup)
         schedule = optax.join_schedules([rising, schedule], [warmup])
-    adamw = optax.adamw(schedule, weight_decay=settings.weight_decay)
-    if settings.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)
+    optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
+    if settings.clip_norm is not None:
+        clip = optax.clip_by_global_norm(settings.clip_norm)
+        optimizer = optax.chain(clip, optimizer)
+    state_dtype = settings.state_dtype or recipe.model.dtype
+    if "bfloat16" in (state_dtype, recipe.model.dtype):
+        optimizer = stochastic_rounding(optimizer, state_dtype=state_dtype)
+    return optimizer
 
 
 class Keys(NamedTuple):
@@ -142,6 +149,10 @@ def build_keys(recipe: Recipe) -> Keys:
     """The keys that a recipe's seed stands for."""
     key = jr.key(recipe.run.seed)
     return Keys(*jr.split(key), jr.fold_in(key, 2))
+
+
+REMAT: dict[str | bool, str] = {False: "elementwise", True: "layers"}
+"""What recipes of old say."""
 
 
 def load_model(
@@ -160,7 +171,8 @@ def load_model(
         path,
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
-        remat=settings.remat,
+        cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
+        remat=REMAT.get(settings.remat, settings.remat),
         mesh=mesh,
     )
     tokenizer = load_tokenizer(path)

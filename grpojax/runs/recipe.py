@@ -48,7 +48,11 @@ class Model:
     path: str = "gsm8k-tiny"  # The one that is shipped; a directory, or a hub id.
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
     compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
-    remat: bool = False  # Recompute activations: slower, and less memory.
+    # Of keys and values while sampling; null: compute_dtype.
+    cache_dtype: Literal["bfloat16", "int8"] | None = None
+    # What the backward pass computes again: the later, the less memory and the more
+    # time. Recipes of old say false for elementwise, and true for layers.
+    remat: Literal["nothing", "elementwise", "mlp", "layers"] | bool = "elementwise"
 
 
 @dataclass(frozen=True)
@@ -160,13 +164,18 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW after a clip of the gradient's norm; schedules count its updates."""
+    """AdamW after a clip of the gradient's norm; schedules count its updates.
+
+    It computes in float32. Where its moments, or the weights, are bfloat16, they are
+    rounded at random: `update.stochastic_rounding`.
+    """
 
     learning_rate: float = 5e-5
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_updates: int = 0
     clip_norm: float | None = 1.0
     weight_decay: float = 0.0
+    state_dtype: Literal["float32", "bfloat16"] | None = None  # null: model.dtype.
 
     def __post_init__(self):
         _at_least(0, "optimizer", learning_rate=self.learning_rate)
@@ -184,10 +193,11 @@ class Update:
     minibatches: int = 1  # Optimizer updates in each epoch.
     microbatches: int | None = None  # For memory; null: a row of each prompt.
     recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
+    chunk: int | None = None  # Positions whose logits exist at a time; null: as fits.
 
     def __post_init__(self):
         _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
-        _at_least(1, "update", microbatches=self.microbatches)
+        _at_least(1, "update", microbatches=self.microbatches, chunk=self.chunk)
         _at_least(1, "update", train_prompts=self.train_prompts)
 
 

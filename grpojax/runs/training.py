@@ -156,6 +156,7 @@ def _load(recipe: Recipe, mesh: Mesh | None) -> Setup:
         minibatches=updating.minibatches,
         microbatches=updating.microbatches,
         recompute=updating.recompute,
+        chunk=updating.chunk,
     )
     return Setup(recipe, None, tokenizer, environments, state, step, None, mesh)
 
@@ -236,7 +237,7 @@ def _run(setup: Setup, console: Console, start: float) -> TrainState:
             state = _take_steps(setup, journal, preemption, console)
             _judge(setup, state, journal, preemption, console, "after")
         if setup.checkpoints is not None:
-            _save(setup, state.policy, setup.checkpoints.parent)
+            _save(setup, state.policy, setup.checkpoints)
         if directory is not None:
             plots.plot_curve(
                 directory.curve,
@@ -253,13 +254,13 @@ def _run(setup: Setup, console: Console, start: float) -> TrainState:
     return state
 
 
-def _save(setup: Setup, policy: models.Transformer, directory: Path) -> None:
-    """Writes the model, and adapters by themselves as well."""
+def _save(setup: Setup, policy: models.Transformer, checkpoints: Path) -> None:
+    """Writes the model beside the checkpoints, and adapters by themselves as well."""
     if setup.recipe.lora.rank is not None:
-        base = setup.recipe.model.path
-        models.save_adapters(policy, directory / ADAPTER, base=base)
-    whole = models.merge(policy)
-    models.save(whole, directory / MODEL, tokenizer=setup.tokenizer)
+        place, base = checkpoints.with_name(ADAPTER), setup.recipe.model.path
+        models.save_adapters(policy, place, base=base)
+    whole, place = models.merge(policy), checkpoints.with_name(MODEL)
+    models.save(whole, place, tokenizer=setup.tokenizer)
 
 
 def _take_steps(

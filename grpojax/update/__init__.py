@@ -22,6 +22,11 @@ from ._ratio import (
     token_ratio as token_ratio,
 )
 from ._reward import KLReward as KLReward
+from ._rounding import (
+    RoundingState as RoundingState,
+    stochastic_round as stochastic_round,
+    stochastic_rounding as stochastic_rounding,
+)
 from ._score import score as score
 from ._scores import Frozen as Frozen, Scores as Scores
 from ._surrogate import (

@@ -58,10 +58,10 @@ def test_the_file_decides_the_dtype(tmp_path, stored):
 @pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")])
 def test_the_caller_may_decide_the_dtype(tmp_path, dtype):
     make_directory(tmp_path)
-    model = models.load(tmp_path, dtype=dtype, compute_dtype="float32", remat=True)
+    model = models.load(tmp_path, dtype=dtype, compute_dtype="float32", remat="layers")
     expected = random_tensors("llama", False)[Q].T.astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(model.layers.query[1], expected)
-    assert (model.compute_dtype, model.remat) == ("float32", True)
+    assert (model.compute_dtype, model.remat) == ("float32", "layers")
 
 
 def test_a_file_of_several_dtypes_is_loaded_in_one_that_holds_them(tmp_path):

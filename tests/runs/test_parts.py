@@ -4,6 +4,7 @@ import types
 import typing
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -182,3 +183,35 @@ def test_gsm8k_keeps_its_settings(tokenizer):
     assert train.max_completion_length == 7 and train.answer_format == "tag"
     ends = {tokenizer.piece(int(token)) for token in train.end_tokens}
     assert any("stamps" in piece for piece in ends)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("true", "layers"), ("false", "elementwise"), ("mlp", "mlp"), (None, None)],
+)
+def test_what_is_computed_again_has_names_and_once_had_none(said, name):
+    policy, _ = parts.load_model(recipe(*[f"model.remat={said}"] * (said is not None)))
+    assert policy.remat == (name or "elementwise")
+    assert policy.cache_dtype == policy.compute_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("weights", "said", "kept"),
+    [
+        ("float32", "null", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("bfloat16", "null", "bfloat16"),
+        ("bfloat16", "float32", "float32"),
+    ],
+)
+def test_moments_are_kept_in_the_dtype_that_is_said(weights, said, kept):
+    optimizer = parts.build_optimizer(
+        recipe(f"model.dtype={weights}", f"optimizer.state_dtype={said}")
+    )
+    weight = jnp.ones(3, weights)
+    state = optimizer.init(weight)
+    update, after = optimizer.update(weight, state, weight)
+    assert update.dtype == weights
+    for found in (state, after):
+        moments = [x.dtype for x in jax.tree.leaves(found) if x.ndim > 0]
+        assert moments == [kept] * 2

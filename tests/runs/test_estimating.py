@@ -1,0 +1,105 @@
+"""What a run would need on each device, counted and by the compiler's account."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from grpojax import sharding, text
+from grpojax.models import Transformer
+from grpojax.runs import estimating, recipes, training
+from grpojax.runs.recipe import Recipe
+
+from ..helpers import CONFIGS
+from .conftest import SHIPPED
+
+
+LEVERS = dict(
+    model__dtype="bfloat16",
+    model__cache_dtype="int8",
+    model__remat="mlp",
+    optimizer__state_dtype="float32",
+    update__chunk=3,
+    rollout__slots=3,
+    run__eval_problems=0,
+    run__steps=1,
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(settings):
+    return recipes.load(Recipe(), None, settings(**LEVERS))
+
+
+def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
+    setup = training.prepare(recipe)
+    found = estimating.estimate(setup)
+    # One layer of width 16 with a key-value head of 8, as the fixture says.
+    vocab = text.load_tokenizer(SHIPPED).vocab_size
+    numbers = vocab * 16 + 16 * 8 * (2 + 1 + 1 + 2) + 3 * 16 * 32 + 3 * 16
+    assert (found.parameters, found.devices) == (numbers, 1)
+    prefix = setup.environments.train.max_prompt_length
+    column = 2 * (8 + 4)  # A key and a value in int8, and their scales.
+    assert found.bytes == {
+        "parameters": numbers * 2,
+        "gradient": numbers * 4,
+        # Two moments, and the counts of Adam, the schedule and the rounding.
+        "optimizer": numbers * 8 + 3 * 4,
+        "reference": 0,
+        "decoding weights": 0,
+        # Of two prompts, and copies for three slots that are refilled.
+        "prompt caches": (2 + 3) * prefix * column,
+        "completion caches": 3 * 6 * column,
+    }
+    assert found.program["temporary"] > 0
+    held = found.bytes["parameters"] + found.bytes["optimizer"]
+    assert found.program["arguments"] > held
+    said = estimating.describe(found)
+    assert f"gradient {estimating.readable(numbers * 4)}" in said
+    assert "(counted)" in said and "devices" not in said
+
+
+def test_every_lever_of_a_recipe_takes_a_step(recipe):
+    state = training.train(recipe)
+    assert int(state.version) == 1
+    policy = state.policy
+    assert policy.embedding.dtype == jnp.bfloat16
+    assert (policy.cache_dtype, policy.remat) == ("int8", "mlp")
+
+
+def test_the_sampler_s_own_weights_count_where_they_differ():
+    make = lambda **settings: Transformer(
+        CONFIGS["llama"], **settings, key=jax.random.key(0)
+    )
+
+    def counted(policy, mesh=None):
+        decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), policy)
+        return estimating._decoding_weights(policy, decoding, mesh)
+
+    policy, size = make(), CONFIGS["llama"]
+    norms = size.hidden_size * (2 * size.num_layers + 1)
+    matrices = sum(x.size for x in jax.tree.leaves(policy)) - norms
+    assert counted(policy) == 0
+    assert counted(make(compute_dtype="bfloat16")) == 2 * matrices
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    placed = sharding.place(policy, mesh)
+    # What is kept is cut in four, what is multiplied with in two; norms are whole.
+    whole = estimating.device_bytes(policy)
+    assert estimating.device_bytes(placed) < 0.3 * whole
+    assert counted(placed, mesh) == 4 * (matrices / 2 + norms)
+
+
+def test_an_array_that_is_cut_counts_with_one_part():
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), (jax.sharding.AxisType.Auto,) * 2)
+    put = lambda x, *axes: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
+    tree = {
+        "cut": put(jnp.zeros((8, 6), jnp.bfloat16), "fsdp"),
+        "whole": put(jnp.zeros(5, jnp.float32)),
+        "nothing": None,
+        "static": 3,
+    }
+    assert estimating.device_bytes(tree) == 2 * 6 * 2 + 5 * 4
+    assert estimating.device_bytes(tree, wide=True) == 2 * 6 * 4 + 5 * 4
+    assert estimating.mesh_of(tree) == mesh
+    assert estimating.mesh_of({"here": jnp.zeros(3)}) is None
