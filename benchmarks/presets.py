@@ -29,6 +29,18 @@ _QWEN2 = TransformerConfig(
     max_positions=32_768,
 )
 
+_QWEN2_14B = dataclasses.replace(
+    _QWEN2,
+    vocab_size=152_064,
+    hidden_size=5120,
+    intermediate_size=13_824,
+    num_layers=48,
+    num_heads=40,
+    num_kv_heads=8,
+    head_dim=128,
+    tied=False,
+)
+
 PRESETS = {
     "tiny": dataclasses.replace(
         _QWEN2,
@@ -77,6 +89,22 @@ PRESETS = {
         num_kv_heads=4,
         head_dim=128,
         tied=False,
+    ),
+    "qwen2.5-14b": _QWEN2_14B,
+    "qwen2.5-32b": dataclasses.replace(
+        _QWEN2_14B, intermediate_size=27_648, num_layers=64
+    ),
+    "llama-3-70b": TransformerConfig(
+        vocab_size=128_256,
+        hidden_size=8192,
+        intermediate_size=28_672,
+        num_layers=80,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        rope_theta=5e5,
+        norm_eps=1e-5,
+        max_positions=8192,
     ),
 }
 

@@ -180,7 +180,8 @@ class Engine(eqx.Module):
             hidden, cache = self.policy.extend(token[None], position, prompt, own)
             return hidden[0], cache
 
-        lane = (lanes.token, lanes.age, seen, before)
+        # What follows of them is known everywhere, too: no layer has to ask for it.
+        lane = sharding.whole((lanes.token, lanes.age, seen, before))
         if self.refills:
             every = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(0, 1))
             hidden, written = every(lane, loop.cache, loop.copies)

@@ -1,0 +1,271 @@
+"""The whole train step, compiled for devices that are not here.
+
+    python benchmarks/aot.py --topology v5e:2x2 --model qwen2.5-0.5b --mesh 1,2,2
+    python benchmarks/aot.py --topology v5e:4x4 --model qwen2.5-7b --mesh 1,4,4 \\
+        --weights bfloat16 --remat --json
+
+    python benchmarks/aot.py --gpus 8 --model qwen2.5-7b --mesh 1,2,4 \\
+        --weights bfloat16 --remat
+
+The compiler for TPUs runs (`pip install 'grpojax[tpu]'`), or the one for GPUs (`cuda`);
+nothing is allocated, and nothing is computed. It says what memory a device needs; its
+program's text says what devices say to each other, and in which loops.
+"""
+
+import argparse
+import collections
+import json
+import math
+import os
+import re
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import optax
+from chips import CHIPS
+from jax.experimental import mesh_utils, topologies
+from presets import PRESETS, RandomPrompts
+
+import grpojax
+from grpojax import hlo, models, sharding
+
+
+_H100 = str(Path(__file__).with_name("h100.txtpb"))
+
+PHASES = ("rollout", "reward", "advantage", "update")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--topology", help="TPUs: v5e:2x2, v6e:2x4, v5p:2x2x2 ...")
+    where.add_argument("--gpus", type=int, help="so many GPUs of one host")
+    add("--target", default=_H100, help="with --gpus: which, in XLA's words")
+    add("--model", default="qwen2.5-0.5b", choices=PRESETS)
+    add("--mesh", required=True, help="sizes of data,fsdp,tensor")
+    add("--prompts", type=int, default=16)
+    add("--group", type=int, default=8)
+    add("--prefix", type=int, default=512, help="tokens of each prompt")
+    add("--time", type=int, default=1024, help="the horizon, in tokens")
+    add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
+    add("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    add("--weights", default="float32", choices=["float32", "bfloat16"])
+    add("--remat", action="store_true", help="recompute layers in the backward pass")
+    add("--microbatches", type=int, default=None)
+    add("--text", default=None, help="write the compiled program's text here")
+    add("--json", action="store_true", help="print a line of JSON last")
+    return parser.parse_args()
+
+
+def devices_of(options: argparse.Namespace) -> list[jax.Device]:
+    """Devices to compile for, of which this machine need not have any."""
+    if options.gpus is not None:
+        target = Path(options.target).read_text(encoding="utf-8")
+        return _described("cuda", topology=f"1x1x{options.gpus}", target_config=target)
+    # All that libtpu asks for where there is no TPU; any accelerator type will do.
+    absent = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    }
+    for name, value in absent.items():
+        os.environ.setdefault(name, value)
+    return _described("tpu", topology_name=options.topology)
+
+
+def _described(platform: str, **description: str) -> list[jax.Device]:
+    try:
+        found = topologies.get_topology_desc(platform=platform, **description)
+    except (RuntimeError, NotImplementedError) as error:
+        extra = {"tpu": "tpu", "cuda": "cuda"}[platform]
+        raise SystemExit(
+            f"A compiler for {platform} is a library (pip install 'grpojax[{extra}]') "
+            f"and needs no such device. It answered: {error}"
+        ) from error
+    return list(found.devices)
+
+
+def mesh_of(options: argparse.Namespace) -> jax.sharding.Mesh:
+    sizes = dict(zip(sharding.NAMES, map(int, options.mesh.split(",")), strict=True))
+    devices = devices_of(options)
+    laid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    )
+    return sharding.make_mesh(**sizes, devices=laid.reshape(-1).tolist())
+
+
+def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
+    """The step as it runs: the memory of its state is used again."""
+    config = PRESETS[options.model]
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
+
+    def make():
+        policy = models.Transformer(
+            config,
+            dtype=options.weights,
+            compute_dtype=options.dtype,
+            remat=options.remat,
+            key=jr.key(0),
+        )
+        state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
+        return state, RandomPrompts(config.vocab_size, options.prefix, options.time)
+
+    is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    shapes, static = eqx.partition(eqx.filter_eval_shape(make), is_shape)
+    at = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    state, env = jax.tree.map(at, shapes, sharding.shardings(shapes, mesh))
+
+    def step(state, env):
+        state, env = eqx.combine((state, env), static)
+        state, metrics = grpojax.train_step(
+            state,
+            env=env,
+            optimizer=optimizer,
+            prompts=options.prompts,
+            group=options.group,
+            slots=options.slots,
+            microbatches=options.microbatches,
+        )
+        return eqx.filter(state, eqx.is_array), metrics
+
+    with jax.set_mesh(mesh):
+        return jax.jit(step, donate_argnums=0).lower(state, env).compile()
+
+
+def phase_of(scope: str) -> str:
+    found = re.search(rf"\b({'|'.join(PHASES)})\b", scope)
+    return found[0] if found else ""
+
+
+def label_of(loop: hlo.Loop, options: argparse.Namespace) -> str:
+    phase = phase_of(loop.scope)
+    if loop.trips is None:
+        return {"rollout": "token", "update": "part"}.get(phase, "loop")
+    layers = PRESETS[options.model].num_layers
+    return "layer" if loop.trips == layers else f"{loop.trips} times"
+
+
+def times_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> int:
+    """How often what stands in these loops runs, if every row has its full length.
+
+    Of the loops whose number only the data know these are two: tokens, as many for
+    every slot as its rows have, and the streams of an update. Those inside of them,
+    which refill slots, are counted once.
+    """
+    rows = options.prompts * options.group
+    tokens = options.time * math.ceil(rows / (options.slots or rows))
+    parts = options.microbatches or options.group
+    streams = parts // math.gcd(parts, options.group)
+    unknown = [loop for loop in loops if loop.trips is None]
+    known = math.prod(loop.trips for loop in loops if loop.trips is not None)
+    first = phase_of(unknown[0].scope) if unknown else ""
+    return known * {"rollout": tokens, "update": parts // streams}.get(first, 1)
+
+
+def over(devices: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
+    """The axes of the mesh that a group of devices spans."""
+    sizes = tuple(mesh.shape.values())
+    places = np.stack(np.unravel_index(np.array(devices, int), sizes))
+    spans = (places != places[:, :1]).any(axis=1)
+    return " x ".join(np.array(mesh.axis_names)[spans])
+
+
+def memory_of(compiled) -> dict[str, int]:
+    """Bytes of one device; results that lie where arguments lay count once."""
+    stats = compiled.memory_analysis()
+    return {
+        "arguments": stats.argument_size_in_bytes,
+        "results": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporary": stats.temp_size_in_bytes,
+        "program": stats.generated_code_size_in_bytes,
+    }
+
+
+def exchanges(text: str, options: argparse.Namespace, mesh) -> list[dict]:
+    """What devices say to each other: one row for each kind, place and result."""
+    rows = collections.Counter()
+    for x in hlo.collectives(text):
+        place = [phase_of(x.scope) or phase_of(x.loops[0].scope if x.loops else "")]
+        place += [label_of(loop, options) for loop in x.loops]
+        row = x.kind, over(x.devices, mesh), " > ".join(place), plain(x.result)
+        rows[(*row, x.bytes, times_of(x.loops, options))] += 1
+    names = "kind", "over", "place", "result", "bytes", "times"
+    return [
+        {**dict(zip(names, row, strict=True)), "count": count}
+        for row, count in sorted(rows.items(), key=lambda x: x[0][2])
+    ]
+
+
+def plain(type: str) -> str:
+    """A type without its layout."""
+    return re.sub(r"\{[^}]*\}|/\*[^*]*\*/", "", type)
+
+
+def cycles_of(text: str, options: argparse.Namespace) -> dict[str, float]:
+    """The TPU compiler's estimate of its own instructions, by phase: millions."""
+    found = collections.Counter()
+    for x in hlo.instructions(text):
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', x.attributes)
+        if cycles is None or x.fused:
+            continue
+        scopes = [x.scope, *(loop.scope for loop in x.loops)]
+        phase = next(filter(None, map(phase_of, scopes)), "")
+        decoding = any(label_of(loop, options) == "token" for loop in x.loops)
+        name = "decoding" if decoding else phase
+        found[name] += int(cycles[1]) * times_of(x.loops, options) / 1e6
+    return dict(found)
+
+
+def main():
+    options = parse()
+    mesh = mesh_of(options)
+    start = time.perf_counter()
+    compiled = compile_step(options, mesh)
+    seconds = time.perf_counter() - start
+    text = compiled.as_text()
+    if options.text is not None:
+        Path(options.text).write_text(text, encoding="utf-8")
+    memory, cost = memory_of(compiled), compiled.cost_analysis() or {}
+    said = exchanges(text, options, mesh)
+    cycles = cycles_of(text, options)
+    where = f"{options.gpus} GPUs" if options.gpus else options.topology
+    chip = CHIPS["h100" if options.gpus else options.topology.split(":")[0]]
+    total = sum(memory.values())
+    print(f"{options.model} on {where}, mesh {dict(mesh.shape)}")
+    print(f"  {options.prompts} prompts x {options.group} samples, ", end="")
+    print(f"prefix {options.prefix}, {options.time} tokens, ", end="")
+    print(f"weights {options.weights}, compiled in {seconds:.0f} s\n")
+    print("| bytes per device | GB |\n|---|---|")
+    for name, size in {**memory, "together": total}.items():
+        print(f"| {name} | {size / 1e9:.2f} |")
+    print(f"| the chip's | {chip.memory / 1e9:.0f} |")
+    if cycles:
+        print("\n| estimated, full lengths | million cycles | s |\n|---|---|---|")
+    for name, count in cycles.items():
+        print(f"| {name} | {count:,.0f} | {count * 1e6 / chip.clock:.2f} |")
+    print("\nOf the program's text, each loop's body counted once: ", end="")
+    print(
+        f"{cost.get('flops', 0):.3g} FLOP, {cost.get('bytes accessed', 0):.3g} bytes,"
+    )
+    print(f"optimal_seconds {cost.get('optimal_seconds', 0):.3g}")
+    print("\n| collective | over | place | result | MB | instructions | times a step |")
+    print("|---|---|---|---|---|---|---|")
+    for x in said:
+        print(
+            f"| {x['kind']} | {x['over']} | {x['place']} | {x['result'][:60]} | ",
+            end="",
+        )
+        print(f"{x['bytes'] / 1e6:,.3f} | {x['count']} | {x['times']:,} |")
+    if options.json:
+        result = {**vars(options), "compile_s": seconds, "memory": memory}
+        print(json.dumps({**result, "cycles": cycles, "collectives": said}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What devices say to each other, and how often: seen without a TPU.
+
+The numbers are those of a program compiled for eight CPU devices. Where they grow, each
+token or each layer of a real model has become slower.
+"""
+
+import collections
+import functools as ft
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import optax
+import pytest
+
+import grpojax
+from grpojax import hlo, sharding
+from grpojax.models import Transformer, TransformerConfig
+
+from .helpers import count_env
+
+
+MESHES = {"1x8x1": dict(fsdp=8), "1x4x2": dict(fsdp=4, tensor=2)}
+CONFIG = TransformerConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=3,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=4,
+    qkv_bias=True,
+)
+MATRICES = 7  # Of a layer.
+
+pytestmark = pytest.mark.skipif(
+    len(jax.devices()) < 8,
+    reason="needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8",
+)
+
+
+@ft.cache
+def collectives(mesh: str) -> list[hlo.Collective]:
+    """Of the whole train step."""
+    env = count_env(vocab_size=64, target=7)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    placed = sharding.make_mesh(**MESHES[mesh])
+    policy = Transformer(CONFIG, key=jr.key(0))
+    state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
+    state = sharding.place(state, placed)
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def step(arrays):
+        state, metrics = grpojax.train_step(
+            eqx.combine(arrays, static),
+            env=env,
+            optimizer=optimizer,
+            prompts=8,
+            group=4,
+        )
+        return eqx.filter(state, eqx.is_array), metrics
+
+    with jax.set_mesh(placed):
+        return hlo.collectives(jax.jit(step).lower(arrays).compile().as_text())
+
+
+def inside(mesh: str, phase: str, *trips: int | None) -> collections.Counter:
+    """How many of each kind stand in loops that run so often."""
+    return collections.Counter(
+        x.kind
+        for x in collectives(mesh)
+        if phase in x.scope.split("/")
+        and tuple(loop.trips for loop in x.loops) == trips
+    )
+
+
+def test_a_token_of_whole_layers_is_said_alone():
+    """Without tensor parallelism a shard decodes as long as it needs, by itself."""
+    assert not [x for x in collectives("1x8x1") if x.loops and "rollout" in x.scope]
+
+
+def test_a_token_of_cut_layers_adds_up_twice_a_layer():
+    assert inside("1x4x2", "rollout", None, CONFIG.num_layers) == {"all-reduce": 2}
+    # Its embedding is looked up, its logits are dealt out by rows, and what was drawn
+    # from them and its log-probability are told.
+    once = {"all-reduce": 1, "all-to-all": 1, "all-gather": 2}
+    assert inside("1x4x2", "rollout", None) == once
+
+
+def test_no_weight_moves_while_tokens_are_decoded():
+    decoding = [
+        x
+        for x in collectives("1x4x2")
+        if "rollout" in x.scope.split("/") and x.loops and x.loops[0].trips is None
+    ]
+    assert decoding
+    smallest = 4 * CONFIG.hidden_size * CONFIG.num_kv_heads * CONFIG.head_dim // 2
+    for x in decoding:
+        assert x.kind != "all-gather" or x.bytes < smallest // 8, x
+        assert x.devices == (0, 1), f"only one layer's parts speak: {x}"
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_weights_are_laid_out_once_for_decoding(mesh):
+    gathered = inside(mesh, "rollout")["all-gather"]
+    assert gathered == MATRICES + 2  # The embedding and the head, too.
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_an_update_gathers_each_weight_for_each_pass(mesh):
+    """A layer's weights, forward and backward, of the prompts and of each part."""
+    layers = CONFIG.num_layers
+    for trips in ((layers,), (None, layers)):
+        found = inside(mesh, "update", *trips)
+        assert found["all-gather"] == 2 * MATRICES
+        assert set(found) <= {"all-gather", "all-reduce", "reduce-scatter"}
+    # Added up: activations where layers are cut, and the gradients of all matrices.
+    reduced = {"1x8x1": 1, "1x4x2": 5}
+    assert inside(mesh, "update", None, layers)["all-reduce"] == reduced[mesh]
