@@ -2,10 +2,10 @@
 
     python benchmarks/aot.py --topology v5e:2x2 --model qwen2.5-0.5b --mesh 1,2,2
     python benchmarks/aot.py --topology v5e:4x4 --model qwen2.5-7b --mesh 1,4,4 \\
-        --weights bfloat16 --remat --json
+        --weights bfloat16 --chunk 1024 --json
 
     python benchmarks/aot.py --gpus 8 --model qwen2.5-7b --mesh 1,2,4 \\
-        --weights bfloat16 --remat
+        --weights bfloat16 --chunk 1024
 
 The compiler for TPUs runs (`pip install 'grpojax[tpu]'`), or the one for GPUs (`cuda`);
 nothing is allocated, and nothing is computed. It says what memory a device needs; its
@@ -55,8 +55,12 @@ def parse() -> argparse.Namespace:
     add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
     add("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     add("--weights", default="float32", choices=["float32", "bfloat16"])
-    add("--remat", action="store_true", help="recompute layers in the backward pass")
+    add("--cache-dtype", default=None, choices=["bfloat16", "int8", "float32"])
+    add("--remat", default="layers", help="what the backward pass computes again")
     add("--microbatches", type=int, default=None)
+    add(
+        "--chunk", type=int, default=None, help="positions whose logits exist at a time"
+    )
     add("--text", default=None, help="write the compiled program's text here")
     add("--json", action="store_true", help="print a line of JSON last")
     return parser.parse_args()
@@ -110,6 +114,7 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
             config,
             dtype=options.weights,
             compute_dtype=options.dtype,
+            cache_dtype=options.cache_dtype,
             remat=options.remat,
             key=jr.key(0),
         )
@@ -131,6 +136,7 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
             group=options.group,
             slots=options.slots,
             microbatches=options.microbatches,
+            chunk=options.chunk,
         )
         return eqx.filter(state, eqx.is_array), metrics
 

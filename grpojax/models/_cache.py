@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Int8, Shaped
 
+from ._layout import as_read
 from ._weights import KVCache
 
 
@@ -36,7 +37,8 @@ def write(cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]) -> KVCache
     """A cache with a chunk's own written to `column` and those after it."""
     put = jax.lax.dynamic_update_slice_in_dim
     scales = lambda cache: (cache.key_scale, cache.value_scale)
-    return KVCache(
+    cache = as_read(cache)
+    written = KVCache(
         put(cache.keys, chunk.keys, column, axis=-1),
         put(cache.values, chunk.values, column, axis=-2),
         *jax.tree.map(
@@ -45,6 +47,7 @@ def write(cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]) -> KVCache
             scales(chunk),
         ),
     )
+    return as_read(written)
 
 
 def quantize(

@@ -17,7 +17,6 @@ from ..types import Axes
 from ._cache import check_cache_dtype, keep, write
 from ._config import TransformerConfig
 from ._layers import attend, rms_norm, rotate
-from ._layout import as_read
 from ._matrix import axes_of, cast, Int8Matrix, LowRankMatrix, multiply
 from ._product import product
 from ._remat import ATTENTION, check_remat, recompute
@@ -163,7 +162,7 @@ class Transformer(AbstractPolicy[KVCache]):
     def write(
         self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
     ) -> KVCache:
-        return as_read(write(as_read(cache), chunk, column))
+        return write(cache, chunk, column)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
