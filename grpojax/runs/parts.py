@@ -152,7 +152,7 @@ def build_keys(recipe: Recipe) -> Keys:
     return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
 
 
-REMAT: dict[str | bool, str] = {False: "elementwise", True: "layers"}
+REMAT = {False: "elementwise", True: "layers"}
 """What recipes of old say."""
 
 
@@ -165,7 +165,7 @@ def load_model(
     fit together.
     """
     settings = recipe.model
-    path = settings.path
+    path, remat = settings.path, settings.remat
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
     policy = models.load(
@@ -173,7 +173,7 @@ def load_model(
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
-        remat=REMAT.get(settings.remat, settings.remat),
+        remat=REMAT[remat] if isinstance(remat, bool) else remat,
         mesh=mesh,
     )
     tokenizer = load_tokenizer(path)
