@@ -162,8 +162,7 @@ def _names(field: str, letter: str, num_layers: int) -> list[str]:
 
 
 def _stacked(tensors: list[StoredTensor]) -> Array:
-    whole = (slice(None), slice(None))
-    read = [tensor.read(whole).T.astype(np.float32) for tensor in tensors]
+    read = [tensor.read().T.astype(np.float32) for tensor in tensors]
     return jnp.asarray(np.stack(read))
 
 
