@@ -23,6 +23,16 @@ def test_python_blocks_run_in_order(capsys):
     assert len(re.findall(r"reward \d\.\d{3}, length", capsys.readouterr().out)) == 3
 
 
+def test_the_page_on_adapters_runs_in_order(tmp_path, monkeypatch):
+    page = Path(__file__).resolve().parents[1] / "docs" / "lora.md"
+    namespace: dict[str, object] = {"__name__": "lora"}
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, page.name, "exec"), namespace)
+    written = {path.parent.name for path in tmp_path.rglob("*.safetensors")}
+    assert written == {"adapter", "model"}
+
+
 def test_an_environment_takes_fewer_than_thirty_lines():
     block = next(b for b in blocks() if "class Double" in b)
     body = block[block.index("class Double") : block.index("double = ")]

@@ -54,7 +54,8 @@ def lora(
             "An adapter has a rank of at least 1 and a positive alpha. Received "
             f"rank={rank}, alpha={alpha}."
         )
-    keys = dict(zip(PROJECTIONS, jr.split(key, len(PROJECTIONS)), strict=True))
+    split = jr.split(key, len(PROJECTIONS))
+    keys: dict[str, Array] = dict(zip(PROJECTIONS, split, strict=True))
 
     def draw(name: str) -> tuple[Array, Array]:
         layers, inputs, outputs = shape_of(vars(policy.layers)[name])

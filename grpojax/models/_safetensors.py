@@ -37,9 +37,11 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
 
-    def read(self, part: tuple[slice, ...]) -> np.ndarray:
-        """A part of it, and nothing else, from the file."""
+    def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
+        """A part of it, and nothing else, from the file; all of it by default."""
         with safe_open(self.path, framework="numpy") as file:
+            if part is None:
+                return file.get_tensor(self.name)
             return file.get_slice(self.name)[part]
 
 

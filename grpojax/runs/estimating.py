@@ -7,7 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from .. import sharding
@@ -65,7 +65,7 @@ def estimate(setup: Setup) -> Estimate:
     )
 
 
-def mesh_of(tree: PyTree) -> Mesh | None:
+def mesh_of(tree: PyTree) -> Mesh | AbstractMesh | None:
     """The mesh that a tree's arrays are cut over, if there is one."""
     shardings = (x.sharding for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
     meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
@@ -89,7 +89,7 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
 
 
 def _caches(
-    setup: Setup, decoding: AbstractPolicy, mesh: Mesh | None
+    setup: Setup, decoding: AbstractPolicy, mesh: Mesh | AbstractMesh | None
 ) -> dict[str, int]:
     """Keys and values while a device decodes its share of the prompts.
 
@@ -119,7 +119,7 @@ def _caches(
 
 
 def _decoding_weights(
-    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | None
+    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | AbstractMesh | None
 ) -> int:
     """The sampler's own copy, if it is in another dtype or lies elsewhere."""
     arrays = jax.tree.leaves(eqx.filter(decoding, _is_shape))

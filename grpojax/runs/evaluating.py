@@ -62,7 +62,7 @@ def judge(
         env,
         samples=settings.eval_samples,
         sampler=parts.build_sampler(recipe),
-        problems=min(env.size, *(count for count in wanted if count is not None)),
+        problems=min([env.size, *(count for count in wanted if count is not None)]),
         # As many rows at a time as in training, for which there is memory.
         batch=max(rollout.prompts * rollout.group // settings.eval_samples, 1),
         slots=rollout.slots,

@@ -148,10 +148,11 @@ class Keys(NamedTuple):
 def build_keys(recipe: Recipe) -> Keys:
     """The keys that a recipe's seed stands for."""
     key = jr.key(recipe.run.seed)
-    return Keys(*jr.split(key), jr.fold_in(key, 2))
+    train, evaluate = jr.split(key)
+    return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
 
 
-REMAT: dict[str | bool, str] = {False: "elementwise", True: "layers"}
+REMAT = {False: "elementwise", True: "layers"}
 """What recipes of old say."""
 
 
@@ -164,7 +165,7 @@ def load_model(
     fit together.
     """
     settings = recipe.model
-    path = settings.path
+    path, remat = settings.path, settings.remat
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
     policy = models.load(
@@ -172,7 +173,7 @@ def load_model(
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
-        remat=REMAT.get(settings.remat, settings.remat),
+        remat=REMAT[remat] if isinstance(remat, bool) else remat,
         mesh=mesh,
     )
     tokenizer = load_tokenizer(path)

@@ -20,7 +20,7 @@ from ._surrogate import Number
 from ._tally import choose, learning_rate, over_updates, Tally
 
 
-Reference = AbstractPolicy | Callable[[AbstractPolicy], AbstractPolicy]
+Reference = AbstractPolicy | Callable[..., AbstractPolicy]
 """A policy to stay close to, or where to find it in the one that is trained."""
 
 

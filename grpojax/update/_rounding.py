@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree
 class RoundingState(NamedTuple):
     """The optimizer's own state, and how many updates there have been."""
 
-    count: Int[Array, ""]
+    updates: Int[Array, ""]
     inner: optax.OptState
 
 
@@ -71,17 +71,20 @@ def stochastic_rounding(
         return RoundingState(jnp.zeros((), jnp.int32), inner)
 
     def update(
-        gradients: optax.Updates, state: RoundingState, params: optax.Params = None
-    ) -> tuple[optax.Updates, RoundingState]:
+        updates: optax.Updates,
+        state: PyTree,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, PyTree]:
         if params is None:
             raise ValueError(
                 "Weights are rounded, and not their updates. Received none: call "
                 "`optimizer.update(gradients, state, params)`."
             )
+        count, kept = state
         exact = _wide(params)
-        updates, inner = optimizer.update(_wide(gradients), _wide(state.inner), exact)
-        state_key, weight_key = jr.split(jr.fold_in(jr.key(0), state.count))
-        inner = _rounded(inner, state.inner, state_key)
+        updates, inner = optimizer.update(_wide(updates), _wide(kept), exact)
+        state_key, weight_key = jr.split(jr.fold_in(jr.key(0), count))
+        inner = _rounded(inner, kept, state_key)
         moved = _rounded(jax.tree.map(jnp.add, exact, updates), params, weight_key)
         # The difference, so that whoever adds it to the weights gets the rounded ones.
         updates = jax.tree.map(
@@ -94,7 +97,7 @@ def stochastic_rounding(
             exact,
             updates,
         )
-        return updates, RoundingState(state.count + 1, inner)
+        return updates, RoundingState(count + 1, inner)
 
     return optax.GradientTransformation(init, update)
 

@@ -199,6 +199,15 @@ def test_no_steps_only_measure(settings, tmp_path, model):
         assert jnp.array_equal(read_part(model), read_part(tmp_path / "run" / "model"))
 
 
+def test_all_that_is_held_out_is_judged_unless_said_otherwise(settings, tmp_path):
+    changes = dict(run__steps=0, run__eval_problems="null", data__task="addition")
+    recipe = recipes.load(Recipe(), None, settings(**changes, data__train_rows="null"))
+    setup = training.prepare(recipe, tmp_path / "run")
+    training.run(setup)
+    (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
+    assert evaluation["problems"] == setup.environments.held_out.size > 5
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(RuntimeError("lightning"), "failed"), (KeyboardInterrupt(), "stopped")],
