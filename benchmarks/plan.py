@@ -21,13 +21,15 @@ from grpojax.models import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A step: how many prompts, samples of each, tokens of each; bytes of a weight."""
+    """A step: how many prompts, samples of each, tokens of each; bytes of a weight; for
+    how many positions logits exist at a time."""
 
     prompts: int
     group: int
     prefix: int
     time: int
     weight: int
+    chunk: int = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +131,16 @@ def estimate(config: TransformerConfig, chip: Chip, mesh: Mesh, job: Job) -> Est
     head = config.vocab_size * config.hidden_size / mesh.tensor
     gradients = 2 * 4 * all / mesh.count + (2 + 2 * 4) * head
     contexts = prompts * job.prefix * column
+    # Blocks of logits and of one layer's attention, each with what is made of it.
+    logits = job.chunk * config.vocab_size
+    scores = streams * config.num_heads * job.time * (job.time + job.prefix)
+    blocks = 4 * (3 * logits + 2 * scores) / mesh.tensor
     return Estimate(
         seconds,
         {
             "state": 3 * job.weight * all / mesh.count,
             "decoding": 2 * all / mesh.tensor + contexts + rows * job.time * column,
-            "updating": gradients + inputs + 3 * contexts,
+            "updating": gradients + inputs + blocks + 3 * contexts,
         },
     )
 
