@@ -23,10 +23,12 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from chips import CHIPS
+import plan
+from chips import Chip, CHIPS
 from jax.experimental import mesh_utils, topologies
 from presets import PRESETS, RandomPrompts
 
@@ -228,6 +230,20 @@ def cycles_of(text: str, options: argparse.Namespace) -> dict[str, float]:
     return dict(found)
 
 
+def planned(options: argparse.Namespace, mesh, chip: Chip) -> plan.Estimate:
+    """The same step on paper."""
+    *batch, tensor = mesh.shape.values()
+    shape = plan.Mesh(math.prod(batch), tensor, options.microbatches or options.group)
+    job = plan.Job(
+        options.prompts,
+        options.group,
+        options.prefix,
+        options.time,
+        jnp.dtype(options.weights).itemsize,
+    )
+    return plan.estimate(PRESETS[options.model], chip, shape, job)
+
+
 def main():
     options = parse()
     mesh = mesh_of(options)
@@ -251,6 +267,10 @@ def main():
     for name, size in {**memory, "together": total}.items():
         print(f"| {name} | {size / 1e9:.2f} |")
     print(f"| the chip's | {chip.memory / 1e9:.0f} |")
+    floors = planned(options, mesh, chip)
+    decode = sum(s for n, s in floors.seconds.items() if n.startswith("decoding"))
+    print(f"| as planned | {floors.memory / 1e9:.2f} |\n\nfloors: decoding ", end="")
+    print(f"{decode:.2f} s, the rest {floors.step - decode:.2f} s")
     if cycles:
         print("\n| estimated, full lengths | million cycles | s |\n|---|---|---|")
     for name, count in cycles.items():

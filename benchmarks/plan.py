@@ -45,7 +45,7 @@ LEVERS = {
     "decoding reads weights": "more rows a chip (prompts, group), or more tensor",
     "decoding reads caches": "more chips, or a smaller cache dtype",
     "decoding waits for links": "less tensor, or more rows a chip",
-    "products": "more chips",
+    "products": "more chips for as many prompts",
     "gathering weights": "fewer microbatches, or more tensor",
 }
 
@@ -121,14 +121,20 @@ def estimate(config: TransformerConfig, chip: Chip, mesh: Mesh, job: Job) -> Est
         "gathering weights": laid_out + max(moving - update, 0),
     }
     streams = rows / mesh.microbatches
-    inputs = 4 * config.num_layers * config.hidden_size * streams * job.time
-    contexts = job.prompts / mesh.fsdp * job.prefix * column
+    # What is recomputed from: a float32 for each layer, of a part and of its prompts.
+    prompts = job.prompts / mesh.fsdp / max(mesh.microbatches // job.group, 1)
+    kept = streams * job.time + prompts * job.prefix
+    inputs = 4 * config.num_layers * config.hidden_size * kept
+    # Two sums of gradients, and the vocabulary's matrix put together, with its own.
+    head = config.vocab_size * config.hidden_size / mesh.tensor
+    gradients = 2 * 4 * all / mesh.count + (2 + 2 * 4) * head
+    contexts = prompts * job.prefix * column
     return Estimate(
         seconds,
         {
             "state": 3 * job.weight * all / mesh.count,
             "decoding": 2 * all / mesh.tensor + contexts + rows * job.time * column,
-            "updating": 2 * 4 * all / mesh.count + inputs + 3 * contexts,
+            "updating": gradients + inputs + 3 * contexts,
         },
     )
 
@@ -141,6 +147,9 @@ def meshes(config: TransformerConfig, chips: int, job: Job) -> list[Mesh]:
         if chips % tensor or config.num_kv_heads % tensor or job.prompts % fsdp:
             continue
         parts = [n for n in range(1, job.group + 1) if job.group % n == 0]
+        # More than samples: some of the prompts at a time.
+        own = job.prompts // fsdp
+        parts += [job.group * n for n in range(2, own + 1) if own % n == 0]
         found += [Mesh(fsdp, tensor, n) for n in parts]
     return found
 
@@ -171,8 +180,8 @@ def main():
     options = parser.parse_args()
     weight = 4 if options.weights == "float32" else 2
     print("| model | chips | prompts | fsdp, tensor, parts | GB | step s | ", end="")
-    print("decode s | update s | tokens/s a chip | most of it | what helps |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("decode s | update s | tokens/s a chip | most of it |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for model in options.models:
         config = PRESETS[model]
         for name in options.chips:
@@ -190,8 +199,11 @@ def main():
                     f"| {model} | {chips} {name} | {prompts} | {mesh.fsdp}, "
                     f"{mesh.tensor}, {mesh.microbatches} | {memory} | "
                     f"{found.step:.1f} | {decode:.1f} | {found.step - decode:.1f} | "
-                    f"{rate:,.0f} | {found.bottleneck} | {LEVERS[found.bottleneck]} |"
+                    f"{rate:,.0f} | {found.bottleneck} |"
                 )
+    print()
+    for bottleneck, lever in LEVERS.items():
+        print(f"- {bottleneck}: {lever}")
 
 
 if __name__ == "__main__":

@@ -122,21 +122,22 @@ def collectives(text: str) -> list[Collective]:
 
     - `text`: of a compiled program, `compiled.as_text()`.
     """
-    found, seen = [], set()
+    found: dict[str, Collective] = {}
     for x in instructions(text):
         kind = x.opcode.removesuffix("-start")
-        # Where other work is put between its start and its end, each part repeats it.
-        channel = re.search(r"channel_id=(\d+)", x.attributes)
-        place = x.name if channel is None else channel[1], x.loops
-        if kind not in COLLECTIVES or place in seen:
+        if kind not in COLLECTIVES:
             continue
-        seen.add(place)
         devices = _devices(x.attributes)
         moved = sum(map(size_of, x.operands))
         if kind == "all-gather":
             moved *= len(devices)
-        found.append(Collective(kind, moved, x.result, devices, x.scope, x.loops))
-    return found
+        one = Collective(kind, moved, x.result, devices, x.scope, x.loops)
+        # Parts of one that goes on beside other work, even beside a loop, repeat it.
+        channel = re.search(r"channel_id=\d+", x.attributes)
+        name = x.name if channel is None else f"{channel[0]} {kind} {x.scope}"
+        if name not in found or len(x.loops) < len(found[name].loops):
+            found[name] = one
+    return list(found.values())
 
 
 def size_of(type: str) -> int:
