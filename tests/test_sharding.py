@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import grpojax
-from grpojax import reward, rollout, sharding
+from grpojax import models, reward, rollout, sharding
 from grpojax.models import Transformer, TransformerConfig
 from grpojax.types import Axes, Rewards
 
@@ -26,7 +26,6 @@ MESHES = {
     "2x2x2": dict(data=2, fsdp=2, tensor=2),
     "1x2x4": dict(fsdp=2, tensor=4),
 }
-every_mesh = pytest.mark.parametrize("mesh", MESHES)
 # One that cuts everything, in every run of the tests; the others take their minutes.
 one_mesh_or_all = pytest.mark.parametrize(
     "mesh",
@@ -118,6 +117,20 @@ def test_three_steps_are_those_of_one_device(mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_adapters_over_eight_bits_are_those_of_one_device(mesh):
+    def adapted():
+        base = models.quantize(transformer())
+        return models.lora(base, rank=2, alpha=4.0, key=jr.key(3))
+
+    state, metrics, tokens = steps(begin(adapted()), 3, **FIXED)
+    placed, found, said = on(MESHES[mesh], begin(adapted()), 3, **FIXED)
+    np.testing.assert_array_equal(said, tokens)
+    assert distance(placed.policy, state.policy) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_parts_of_a_batch_on_a_mesh():
     """Minibatches, microbatches and old log-probabilities anew, dealt out to shards."""
     changes = dict(minibatches=2, microbatches=4, epochs=2, recompute=True)
@@ -129,7 +142,7 @@ def test_parts_of_a_batch_on_a_mesh():
 
 
 @pytest.mark.slow
-@every_mesh
+@pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("index", range(len(ALGORITHMS)))
 def test_every_algorithm_is_that_of_one_device(mesh, index):
     algorithm = ALGORITHMS[index]()
