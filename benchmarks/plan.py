@@ -127,7 +127,7 @@ def estimate(config: TransformerConfig, chip: Chip, mesh: Mesh, job: Job) -> Est
     prompts = job.prompts / mesh.fsdp / max(mesh.microbatches // job.group, 1)
     kept = streams * job.time + prompts * job.prefix
     inputs = 4 * config.num_layers * config.hidden_size * kept
-    # A part's gradients and two sums; the vocabulary's matrix put together, and its own.
+    # A part's gradients and two sums; the vocabulary's matrix, together, and its own.
     head = config.vocab_size * config.hidden_size / mesh.tensor
     gradients = (job.weight + 2 * 4) * all / mesh.count + (2 + 2 * 4) * head
     contexts = prompts * job.prefix * column
