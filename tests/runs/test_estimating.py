@@ -60,6 +60,7 @@ def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
     assert "(counted)" in said and "devices" not in said
 
 
+@pytest.mark.slow
 def test_every_lever_of_a_recipe_takes_a_step(recipe):
     state = training.train(recipe)
     assert int(state.version) == 1

@@ -61,6 +61,7 @@ def test_what_there_is_not_is_refused(sizes, said):
         placement.build_mesh(recipe(*sizes))
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_the_mesh(settings, tmp_path):
     """Five problems over two parts: the last of six is thrown away."""
     mesh = {"mesh__fsdp": 2, "mesh__tensor": 2}
