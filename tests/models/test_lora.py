@@ -189,6 +189,7 @@ def gradient(policy, said, rows):
     return jax.tree.map(lambda x, y: np.asarray(x - y, np.float64), params, moved)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_weights_projected():
     """dA = s dW Bᵀ and dB = s Aᵀ dW, with dW that of a model with merged weights."""
     adapted = learned(lora(models.quantize(transformer("qwen2", sharpen=5.0))))

@@ -32,6 +32,7 @@ def recipe(settings):
     return recipes.load(Recipe(), None, settings(**LEVERS))
 
 
+@pytest.mark.slow
 def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
     setup = training.prepare(recipe)
     found = estimating.estimate(setup)

@@ -138,9 +138,14 @@ def shipped():
     return models.load(SHIPPED, dtype=jnp.float32), load_tokenizer(SHIPPED)
 
 
-@pytest.mark.parametrize("task", ["word problems", "addition"])
 @pytest.mark.parametrize(
-    "sampler", [Categorical(), Greedy()], ids=["sampled", "greedy"]
+    "sampler, task",
+    [
+        pytest.param(Categorical(), "word problems", id="sampled"),
+        pytest.param(Greedy(), "addition", id="greedy"),
+        pytest.param(Categorical(), "addition", marks=pytest.mark.slow, id="sums"),
+        pytest.param(Greedy(), "word problems", marks=pytest.mark.slow, id="likeliest"),
+    ],
 )
 def test_the_shipped_model_is_as_good_for_every_batch_size(shipped, task, sampler):
     policy, tokenizer = shipped

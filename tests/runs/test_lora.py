@@ -45,6 +45,7 @@ def run(settings, tmp_path_factory):
     return recipe, path, training.train(recipe, path)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_adapters_and_the_whole_model(run):
     recipe, path, state = run
     base, _ = parts.load_model(recipe)
@@ -63,6 +64,7 @@ def test_a_run_leaves_its_adapters_and_the_whole_model(run):
     assert same_bits(merged, models.merge(after))
 
 
+@pytest.mark.slow
 def test_a_result_is_evaluated_like_any_model(run, capsys):
     _, path, _ = run
     assert commands.main(["evaluate", str(path)], {}) == 0
@@ -74,6 +76,7 @@ def test_a_result_is_evaluated_like_any_model(run, capsys):
     assert evaluating.evaluate(recipe).accuracy == pytest.approx(accuracy[-1])
 
 
+@pytest.mark.slow
 def test_the_base_is_the_reference(run):
     """The penalty is 0 at first, and takes no second copy of the weights."""
     recipe, path, state = run
@@ -95,6 +98,7 @@ def test_the_base_is_the_reference(run):
     assert "8 bits" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_what_is_trained(run):
     """And tells the weights that it belongs to from others, by a digest."""
     recipe, path, state = run
