@@ -227,10 +227,9 @@ def on_hosts(function: Callable[..., _T], *cut: PyTree[Array]) -> _T:
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *cut)
         )
         said = jax.lax.cond(jax.lax.axis_index("tensor") == 0, function, nothing, *cut)
-        tell = lambda x: jax.lax.psum(
-            x.astype(jnp.promote_types(x.dtype, int)), "tensor"
-        )
-        return jax.tree.map(lambda x: tell(x).astype(x.dtype), said)
+        wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.int32))
+        tell = lambda x: jax.lax.psum(wide(x), "tensor").astype(x.dtype)
+        return jax.tree.map(tell, said)
 
     return _shard_map(run, mesh, NAMES, None, *cut)
 
