@@ -98,7 +98,7 @@ def estimate(config: TransformerConfig, chip: Chip, mesh: Mesh, job: Job) -> Est
         config,
         lengths,
         prefix=job.prefix,
-        iterations=job.time,
+        reads=job.time,
         refills=False,
         itemsize=2,
     )

@@ -6,7 +6,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from grpojax import sharding
 from grpojax.models import TransformerConfig
 
 
@@ -35,11 +37,14 @@ def count(
     lengths: np.ndarray,
     *,
     prefix: int,
-    iterations: int,
+    reads: int,
     refills: bool,
     itemsize: int,
 ) -> Work:
-    """The work of one step for rows of these lengths."""
+    """The work of one step for rows of these lengths.
+
+    `reads` is how often decoding reads the weights: iterations, over all parts.
+    """
     c, prompts = config, lengths.shape[0]
     heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     layer = 2 * c.hidden_size * (heads + kv) + 3 * c.hidden_size * c.intermediate_size
@@ -51,8 +56,9 @@ def count(
     prefill = 2 * matrices * prompts * prefix + attention * prompt_pairs
     decode = 2 * (matrices + head) * tokens + attention * (own + tokens * prefix)
     column = 2 * c.num_layers * kv * itemsize
-    shared = tokens if refills else float(iterations * prompts)
-    moved = iterations * (matrices + head) * itemsize
+    # A group without refills reads its prompt where it lies, while any row goes on.
+    shared = tokens if refills else float(lengths.max(axis=1).sum())
+    moved = reads * (matrices + head) * itemsize
     return Work(
         prefill_flops=prefill,
         decode_flops=decode,
@@ -71,11 +77,16 @@ def _best(call, repeats: int = 5) -> float:
     return min(seconds)
 
 
-def ceilings(dtype: str) -> tuple[float, float]:
-    """The fastest matrix product and the fastest copy: FLOP/s and bytes/s."""
-    cpu = jax.default_backend() == "cpu"
+def ceilings(dtype: str, devices: list[jax.Device]) -> tuple[float, float]:
+    """The fastest matrix product and the fastest copy: FLOP/s and bytes/s.
+
+    All devices work at the same time, each on a product and a copy of its own.
+    """
+    cpu = devices[0].platform == "cpu"
+    mesh = sharding.make_mesh(data=len(devices), devices=devices)
+    each = NamedSharding(mesh, PartitionSpec("data"))
     size, times = (2048, 4) if cpu else (8192, 16)
-    x = jnp.ones((size, size), dtype) / size
+    x = jax.device_put(jnp.ones((len(devices), size, size), dtype) / size, each)
 
     @jax.jit
     def multiply(x):
@@ -84,8 +95,11 @@ def ceilings(dtype: str) -> tuple[float, float]:
 
         return jax.lax.fori_loop(0, times, once, x)
 
-    flops = times * 2 * size**3 / _best(lambda: multiply(x))
+    products = len(devices) * times
+    with jax.set_mesh(mesh):
+        flops = products * 2 * size**3 / _best(lambda: multiply(x))
     items, rounds = (2**24, 16) if cpu else (2**28, 32)
-    y = jnp.ones(items, jnp.float32)
+    y = jax.device_put(jnp.ones((len(devices), items), jnp.float32), each)
     copy = jax.jit(lambda y: jax.lax.fori_loop(0, rounds, lambda _, y: y + 1, y))
-    return flops, rounds * 2 * y.nbytes / _best(lambda: copy(y))
+    with jax.set_mesh(mesh):
+        return flops, rounds * 2 * y.nbytes / _best(lambda: copy(y))

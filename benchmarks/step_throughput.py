@@ -3,6 +3,7 @@
     python benchmarks/step_throughput.py --model tiny --phases
     python benchmarks/step_throughput.py --model qwen2.5-0.5b --dtype bfloat16 \\
         --prefix 256 --time 512 --lengths exponential:128 --slots 64 --json
+    python benchmarks/step_throughput.py --mesh 2,1,1
 
 Weights are random (or a directory's), prompts are random tokens, and how long each row
 is does not depend on what is said: every run does the same work.
@@ -10,6 +11,7 @@ is does not depend on what is said: every run does the same work.
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import time
@@ -19,13 +21,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from presets import iterations_of, lengths_of, PRESETS, RandomPrompts
 from roofline import ceilings, count
 
 import grpojax
-from grpojax import algorithms, models, reward, rollout, update
-from grpojax.runs import loop
+from grpojax import algorithms, models, reward, rollout, sharding, update
+from grpojax.runs import loop, placement
+
+
+def sizes_of(text: str) -> tuple[int, ...]:
+    """The sizes of a mesh, `2,1,1`."""
+    sizes = tuple(int(size) for size in text.split(","))
+    if len(sizes) != len(sharding.NAMES) or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(
+            f"three positive sizes, of data,fsdp,tensor. Received {text!r}"
+        )
+    return sizes
 
 
 def parse() -> argparse.Namespace:
@@ -43,11 +56,24 @@ def parse() -> argparse.Namespace:
     add("--remat", default="elementwise", help="see `models.Transformer`")
     add("--cache", default=None, choices=["bfloat16", "int8"], help="of the sampler")
     add("--microbatches", type=int, default=None)
+    add("--mesh", type=sizes_of, default=(1, 1, 1), help="sizes of data,fsdp,tensor")
     add("--steps", type=int, default=5)
     add("--phases", action="store_true", help="also time the four phases apart")
     add("--json", action="store_true", help="print a line of JSON last")
     add("--trace", type=Path, default=None, help="write a profile of one step here")
     return parser.parse_args()
+
+
+def mesh_of(sizes: tuple[int, ...]) -> jax.sharding.Mesh | None:
+    """The first devices there are; a CPU counts as as many as are asked for."""
+    count = math.prod(sizes)
+    # Has a say only before devices are first looked at, and in CPUs alone.
+    jax.config.update("jax_num_cpu_devices", count)
+    if count == 1:
+        return None
+    devices = jax.devices()[:count]
+    named = dict(zip(sharding.NAMES, sizes, strict=True))
+    return sharding.make_mesh(**named, devices=devices)
 
 
 def load(options) -> models.Transformer:
@@ -104,7 +130,7 @@ def time_phases(options, state, fixed, microbatches) -> dict[str, list[float]]:
 
 
 def peak_bytes() -> int:
-    """Of the device where it keeps count, else of the process."""
+    """Of the first device where it keeps count, else of the process."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return statistics.get("peak_bytes_in_use", resident)
@@ -112,15 +138,26 @@ def peak_bytes() -> int:
 
 def main():
     options = parse()
+    mesh = mesh_of(options.mesh)
+    with placement.on(mesh):
+        measure(options, mesh)
+
+
+def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     shape = options.prompts, options.group
     lengths = lengths_of(options.lengths, *shape, options.time)
     slots = options.slots
     refills = slots is not None and slots < lengths.size
-    iterations = iterations_of(lengths, slots)
+    # Every part of the batch decodes its own rows, and reads the weights for them.
+    parts = sharding.shards()
+    each = slots if slots is None else slots // parts
+    reads = [iterations_of(rows, each) for rows in np.split(lengths, parts)]
+    iterations = max(reads)
     policy = load(options)
     env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
+    state, env = placement.put((state, env), mesh)
     fixed = dict(
         env=env,
         optimizer=optimizer,
@@ -149,11 +186,12 @@ def main():
         policy.config,
         lengths,
         prefix=options.prefix,
-        iterations=iterations,
+        reads=sum(reads),
         refills=refills,
         itemsize=jnp.dtype(options.dtype).itemsize,
     )
-    flops, bandwidth = ceilings(options.dtype)
+    devices = jax.devices()[: math.prod(options.mesh)]
+    flops, bandwidth = ceilings(options.dtype, devices)
     floors = {
         "rollout": work.prefill_flops / flops
         + max(work.decode_flops / flops, work.decode_bytes / bandwidth),
@@ -173,6 +211,7 @@ def main():
         lengths=options.lengths,
         slots=slots,
         dtype=options.dtype,
+        mesh=options.mesh,
         compile_s=compiled.seconds,
         step_s=middle,
         rollout_s=median.get("rollout"),
@@ -186,7 +225,8 @@ def main():
         peak_memory_bytes=peak_bytes(),
         iterations=iterations,
     )
-    print(f"{options.model} on {result['device']}, {options.dtype}")
+    times = f"{len(devices)} x " if len(devices) > 1 else ""
+    print(f"{options.model} on {times}{result['device']}, {options.dtype}")
     print(f"  {shape[0]} prompts x {shape[1]} samples, prefix {options.prefix}")
     print(f"  {tokens:,} tokens in {iterations} decode iterations")
     ceiling = f"{flops / 1e9:,.0f} GFLOP/s in products, {bandwidth / 1e9:,.1f} GB/s"

@@ -1,5 +1,6 @@
 """One GRPO step of grpojax, for `compare.py`."""
 
+import math
 import time
 
 import equinox as eqx
@@ -10,9 +11,9 @@ import optax
 from protocol import arguments, Steps, Workload
 
 import grpojax
-from grpojax import algorithms, models, reward, rollout, update
+from grpojax import algorithms, models, reward, rollout, sharding, update
 from grpojax.env import AbstractDatasetEnvironment, TimeStep
-from grpojax.runs import loop
+from grpojax.runs import loop, placement
 from grpojax.types import Prompt
 
 
@@ -25,6 +26,8 @@ SETTINGS = {
     "rollout": {},
     # Keywords of `train_step` that `improve` takes, such as `microbatches`.
     "update": {},
+    # Sizes of data, fsdp and tensor; a CPU counts as as many devices as that takes.
+    "mesh": [1, 1, 1],
     # Two programs instead of one, so that rollout and update can be told apart.
     "phases": False,
 }
@@ -108,6 +111,16 @@ def phases(env, optimizer, sampling: dict, learning: dict):
 def main():
     steps = Steps()
     workload, settings = arguments(SETTINGS)
+    sizes = dict(zip(sharding.NAMES, settings["mesh"], strict=True))
+    count = math.prod(sizes.values())
+    jax.config.update("jax_num_cpu_devices", count)  # Of no account for a GPU.
+    devices = jax.devices()[:count]
+    mesh = sharding.make_mesh(**sizes, devices=devices) if count > 1 else None
+    with placement.on(mesh):
+        work(steps, workload, settings, mesh)
+
+
+def work(steps: Steps, workload: Workload, settings: dict, mesh):
     policy = models.load(
         workload.model, compute_dtype=settings["dtype"], remat=settings["remat"]
     )
@@ -116,7 +129,7 @@ def main():
         optax.adamw(workload.learning_rate, weight_decay=0.0),
     )
     state = grpojax.init(policy, optimizer=optimizer, key=jax.random.key(workload.seed))
-    env = questions(workload)
+    state, env = placement.put((state, questions(workload)), mesh)
     prompts, group = len(workload.prompts), workload.group
     sampling = {"prompts": prompts, "group": group, **settings["rollout"]}
     if not workload.full:

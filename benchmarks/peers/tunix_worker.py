@@ -35,6 +35,9 @@ SETTINGS = {
     # Columns of the cache, all of which are attended to at every token: the exact
     # length when null.
     "cache": None,
+    # Devices that the batch and the weights are cut over (Tunix's `fsdp`); a CPU counts
+    # as as many as that takes.
+    "devices": 1,
 }
 
 
@@ -111,7 +114,10 @@ def imposing(workload: Workload) -> type[sampler.Sampler]:
 
 
 def make_cluster(workload: Workload, settings: dict) -> RLCluster:
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
+    count = settings["devices"]
+    jax.config.update("jax_num_cpu_devices", count)  # Of no account for a GPU.
+    devices = np.array(jax.devices()[:count]).reshape(count, 1)
+    mesh = jax.sharding.Mesh(devices, ("fsdp", "tp"))
     prefix, prompts = len(workload.prompts[0]), len(workload.prompts)
     config = ClusterConfig(
         role_to_mesh={role: mesh for role in (Role.ACTOR, Role.ROLLOUT)},
