@@ -23,6 +23,18 @@ from ._remat import ATTENTION, check_remat, recompute
 from ._weights import KVCache, Layers, LOGICAL_AXES, PROJECTIONS
 
 
+Caches = tuple[KVCache, ...]
+"""One for each stack of layers."""
+
+_WRITTEN_OUT = 8
+"""Up to so many layers are written out one by one for decoding.
+
+A layer's keys and values then lie in arrays of their own, and are read where they lie;
+a scan cuts them out of a stack, at every token. Each layer is compiled, so deeper
+models are scanned; and so are narrow caches, all of which may else be widened at once.
+"""
+
+
 class Transformer(AbstractPolicy[KVCache]):
     """A decoder-only transformer policy: Llama, Qwen2 and Qwen3 by configuration.
 
@@ -121,17 +133,25 @@ class Transformer(AbstractPolicy[KVCache]):
         *past: Past[KVCache],
         visible: Bool[Array, "chunk chunk"] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
-        return self._extend(tokens, positions, past, visible, lambda own: own)
+        stacks = tuple(Past((one.cache,), one.visible) for one in past)
+        hidden, (own,) = self._extend(
+            (self.layers,), tokens, positions, stacks, visible, lambda own: own
+        )
+        return hidden, own
 
     def _extend(
         self,
+        stacks: tuple[Layers, ...],
         tokens: Int[Array, " chunk"],
         positions: Int[Array, " chunk"],
-        past: tuple[Past[KVCache], ...],
+        past: tuple[Past[Caches], ...],
         visible: Bool[Array, "chunk chunk"] | None,
         kept: Callable[[KVCache], KVCache],
-    ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
-        """`extend`, where every token sees keys and values as they are kept."""
+    ) -> tuple[Float[Array, "chunk hidden"], Caches]:
+        """`extend`, through stacks of layers with a cache for each.
+
+        Every token sees keys and values as they are kept.
+        """
         chunk = tokens.shape[0]
         if visible is None:
             visible = jnp.tril(jnp.ones((chunk, chunk), bool))
@@ -155,9 +175,12 @@ class Transformer(AbstractPolicy[KVCache]):
         x = sharding.whole(x)
         # Caches are only read in here. Carried and written by the scan, one would be
         # copied for every layer of every token.
-        caches = [one.cache for one in past]
-        x, own = jax.lax.scan(block, x, (self.layers, caches))
-        return rms_norm(x, self.norm, self.config.norm_eps), own
+        written = []
+        for number, layers in enumerate(stacks):
+            caches = [one.cache[number] for one in past]
+            x, own = jax.lax.scan(block, x, (layers, caches))
+            written.append(own)
+        return rms_norm(x, self.norm, self.config.norm_eps), tuple(written)
 
     def write(
         self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
@@ -179,7 +202,13 @@ class Transformer(AbstractPolicy[KVCache]):
             (narrow(self.embedding), narrow(self.head), layers),
             is_leaf=lambda x: x is None,
         )
-        return Decoder(sharding.constrain(transformer, sharding.DECODING))
+        transformer = sharding.constrain(transformer, sharding.DECODING)
+        layers = transformer.layers
+        count = self.config.num_layers
+        if self.cache_dtype != "float32" or count > _WRITTEN_OUT:
+            return Decoder(transformer, (layers,))
+        at = lambda number: jax.tree.map(lambda x: x[number, None], layers)
+        return Decoder(transformer, tuple(map(at, range(count))))
 
     def trainable(self) -> "Transformer":
         """Its adapters, if it has any. With a matrix in 8 bits, nothing else is."""
@@ -196,12 +225,13 @@ class Transformer(AbstractPolicy[KVCache]):
         return super().trainable()
 
     def logical_axes(self) -> "Transformer":
-        def axes(path, _):
-            fields = [key.name for key in path]
-            (weight,) = (field for field in fields if field in LOGICAL_AXES)
-            return axes_of(fields[-1], self._axes(weight))
+        return jax.tree_util.tree_map_with_path(self.axes_at, self)
 
-        return jax.tree_util.tree_map_with_path(axes, self)
+    def axes_at(self, path: tuple, _: object) -> Axes:
+        """The axes of the array at a path of fields, of which one names a weight."""
+        fields = [key.name for key in path if hasattr(key, "name")]
+        (weight,) = (field for field in fields if field in LOGICAL_AXES)
+        return axes_of(fields[-1], self._axes(weight))
 
     def _axes(self, field: str) -> Axes:
         """The axes of one weight; an axis of heads is cut between them."""
@@ -257,18 +287,26 @@ class Transformer(AbstractPolicy[KVCache]):
         return self._product(gate * up, layer, "down")
 
 
-class Decoder(AbstractPolicy[KVCache]):
+class Decoder(AbstractPolicy[Caches]):
     """A transformer laid out for many small steps.
 
     Its matrices are in the compute dtype, so that no token pays for a cast, and its
     caches hold what has no gradient (see `KVCache`). A token sees itself and its own
     chunk, too, as they are kept: any chunking gives the same.
+
+    **Fields:**
+
+    - `transformer`: all else; it has no layers.
+    - `stacks`: its layers, in stacks that each have a cache.
     """
 
     transformer: Transformer
+    stacks: tuple[Layers, ...]
 
-    def __init__(self, transformer: Transformer):
-        self.transformer = transformer
+    def __init__(self, transformer: Transformer, stacks: tuple[Layers, ...]):
+        # Held once: the stacks are made of them.
+        self.transformer = eqx.tree_at(lambda x: x.layers, transformer, None)
+        self.stacks = stacks
 
     @property
     def vocab_size(self) -> int:
@@ -278,17 +316,16 @@ class Decoder(AbstractPolicy[KVCache]):
         self,
         tokens: Int[Array, " chunk"],
         positions: Int[Array, " chunk"],
-        *past: Past[KVCache],
+        *past: Past[Caches],
         visible: Bool[Array, "chunk chunk"] | None = None,
-    ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
+    ) -> tuple[Float[Array, "chunk hidden"], Caches]:
         transformer = self.transformer
         kept = ft.partial(keep, dtype=transformer.cache_dtype)
-        return transformer._extend(tokens, positions, past, visible, kept)
+        return transformer._extend(self.stacks, tokens, positions, past, visible, kept)
 
-    def write(
-        self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
-    ) -> KVCache:
-        return self.transformer.write(cache, chunk, column)
+    def write(self, cache: Caches, chunk: Caches, column: Int[ArrayLike, ""]) -> Caches:
+        pairs = zip(cache, chunk, strict=True)
+        return tuple(write(stack, new, column) for stack, new in pairs)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         return self.transformer.logits(hidden)
@@ -297,4 +334,4 @@ class Decoder(AbstractPolicy[KVCache]):
         return self
 
     def logical_axes(self) -> "Decoder":
-        return Decoder(self.transformer.logical_axes())
+        return jax.tree_util.tree_map_with_path(self.transformer.axes_at, self)

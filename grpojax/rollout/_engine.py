@@ -151,8 +151,13 @@ class Engine(eqx.Module):
         return pin(self._advance(pin(loop)))
 
     def _advance(self, loop: Loop) -> Loop:
-        hidden, cache = self._extend(loop)
+        hidden, written = self._extend(loop)
         lanes, rows, turn_over, ended = self._say(loop.lanes, loop.rows, hidden)
+        # Written after all layers have read theirs, and XLA's CPU backend must see it:
+        # where nothing says so, it copies a cache that is read and written. Tokens are
+        # what follows from all layers, and are never negative.
+        column = jnp.where(jnp.all(lanes.token >= 0), loop.iteration % self.time, 0)
+        cache = self.policy.write(loop.cache, written, column)
         if self.env.max_turns == 1:
             terminated = rows.terminated.at[lanes.row].max(ended, mode="drop")
             rows = eqx.tree_at(lambda r: r.terminated, rows, terminated)
@@ -163,9 +168,8 @@ class Engine(eqx.Module):
         return Loop(loop.iteration + 1, next_row, lanes, cache, copies, rows)
 
     def _extend(self, loop: Loop) -> tuple[Float[Array, "slot hidden"], PyTree]:
-        """Reads one token in every lane."""
+        """Reads one token in every lane; returns also what is to be cached of it."""
         lanes = loop.lanes
-        column = loop.iteration % self.time
         past = (loop.iteration - jnp.arange(self.time, dtype=jnp.int32)) % self.time
         # The token itself is not in the cache yet: its column holds what it replaces.
         seen = (past > 0) & (past[None] <= lanes.age[:, None])
@@ -192,7 +196,7 @@ class Engine(eqx.Module):
             hidden, written = every(*folded)
             hidden, written = self._unfold(0, hidden), self._unfold(1, written)
 
-        return hidden, self.policy.write(loop.cache, written, column)
+        return hidden, written
 
     def _fold(self, axis: int, tree: PyTree) -> PyTree:
         """Cuts the axis of slots into prompts and their groups."""

@@ -117,7 +117,7 @@ def test_the_rollout_holds_no_cache_in_floats():
         vocab_size=50,
         hidden_size=16,
         intermediate_size=16,
-        num_layers=8,
+        num_layers=9,  # More than are written out for decoding.
         num_heads=2,
         num_kv_heads=2,
         head_dim=64,

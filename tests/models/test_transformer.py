@@ -171,10 +171,10 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
     expected, _ = whole(policy, jnp.arange(TIME))
     np.testing.assert_array_equal(whole(decoding, jnp.arange(TIME))[0], expected)
     assert expected.dtype == jnp.float32
-    laid_out = decoding.transformer
-    assert laid_out.layers.up.dtype == laid_out.embedding.dtype == compute_dtype
-    assert laid_out.norm.dtype == laid_out.layers.mlp_norm.dtype == jnp.float32
-    stored = whole(decoding, jnp.arange(TIME))[1].keys.dtype
+    rest, layer = decoding.transformer, decoding.stacks[-1]
+    assert layer.up.dtype == rest.embedding.dtype == compute_dtype
+    assert rest.norm.dtype == layer.mlp_norm.dtype == jnp.float32
+    stored = whole(decoding, jnp.arange(TIME))[1][0].keys.dtype
     assert stored == {"float32": "float32", "bfloat16": "uint16"}[compute_dtype]
 
 
