@@ -82,8 +82,11 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
         """Unnormalized log-probabilities of the next token, float32."""
 
     @abc.abstractmethod
-    def for_decoding(self) -> "AbstractPolicy[_Cache]":
-        """The policy laid out for many small steps, such as weights cast once."""
+    def for_decoding(self) -> "AbstractPolicy":
+        """The policy laid out for many small steps, such as weights cast once.
+
+        Its caches may be of a kind of their own.
+        """
 
     def trainable(self) -> PyTree[bool]:
         """The same tree with, for every leaf, whether it is trained.

@@ -141,6 +141,7 @@ def test_it_learns_what_it_is_paid_for():
     assert said[-5:].mean() > said[:5].mean() + 2
 
 
+@pytest.mark.slow
 def test_a_sweep_compiles_once():
     """Over seeds, clip ranges and learning rates; a lane equals its run to rounding."""
     traces = []
@@ -199,6 +200,7 @@ class OneTalker(eqx.Module):
         return grpojax.Rewards.of(paid, lengths=trajectory.lengths)
 
 
+@pytest.mark.slow
 def test_train_prompts_go_on_with_the_informative_ones():
     """The update of 2 of 6 prompts is that of a batch which held no others."""
     fixed = {**FIXED, "prompts": 6, "reward": OneTalker(), "train_prompts": 2}

@@ -89,6 +89,7 @@ class Judge:
         return count_sevens(prompts, completions)
 
 
+@pytest.mark.slow
 def test_a_run_equals_its_twin_in_the_graph_bit_for_bit(caplog):
     """And raising and hanging leave a finished run behind, with the right counts."""
     judge = Judge()

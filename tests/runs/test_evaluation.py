@@ -24,6 +24,7 @@ from ..helpers import transformer
 
 
 KEY = jr.key(0)
+slow = pytest.mark.slow
 
 
 class ParityEnv(AbstractDatasetEnvironment[Int[Array, ""]]):
@@ -76,7 +77,10 @@ def greedy_by_hand(policy, env, index: int) -> tuple[list[int], bool]:
     return row[length : place + 1].tolist(), False
 
 
-@pytest.mark.parametrize(("batch", "slots"), [(3, None), (7, 2), (64, None)])
+@pytest.mark.parametrize(
+    ("batch", "slots"),
+    [(7, 2), pytest.param(3, None, marks=slow), pytest.param(64, None, marks=slow)],
+)
 def test_equals_a_python_loop(batch, slots):
     policy, env = transformer(), parity_env()
     got = evaluate(policy, env, sampler=Greedy(), batch=batch, slots=slots, key=KEY)
@@ -118,6 +122,7 @@ def test_samples_of_a_problem_differ_and_the_key_decides():
     assert any(len({tuple(row) for row in rows}) > 1 for rows in one.tokens.tolist())
 
 
+@slow
 def test_what_is_said_does_not_depend_on_batches_or_slots():
     policy, env = transformer(), parity_env(size=13)
     for sampler in (Categorical(), Greedy()):
@@ -142,9 +147,9 @@ def shipped():
     "sampler, task",
     [
         pytest.param(Categorical(), "word problems", id="sampled"),
-        pytest.param(Greedy(), "addition", id="greedy"),
-        pytest.param(Categorical(), "addition", marks=pytest.mark.slow, id="sums"),
-        pytest.param(Greedy(), "word problems", marks=pytest.mark.slow, id="likeliest"),
+        pytest.param(Greedy(), "addition", marks=slow, id="greedy"),
+        pytest.param(Categorical(), "addition", marks=slow, id="sums"),
+        pytest.param(Greedy(), "word problems", marks=slow, id="likeliest"),
     ],
 )
 def test_the_shipped_model_is_as_good_for_every_batch_size(shipped, task, sampler):
