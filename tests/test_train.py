@@ -114,6 +114,7 @@ def test_one_temperature_for_the_sampler_and_the_loss():
     assert entropy == sorted(entropy) and entropy[0] < entropy[2] - 0.1
 
 
+@pytest.mark.slow
 def test_every_step_draws_anew():
     """A policy that never changes still says other things in the next step."""
     still = dict(FIXED, optimizer=optax.sgd(0.0))

@@ -140,6 +140,7 @@ OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 FIXED = dict(env=ENV, optimizer=OPTIMIZER, prompts=3, group=4, slots=5)
 
 
+@pytest.mark.slow
 def test_three_steps_leave_the_base_as_it_was():
     """Bit for bit, although the step takes over its memory; and the reference is it."""
     base = transformer()

@@ -146,7 +146,7 @@ def shipped():
 @pytest.mark.parametrize(
     "sampler, task",
     [
-        pytest.param(Categorical(), "word problems", id="sampled"),
+        pytest.param(Categorical(), "word problems", marks=slow, id="sampled"),
         pytest.param(Greedy(), "addition", marks=slow, id="greedy"),
         pytest.param(Categorical(), "addition", marks=slow, id="sums"),
         pytest.param(Greedy(), "word problems", marks=slow, id="likeliest"),

@@ -82,6 +82,7 @@ def test_unknown_keywords_are_refused():
         loop.lower(start(), **settings(promts=3))
 
 
+@pytest.mark.slow
 def test_completions_are_those_of_the_first_prompts():
     sizes = settings(prompts=3)
     step = loop.lower(start(), completions=2, **sizes).compile()

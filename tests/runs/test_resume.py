@@ -217,6 +217,7 @@ def test_a_model_that_was_replaced_is_refused(
         training.train(recipe, path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_data_file_that_is_gone(assignments, tmp_path, monkeypatch):
     data = tmp_path / "problems.jsonl"
     rows = [

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+import pytest
 
 from grpojax import update
 from grpojax.models import Transformer, TransformerConfig
@@ -53,6 +54,7 @@ def temporary_bytes(vocab: int, prompts: int, chunk: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_vocabulary_times_batch():
     """What is left when the parts that grow with one of them alone are taken away."""
     vocab, more_vocab, prompts, more_prompts = 256, 1024, 4, 16
