@@ -150,6 +150,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     refills = slots is not None and slots < lengths.size
     # Every part of the batch decodes its own rows, and reads the weights for them.
     parts = sharding.shards()
+    sharding.check_prompts("--prompts", options.prompts)
     each = slots if slots is None else slots // parts
     reads = [iterations_of(rows, each) for rows in np.split(lengths, parts)]
     iterations = max(reads)

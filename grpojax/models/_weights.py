@@ -7,7 +7,7 @@ from ._matrix import Int8Matrix, LowRankMatrix
 
 
 class KVCache(eqx.Module):
-    """Keys and values of one stream, all layers stacked.
+    """Keys and values of one stream, of a stack of layers.
 
     A policy that decodes keeps 16-bit floats as their bits: XLA's CPU backend has no
     16-bit float `dynamic-update-slice`, and would convert a whole cache to write one
