@@ -1,6 +1,7 @@
 """Keys and values in fewer bits: what that saves, and what it may cost."""
 
 import functools
+import re
 
 import equinox as eqx
 import jax
@@ -146,6 +147,30 @@ def test_the_rollout_holds_no_cache_in_floats():
     assert of_integers < 0.27 * of_floats
     # One layer in float32, which is what the products of a CPU take.
     assert wide - narrow > of_floats - of_integers - of_floats / 8 * 2
+
+
+def test_a_token_copies_no_cache_of_layers_that_are_written_out():
+    """XLA's CPU backend does, where nothing says that one is read before written."""
+    config = models.TransformerConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=24,
+    )
+    policy, env = models.Transformer(config, key=jr.key(0)), count_env()
+    columns = env.max_completion_length
+    run = lambda policy: rollout.generate(
+        policy, env, prompts=3, group=5, key=jr.key(1)
+    )
+    text = jax.jit(run).lower(policy).compile().as_text()
+    cache = rf"f32\[1,15,2,(24,{columns}|{columns},24)\]"
+    assert re.search(cache, text)
+    # Two for each layer when the loop begins, and none that a token makes.
+    copied = re.findall(rf"= {cache}\S* copy\(", text)
+    assert len(copied) <= 2 * config.num_layers
 
 
 @pytest.fixture(scope="module")
