@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .types import Axes, Prompt
@@ -177,13 +178,49 @@ def token_log_prob(
 
     **Returns:** log-probabilities and entropies in nats.
     """
-    scaled = logits / jnp.asarray(temperature, logits.dtype)
-    normalizer = jax.nn.logsumexp(scaled, axis=-1)
-    chosen = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
+    return _log_prob(logits / jnp.asarray(temperature, logits.dtype), tokens)
+
+
+SUMS = "sums"
+"""The name of what the gradient of `token_log_prob` needs beside logits."""
+
+
+@jax.custom_vjp
+def _log_prob(
+    scaled: Float[Array, "*batch vocab"], tokens: Int[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    return _remember(scaled, tokens)[0]
+
+
+def _remember(scaled: Array, tokens: Array):
+    """Reads the logits twice: for their peak, and for both sums of exponentials."""
+    peak = jnp.max(scaled, axis=-1, keepdims=True)
+    below = scaled - peak
+    weight = jnp.exp(below)
     # `where`: a logit of -inf has probability 0 and contributes nothing.
+    moment = jnp.sum(jnp.where(weight > 0, weight * below, 0), axis=-1)
+    total = jnp.sum(weight, axis=-1)
+    chosen = jnp.take_along_axis(below, tokens[..., None], axis=-1)[..., 0]
+    log_total, mean = jnp.log(total), moment / total
+    sums = (checkpoint_name(peak[..., 0] + x, SUMS) for x in (log_total, mean))
+    return (chosen - log_total, log_total - mean), (scaled, tokens, *sums)
+
+
+def _pull(residuals, cotangents: tuple[Array, Array]):
+    """One pass from logits to their gradient, where a chain of rules takes several.
+
+        d log π(y) / dz = 1[y] - p,    d H / dz = -p (z - Σ p z)
+    """
+    scaled, tokens, normalizer, mean = residuals
+    of_chosen, of_entropy = (x[..., None] for x in cotangents)
     probability = jnp.exp(scaled - normalizer[..., None])
-    expected = jnp.sum(jnp.where(probability > 0, probability * scaled, 0), axis=-1)
-    return chosen - normalizer, normalizer - expected
+    above = jnp.where(probability > 0, scaled - mean[..., None], 0)
+    here = jnp.arange(scaled.shape[-1]) == tokens[..., None]
+    gradient = of_chosen * (here - probability) - of_entropy * probability * above
+    return gradient.astype(scaled.dtype), None
+
+
+_log_prob.defvjp(_remember, _pull)
 
 
 def empty_cache(policy: AbstractPolicy[_Cache], columns: int) -> _Cache:

@@ -349,6 +349,25 @@ def spread(x: Shaped[Array, "row vocab"]) -> Shaped[Array, "row vocab"]:
     return put(x, NamedSharding(mesh, rows))
 
 
+def cut_by_compiler() -> bool:
+    """Whether the compiler cuts what is computed here over several devices.
+
+    A kernel of ours it cannot cut. Inside of a shard nothing is left to be cut but
+    layers, over `tensor`.
+    """
+    mesh = _ambient()
+    if mesh is None:
+        return False
+    return any(mesh.shape[x] > 1 for x in NAMES if x not in mesh.manual_axes)
+
+
+def platform() -> str:
+    """Of the devices that a program is made for: the mesh's, or the default ones."""
+    mesh = _ambient()
+    device = None if mesh is None else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def _ambient() -> AbstractMesh | None:
     """The mesh that `jax.set_mesh` has set, if it is one of ours."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -49,8 +49,11 @@ def multiply(
     matrix: Matrix,
     dtype: DTypeLike,
     axes: Axes | None = None,
+    result: DTypeLike | None = None,
 ) -> Float[Array, "*batch outputs"]:
     """`product`, of any matrix; `axes` are those of the array that it stands for."""
+    if result is not None and isinstance(matrix, LowRankMatrix | Int8Matrix):
+        return multiply(x, matrix, dtype, axes).astype(result)
     if isinstance(matrix, LowRankMatrix):
         a, b = (axes and axes_of(part, axes) for part in ("a", "b"))
         learned = product(product(x, matrix.a, dtype, a), matrix.b, dtype, b)
@@ -60,7 +63,7 @@ def multiply(
         # 8 bits are exact in every dtype; the scale is applied to the float32 result.
         y = product(x, matrix.values, dtype, axes)
         return y * jnp.broadcast_to(matrix.scale, y.shape)
-    return product(x, matrix, dtype, axes)
+    return product(x, matrix, dtype, axes, result)
 
 
 def axes_of(part: str, axes: Axes) -> Axes:

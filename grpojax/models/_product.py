@@ -21,18 +21,22 @@ def product(
     weight: Num[Array, "inputs outputs"],
     dtype: DTypeLike,
     axes: Axes | None = None,
+    result: DTypeLike | None = None,
 ) -> Float[Array, "*batch outputs"]:
-    """A matrix product with operands in `dtype`, accumulated and returned in float32.
+    """A matrix product with operands in `dtype`, accumulated in float32.
 
-    bfloat16 operands with a float32 result are what matrix units are made for, in the
+    16-bit operands and a wide accumulator are what matrix units are made for, in the
     gradients too; float32 operands ask for the highest precision, which accelerators
-    would lower.
+    would lower. `result` is what it is returned in, and kept in for a backward pass:
+    what goes into another product in 16 bits may be returned so.
 
     On a mesh a weight with named axes is put together for the product, in `dtype`, and
     its gradient is cut again as it is added up.
     """
     layout = sharding.layout(axes)
-    return _product.bind(x, weight, dtype=jnp.dtype(dtype).name, layout=layout)
+    wide = jnp.promote_types(jnp.float32, dtype)
+    result, dtype = (jnp.dtype(one).name for one in (result or wide, dtype))
+    return _product.bind(x, weight, dtype=dtype, layout=layout, result=result)
 
 
 def save_products(primitive: Primitive, *_: object, **__: object) -> bool:
@@ -65,37 +69,38 @@ def _used(weight: Array, dtype: str, layout: sharding.Layout | None) -> Array:
 
 
 def _compute(
-    x: Array, weight: Array, *, dtype: str, layout: sharding.Layout | None
+    x: Array, weight: Array, *, dtype: str, layout: sharding.Layout | None, result: str
 ) -> Array:
     flat = _contract(_rows(x), _used(weight, dtype, layout), (1, 0), dtype)
-    return flat.reshape(*x.shape[:-1], weight.shape[1])
+    return flat.astype(result).reshape(*x.shape[:-1], weight.shape[1])
 
 
-def _shape(x, weight, *, dtype: str, layout: sharding.Layout | None):
-    del layout
-    shape = (*x.shape[:-1], weight.shape[1])
-    return ShapedArray(shape, jnp.promote_types(jnp.float32, dtype))
+def _shape(x, weight, *, dtype: str, layout: sharding.Layout | None, result: str):
+    del dtype, layout
+    return ShapedArray((*x.shape[:-1], weight.shape[1]), jnp.dtype(result))
 
 
-def _batch(operands, axes, *, dtype: str, layout: sharding.Layout | None):
+def _batch(operands, axes, **options):
     x, weight = operands
     x_axis, weight_axis = axes
     if weight_axis is None:
         x = jnp.moveaxis(x, x_axis, 0)
-        return _product.bind(x, weight, dtype=dtype, layout=layout), 0
+        return _product.bind(x, weight, **options), 0
     # Many weights, as in a sweep over seeds: not one product, but a batch of them.
-    one = lambda x, weight: _compute(x, weight, dtype=dtype, layout=layout)
+    one = lambda x, weight: _compute(x, weight, **options)
     return jax.vmap(one, axes)(x, weight), 0
 
 
-def _gradient_of_x(cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None):
+def _gradient_of_x(
+    cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None, **_
+):
     weight = _used(weight, dtype, layout)
     flat = _contract(_rows(cotangent), weight, (1, 1), dtype)
     return flat.reshape(*cotangent.shape[:-1], -1).astype(x.aval.dtype)
 
 
 def _gradient_of_weight(
-    cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None
+    cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None, **_
 ):
     flat = _contract(_rows(x), _rows(cotangent), (0, 0), dtype)
     if layout is not None:
@@ -104,7 +109,7 @@ def _gradient_of_weight(
 
 
 _product = Primitive("grpojax_product")
-_product.def_impl(jax.jit(_compute, static_argnames=("dtype", "layout")))
+_product.def_impl(jax.jit(_compute, static_argnames=("dtype", "layout", "result")))
 _product.def_abstract_eval(_shape)
 mlir.register_lowering(_product, mlir.lower_fun(_compute, multiple_results=False))
 batching.primitive_batchers[_product] = _batch

@@ -10,13 +10,20 @@ from ._product import save_products
 ATTENTION = "attention"
 """The name of what the products of the attention return, for `jax.checkpoint`."""
 
+MIXED = "mixed"
+"""The name of what attention mixes, and of what its gradient needs beside that."""
+
+_policies = jax.checkpoint_policies
+
 _KEPT: dict[str, Callable] = {
-    "nothing": jax.checkpoint_policies.everything_saveable,
+    "nothing": _policies.everything_saveable,
     # What lies between the products is cheaper to compute again than to keep.
-    "elementwise": save_products,
+    "elementwise": _policies.save_from_both_policies(
+        save_products, _policies.save_only_these_names(MIXED)
+    ),
     # Where the MLP is much wider than the rest, most of what is kept is its.
-    "mlp": jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    "layers": jax.checkpoint_policies.nothing_saveable,
+    "mlp": _policies.save_only_these_names(ATTENTION, MIXED),
+    "layers": _policies.nothing_saveable,
 }
 
 

@@ -14,9 +14,10 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 from .. import sharding
 from ..policy import AbstractPolicy, Past
 from ..types import Axes
+from ._attention import attend
 from ._cache import check_cache_dtype, keep, write
 from ._config import TransformerConfig
-from ._layers import attend, rms_norm, rotate
+from ._layers import rms_norm, rotate
 from ._matrix import axes_of, cast, Int8Matrix, LowRankMatrix, multiply
 from ._product import product
 from ._remat import ATTENTION, check_remat, recompute
@@ -26,12 +27,13 @@ from ._weights import KVCache, Layers, LOGICAL_AXES, PROJECTIONS
 Caches = tuple[KVCache, ...]
 """One for each stack of layers."""
 
-_WRITTEN_OUT = 8
-"""Up to so many layers are written out one by one for decoding.
+_WRITTEN_OUT = {"gpu": 64, "cpu": 8}
+"""Up to so many layers are written out one by one for decoding, on each platform.
 
-A layer's keys and values then lie in arrays of their own, and are read where they lie;
-a scan cuts them out of a stack, at every token. Each layer is compiled, so deeper
-models are scanned; and so are narrow caches, all of which may else be widened at once.
+A layer's weights, keys and values then lie in arrays of their own, and are read where
+they lie; a scan cuts them out of a stack, at every token. Each layer is compiled, so
+deeper models are scanned. So are narrow caches on a CPU, which might else all be
+widened at once.
 """
 
 
@@ -203,9 +205,10 @@ class Transformer(AbstractPolicy[KVCache]):
             is_leaf=lambda x: x is None,
         )
         transformer = sharding.constrain(transformer, sharding.DECODING)
-        layers = transformer.layers
-        count = self.config.num_layers
-        if self.cache_dtype != "float32" or count > _WRITTEN_OUT:
+        layers, count = transformer.layers, self.config.num_layers
+        platform = sharding.platform()
+        widened = platform == "cpu" and self.cache_dtype != "float32"
+        if widened or count > _WRITTEN_OUT.get(platform, 0):
             return Decoder(transformer, (layers,))
         at = lambda number: jax.tree.map(lambda x: x[number, None], layers)
         return Decoder(transformer, tuple(map(at, range(count))))
@@ -248,12 +251,16 @@ class Transformer(AbstractPolicy[KVCache]):
         return Axes(names, tuple(pieces[name] for name in names))
 
     def _product(
-        self, x: Float[Array, "chunk inputs"], layer: Layers, field: str
+        self,
+        x: Float[Array, "chunk inputs"],
+        layer: Layers,
+        field: str,
+        result: str | None = None,
     ) -> Float[Array, "chunk outputs"]:
         """With one layer's matrix."""
         names, pieces = self._axes(field)
         axes = Axes(names[1:], pieces[1:])
-        return multiply(x, vars(layer)[field], self.compute_dtype, axes)
+        return multiply(x, vars(layer)[field], self.compute_dtype, axes, result)
 
     def _project(
         self, layer: Layers, x: Float[Array, "chunk hidden"], positions
@@ -282,9 +289,12 @@ class Transformer(AbstractPolicy[KVCache]):
         self, layer: Layers, x: Float[Array, "chunk hidden"]
     ) -> Float[Array, "chunk hidden"]:
         normed = rms_norm(x, layer.mlp_norm, self.config.norm_eps)
-        gate = jax.nn.silu(self._product(normed, layer, "gate"))
-        up = self._product(normed, layer, "up")
-        return self._product(gate * up, layer, "down")
+        # The widest arrays there are, and the next product rounds them in any case.
+        gate, up = (
+            self._product(normed, layer, name, self.compute_dtype).astype(jnp.float32)
+            for name in ("gate", "up")
+        )
+        return self._product(jax.nn.silu(gate) * up, layer, "down")
 
 
 class Decoder(AbstractPolicy[Caches]):

@@ -2,6 +2,7 @@
 
 import abc
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -23,30 +24,36 @@ class AbstractSampler(eqx.Module):
 
 
 def _inverse_cdf(
-    probability: Float[Array, " vocab"], uniform: Float[Array, ""]
+    sums: Float[Array, " block"],
+    weights_of: Callable[[Int[Array, ""]], Float[Array, " width"]],
+    uniform: Float[Array, ""],
 ) -> Int[Array, ""]:
-    """The first index whose cumulative probability exceeds `uniform · total`.
+    """The first index whose cumulative weight exceeds `uniform · total`.
 
-    Cumulates over √vocab blocks and then inside the chosen one: less work and less
-    rounding than one long sum, and both are products with a small triangle of ones.
-    An index of probability 0 is never chosen.
+    Cumulates over blocks and then inside the chosen one: less work and less rounding
+    than one long sum, and both are products with a small triangle of ones. An index of
+    weight 0 is never chosen.
     """
-    block = math.isqrt(probability.shape[0] - 1) + 1
-    table = jnp.pad(probability, (0, block**2 - probability.shape[0]))
-    table = table.reshape(block, block)
-    triangle = jnp.triu(jnp.ones((block, block), probability.dtype))
 
     def pick(weights, threshold):
+        triangle = jnp.triu(jnp.ones((weights.size,) * 2, weights.dtype))
         cumulative = jnp.matmul(weights, triangle, precision=jax.lax.Precision.HIGHEST)
         # `threshold` may round up to the total: the last index of positive weight then.
         last = jnp.sum(cumulative < cumulative[-1])
         index = jnp.minimum(jnp.sum(cumulative <= threshold), last)
         return index, threshold - (cumulative[index] - weights[index])
 
-    sums = jnp.sum(table, axis=-1)
     row, rest = pick(sums, uniform * jnp.sum(sums))
-    column, _ = pick(table[row], jnp.maximum(rest, 0))
-    return row * block + column
+    weights = weights_of(row)
+    column, _ = pick(weights, jnp.maximum(rest, 0))
+    return row * weights.size + column
+
+
+def _in_blocks(x: Float[Array, " vocab"], fill: float) -> Float[Array, "block width"]:
+    """√vocab blocks of √vocab."""
+    width = math.isqrt(x.shape[0] - 1) + 1
+    padded = jnp.pad(x, (0, width**2 - x.shape[0]), constant_values=fill)
+    return padded.reshape(width, width)
 
 
 class Categorical(AbstractSampler):
@@ -68,9 +75,16 @@ class Categorical(AbstractSampler):
 
     def __call__(self, logits, *, key):
         scaled = logits / jnp.asarray(self.temperature, logits.dtype)
-        token = _inverse_cdf(jax.nn.softmax(scaled), jr.uniform(key))
-        log_prob, _ = token_log_prob(logits, token, self.temperature)
-        return token, log_prob
+        table = _in_blocks(scaled, -jnp.inf)
+        # All that is ever read of every logit: each block's peak and sum.
+        peaks = jnp.max(table, axis=-1)
+        peak = jnp.max(peaks)
+        level = jnp.where(peaks == -jnp.inf, 0, peaks)
+        sums = jnp.sum(jnp.exp(table - level[:, None]), axis=-1)
+        sums = sums * jnp.exp(peaks - peak)
+        weights_of = lambda row: jnp.exp(table[row] - peak)
+        token = _inverse_cdf(sums, weights_of, jr.uniform(key))
+        return token, scaled[token] - peak - jnp.log(jnp.sum(sums))
 
 
 class Greedy(AbstractSampler):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..policy import AbstractPolicy, completion_hidden, token_log_prob
+from .. import sharding
+from ..policy import AbstractPolicy, completion_hidden, SUMS, token_log_prob
 from ..types import Prompt
 from ._surrogate import Number
 
@@ -15,8 +16,11 @@ from ._surrogate import Number
 Scored = tuple[Float[Array, "prompt group time"], Float[Array, "prompt group time"]]
 """Log-probabilities and entropies."""
 
-# Elements of the largest block of logits that exists at a time: 32 MiB in float32.
-_LOGITS_BLOCK = 2**23
+# Elements of the largest block of logits that exists at a time: 32 MiB in float32 on a
+# CPU, whose caches it should not leave; 1 GiB on what takes long to begin a product.
+_LOGITS_BLOCK = {"cpu": 2**23}
+_LOGITS_BLOCK_ELSEWHERE = 2**28
+_ROUND = 128  # Positions: a multiple of what matrix units take at a time.
 
 
 def score(
@@ -41,7 +45,8 @@ def score(
     - `prompt`, `tokens`: as in `Trajectory`.
     - `context`, `position`: as in `completion_hidden`, for each prompt.
     - `temperature`: divides the logits.
-    - `chunk`: positions projected at a time; by default 2²³ / vocab.
+    - `chunk`: positions projected at a time; by default 2²³ / vocab on a CPU and
+        2²⁸ / vocab elsewhere.
 
     **Returns:** log-probabilities and entropies, nats.
     """
@@ -50,9 +55,12 @@ def score(
     )
     count = tokens.size
     if chunk is None:
-        chunk = max(_LOGITS_BLOCK // policy.vocab_size, 1)
-    chunk = min(chunk, count)
-    blocks = -(-count // chunk)
+        block = _LOGITS_BLOCK.get(sharding.platform(), _LOGITS_BLOCK_ELSEWHERE)
+        chunk = max(block // policy.vocab_size, 1)
+    blocks = -(-count // min(chunk, count))
+    # As many blocks, of one size, and the last as full as can be.
+    least = -(-count // blocks)
+    chunk = min(chunk, -(-least // _ROUND) * _ROUND)
 
     def cut(x):
         x = x.reshape(count, *x.shape[3:])
@@ -65,7 +73,8 @@ def score(
 
     if blocks > 1:
         # A single one is small enough to be kept for the backward pass.
-        block = jax.checkpoint(block)
+        kept = jax.checkpoint_policies.save_only_these_names(SUMS)
+        block = jax.checkpoint(block, policy=kept)
     scores = jax.lax.map(block, (cut(hidden), cut(tokens)))
     whole = lambda x: x.reshape(-1)[:count].reshape(tokens.shape)
     return jax.tree.map(whole, scores)

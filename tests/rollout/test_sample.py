@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import rollout
-from grpojax.rollout._sample import _inverse_cdf
+from grpojax.rollout._sample import _in_blocks, _inverse_cdf
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -36,7 +36,9 @@ def test_frequencies_are_the_recorded_probabilities_tail_included(temperature):
 )
 def test_the_first_index_whose_sum_exceeds_the_threshold(weights, uniform):
     """These weights add up without rounding, so that the answer is one integer."""
-    index = int(_inverse_cdf(jnp.array(weights), jnp.array(uniform, jnp.float32)))
+    table = _in_blocks(jnp.array(weights), 0.0)
+    drawn = jnp.array(uniform, jnp.float32)
+    index = int(_inverse_cdf(jnp.sum(table, axis=1), lambda row: table[row], drawn))
     threshold = np.float32(uniform) * np.float32(sum(weights))
     wanted = int(np.argmax(np.cumsum(weights) > threshold))
     if threshold >= sum(weights):  # Rounded up to the total.
