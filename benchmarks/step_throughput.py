@@ -58,10 +58,24 @@ def parse() -> argparse.Namespace:
     add("--microbatches", type=int, default=None)
     add("--mesh", type=sizes_of, default=(1, 1, 1), help="sizes of data,fsdp,tensor")
     add("--steps", type=int, default=5)
-    add("--phases", action="store_true", help="also time the four phases apart")
+    add(
+        "--phases",
+        nargs="?",
+        const="too",
+        choices=["too", "only"],
+        help="time the four phases apart, too; `only` leaves out the step as a whole",
+    )
+    add(
+        "--compile-only",
+        action="store_true",
+        help="stop before anything is timed: for JAX_COMPILATION_CACHE_DIR",
+    )
     add("--json", action="store_true", help="print a line of JSON last")
     add("--trace", type=Path, default=None, help="write a profile of one step here")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.phases == "only" and options.trace is not None:
+        parser.error("--trace is of the step as a whole, which --phases only leaves out")
+    return options
 
 
 def mesh_of(sizes: tuple[int, ...]) -> jax.sharding.Mesh | None:
@@ -126,6 +140,9 @@ def time_phases(options, state, fixed, microbatches) -> dict[str, list[float]]:
         "advantage": lambda: compare(rewards),
         "update": lambda: improve(state, trajectory, advantages),
     }
+    if options.compile_only:
+        jax.block_until_ready(calls["update"]())
+        return {}
     return {name: repeat(call, options.steps) for name, call in calls.items()}
 
 
@@ -170,18 +187,24 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     apart = {}
     if options.phases:
         apart = time_phases(options, state, dict(fixed), options.microbatches)
-    lowered = loop.lower(state, **fixed, microbatches=options.microbatches)
-    compiled = lowered.compile()
+    seconds, compile_seconds = [], None
+    if options.phases != "only":
+        lowered = loop.lower(state, **fixed, microbatches=options.microbatches)
+        compiled = lowered.compile()
+        compile_seconds = compiled.seconds
 
-    def step():
-        nonlocal state
-        state, metrics, _ = compiled.call(state)
-        return metrics
+        def step():
+            nonlocal state
+            state, metrics, _ = compiled.call(state)
+            return metrics
 
-    seconds = repeat(step, options.steps)
-    if options.trace is not None:
-        with jax.profiler.trace(str(options.trace)):
-            jax.block_until_ready(step())
+        if not options.compile_only:
+            seconds = repeat(step, options.steps)
+        if options.trace is not None:
+            with jax.profiler.trace(str(options.trace)):
+                jax.block_until_ready(step())
+    if options.compile_only:
+        return
     tokens = int(lengths.sum())
     work = count(
         policy.config,
@@ -199,7 +222,8 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
         "update": work.update_flops / flops,
     }
     median = {name: statistics.median(x) for name, x in apart.items()}
-    middle = statistics.median(seconds)
+    # Phases that were timed alone stand for the step.
+    middle = statistics.median(seconds) if seconds else sum(median.values())
     share = {name: floors[name] / median[name] for name in floors if name in median}
     rate = lambda name: tokens / median[name] if name in median else None
     result = dict(
@@ -213,7 +237,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
         slots=slots,
         dtype=options.dtype,
         mesh=options.mesh,
-        compile_s=compiled.seconds,
+        compile_s=compile_seconds,
         step_s=middle,
         rollout_s=median.get("rollout"),
         update_s=median.get("update"),
@@ -233,7 +257,8 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     ceiling = f"{flops / 1e9:,.0f} GFLOP/s in products, {bandwidth / 1e9:,.1f} GB/s"
     print(f"  ceilings measured in this run: {ceiling} in copies")
     print("\n| | median s | min | max | floor s | share |\n|---|---|---|---|---|---|")
-    for name, times in {"step": seconds, **apart}.items():
+    timed = {"step": seconds, **apart} if seconds else apart
+    for name, times in timed.items():
         floor = sum(floors.values()) if name == "step" else floors.get(name)
         part = (
             "| |"
@@ -244,7 +269,8 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
             f"| {name} | {statistics.median(times):.3f} | {min(times):.3f} | "
             f"{max(times):.3f} {part}"
         )
-    print(f"\ncompiled in {compiled.seconds:.1f} s; MFU {result['mfu']:.1%}; ", end="")
+    compiling = f"compiled in {compile_seconds:.1f} s; " if compile_seconds else ""
+    print(f"\n{compiling}MFU {result['mfu']:.1%}; ", end="")
     print(f"{tokens / middle:,.0f} tokens/s; {work.flops / 1e9:,.0f} GFLOP a step;")
     print(f"decoding moves {work.decode_bytes / 1e9:,.2f} GB; ", end="")
     print(f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB")

@@ -52,6 +52,10 @@ class Contestant:
         return cls(name, kind, json.loads(settings or "{}"))
 
 
+class Ended(Exception):
+    """A worker's process is no more."""
+
+
 class Worker:
     """A contestant's process; what it prints besides its answers goes to `log`."""
 
@@ -86,7 +90,7 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             said = self.log.read_text().strip().splitlines()[-5:]
-            raise SystemExit("\n".join([f"A worker ended; {self.log} says:", *said]))
+            raise Ended("\n".join([f"A worker ended; {self.log} says:", *said]))
         return json.loads(line)
 
 
@@ -117,10 +121,16 @@ def race(
         for contestant in contestants:
             name = contestant.name
             print(f"starting {name}", file=sys.stderr)
-            log = logs / f"{name}.log"
-            workers[name] = Worker(contestant, pythons[contestant.kind], workload, log)
+            log, python = logs / f"{name}.log", pythons[contestant.kind]
+            try:
+                workers[name] = Worker(contestant, python, workload, log)
+                first = step(name)
+            except Ended as error:
+                # The others' numbers are worth having.
+                print(f"{name} is left out. {error}", file=sys.stderr)
+                continue
             facts = workers[name].facts | {"settings": contestant.settings}
-            results[name] = {"facts": facts, "first": step(name), "rounds": []}
+            results[name] = {"facts": facts, "first": first, "rounds": []}
         for number in range(-warmup, rounds):
             for name, result in results.items():
                 answer = step(name)
@@ -241,6 +251,8 @@ def main():
     )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
+    if reference not in results:
+        raise SystemExit(f"{reference}, which all ratios are to, took no step.")
     print(tables(results, reference))
 
 

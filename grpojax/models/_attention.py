@@ -54,6 +54,8 @@ def attend(
         mixed = _plain(rows, sources, dtype)
     else:
         rows = rows.astype(dtype)
+        # The shortest first: it is there while the kernel waits for the others.
+        sources = sorted(sources, key=lambda source: source[1].shape[-1])
         columns = tuple(Columns(kv.keys, kv.values, seen) for kv, seen in sources)
         mixed = _by_platform(_fused.tiles_for(rows, repeats, dtype), rows, columns)
         mixed = mixed.astype(jnp.float32)

@@ -70,13 +70,12 @@ def fits(head_dim: int, dtype: DTypeLike) -> bool:
 def tiles_for(query: Rows, repeats: int, dtype: DTypeLike, **options: bool) -> Tiles:
     """Tiles for queries of which a token has `repeats`."""
     _, rows, head_dim = query.shape
+    height = min(64, max(_LEAST, pl.next_power_of_2(rows)))
     if rows == repeats:
         # One token: a program waits for memory, and little else.
-        height = max(_LEAST, pl.next_power_of_2(rows))
-        sizes = height, 128, 4, 3
+        sizes = height, max(2 * _WORD, 8192 // head_dim), 4, 2
     else:
-        height = min(128, max(_LEAST, pl.next_power_of_2(rows)))
-        sizes = height, 2 * _WORD, 4 if head_dim <= 64 else 8, 3
+        sizes = height, 2 * _WORD, 4, 3 if head_dim <= 64 else 2
     return Tiles(repeats, *sizes, jnp.dtype(dtype).name, **options)
 
 
@@ -93,6 +92,19 @@ def forward(
         query_ref, *source_refs, out_ref, normalizer_ref = refs
         rows = _Rows(tiles, shape[1])
         query = rows.load(query_ref)
+
+        def one_column(source, carry):
+            mixed, total, peak = carry
+            wide = query.astype(jnp.float32)
+            scores = jnp.sum(wide * source.only(source.keys_ref), axis=1)
+            seen = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
+            scores = jnp.where(jnp.broadcast_to(seen, scores.shape) != 0, scores, -jnp.inf)
+            higher = jnp.maximum(peak, scores)
+            level = jnp.where(higher == -jnp.inf, 0.0, higher)
+            rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
+            values = source.only(source.values_ref)
+            mixed = mixed * rescale[:, None] + weight[:, None] * values
+            return mixed, total * rescale + weight, higher
 
         def block(source, start, carry):
             mixed, total, peak = carry
@@ -117,7 +129,9 @@ def forward(
             jnp.full((tiles.rows,), -jnp.inf, jnp.float32),
         )
         for source in _sources(tiles, source_refs, sources):
-            carry = source.scan(block, carry)
+            # A token's own column needs no matrix unit, and nothing to wait for.
+            alone = source.count == 1
+            carry = one_column(source, carry) if alone else source.scan(block, carry)
         mixed, total, peak = carry
         total = jnp.where(total > 0, total, 1.0)  # Rows past the last one.
         rows.store(out_ref, (mixed / total[:, None]).astype(tiles.dtype))
@@ -320,12 +334,20 @@ class _Source:
         inside = jnp.broadcast_to(self._inside(start)[:, None], shape)
         return self._floats(self.values_ref.at[pl.ds(start, self.width), :], inside)
 
+    def only(self, ref) -> Array:
+        """The only column's keys or values, `[1 head_dim]`, as float32."""
+        found = triton.load(ref.at[:, :]).reshape(1, -1)
+        return self._as_floats(found).astype(jnp.float32)
+
     def _inside(self, start) -> Array:
         return start + jnp.arange(self.width) < self.count
 
     def _floats(self, at, inside) -> Array:
         mask = None if self.count % self.width == 0 else inside
         found = triton.load(at, mask=mask, other=None if mask is None else 0)
+        return self._as_floats(found)
+
+    def _as_floats(self, found: Array) -> Array:
         if found.dtype == jnp.uint16:
             return jax.lax.bitcast_convert_type(found, jnp.dtype(self.dtype))
         return found

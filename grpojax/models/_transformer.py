@@ -294,7 +294,8 @@ class Transformer(AbstractPolicy[KVCache]):
             self._product(normed, layer, name, self.compute_dtype).astype(jnp.float32)
             for name in ("gate", "up")
         )
-        return self._product(jax.nn.silu(gate) * up, layer, "down")
+        hidden = (jax.nn.silu(gate) * up).astype(self.compute_dtype)
+        return self._product(hidden, layer, "down")
 
 
 class Decoder(AbstractPolicy[Caches]):

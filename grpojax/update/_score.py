@@ -16,10 +16,10 @@ from ._surrogate import Number
 Scored = tuple[Float[Array, "prompt group time"], Float[Array, "prompt group time"]]
 """Log-probabilities and entropies."""
 
-# Elements of the largest block of logits that exists at a time: 32 MiB in float32 on a
-# CPU, whose caches it should not leave; 1 GiB on what takes long to begin a product.
-_LOGITS_BLOCK = {"cpu": 2**23}
-_LOGITS_BLOCK_ELSEWHERE = 2**28
+# Elements of the largest block of logits that exists at a time, on each platform: 32 MiB
+# in float32 on a CPU, whose caches it should not leave; 2 GiB on a GPU, which reads all
+# of the head, and writes its gradient, for each of them.
+_LOGITS_BLOCK = {"cpu": 2**23, "gpu": 2**29, "tpu": 2**28}
 _ROUND = 128  # Positions: a multiple of what matrix units take at a time.
 
 
@@ -45,8 +45,8 @@ def score(
     - `prompt`, `tokens`: as in `Trajectory`.
     - `context`, `position`: as in `completion_hidden`, for each prompt.
     - `temperature`: divides the logits.
-    - `chunk`: positions projected at a time; by default 2²³ / vocab on a CPU and
-        2²⁸ / vocab elsewhere.
+    - `chunk`: positions projected at a time; by default 2²³ / vocab on a CPU, 2²⁸ on a
+        TPU and 2²⁹ on a GPU.
 
     **Returns:** log-probabilities and entropies, nats.
     """
@@ -55,7 +55,7 @@ def score(
     )
     count = tokens.size
     if chunk is None:
-        block = _LOGITS_BLOCK.get(sharding.platform(), _LOGITS_BLOCK_ELSEWHERE)
+        block = _LOGITS_BLOCK.get(sharding.platform(), 2**23)
         chunk = max(block // policy.vocab_size, 1)
     blocks = -(-count // min(chunk, count))
     # As many blocks, of one size, and the last as full as can be.
