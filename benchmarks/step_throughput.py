@@ -74,7 +74,9 @@ def parse() -> argparse.Namespace:
     add("--trace", type=Path, default=None, help="write a profile of one step here")
     options = parser.parse_args()
     if options.phases == "only" and options.trace is not None:
-        parser.error("--trace is of the step as a whole, which --phases only leaves out")
+        parser.error(
+            "--trace is of the step as a whole, which --phases only leaves out"
+        )
     return options
 
 

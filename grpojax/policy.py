@@ -209,7 +209,7 @@ def _remember(scaled: Array, tokens: Array):
 def _pull(residuals, cotangents: tuple[Array, Array]):
     """One pass from logits to their gradient, where a chain of rules takes several.
 
-        d log π(y) / dz = 1[y] - p,    d H / dz = -p (z - Σ p z)
+    d log π(y) / dz = 1[y] - p,    d H / dz = -p (z - Σ p z)
     """
     scaled, tokens, normalizer, mean = residuals
     of_chosen, of_entropy = (x[..., None] for x in cotangents)

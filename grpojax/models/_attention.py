@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Shaped
 from .. import sharding
 from . import _fused
 from ._cache import as_floats
-from ._fused import Columns, Rows, Tiles
 from ._remat import MIXED
+from ._tiles import Columns, fits, Rows, Tiles, tiles_for
 from ._weights import KVCache
 
 
@@ -50,15 +50,15 @@ def attend(
     # of axes leave the fast products of XLA's CPU backend.
     rows = jnp.moveaxis(query, 1, 0).reshape(kv_heads, chunk * repeats, head_dim)
     scaled = any(kv.key_scale is not None for kv, _ in sources)
-    if scaled or not _fused.fits(head_dim, dtype) or sharding.cut_by_compiler():
+    if scaled or not fits(head_dim, dtype) or sharding.cut_by_compiler():
         mixed = _plain(rows, sources, dtype)
     else:
         rows = rows.astype(dtype)
         # The shortest first: it is there while the kernel waits for the others.
         sources = sorted(sources, key=lambda source: source[1].shape[-1])
         columns = tuple(Columns(kv.keys, kv.values, seen) for kv, seen in sources)
-        mixed = _by_platform(_fused.tiles_for(rows, repeats, dtype), rows, columns)
-        mixed = mixed.astype(jnp.float32)
+        tiles = tiles_for(rows, repeats, dtype)
+        mixed = jnp.asarray(_by_platform(tiles, rows, columns), jnp.float32)
     mixed = mixed.reshape(kv_heads, chunk, repeats * head_dim)
     return jnp.moveaxis(mixed, 0, 1).reshape(chunk, heads * head_dim)
 
@@ -103,7 +103,7 @@ def _remember(tiles: Tiles, query: Rows, sources: tuple[Columns, ...]):
         mixed = _plain_columns(tiles, query, sources).astype(tiles.dtype)
         return mixed, jnp.zeros(query.shape[:2], jnp.float32)
 
-    fused = ft.partial(_fused.forward, tiles)
+    fused = lambda query, sources: _fused.forward(tiles, query, sources)
     found = jax.lax.platform_dependent(query, sources, cuda=fused, default=plain)
     mixed, normalizer = (checkpoint_name(x, MIXED) for x in found)
     return mixed, (query, sources, mixed, normalizer)
@@ -116,9 +116,7 @@ def _pull(tiles: Tiles, residuals, gradient: Rows):
         del mixed, normalizer  # Computed again, as XLA may see.
 
         def again(query, pairs):
-            found = zip(pairs, sources, strict=True)
-            columns = tuple(Columns(*pair, source.visible) for pair, source in found)
-            return _plain_columns(tiles, query, columns)
+            return _plain_columns(tiles, query, _replaced(sources, pairs))
 
         pairs = tuple((source.keys, source.values) for source in sources)
         return jax.vjp(again, query, pairs)[1](gradient.astype(jnp.float32))
@@ -129,10 +127,18 @@ def _pull(tiles: Tiles, residuals, gradient: Rows):
         mixed,
         normalizer,
         gradient,
-        cuda=ft.partial(_fused.backward, tiles),
+        cuda=lambda *kept: _fused.backward(tiles, *kept),
         default=plain,
     )
-    return of_query, tuple(Columns(*pair, None) for pair in of_pairs)
+    return of_query, _replaced(sources, of_pairs, visible=None)
+
+
+def _replaced(
+    sources: tuple[Columns, ...], pairs: tuple[tuple[Array, Array], ...], **fields
+) -> tuple[Columns, ...]:
+    """Sources with other keys and values."""
+    found = zip(sources, pairs, strict=True)
+    return tuple(x._replace(keys=k, values=v, **fields) for x, (k, v) in found)
 
 
 _by_platform.defvjp(_remember, _pull)

@@ -16,9 +16,9 @@ from ._surrogate import Number
 Scored = tuple[Float[Array, "prompt group time"], Float[Array, "prompt group time"]]
 """Log-probabilities and entropies."""
 
-# Elements of the largest block of logits that exists at a time, on each platform: 32 MiB
-# in float32 on a CPU, whose caches it should not leave; 2 GiB on a GPU, which reads all
-# of the head, and writes its gradient, for each of them.
+# Elements of the largest block of logits that exists at a time, on each platform: in
+# float32 32 MiB on a CPU, whose caches it should not leave; 2 GiB on a GPU, which reads
+# all of the head, and writes its gradient, for each of them.
 _LOGITS_BLOCK = {"cpu": 2**23, "gpu": 2**29, "tpu": 2**28}
 _ROUND = 128  # Positions: a multiple of what matrix units take at a time.
 
@@ -55,8 +55,8 @@ def score(
     )
     count = tokens.size
     if chunk is None:
-        block = _LOGITS_BLOCK.get(sharding.platform(), 2**23)
-        chunk = max(block // policy.vocab_size, 1)
+        elements = _LOGITS_BLOCK.get(sharding.platform(), 2**23)
+        chunk = max(elements // policy.vocab_size, 1)
     blocks = -(-count // min(chunk, count))
     # As many blocks, of one size, and the last as full as can be.
     least = -(-count // blocks)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import models, policy as policies, rollout
-from grpojax.models._cache import keep
 from grpojax.models._attention import attend
+from grpojax.models._cache import keep
 from grpojax.models._weights import KVCache
 from tests.helpers import CONFIGS, count_env, transformer
 
