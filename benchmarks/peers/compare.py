@@ -129,6 +129,8 @@ def race(
                 # The others' numbers are worth having.
                 print(f"{name} is left out. {error}", file=sys.stderr)
                 continue
+            seconds = first["start_to_first_step_s"]
+            print(f"{name}: first step after {seconds:.1f} s", file=sys.stderr)
             facts = workers[name].facts | {"settings": contestant.settings}
             results[name] = {"facts": facts, "first": first, "rounds": []}
         for number in range(-warmup, rounds):
@@ -136,7 +138,12 @@ def race(
                 answer = step(name)
                 if number >= 0:
                     result["rounds"].append(answer)
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            took = [
+                f"{name} {r['rounds'][-1]['step_s']:.2f} s"
+                for name, r in results.items()
+                if r["rounds"]
+            ]
+            print(f"round {number + 1} of {rounds}", *took, file=sys.stderr)
     finally:
         for worker in workers.values():
             worker.stop()

@@ -27,13 +27,13 @@ from ._weights import KVCache, Layers, LOGICAL_AXES, PROJECTIONS
 Caches = tuple[KVCache, ...]
 """One for each stack of layers."""
 
-_WRITTEN_OUT = {"gpu": 64, "cpu": 8}
-"""Up to so many layers are written out one by one for decoding, on each platform.
+_WRITTEN_OUT, _WRITTEN_OUT_ON_GPU = 8, 64
+"""Up to so many layers are written out one by one for decoding.
 
 A layer's weights, keys and values then lie in arrays of their own, and are read where
 they lie; a scan cuts them out of a stack, at every token. Each layer is compiled, so
-deeper models are scanned. So are narrow caches on a CPU, which might else all be
-widened at once.
+deeper models are scanned. So are narrow caches elsewhere than on a GPU: a CPU might
+widen all of them at once.
 """
 
 
@@ -206,9 +206,9 @@ class Transformer(AbstractPolicy[KVCache]):
         )
         transformer = sharding.constrain(transformer, sharding.DECODING)
         layers, count = transformer.layers, self.config.num_layers
-        platform = sharding.platform()
-        widened = platform == "cpu" and self.cache_dtype != "float32"
-        if widened or count > _WRITTEN_OUT.get(platform, 0):
+        on_gpu = sharding.platform() == "gpu"
+        most = _WRITTEN_OUT_ON_GPU if on_gpu else _WRITTEN_OUT
+        if count > most or (self.cache_dtype != "float32" and not on_gpu):
             return Decoder(transformer, (layers,))
         at = lambda number: jax.tree.map(lambda x: x[number, None], layers)
         return Decoder(transformer, tuple(map(at, range(count))))
