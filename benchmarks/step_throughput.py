@@ -54,7 +54,12 @@ def parse() -> argparse.Namespace:
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--weights", default="float32", choices=["float32", "bfloat16"])
     add("--remat", default="elementwise", help="see `models.Transformer`")
-    add("--cache", default=None, choices=["bfloat16", "int8"], help="of the sampler")
+    add(
+        "--cache",
+        default=None,
+        choices=["float32", "bfloat16", "int8"],
+        help="of the sampler",
+    )
     add("--microbatches", type=int, default=None)
     add("--mesh", type=sizes_of, default=(1, 1, 1), help="sizes of data,fsdp,tensor")
     add("--steps", type=int, default=5)

@@ -167,7 +167,9 @@ def _contract(
 
     def wide(x, cached):
         x = x.astype(dtype).astype(jnp.float32)
-        return jnp.einsum(formula, x, as_floats(cached, dtype).astype(jnp.float32))
+        if cached.dtype != jnp.float32:
+            cached = as_floats(cached, dtype).astype(jnp.float32)
+        return jnp.einsum(formula, x, cached)
 
     # Small batched products of 16-bit floats are slower on a CPU than wider ones.
     return jax.lax.platform_dependent(x, cached, cpu=wide, default=narrow)

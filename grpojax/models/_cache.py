@@ -10,13 +10,13 @@ from ._weights import KVCache
 
 def check_cache_dtype(cache_dtype: str, compute_dtype: str) -> None:
     """Refuses what keys and values cannot be kept in."""
-    known = (compute_dtype, "bfloat16", "int8")
+    known = (compute_dtype, "float32", "bfloat16", "int8")
     # Bits do not say whose they are: all 16-bit floats of a policy are of one kind.
     if cache_dtype not in known or {cache_dtype, compute_dtype} >= _SIXTEEN:
         raise ValueError(
-            "Keys and values are kept in the dtype of the matrix products, in int8, "
-            "or, where the products are float32, in bfloat16. Received cache_dtype="
-            f"{cache_dtype!r} with compute_dtype={compute_dtype!r}."
+            "Keys and values are kept in the dtype of the matrix products, in float32, "
+            "in int8, or, where the products are float32, in bfloat16. Received "
+            f"cache_dtype={cache_dtype!r} with compute_dtype={compute_dtype!r}."
         )
 
 

@@ -104,9 +104,10 @@ def backward(
 ) -> tuple[Rows, tuple[tuple[Array, Array], ...]]:
     """Gradients of the queries, and of each source's keys and values."""
     # What a row's weights share: the sum of p dp is that of out dout.
+    gradient = gradient.astype(tiles.dtype)
     wide = lambda x: x.astype(jnp.float32)
     shared = jnp.sum(wide(mixed) * wide(gradient), axis=-1)
-    rows = query, gradient.astype(tiles.dtype), normalizer, shared
+    rows = query, gradient, normalizer, shared
     of_sources = tuple(_to_source(tiles, rows, source) for source in sources)
     return _to_query(tiles, rows, sources), of_sources
 

@@ -155,7 +155,7 @@ class SourceTiles:
     def _as_floats(self, found: Array) -> Array:
         if found.dtype == jnp.uint16:
             return jax.lax.bitcast_convert_type(found, jnp.dtype(self.dtype))
-        return found
+        return found.astype(self.dtype)
 
     def scan(self, block, carry):
         """Through the blocks of columns that these rows see any of."""

@@ -76,7 +76,8 @@ class Transformer(AbstractPolicy[KVCache]):
         - `compute_dtype`: of the matrix products; the weights' own by default.
         - `cache_dtype`: that keys and values are kept in while decoding: that of the
             matrix products by default, or bfloat16, or int8 with a scale for each token
-            and head. The training side computes with exact ones.
+            and head. The training side computes with exact ones. With products in 16
+            bits, float32 keeps the same numbers, which a CPU need not widen.
         - `remat`: what of a layer the backward pass computes again instead of keeping
             it: `"nothing"`; `"elementwise"`, what lies between matrix products;
             `"mlp"`, that and the products of the MLP; or `"layers"`, everything.

@@ -49,7 +49,7 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
     compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
     # Of keys and values while sampling; null: compute_dtype.
-    cache_dtype: Literal["bfloat16", "int8"] | None = None
+    cache_dtype: Literal["float32", "bfloat16", "int8"] | None = None
     # What the backward pass computes again: the later, the less memory and the more
     # time. Recipes of old say false for elementwise, and true for layers.
     remat: Literal["nothing", "elementwise", "mlp", "layers"] | bool = "elementwise"

@@ -82,9 +82,9 @@ def test_it_is_attention_and_its_gradient(shape, shared, seed):
     whole = lambda query, pairs: in_float32(query, pairs, masks)
     wanted, pull = jax.vjp(whole, query, pairs)
     assert error(mixed, wanted) < FORWARD
-    cotangent = jr.normal(jr.key(seed), query.shape)
+    cotangent = jr.normal(jr.key(seed), query.shape, BFLOAT16)
     got = backward(tiles, query, sources, mixed, normalizer, cotangent)
-    wanted = pull(cotangent)
+    wanted = pull(cotangent.astype(jnp.float32))
     scale = max(float(jnp.linalg.norm(x)) for x in jax.tree.leaves(wanted))
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         # Where one column is all that is seen, some gradients are 0 but for rounding.
