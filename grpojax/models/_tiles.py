@@ -63,7 +63,7 @@ def tiles_for(query: Rows, repeats: int, dtype: DTypeLike, **options: bool) -> T
     height = min(64, max(_LEAST, pl.next_power_of_2(rows)))
     if rows == repeats:
         # One token: a program waits for memory, and little else.
-        sizes = height, max(2 * _WORD, 8192 // head_dim), 4, 2
+        sizes = height, min(128, max(2 * _WORD, 8192 // head_dim)), 4, 2
     else:
         sizes = height, 2 * _WORD, 4, 3 if head_dim <= 64 else 2
     return Tiles(repeats, *sizes, jnp.dtype(dtype).name, **options)
