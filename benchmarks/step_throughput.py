@@ -78,9 +78,11 @@ def parse() -> argparse.Namespace:
     add("--json", action="store_true", help="print a line of JSON last")
     add("--trace", type=Path, default=None, help="write a profile of one step here")
     options = parser.parse_args()
-    if options.phases == "only" and options.trace is not None:
+    apart = options.phases == "only" or options.compile_only
+    if apart and options.trace is not None:
         parser.error(
-            "--trace is of the step as a whole, which --phases only leaves out"
+            "--trace is of the step as a whole, which --phases only leaves out and "
+            "--compile-only does not take"
         )
     return options
 
