@@ -28,7 +28,7 @@ step() {
 compare() {
     pairs=$1
     shift
-    timeout 220 "$python" benchmarks/peers/compare.py --workload "$out/workload" \
+    timeout 270 "$python" benchmarks/peers/compare.py --workload "$out/workload" \
         --pairs "$pairs" --warmup 0 \
         --contestant 'ours=grpojax:{"dtype": "bfloat16"}' "$@"
 }

@@ -213,6 +213,18 @@ def by_shard(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
     return _shard_map(function, mesh, _batch(mesh), whole, *cut)
 
 
+def by_replica(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
+    """Calls `function(whole, *cut)` in every part of `data`, on its own prompts.
+
+    As `by_shard`, but what is cut over `fsdp` stays so: the parts of one replica still
+    speak to one another, and replicas do not.
+    """
+    mesh = _ambient()
+    if mesh is None or mesh.shape["data"] == 1:
+        return function(whole, *cut)
+    return _shard_map(function, mesh, ("data",), whole, *cut)
+
+
 def on_hosts(function: Callable[..., _T], *cut: PyTree[Array]) -> _T:
     """Calls a function with a host callback once in every shard, on its own prompts.
 
@@ -247,7 +259,7 @@ def _shard_map(
         whole, cut = eqx.combine(arrays, static)
         return function(whole, *cut)
 
-    batch = PartitionSpec(_batch(mesh))
+    batch = PartitionSpec(tuple(name for name in _batch(mesh) if name in axes))
     return jax.shard_map(
         run,
         mesh=mesh,

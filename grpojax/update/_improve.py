@@ -76,6 +76,8 @@ def improve(
     microbatches = group if microbatches is None else microbatches
     check_parts("microbatches", microbatches, prompts, group)
     by_prompt, at_a_time = streams_of(microbatches, group)
+    share = "prompts / minibatches / microbatches"
+    sharding.check_prompts(share, prompts // by_prompt)
     parts = minibatches * microbatches
     mask = trajectory.sampled
     mask = mask if keep is None else mask & keep[:, :, None]
@@ -98,7 +100,8 @@ def improve(
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
 
-    def gradient(params, part):
+    def gradient(whole, part):
+        policy, objective, temperature = whole
         prompt, (tokens, frozen) = part
 
         def loss(scored, here):
@@ -109,14 +112,22 @@ def improve(
             return loss, Tally.of(loss, measured, scores, here)
 
         streams = in_streams(prompt, tokens, frozen.mask, at_a_time * tokens.shape[0])
-        policy = eqx.combine(params, static)
+        options = dict(temperature=temperature, chunk=chunk)
         return gradient_in_parts(policy, streams, loss, **options)
+
+    def accumulate(whole, prompt, rows):
+        found = _accumulate(gradient, whole, split(by_prompt, prompt, rows))
+        return jax.tree.map(lambda x: x[None], found)
 
     def step(carry, part):
         params, opt_state = carry
         prompt, (tokens, frozen) = part
         rows = tokens, objective.prepare(frozen)
-        gradients, tally = _accumulate(gradient, params, split(by_prompt, prompt, rows))
+        # Replicas add up their own parts, and tell one another only the sum.
+        whole = eqx.combine(params, static), objective, temperature
+        gradients, tally = sharding.by_replica(accumulate, whole, prompt, rows)
+        gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
+        gradients, tally = sharding.constrain(gradients), tally.over_replicas()
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm)
         # Added up in float32 at least; the optimizer's state is in the weights' dtype.
@@ -193,18 +204,18 @@ def _check_state(
 
 def _accumulate(
     gradient: Callable[[PyTree, PyTree], tuple[PyTree, Tally]],
-    params: PyTree,
+    whole: PyTree,
     parts: PyTree,
 ) -> tuple[PyTree, Tally]:
     """Adds up the gradients and tallies of parts, with one buffer for each."""
     first = jax.tree.map(lambda x: x[0], parts)
-    gradients, tally = jax.eval_shape(gradient, params, first)
+    gradients, tally = eqx.filter_eval_shape(gradient, whole, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
     zeros = sharding.constrain(zeros)
 
     def add(carry, part):
         gradients, tally = carry
-        fresh, more = gradient(params, part)
+        fresh, more = gradient(whole, part)
         return (jax.tree.map(jnp.add, gradients, fresh), tally + more), None
 
     return jax.lax.scan(add, (zeros, tally.empty()), parts)[0]

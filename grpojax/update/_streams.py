@@ -93,7 +93,6 @@ def in_streams(
 ) -> Streams:
     """Packs rows up to the last token that counts; `at_a_time` divides the rows."""
     time = tokens.shape[-1]
-    sharding.check_prompts("prompts / minibatches / microbatches", tokens.shape[0])
     lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
     prompt, tokens, lengths = sharding.deal((prompt, tokens, lengths))
     packing = sharding.each_shard(lambda lengths: pack(lengths, time))(lengths)
@@ -115,10 +114,11 @@ def score_in_parts(
     **options: Number | int | None,
 ) -> Scored:
     """Scores under a mask, without a gradient; 0 elsewhere."""
-    prompts, group, time = tokens.shape
-    by_prompt, at_a_time = streams_of(parts, group)
+    by_prompt, at_a_time = streams_of(parts, tokens.shape[1])
+    sharding.check_prompts("prompts / parts", tokens.shape[0] // by_prompt)
 
-    def some(part) -> Scored:
+    def some(whole, part) -> Scored:
+        policy, options = whole
         prompt, (tokens, mask) = part
         streams = in_streams(prompt, tokens, mask, at_a_time * tokens.shape[0])
         context = prefill_all(policy, streams)
@@ -132,9 +132,13 @@ def score_in_parts(
         zeros = jnp.zeros(tokens.shape, jnp.float32)
         return jax.lax.fori_loop(0, streams.parts, add, (zeros, zeros))
 
-    scores = jax.lax.map(some, split(by_prompt, prompt, (tokens, mask)))
-    whole = lambda x: jax.lax.stop_gradient(join(x))
-    return jax.tree.map(whole, scores)
+    def every(whole, prompt, rows) -> Scored:
+        scores = jax.lax.map(ft.partial(some, whole), split(by_prompt, prompt, rows))
+        return jax.tree.map(join, scores)
+
+    whole = policy, options
+    scores = sharding.by_replica(every, whole, prompt, (tokens, mask))
+    return jax.lax.stop_gradient(scores)
 
 
 Loss = Callable[[Scored, Bool[Array, "prompt group"]], tuple[Float[Array, ""], PyTree]]

@@ -68,6 +68,15 @@ class Tally(eqx.Module):
             jax.tree.map(jnp.minimum, self.smallest, other.smallest),
         )
 
+    def over_replicas(self) -> "Tally":
+        """Those of parts that stand on a leading axis, put together."""
+        over = lambda function: lambda x: function(x, axis=0)
+        return Tally(
+            jax.tree.map(over(jnp.sum), self.total),
+            jax.tree.map(over(jnp.max), self.largest),
+            jax.tree.map(over(jnp.min), self.smallest),
+        )
+
     def metrics(self) -> Metrics:
         """Under TRL's names where the meaning is the same."""
         total, largest, smallest = self.total, self.largest, self.smallest
