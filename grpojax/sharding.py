@@ -214,15 +214,14 @@ def by_shard(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
 
 
 def by_replica(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
-    """Calls `function(whole, *cut)` in every part of `data`, on its own prompts.
+    """As `by_shard`, where every shard holds all of the policy: on a mesh of `data`.
 
-    As `by_shard`, but what is cut over `fsdp` stays so: the parts of one replica still
-    speak to one another, and replicas do not.
+    Where weights are cut, shards need one another, and the function is called for all.
     """
     mesh = _ambient()
-    if mesh is None or mesh.shape["data"] == 1:
+    if mesh is None or mesh.size > mesh.shape["data"]:
         return function(whole, *cut)
-    return _shard_map(function, mesh, ("data",), whole, *cut)
+    return by_shard(function, whole, *cut)
 
 
 def on_hosts(function: Callable[..., _T], *cut: PyTree[Array]) -> _T:
@@ -259,7 +258,7 @@ def _shard_map(
         whole, cut = eqx.combine(arrays, static)
         return function(whole, *cut)
 
-    batch = PartitionSpec(tuple(name for name in _batch(mesh) if name in axes))
+    batch = PartitionSpec(_batch(mesh))
     return jax.shard_map(
         run,
         mesh=mesh,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Shaped
 from .. import sharding
 from . import _fused
 from ._cache import as_floats
+from ._layers import row_products
 from ._remat import MIXED
 from ._tiles import Columns, fits, Rows, Tiles, tiles_for
 from ._weights import KVCache
@@ -49,99 +50,120 @@ def attend(
     # All that one head's keys meet are rows of one matrix, on the left: other orders
     # of axes leave the fast products of XLA's CPU backend.
     rows = jnp.moveaxis(query, 1, 0).reshape(kv_heads, chunk * repeats, head_dim)
-    scaled = any(kv.key_scale is not None for kv, _ in sources)
-    if scaled or not fits(head_dim, dtype) or sharding.cut_by_compiler():
-        mixed = _plain(rows, sources, dtype)
+    if any(kv.key_scale is not None for kv, _ in sources):
+        mixed, _ = _plain(rows, sources, dtype)
     else:
         rows = rows.astype(dtype)
         # The shortest first: it is there while the kernel waits for the others.
         sources = sorted(sources, key=lambda source: source[1].shape[-1])
         columns = tuple(Columns(kv.keys, kv.values, seen) for kv, seen in sources)
-        tiles = tiles_for(rows, repeats, dtype)
-        mixed = jnp.asarray(_by_platform(tiles, rows, columns), jnp.float32)
+        by_kernel = fits(head_dim, dtype) and not sharding.cut_by_compiler()
+        tiles = tiles_for(rows, repeats, dtype) if by_kernel else None
+        mixed = _mix(tiles, rows, columns).astype(jnp.float32)
     mixed = mixed.reshape(kv_heads, chunk, repeats * head_dim)
     return jnp.moveaxis(mixed, 0, 1).reshape(chunk, heads * head_dim)
 
 
-def _plain(
-    query: Rows, sources: list[Source], dtype: DTypeLike
-) -> Float[Array, "kv_head row head_dim"]:
-    """A scale multiplies a column of scores or weights, never keys and values."""
-    rows = query.shape[1]
-    scores = [
-        jnp.where(
-            jnp.repeat(mask, rows // mask.shape[0], axis=0)[None],
-            _scaled(_contract("kqd,kds->kqs", query, kv.keys, dtype), kv.key_scale),
-            -jnp.inf,
-        )
-        for kv, mask in sources
-    ]
-    # The maximum is a constant of the softmax: its gradient cancels.
-    peaks = [jnp.max(s, axis=-1, keepdims=True) for s in scores]
-    peak = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, peaks))
-    weights = [jnp.exp(s - peak) for s in scores]
-    sums = [jnp.sum(w, axis=-1, keepdims=True) for w in weights]
-    mixed = [
-        _contract("kqs,ksd->kqd", _scaled(w, kv.value_scale), kv.values, dtype)
-        for w, (kv, _) in zip(weights, sources, strict=True)
-    ]
-    return jax.tree.reduce(jnp.add, mixed) / jax.tree.reduce(jnp.add, sums)
-
-
-def _plain_columns(tiles: Tiles, query: Rows, sources: tuple[Columns, ...]) -> Rows:
-    found = [(KVCache(x.keys, x.values), x.visible) for x in sources]
-    return _plain(query, found, tiles.dtype)
+Mixed = tuple[Rows, Float[Array, "kv_head row"]]
+"""What was mixed, and the logarithm of each row's sum of exponentials."""
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_platform(tiles: Tiles, query: Rows, sources: tuple[Columns, ...]) -> Rows:
+def _mix(tiles: Tiles | None, query: Rows, sources: tuple[Columns, ...]) -> Rows:
+    """By the kernel where its platform is and tiles are given, and plain elsewhere."""
     return _remember(tiles, query, sources)[0]
 
 
-def _remember(tiles: Tiles, query: Rows, sources: tuple[Columns, ...]):
-    def plain(query, sources):
-        mixed = _plain_columns(tiles, query, sources).astype(tiles.dtype)
-        return mixed, jnp.zeros(query.shape[:2], jnp.float32)
+def _remember(tiles: Tiles | None, query: Rows, sources: tuple[Columns, ...]):
+    def plain(query, sources) -> Mixed:
+        pairs = [(KVCache(x.keys, x.values), x.visible) for x in sources]
+        mixed, normalizer = _plain(query, pairs, query.dtype)
+        return mixed.astype(query.dtype), normalizer
 
-    fused = lambda query, sources: _fused.forward(tiles, query, sources)
-    found = jax.lax.platform_dependent(query, sources, cuda=fused, default=plain)
+    fused = lambda *operands: _fused.forward(tiles, *operands)
+    found = _by_platform(tiles, fused, plain, query, sources)
     mixed, normalizer = (checkpoint_name(x, MIXED) for x in found)
     return mixed, (query, sources, mixed, normalizer)
 
 
-def _pull(tiles: Tiles, residuals, gradient: Rows):
-    query, sources, mixed, normalizer = residuals
-
-    def plain(query, sources, mixed, normalizer, gradient):
-        del mixed, normalizer  # Computed again, as XLA may see.
-
-        def again(query, pairs):
-            return _plain_columns(tiles, query, _replaced(sources, pairs))
-
-        pairs = tuple((source.keys, source.values) for source in sources)
-        return jax.vjp(again, query, pairs)[1](gradient.astype(jnp.float32))
-
-    of_query, of_pairs = jax.lax.platform_dependent(
-        query,
-        sources,
-        mixed,
-        normalizer,
-        gradient,
-        cuda=lambda *kept: _fused.backward(tiles, *kept),
-        default=plain,
+def _pull(tiles: Tiles | None, residuals, gradient: Rows):
+    fused = lambda *kept: _fused.backward(tiles, *kept)
+    of_query, of_sources = _by_platform(
+        tiles, fused, _plain_gradient, *residuals, gradient
     )
-    return of_query, _replaced(sources, of_pairs, visible=None)
+    _, sources, *_ = residuals
+    found = zip(sources, of_sources, strict=True)
+    like = tuple(
+        x._replace(keys=keys, values=values, visible=None)
+        for x, (keys, values) in found
+    )
+    return of_query, like
 
 
-def _replaced(
-    sources: tuple[Columns, ...], pairs: tuple[tuple[Array, Array], ...], **fields
-) -> tuple[Columns, ...]:
-    """Sources with other keys and values."""
-    found = zip(sources, pairs, strict=True)
-    return tuple(x._replace(keys=k, values=v, **fields) for x, (k, v) in found)
+_mix.defvjp(_remember, _pull)
 
 
-_by_platform.defvjp(_remember, _pull)
+def _by_platform(tiles: Tiles | None, fused, plain, *operands):
+    if tiles is None:
+        return plain(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=fused, default=plain)
+
+
+def _plain(query: Rows, sources: list[Source], dtype: DTypeLike) -> Mixed:
+    """A scale multiplies a column of scores or weights, never keys and values."""
+    scores = [
+        _visible(
+            mask,
+            _scaled(_contract("kqd,kds->kqs", query, kv.keys, dtype), kv.key_scale),
+        )
+        for kv, mask in sources
+    ]
+    peaks = [jnp.max(s, axis=-1, keepdims=True) for s in scores]
+    peak = jax.tree.reduce(jnp.maximum, peaks)
+    weights = [jnp.exp(s - peak) for s in scores]
+    total = sum(jnp.sum(w, axis=-1, keepdims=True) for w in weights)
+    mixed = sum(
+        _contract("kqs,ksd->kqd", _scaled(w, kv.value_scale), kv.values, dtype)
+        for w, (kv, _) in zip(weights, sources, strict=True)
+    )
+    return mixed / total, (peak + jnp.log(total))[..., 0]
+
+
+def _plain_gradient(
+    query: Rows,
+    sources: tuple[Columns, ...],
+    mixed: Rows,
+    normalizer: Float[Array, "kv_head row"],
+    gradient: Rows,
+) -> tuple[Rows, tuple[tuple[Array, Array], ...]]:
+    """Of the queries, and of each source's keys and values.
+
+        dv = pᵀ dout,    ds = p (dout vᵀ - Σ out dout),    dq = ds k,    dk = dsᵀ q
+
+    Weights are computed again: nothing of rows times columns is kept.
+    """
+    dtype = query.dtype
+    wide = lambda x: x.astype(jnp.float32)
+    shared = row_products(wide(mixed), wide(gradient))[..., None]
+    of_query, of_sources = jnp.zeros(query.shape, jnp.float32), []
+    for keys, values, visible in sources:
+        scores = _contract("kqd,kds->kqs", query, keys, dtype)
+        weights = jnp.exp(_visible(visible, scores - normalizer[..., None]))
+        change = _contract("kqd,ksd->kqs", gradient, values, dtype) - shared
+        change = weights * change
+        of_query += _contract("kqs,kds->kqd", change, keys, dtype)
+        of_keys = _contract("kqd,kqs->kds", query, change, dtype)
+        of_values = _contract("kqs,kqd->ksd", weights, gradient, dtype)
+        of_sources.append((of_keys.astype(keys.dtype), of_values.astype(values.dtype)))
+    return of_query.astype(dtype), tuple(of_sources)
+
+
+def _visible(
+    mask: Bool[Array, "#chunk column"], scores: Float[Array, "kv_head row column"]
+) -> Float[Array, "kv_head row column"]:
+    """Scores of what a row's token sees, and -inf elsewhere."""
+    repeats = scores.shape[1] // mask.shape[0]
+    return jnp.where(jnp.repeat(mask, repeats, axis=0)[None], scores, -jnp.inf)
 
 
 def _scaled(
