@@ -21,6 +21,7 @@ from .helpers import count_env
 
 
 MESHES = {"1x8x1": dict(fsdp=8), "1x4x2": dict(fsdp=4, tensor=2)}
+REPLICAS = {"8x1x1": dict(data=8)}
 CONFIG = TransformerConfig(
     vocab_size=64,
     hidden_size=32,
@@ -44,7 +45,7 @@ def collectives(mesh: str) -> list[hlo.Collective]:
     """Of the whole train step."""
     env = count_env(vocab_size=64, target=7)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-    placed = sharding.make_mesh(**MESHES[mesh])
+    placed = sharding.make_mesh(**{**MESHES, **REPLICAS}[mesh])
     policy = Transformer(CONFIG, key=jr.key(0))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
     state = sharding.place(state, placed)
@@ -117,3 +118,13 @@ def test_an_update_gathers_each_weight_for_each_pass(mesh):
     # Added up: activations where layers are cut, and the gradients of all matrices.
     reduced = {"1x8x1": 1, "1x4x2": 5}
     assert inside(mesh, "update", None, layers)["all-reduce"] == reduced[mesh]
+
+
+def test_replicas_tell_one_another_one_gradient():
+    """Each adds up its own parts: nothing is said in a loop, and little beside it."""
+    found = collectives("8x1x1")
+    assert not [x for x in found if x.loops], "a part, a layer or a token is said"
+    policy = Transformer(CONFIG, key=jr.key(0))
+    gradient = sum(x.nbytes for x in jax.tree.leaves(eqx.filter(policy, eqx.is_array)))
+    # All gradients in one, and the numbers of rewards and metrics.
+    assert gradient <= sum(x.bytes for x in found) < 1.01 * gradient

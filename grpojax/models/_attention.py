@@ -6,6 +6,7 @@ a kernel.
 """
 
 import functools as ft
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def attend(
         columns = tuple(Columns(kv.keys, kv.values, seen) for kv, seen in sources)
         by_kernel = fits(head_dim, dtype) and not sharding.cut_by_compiler()
         tiles = tiles_for(rows, repeats, dtype) if by_kernel else None
-        mixed = _mix(tiles, rows, columns).astype(jnp.float32)
+        mixed = jnp.asarray(_mix(tiles, rows, columns), jnp.float32)
     mixed = mixed.reshape(kv_heads, chunk, repeats * head_dim)
     return jnp.moveaxis(mixed, 0, 1).reshape(chunk, heads * head_dim)
 
@@ -80,16 +81,14 @@ def _remember(tiles: Tiles | None, query: Rows, sources: tuple[Columns, ...]):
         mixed, normalizer = _plain(query, pairs, query.dtype)
         return mixed.astype(query.dtype), normalizer
 
-    fused = lambda *operands: _fused.forward(tiles, *operands)
-    found = _by_platform(tiles, fused, plain, query, sources)
+    found = _by_platform(tiles, _fused.forward, plain, query, sources)
     mixed, normalizer = (checkpoint_name(x, MIXED) for x in found)
     return mixed, (query, sources, mixed, normalizer)
 
 
 def _pull(tiles: Tiles | None, residuals, gradient: Rows):
-    fused = lambda *kept: _fused.backward(tiles, *kept)
     of_query, of_sources = _by_platform(
-        tiles, fused, _plain_gradient, *residuals, gradient
+        tiles, _fused.backward, _plain_gradient, *residuals, gradient
     )
     _, sources, *_ = residuals
     found = zip(sources, of_sources, strict=True)
@@ -103,9 +102,10 @@ def _pull(tiles: Tiles | None, residuals, gradient: Rows):
 _mix.defvjp(_remember, _pull)
 
 
-def _by_platform(tiles: Tiles | None, fused, plain, *operands):
+def _by_platform(tiles: Tiles | None, fused: Callable, plain: Callable, *operands):
     if tiles is None:
         return plain(*operands)
+    fused = ft.partial(fused, tiles)
     return jax.lax.platform_dependent(*operands, cuda=fused, default=plain)
 
 
@@ -121,12 +121,13 @@ def _plain(query: Rows, sources: list[Source], dtype: DTypeLike) -> Mixed:
     peaks = [jnp.max(s, axis=-1, keepdims=True) for s in scores]
     peak = jax.tree.reduce(jnp.maximum, peaks)
     weights = [jnp.exp(s - peak) for s in scores]
-    total = sum(jnp.sum(w, axis=-1, keepdims=True) for w in weights)
-    mixed = sum(
+    sums = [jnp.sum(w, axis=-1, keepdims=True) for w in weights]
+    mixed = [
         _contract("kqs,ksd->kqd", _scaled(w, kv.value_scale), kv.values, dtype)
         for w, (kv, _) in zip(weights, sources, strict=True)
-    )
-    return mixed / total, (peak + jnp.log(total))[..., 0]
+    ]
+    total = jax.tree.reduce(jnp.add, sums)
+    return jax.tree.reduce(jnp.add, mixed) / total, (peak + jnp.log(total))[..., 0]
 
 
 def _plain_gradient(

@@ -8,11 +8,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
-@ft.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(
     x: Float[Array, "*batch features"], scale: Float[Array, " features"], eps: float
 ) -> Float[Array, "*batch features"]:
     """x / sqrt(mean(x²) + eps) · scale, in float32 (arXiv:1910.07467)."""
+    return jnp.asarray(_norm(x, scale, eps))
+
+
+@ft.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _norm(x: Array, scale: Array, eps: float) -> Array:
     return _remember(x, scale, eps)[0]
 
 
@@ -38,7 +42,7 @@ def _pull(eps: float, residuals: tuple[Array, Array], gradient: Array):
     return of_x.astype(x.dtype), of_scale.astype(scale.dtype)
 
 
-rms_norm.defvjp(_remember, _pull)
+_norm.defvjp(_remember, _pull)
 
 
 def row_products(
