@@ -66,4 +66,4 @@ def test_memory_does_not_grow_with_vocabulary_times_batch():
     assert abs(both - vocabulary - batch + neither) < 0.02 * 4 * added
     # The trap, logits of all positions at once, is something that would be seen.
     at_once = temporary_bytes(more_vocab, more_prompts, chunk=10**6)
-    assert at_once - both > 2 * 4 * added
+    assert at_once - both > 4 * added
