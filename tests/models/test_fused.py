@@ -194,6 +194,13 @@ def test_only_products_of_16_bits_on_one_device_have_a_kernel():
         assert "pallas_call" not in traced("bfloat16")
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
         assert "pallas_call" in traced("bfloat16")
+    with jax.set_mesh(sharding.make_mesh(data=2, devices=jax.devices()[:2])):
+        assert "pallas_call" not in traced("bfloat16")
+        # A replica has nothing left that could be cut.
+        query, sources = chunk_of("bfloat16")
+        every = jax.vmap(lambda x: attend(x, sources, "bfloat16"))
+        apart = lambda x: sharding.by_replica(lambda _, x: every(x), None, x)
+        assert "pallas_call" in str(jax.make_jaxpr(apart)(jnp.stack([query, query])))
 
 
 def test_a_program_for_a_gpu_calls_it():
