@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from .policy import AbstractPolicy
 from .types import Axes
@@ -289,6 +289,13 @@ def deal(tree: PyTree[Shaped[Array, "prompt ..."]]) -> PyTree:
 def gather(tree: PyTree[Shaped[Array, "shard prompt ..."]]) -> PyTree:
     """The inverse of `deal`."""
     return _in_shards(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree))
+
+
+def take(
+    tree: PyTree[Shaped[Array, "prompt ..."]], order: Int[Array, " prompt"]
+) -> PyTree:
+    """The prompts in another order, dealt out again."""
+    return _in_shards(jax.tree.map(lambda x: x[order], tree))
 
 
 def _in_shards(tree: PyTree) -> PyTree:

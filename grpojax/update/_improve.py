@@ -15,7 +15,7 @@ from ..types import Metrics, Trajectory
 from ._objective import Objective
 from ._score import check_minibatches, check_parts, Scored, split, streams_of
 from ._scores import Frozen, Scores
-from ._streams import gradient_in_parts, in_streams, score_in_parts
+from ._streams import evenly, gradient_in_parts, in_streams, score_in_parts
 from ._surrogate import Number
 from ._tally import choose, learning_rate, over_updates, Tally
 
@@ -123,6 +123,7 @@ def improve(
         params, opt_state = carry
         prompt, (tokens, frozen) = part
         rows = tokens, objective.prepare(frozen)
+        (prompt, rows), _ = evenly(frozen.mask, by_prompt, (prompt, rows))
         # Replicas add up their own parts, and tell one another only the sum.
         whole = eqx.combine(params, static), objective, temperature
         gradients, tally = sharding.by_replica(accumulate, whole, prompt, rows)

@@ -105,6 +105,45 @@ def prefill_all(policy: AbstractPolicy, streams: Streams) -> PyTree:
     return sharding.each_shard(one)(streams.prompt)
 
 
+def evenly(
+    mask: Bool[Array, "prompt group time"], by_prompt: int, tree: PyTree[Array, " T"]
+) -> tuple[PyTree[Array, " T"], Callable]:
+    """Prompts in an order in which every shard has about as many tokens as any other.
+
+    A gradient is a sum over prompts, wherever they are, and takes as long as the shard
+    with the most. Each part of each shard takes its share of the prompts: the longest
+    goes first, each to where the fewest tokens are and there is room.
+
+    **Arguments:**
+
+    - `mask`: the tokens that count.
+    - `by_prompt`: parts that the prompts of a shard are dealt out to, see `split`.
+    - `tree`: what has an axis of prompts in front.
+
+    **Returns:** the tree in that order, and what puts another one back.
+    """
+    shards, prompts = sharding.shards(), mask.shape[0]
+    if shards in (1, prompts):
+        return tree, lambda tree: tree
+    room = prompts // (shards * by_prompt)
+
+    def place(bins, tokens):
+        held, count = bins
+        chosen = jnp.argmin(jnp.where(count < room, held, jnp.iinfo(held.dtype).max))
+        bins = held.at[chosen].add(tokens), count.at[chosen].add(1)
+        return bins, (chosen, count[chosen])
+
+    tokens = jnp.sum(mask, axis=(1, 2), dtype=jnp.int32)
+    longest = jnp.argsort(tokens, descending=True)
+    empty = jnp.zeros(shards * by_prompt, jnp.int32)
+    _, (chosen, number) = jax.lax.scan(place, (empty, empty), tokens[longest])
+    shard, part = jnp.divmod(chosen, by_prompt)
+    target = (shard * room + number) * by_prompt + part
+    order = jnp.zeros(prompts, jnp.int32).at[target].set(longest.astype(jnp.int32))
+    back = jnp.zeros_like(order).at[order].set(jnp.arange(prompts, dtype=jnp.int32))
+    return sharding.take(tree, order), lambda tree: sharding.take(tree, back)
+
+
 def score_in_parts(
     policy: AbstractPolicy,
     prompt: Prompt,
@@ -137,7 +176,8 @@ def score_in_parts(
         return jax.tree.map(join, scores)
 
     whole = policy, options
-    scores = sharding.by_replica(every, whole, prompt, (tokens, mask))
+    dealt, back = evenly(mask, by_prompt, (prompt, (tokens, mask)))
+    scores = back(sharding.by_replica(every, whole, *dealt))
     return jax.lax.stop_gradient(scores)
 
 

@@ -1,5 +1,6 @@
 """Packing changes where tokens lie and how much is computed, and nothing else."""
 
+import functools as ft
 import math
 
 import equinox as eqx
@@ -11,10 +12,10 @@ import optax
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from grpojax import rollout, update
+from grpojax import rollout, sharding, update
 from grpojax.algorithms import grpo
 from grpojax.update._pack import pack, to_rows, to_streams
-from grpojax.update._streams import in_streams
+from grpojax.update._streams import evenly, in_streams
 
 from ..helpers import count_env, distance, transformer
 
@@ -146,3 +147,42 @@ def test_the_update_equals_that_of_rows_as_they_are(said, microbatches):
     assert distance(wanted, policy) > 1e-2
     assert distance(got, wanted) <= 1e-5
     assert float(metrics["sampling/sampling_logp_difference/max"]) <= 1e-5
+
+
+SHARDS, BY_PROMPT, ROOM = 4, 2, 3
+counts = st.lists(
+    st.integers(0, GROUP * TIME),
+    min_size=SHARDS * BY_PROMPT * ROOM,
+    max_size=SHARDS * BY_PROMPT * ROOM,
+).map(np.array)
+
+
+@ft.cache
+def dealer():
+    """Numbers of prompts as `evenly` deals them out, and put back in their order."""
+
+    def deal(tokens):
+        mask = jnp.arange(GROUP * TIME) < tokens[:, None]
+        mask = mask.reshape(-1, GROUP, TIME)
+        dealt, back = evenly(mask, BY_PROMPT, jnp.arange(len(tokens)))
+        return dealt, back(dealt)
+
+    return jax.jit(deal)
+
+
+@pytest.mark.skipif(
+    len(jax.devices()) < 8,
+    reason="needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8",
+)
+@law
+@given(counts)
+def test_shards_and_their_parts_get_about_as_many_tokens_as_any_other(tokens):
+    with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)):
+        dealt, back = dealer()(tokens)
+    every = np.arange(len(tokens))
+    np.testing.assert_array_equal(back, every)
+    np.testing.assert_array_equal(np.sort(dealt), every)
+    of_shard = np.split(np.asarray(dealt), SHARDS)
+    parts = [tokens[shard[part::BY_PROMPT]] for shard in of_shard for part in (0, 1)]
+    held = [part.sum() for part in parts]
+    assert max(held) - min(held) <= tokens.max()
