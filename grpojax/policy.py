@@ -83,10 +83,14 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
         """Unnormalized log-probabilities of the next token, float32."""
 
     @abc.abstractmethod
-    def for_decoding(self) -> "AbstractPolicy":
+    def for_decoding(self, rows: int | None = None) -> "AbstractPolicy":
         """The policy laid out for many small steps, such as weights cast once.
 
         Its caches may be of a kind of their own.
+
+        **Arguments:**
+
+        - `rows`: how many streams take a step at a time, where that is known.
         """
 
     def trainable(self) -> PyTree[bool]:

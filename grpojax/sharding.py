@@ -358,13 +358,19 @@ def spread(x: Shaped[Array, "row vocab"]) -> Shaped[Array, "row vocab"]:
     of rows, and nobody holds all of them.
     """
     mesh = _ambient()
-    if mesh is None or mesh.shape["tensor"] == 1:
+    if mesh is None or not cuts_layers():
         return x
     put, parts = jax.lax.with_sharding_constraint, mesh.shape["tensor"]
     spec = PartitionSpec(None, None if x.shape[1] % parts else "tensor")
     x = put(x, NamedSharding(mesh, spec))
     rows = PartitionSpec(None if x.shape[0] % parts else "tensor")
     return put(x, NamedSharding(mesh, rows))
+
+
+def cuts_layers() -> bool:
+    """Whether each layer is cut over several devices, `tensor`."""
+    mesh = _ambient()
+    return mesh is not None and mesh.shape["tensor"] > 1
 
 
 def cut_by_compiler() -> bool:

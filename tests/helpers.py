@@ -75,7 +75,8 @@ class UniformPolicy(AbstractPolicy[None]):
     def logits(self, hidden):
         return jnp.zeros((*hidden.shape[:-1], self.vocab_size))
 
-    def for_decoding(self):
+    def for_decoding(self, rows=None):
+        del rows
         return self
 
 

@@ -17,6 +17,7 @@ from .. import sharding
 from . import _fused
 from ._cache import as_floats
 from ._layers import row_products
+from ._matrix import TiledMatrix
 from ._remat import MIXED
 from ._tiles import Columns, fits, Rows, Tiles, tiles_for
 from ._weights import KVCache
@@ -45,19 +46,23 @@ def attend(
     **Returns:** `Float[chunk head·head_dim]`, float32.
     """
     chunk, heads, head_dim = query.shape
-    kv_heads = sources[0][0].keys.shape[0]
+    kv_heads = sources[0][0].values.shape[0]
     repeats = heads // kv_heads
     query = (query * head_dim**-0.5).reshape(chunk, kv_heads, repeats, head_dim)
     # All that one head's keys meet are rows of one matrix, on the left: other orders
     # of axes leave the fast products of XLA's CPU backend.
     rows = jnp.moveaxis(query, 1, 0).reshape(kv_heads, chunk * repeats, head_dim)
-    if any(kv.key_scale is not None for kv, _ in sources):
+    # The shortest first: it is there while the kernel waits for the others.
+    sources = sorted(sources, key=lambda source: source[1].shape[-1])
+    columns = tuple(
+        Columns(kv.keys, kv.values, seen)
+        for kv, seen in sources
+        if kv.key_scale is None and not isinstance(kv.keys, TiledMatrix)
+    )
+    if len(columns) < len(sources):  # Kept so by a sampler: nothing asks for gradients.
         mixed, _ = _plain(rows, sources, dtype)
     else:
         rows = rows.astype(dtype)
-        # The shortest first: it is there while the kernel waits for the others.
-        sources = sorted(sources, key=lambda source: source[1].shape[-1])
-        columns = tuple(Columns(kv.keys, kv.values, seen) for kv, seen in sources)
         by_kernel = fits(head_dim, dtype) and not sharding.cut_by_compiler()
         tiles = tiles_for(rows, repeats, dtype) if by_kernel else None
         mixed = jnp.asarray(_mix(tiles, rows, columns), jnp.float32)
@@ -114,7 +119,7 @@ def _plain(query: Rows, sources: list[Source], dtype: DTypeLike) -> Mixed:
     scores = [
         _visible(
             mask,
-            _scaled(_contract("kqd,kds->kqs", query, kv.keys, dtype), kv.key_scale),
+            _scaled(_scores(query, kv.keys, dtype), kv.key_scale),
         )
         for kv, mask in sources
     ]
@@ -128,6 +133,18 @@ def _plain(query: Rows, sources: list[Source], dtype: DTypeLike) -> Mixed:
     ]
     total = jax.tree.reduce(jnp.add, sums)
     return jax.tree.reduce(jnp.add, mixed) / total, (peak + jnp.log(total))[..., 0]
+
+
+def _scores(
+    query: Rows, keys: Shaped[Array, "..."] | TiledMatrix, dtype: DTypeLike
+) -> Float[Array, "kv_head row column"]:
+    if not isinstance(keys, TiledMatrix):
+        return _contract("kqd,kds->kqs", query, keys, dtype)
+    kv_heads, rows, _ = query.shape
+    shape = kv_heads, keys.tiles.shape[1], *query.shape[1:]
+    query = jnp.broadcast_to(query[:, None], shape)
+    scores = _contract("ktqd,ktds->ktqs", query, keys.tiles, dtype)
+    return jnp.moveaxis(scores, 1, 2).reshape(kv_heads, rows, -1)
 
 
 def _plain_gradient(

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Int8, Shaped
 
+from .. import sharding
 from ._layout import as_read
+from ._matrix import TiledMatrix
+from ._product import tiled, untiled
 from ._weights import KVCache
 
 
@@ -25,12 +28,14 @@ _SIXTEEN = {"bfloat16", "float16"}
 
 def keep(cache: KVCache, dtype: str) -> KVCache:
     """Keys and values as a decoder keeps them; see `KVCache`."""
+    exact = _whole(cache.keys), cache.values
     if dtype == "int8":
-        keys, key_scale = quantize(cache.keys, axis=-2)
-        values, value_scale = quantize(cache.values, axis=-1)
+        keys, key_scale = quantize(exact[0], axis=-2)
+        values, value_scale = quantize(exact[1], axis=-1)
         return KVCache(keys, values, key_scale, value_scale)
-    keys, values = (_to_bits(x.astype(dtype)) for x in (cache.keys, cache.values))
-    return KVCache(keys, values)
+    keys, values = (_to_bits(x.astype(dtype)) for x in exact)
+    tiles = dtype == "float32" and sharding.platform() == "cpu"
+    return KVCache(_in_tiles(keys) if tiles else keys, values)
 
 
 def write(cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]) -> KVCache:
@@ -39,7 +44,7 @@ def write(cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]) -> KVCache
     scales = lambda cache: (cache.key_scale, cache.value_scale)
     cache = as_read(cache)
     written = KVCache(
-        put(cache.keys, chunk.keys, column, axis=-1),
+        _put_keys(cache.keys, _whole(chunk.keys), column),
         put(cache.values, chunk.values, column, axis=-2),
         *jax.tree.map(
             lambda all, new: put(all, new, column, axis=-1),
@@ -48,6 +53,38 @@ def write(cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]) -> KVCache
         ),
     )
     return as_read(written)
+
+
+_WIDTH = 64
+"""Columns of a tile: a CPU's product with keys reads runs of so many numbers."""
+
+_Keys = Shaped[Array, "*layer kv_head head_dim column"] | TiledMatrix
+
+
+def _in_tiles(keys: Shaped[Array, "*layer kv_head head_dim column"]) -> _Keys:
+    columns = keys.shape[-1]
+    several = columns > _WIDTH and columns % _WIDTH == 0
+    return TiledMatrix(tiled(keys, _WIDTH)) if several else keys
+
+
+def _whole(keys: _Keys) -> Shaped[Array, "*layer kv_head head_dim column"]:
+    return untiled(keys.tiles) if isinstance(keys, TiledMatrix) else keys
+
+
+def _put_keys(
+    keys: _Keys,
+    fresh: Shaped[Array, "*layer kv_head head_dim _"],
+    column: Int[ArrayLike, ""],
+) -> _Keys:
+    put = jax.lax.dynamic_update_slice_in_dim
+    if not isinstance(keys, TiledMatrix):
+        return put(keys, fresh, column, axis=-1)
+    if fresh.shape[-1] > 1:  # They may lie across tiles.
+        return _in_tiles(put(_whole(keys), fresh, column, axis=-1))
+    tile, offset = jnp.divmod(column, _WIDTH)
+    start = (*(0,) * (keys.tiles.ndim - 3), tile, 0, offset)
+    fresh = fresh[..., None, :, :]
+    return TiledMatrix(jax.lax.dynamic_update_slice(keys.tiles, fresh, start))
 
 
 def quantize(

@@ -6,6 +6,7 @@ import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Shaped
 
+from ._matrix import TiledMatrix
 from ._weights import KVCache
 
 
@@ -18,6 +19,8 @@ def as_read(cache: KVCache) -> KVCache:
     Left to itself the TPU compiler has columns outermost, where one is quickly written,
     and transposes the whole cache for every token.
     """
+    if isinstance(cache.keys, TiledMatrix):
+        return cache  # Of a CPU.
     narrow = cache.values.shape[-1] % _LANES != 0
     return dataclasses.replace(
         cache,

@@ -112,7 +112,9 @@ def quantize(policy: Transformer) -> Transformer:
     def narrow(matrix: Matrix) -> Matrix:
         if isinstance(matrix, LowRankMatrix):
             return dataclasses.replace(matrix, base=narrow(matrix.base))
-        return matrix if isinstance(matrix, Int8Matrix) else to_int8(matrix)
+        if isinstance(matrix, Int8Matrix):
+            return matrix
+        return to_int8(dense(matrix, jnp.float32))
 
     return _map(lambda _, matrix: narrow(matrix), policy)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools as ft
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -18,8 +19,15 @@ from ._attention import attend
 from ._cache import check_cache_dtype, keep, write
 from ._config import TransformerConfig
 from ._layers import rms_norm, rotate
-from ._matrix import axes_of, cast, Int8Matrix, LowRankMatrix, multiply
-from ._product import product
+from ._matrix import (
+    axes_of,
+    cast,
+    in_tiles,
+    Int8Matrix,
+    LowRankMatrix,
+    multiply,
+    TiledMatrix,
+)
 from ._remat import ATTENTION, check_remat, recompute
 from ._weights import KVCache, Layers, LOGICAL_AXES, PROJECTIONS
 
@@ -34,6 +42,16 @@ A layer's weights, keys and values then lie in arrays of their own, and are read
 they lie; a scan cuts them out of a stack, at every token. Each layer is compiled, so
 deeper models are scanned. So are narrow caches elsewhere than on a GPU: a CPU might
 widen all of them at once.
+"""
+
+_FEW_ROWS = 16
+_TILED_UP_TO = dict.fromkeys(PROJECTIONS, _FEW_ROWS) | dict.fromkeys(
+    ("gate", "up", "down"), 2 * _FEW_ROWS
+)
+"""How many rows a CPU decodes at a time, at most, for a matrix to be put in tiles.
+
+Tiles spare it a copy of every matrix for every token, and take a copy of the rows for
+each tile. Of 16 bits no matrix is copied in the first place.
 """
 
 
@@ -53,7 +71,7 @@ class Transformer(AbstractPolicy[KVCache]):
     embedding: Float[Array, "vocab hidden"]
     layers: Layers
     norm: Float[Array, " hidden"]
-    head: Float[Array, "hidden vocab"] | None
+    head: Float[Array, "hidden vocab"] | TiledMatrix | None
     config: TransformerConfig = eqx.field(static=True)
     compute_dtype: str = eqx.field(static=True)
     cache_dtype: str = eqx.field(static=True)
@@ -192,9 +210,9 @@ class Transformer(AbstractPolicy[KVCache]):
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
-        return product(hidden, head, self.compute_dtype, self._axes("head"))
+        return multiply(hidden, head, self.compute_dtype, self._axes("head"))
 
-    def for_decoding(self) -> "Decoder":
+    def for_decoding(self, rows: int | None = None) -> "Decoder":
         narrow = lambda x: None if x is None else cast(x, self.compute_dtype)
         matrices = {name: narrow(vars(self.layers)[name]) for name in PROJECTIONS}
         where = lambda p: (p.embedding, p.head, p.layers)
@@ -206,6 +224,8 @@ class Transformer(AbstractPolicy[KVCache]):
             is_leaf=lambda x: x is None,
         )
         transformer = sharding.constrain(transformer, sharding.DECODING)
+        if sharding.platform() == "cpu" and not sharding.cuts_layers():
+            transformer = transformer._on_cpu(rows)
         layers, count = transformer.layers, self.config.num_layers
         on_gpu = sharding.platform() == "gpu"
         most = _WRITTEN_OUT_ON_GPU if on_gpu else _WRITTEN_OUT
@@ -213,6 +233,19 @@ class Transformer(AbstractPolicy[KVCache]):
             return Decoder(transformer, (layers,))
         at = lambda number: jax.tree.map(lambda x: x[number, None], layers)
         return Decoder(transformer, tuple(map(at, range(count))))
+
+    def _on_cpu(self, rows: int | None) -> "Transformer":
+        """Matrices as a CPU reads them quickest, for so many rows at a time."""
+        head = self.embedding.T if self.head is None else self.head
+        wide = self.compute_dtype == "float32"
+        count = rows if rows is not None and wide else math.inf
+        if count <= _FEW_ROWS:
+            head = in_tiles(head)
+        tiled = [x for x, most in _TILED_UP_TO.items() if count <= most]
+        matrices = {name: in_tiles(vars(self.layers)[name]) for name in tiled}
+        layers = dataclasses.replace(self.layers, **matrices)
+        where = lambda p: (p.head, p.layers)
+        return eqx.tree_at(where, self, (head, layers), is_leaf=lambda x: x is None)
 
     def trainable(self) -> "Transformer":
         """Its adapters, if it has any. With a matrix in 8 bits, nothing else is."""
@@ -342,7 +375,8 @@ class Decoder(AbstractPolicy[Caches]):
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         return self.transformer.logits(hidden)
 
-    def for_decoding(self) -> "Decoder":
+    def for_decoding(self, rows: int | None = None) -> "Decoder":
+        del rows
         return self
 
     def logical_axes(self) -> "Decoder":

@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float, Shaped
 
-from ._matrix import Int8Matrix, LowRankMatrix
+from ._matrix import Int8Matrix, LowRankMatrix, TiledMatrix
 
 
 class KVCache(eqx.Module):
@@ -11,12 +11,12 @@ class KVCache(eqx.Module):
 
     A policy that decodes keeps 16-bit floats as their bits: XLA's CPU backend has no
     16-bit float `dynamic-update-slice`, and would convert a whole cache to write one
-    column of it. Each axis order is the one that the attention reads in place. Where
-    there are scales, keys and values are integers that these multiply, one scale for
-    each token and head.
+    column of it. Each axis order is the one that the attention reads in place: a CPU
+    reads 32-bit keys in tiles of columns. Where there are scales, keys and values are
+    integers that these multiply, one scale for each token and head.
     """
 
-    keys: Shaped[Array, "*layer kv_head head_dim column"]
+    keys: Shaped[Array, "*layer kv_head head_dim column"] | TiledMatrix
     values: Shaped[Array, "*layer kv_head column head_dim"]
     key_scale: Float[Array, "*layer kv_head column"] | None = None
     value_scale: Float[Array, "*layer kv_head column"] | None = None
@@ -25,7 +25,7 @@ class KVCache(eqx.Module):
 PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 """The matrices of a layer."""
 
-_Other = Int8Matrix | LowRankMatrix
+_Other = Int8Matrix | LowRankMatrix | TiledMatrix
 
 
 class Layers(eqx.Module):

@@ -110,7 +110,7 @@ def complete(
         return engine.run()[0]
 
     # Laid out once, so that no token pays for it.
-    whole = policy.for_decoding(), env, sampler
+    whole = policy.for_decoding(most // parts), env, sampler
     rows = sharding.by_shard(decode, whole, states, prompts, fold(row), limits)
     shaped = lambda x: x.reshape(*shape, *x.shape[1:])
     sampled = shaped(rows.sampled)

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .. import sharding
 from ..policy import AbstractPolicy, empty_cache
+from .recipe import Rollout
 from .training import Setup
 
 
@@ -44,8 +45,9 @@ def estimate(setup: Setup) -> Estimate:
     recipe, env, state = setup.recipe, setup.environments.train, setup.state
     compiled = setup.step.compile()
     trained = eqx.filter(state.policy, state.policy.trainable())
-    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(), state.policy)
     mesh = mesh_of(state)
+    slots = _slots(recipe.rollout, mesh)
+    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(slots), state.policy)
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
         rows=recipe.rollout.prompts * recipe.rollout.group,
@@ -96,12 +98,9 @@ def _caches(
     Slots that are refilled hold a copy each of their prompt's.
     """
     recipe, env = setup.recipe.rollout, setup.environments.train
-    rows = recipe.prompts * recipe.group
-    slots = rows if recipe.slots is None else min(recipe.slots, rows)
-    parts, tensor = 1, 1
-    if mesh is not None:
-        parts = math.prod(mesh.shape[name] for name in sharding.BATCH)
-        tensor = mesh.shape["tensor"]
+    parts, slots = _parts(mesh), _slots(recipe, mesh)
+    rows = recipe.prompts * recipe.group // parts
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
 
     def cache(columns: int) -> int:
         """Of one stream; its heads are cut where they can be."""
@@ -111,11 +110,23 @@ def _caches(
         cut = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
         return sum(x.size * x.dtype.itemsize // cut(x) for x in found)
 
-    prompts = recipe.prompts + (slots if slots < rows else 0)
+    prompts = recipe.prompts // parts + (slots if slots < rows else 0)
     return {
-        "prompt caches": prompts // parts * cache(env.max_prompt_length),
-        "completion caches": slots // parts * cache(env.max_completion_length),
+        "prompt caches": prompts * cache(env.max_prompt_length),
+        "completion caches": slots * cache(env.max_completion_length),
     }
+
+
+def _parts(mesh: Mesh | AbstractMesh | None) -> int:
+    """How many the prompts are dealt out to."""
+    return 1 if mesh is None else math.prod(mesh.shape[x] for x in sharding.BATCH)
+
+
+def _slots(recipe: Rollout, mesh: Mesh | AbstractMesh | None) -> int:
+    """How many rows each of them decodes at a time."""
+    rows = recipe.prompts * recipe.group
+    slots = rows if recipe.slots is None else min(recipe.slots, rows)
+    return slots // _parts(mesh)
 
 
 def _decoding_weights(

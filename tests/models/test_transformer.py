@@ -169,7 +169,8 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
     policy = models.load(directory, compute_dtype=compute_dtype)
     decoding = policy.for_decoding()
     expected, _ = whole(policy, jnp.arange(TIME))
-    np.testing.assert_array_equal(whole(decoding, jnp.arange(TIME))[0], expected)
+    # A tied head lies the other way round: its sums are added up in another order.
+    assert_close(whole(decoding, jnp.arange(TIME))[0], np.asarray(expected))
     assert expected.dtype == jnp.float32
     rest, layer = decoding.transformer, decoding.stacks[-1]
     assert layer.up.dtype == rest.embedding.dtype == compute_dtype

@@ -30,7 +30,8 @@ class Bigram(AbstractPolicy[None]):
     def logits(self, hidden):
         return hidden
 
-    def for_decoding(self):
+    def for_decoding(self, rows=None):
+        del rows
         return self
 
 

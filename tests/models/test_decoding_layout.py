@@ -1,0 +1,162 @@
+"""How a CPU decodes: matrices and keys in tiles, which are the same numbers."""
+
+import functools as ft
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from grpojax import models, policy as policies
+from grpojax.models._attention import attend
+from grpojax.models._cache import keep, write
+from grpojax.models._matrix import dense, in_tiles, multiply, TiledMatrix, to_int8
+from grpojax.models._product import product, tiled, untiled
+from grpojax.models._weights import KVCache, PROJECTIONS
+from grpojax.policy import Past
+
+
+CONFIG = models.TransformerConfig(
+    vocab_size=192,
+    hidden_size=192,
+    intermediate_size=256,
+    num_layers=2,
+    num_heads=3,
+    num_kv_heads=1,
+    head_dim=64,
+    tied=True,
+)
+WIDE = {"query", "output", "gate", "up", "down"}  # Keys and values have 64 outputs.
+COLUMNS = 192
+
+normal = lambda seed, *shape: jr.normal(jr.key(seed), shape)
+has_tiles = lambda cache: isinstance(cache.keys, TiledMatrix)
+close = ft.partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [(), (5,), (2, 3), (40,)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_product_with_tiles_is_that_with_their_matrix(rows, dtype):
+    """Both ways, and whatever is batched; with many rows tiles are put together."""
+    x, weight, pull = (
+        normal(0, *rows, 1, 48),
+        normal(1, 48, 24),
+        normal(2, *rows, 1, 24),
+    )
+    tiles = tiled(weight, 8)
+    assert tiles.shape == (3, 48, 8)
+    np.testing.assert_array_equal(untiled(tiles), weight)
+
+    def total(x, weight):
+        one = lambda x: product(x, weight, dtype)
+        for _ in rows:
+            one = jax.vmap(one)
+        return jnp.sum(one(x) * pull), one(x)
+
+    grad = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+    (_, wanted), (of_x, of_weight) = grad(x, weight)
+    (_, found), (same_x, of_tiles) = grad(x, tiles)
+    close(found, wanted)
+    close(same_x, of_x)
+    close(untiled(of_tiles), of_weight)
+
+
+def test_what_is_put_in_tiles():
+    wide, narrow = normal(0, 3, 8, 256), normal(0, 8, 128)
+    matrix = in_tiles(wide)
+    assert isinstance(matrix, TiledMatrix) and matrix.tiles.shape == (3, 4, 8, 64)
+    np.testing.assert_array_equal(dense(matrix, "float32"), wide)
+    assert in_tiles(narrow) is narrow and in_tiles(matrix) is matrix
+    uneven, eighths = normal(0, 8, 200), to_int8(wide)
+    assert in_tiles(uneven) is uneven and in_tiles(eighths) is eighths
+    adapted = models.LowRankMatrix(wide[0], normal(1, 8, 2), normal(2, 2, 256), 4.0)
+    x = normal(3, 5, 8)
+    found = in_tiles(adapted)
+    assert isinstance(found, models.LowRankMatrix)
+    assert isinstance(found.base, TiledMatrix)
+    close(multiply(x, found, "float32"), multiply(x, adapted, "float32"))
+
+
+def of_stacks(decoder) -> set[str]:
+    is_tiled = lambda name: isinstance(vars(decoder.stacks[0])[name], TiledMatrix)
+    return {name for name in PROJECTIONS if is_tiled(name)}
+
+
+@pytest.mark.parametrize(
+    "rows, wanted, head",
+    [(1, WIDE, True), (16, WIDE, True), (17, {"gate", "up", "down"}, False)]
+    + [(32, {"gate", "up", "down"}, False), (33, set(), False), (None, set(), False)],
+)
+def test_fewer_rows_have_more_in_tiles(rows, wanted, head):
+    """And a tied head an array of its own."""
+    policy = models.Transformer(CONFIG, key=jr.key(0))
+    decoder = policy.for_decoding(rows)
+    assert of_stacks(decoder) == wanted
+    assert isinstance(decoder.transformer.head, TiledMatrix) == head
+    of_head = dense(decoder.transformer.head, "float32")
+    np.testing.assert_array_equal(of_head, policy.embedding.T)
+    tokens = jnp.arange(7)
+
+    @eqx.filter_jit
+    def logits(policy):
+        hidden, _ = jax.vmap(lambda x: policy.extend(x[None], x[None]))(tokens)
+        return policy.logits(hidden)
+
+    close(logits(decoder), logits(policy))
+
+
+def test_16_bits_are_not_put_in_tiles():
+    policy = models.Transformer(CONFIG, compute_dtype="bfloat16", key=jr.key(0))
+    assert of_stacks(policy.for_decoding(8)) == set()
+
+
+def test_a_conversation_across_tiles():
+    """Of keys: chunks that fill a part of one, several, and one column each."""
+    policy = models.Transformer(CONFIG, key=jr.key(0))
+    decoder = policy.for_decoding(8)
+    tokens = jr.randint(jr.key(1), (COLUMNS,), 0, CONFIG.vocab_size)
+    extend = eqx.filter_jit(lambda policy, *x: policy.extend(*x))
+    cache, column, found = policies.empty_cache(decoder, COLUMNS), 0, []
+    assert all(map(has_tiles, cache))
+    put = eqx.filter_jit(lambda *x: decoder.write(*x))
+    for size in (50, 1, 64, 12, 1, 1, 63):
+        part = slice(column, column + size)
+        seen = jnp.broadcast_to(jnp.arange(COLUMNS) < column, (size, COLUMNS))
+        position = jnp.arange(column, column + size)
+        hidden, own = extend(decoder, tokens[part], position, Past(cache, seen))
+        cache, column = put(cache, own, jnp.asarray(column)), column + size
+        found.append(hidden)
+    assert column == COLUMNS
+    wanted, _ = extend(policy, tokens, jnp.arange(COLUMNS))
+    close(jnp.concatenate(found), wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_keys_are_written_where_they_belong(data):
+    """Whatever of cache and chunk is in tiles."""
+    columns = data.draw(st.sampled_from([100, 128, 192]))
+    size = data.draw(st.sampled_from([1, 3, 64, 100]))
+    column = data.draw(st.integers(0, columns - size))
+    make = lambda seed, n: KVCache(normal(seed, 2, 4, n), normal(seed + 1, 2, n, 4))
+    whole, chunk = make(0, columns), make(2, size)
+    kept, fresh = keep(whole, "float32"), keep(chunk, "float32")
+    assert has_tiles(kept) == (columns % 64 == 0)
+    written = write(kept, fresh, column)
+    plain = write(whole, chunk, column)
+    assert has_tiles(written) == has_tiles(kept)
+    keys = untiled(written.keys.tiles) if has_tiles(written) else written.keys
+    np.testing.assert_array_equal(keys, plain.keys)
+    np.testing.assert_array_equal(written.values, plain.values)
+    query, seen = normal(5, 1, 4, 4), jnp.arange(columns)[None] <= column
+    found, wanted = (attend(query, [(x, seen)], "float32") for x in (written, plain))
+    close(found, wanted)
+
+
+def test_other_caches_are_not_put_in_tiles():
+    cache = KVCache(normal(0, 2, 4, 128), normal(1, 2, 128, 4))
+    for dtype in ("bfloat16", "int8"):
+        assert not has_tiles(keep(cache, dtype))
