@@ -54,17 +54,35 @@ def row_products(
     return jnp.einsum("...d,...d->...", x, y, precision=precision)
 
 
+Turns = tuple[Float[Array, "chunk half"], Float[Array, "chunk half"]]
+"""The cosines and sines of rotary positions."""
+
+
+def turns(
+    positions: Int[Array, " chunk"], inverse_frequency: Float[np.ndarray, " half"]
+) -> Turns:
+    """Of every token's angles, position · frequency_i: the same in all layers."""
+    angle = positions.astype(jnp.float32)[:, None] * inverse_frequency[None, :]
+    return _once(jnp.cos(angle)), _once(jnp.sin(angle))
+
+
+def _once(x: Float[Array, "chunk half"]) -> Float[Array, "chunk half"]:
+    """The same: XLA's CPU backend takes cosines for cheap, and computes them again for
+    every head of every layer that is written out. With a product it does not.
+    """
+    one = jnp.eye(x.shape[1])
+    times_one = lambda x: jnp.matmul(x, one, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.platform_dependent(x, cpu=times_one, default=lambda x: x)
+
+
 def rotate(
-    x: Float[Array, "chunk head head_dim"],
-    positions: Int[Array, " chunk"],
-    inverse_frequency: Float[np.ndarray, " half"],
+    x: Float[Array, "chunk head head_dim"], turns: Turns
 ) -> Float[Array, "chunk head head_dim"]:
     """Rotary positions: feature pairs (i, i + half) turn by position · frequency_i.
 
     Source: arXiv:2104.09864, in the half-split layout of Hugging Face checkpoints.
     """
-    angle = positions.astype(jnp.float32)[:, None] * inverse_frequency[None, :]
-    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    cos, sin = (turn[:, None, :] for turn in turns)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin], axis=-1

@@ -18,7 +18,7 @@ from ..types import Axes
 from ._attention import attend
 from ._cache import check_cache_dtype, keep, write
 from ._config import TransformerConfig
-from ._layers import rms_norm, rotate
+from ._layers import rms_norm, rotate, Turns, turns
 from ._matrix import (
     axes_of,
     cast,
@@ -174,12 +174,13 @@ class Transformer(AbstractPolicy[KVCache]):
         Every token sees keys and values as they are kept.
         """
         chunk = tokens.shape[0]
+        turned = turns(positions, self.config.inverse_frequency)
         if visible is None:
             visible = jnp.tril(jnp.ones((chunk, chunk), bool))
 
         def block(x, scanned):
             layer, caches = scanned
-            query, own = self._project(layer, x, positions)
+            query, own = self._project(layer, x, turned)
             own = kept(own)
             sources = [
                 (cache, seen.visible) for cache, seen in zip(caches, past, strict=True)
@@ -297,7 +298,7 @@ class Transformer(AbstractPolicy[KVCache]):
         return multiply(x, vars(layer)[field], self.compute_dtype, axes, result)
 
     def _project(
-        self, layer: Layers, x: Float[Array, "chunk hidden"], positions
+        self, layer: Layers, x: Float[Array, "chunk hidden"], turned: Turns
     ) -> tuple[Float[Array, "chunk head head_dim"], KVCache]:
         """Rotated queries, and one layer's keys and values."""
         config, dtype = self.config, self.compute_dtype
@@ -313,8 +314,7 @@ class Transformer(AbstractPolicy[KVCache]):
         query = heads("query", layer.query_bias, layer.query_norm, config.num_heads)
         key = heads("key", layer.key_bias, layer.key_norm, config.num_kv_heads)
         value = heads("value", layer.value_bias, None, config.num_kv_heads)
-        frequency = config.inverse_frequency
-        query, key = (rotate(y, positions, frequency) for y in (query, key))
+        query, key = rotate(query, turned), rotate(key, turned)
         key = jnp.transpose(key.astype(dtype), (1, 2, 0))
         value = jnp.transpose(value.astype(dtype), (1, 0, 2))
         return query, KVCache(key, value)
