@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._train import collect, Experience, learn, train_step
 from ..types import Metrics, Prompt, TrainState
-from . import placement
+from . import allocator, placement
 
 
 class Completions(eqx.Module):
@@ -99,6 +99,7 @@ class LoweredStep:
         """Compiles it."""
         start = time.perf_counter()
         program = self.program()
+        allocator.give_back()
         seconds = self.seconds + time.perf_counter() - start
         return CompiledStep(ft.partial(program, self.fixed), seconds, _bytes(program))
 
