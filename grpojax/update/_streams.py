@@ -140,7 +140,7 @@ def evenly(
     shard, part = jnp.divmod(chosen, by_prompt)
     target = (shard * room + number) * by_prompt + part
     order = jnp.zeros(prompts, jnp.int32).at[target].set(longest.astype(jnp.int32))
-    back = jnp.zeros_like(order).at[order].set(jnp.arange(prompts, dtype=jnp.int32))
+    back = jnp.argsort(order)
     return sharding.take(tree, order), lambda tree: sharding.take(tree, back)
 
 
