@@ -1,6 +1,7 @@
 """One GRPO step of grpojax, for `compare.py`."""
 
 import math
+import os
 import time
 
 import equinox as eqx
@@ -33,6 +34,8 @@ SETTINGS = {
     "mesh": [1, 1, 1],
     # Two programs instead of one, so that rollout and update can be told apart.
     "phases": False,
+    # Further XLA_FLAGS, such as those of the least memory in docs/performance.md.
+    "xla_flags": "",
 }
 
 
@@ -114,6 +117,9 @@ def phases(env, optimizer, sampling: dict, learning: dict):
 def main():
     steps = Steps()
     workload, settings = arguments(SETTINGS)
+    flags = os.environ.get("XLA_FLAGS", ""), settings["xla_flags"]
+    # Read when a device is looked for.
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     sizes = dict(zip(sharding.NAMES, settings["mesh"], strict=True))
     count = math.prod(sizes.values())
     jax.config.update("jax_num_cpu_devices", count)  # Of no account for a GPU.

@@ -36,6 +36,10 @@ def check_remat(remat: str) -> None:
         )
 
 
-def recompute(block: Callable, remat: str) -> Callable:
-    """A layer that keeps for its backward pass what `remat` leaves."""
-    return jax.checkpoint(block, policy=_KEPT[remat], prevent_cse=False)
+def recompute(block: Callable, remat: str, *, scanned: bool) -> Callable:
+    """A layer that keeps for its backward pass what `remat` leaves.
+
+    Where layers are not `scanned`, both passes of one are in sight of the compiler,
+    which has to be kept from computing things once for the two, and keeping them.
+    """
+    return jax.checkpoint(block, policy=_KEPT[remat], prevent_cse=not scanned)

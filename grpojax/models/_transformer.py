@@ -42,6 +42,9 @@ A layer's weights, keys and values then lie in arrays of their own, and are read
 they lie; a scan cuts them out of a stack, at every token. Each layer is compiled, so
 deeper models are scanned. So are narrow caches elsewhere than on a GPU: a CPU might
 widen all of them at once.
+
+A GPU trains with as many written out, where the compiler cuts nothing: a scan copies
+what each layer keeps for the backward pass into stacks, and out of them again.
 """
 
 _FEW_ROWS = 16
@@ -190,7 +193,8 @@ class Transformer(AbstractPolicy[KVCache]):
             x = sharding.whole(x + self._mlp(layer, x))
             return x, own
 
-        block = recompute(block, self.remat)
+        written_out = self._trains_written_out()
+        block = recompute(block, self.remat, scanned=not written_out)
         # Read in the compute dtype here and in `for_decoding` alike.
         embedding = sharding.gathered(self.embedding, self._axes("embedding"))
         x = embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
@@ -200,7 +204,7 @@ class Transformer(AbstractPolicy[KVCache]):
         written = []
         for number, layers in enumerate(stacks):
             caches = [one.cache[number] for one in past]
-            x, own = jax.lax.scan(block, x, (layers, caches))
+            x, own = jax.lax.scan(block, x, (layers, caches), unroll=written_out)
             written.append(own)
         return rms_norm(x, self.norm, self.config.norm_eps), tuple(written)
 
@@ -234,6 +238,10 @@ class Transformer(AbstractPolicy[KVCache]):
             return Decoder(transformer, (layers,))
         at = lambda number: jax.tree.map(lambda x: x[number, None], layers)
         return Decoder(transformer, tuple(map(at, range(count))))
+
+    def _trains_written_out(self) -> bool:
+        on_gpu = sharding.platform() == "gpu" and not sharding.cut_by_compiler()
+        return on_gpu and self.config.num_layers <= _WRITTEN_OUT_ON_GPU
 
     def _on_cpu(self, rows: int | None) -> "Transformer":
         """Matrices as a CPU reads them quickest, for so many rows at a time."""

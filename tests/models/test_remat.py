@@ -9,7 +9,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from grpojax import models
+from grpojax import models, sharding
+from grpojax.models import _attention
 from tests.helpers import CONFIGS
 
 
@@ -35,6 +36,29 @@ def test_no_name_changes_the_gradient():
             scale = np.abs(a).max()
             assert scale > 0
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("remat", NAMES)
+def test_layers_written_out_have_the_gradient_of_a_scan(remat, monkeypatch):
+    """As a GPU trains; attention stays what it is here."""
+    policy = models.Transformer(CONFIGS["qwen3"], remat=remat, key=jr.key(0))
+    ids = jnp.arange(6)
+    arrays, static = eqx.partition(policy, eqx.is_array)
+
+    def compute():
+        gradient = lambda x: jax.grad(lambda x: loss(eqx.combine(x, static), ids))(x)
+        lowered = jax.jit(gradient).lower(arrays)
+        return lowered.as_text().count("stablehlo.while"), lowered.compile()(arrays)
+
+    loops, expected = compute()
+    monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+    monkeypatch.setattr(_attention, "fits", lambda *_: False)
+    none, actual = compute()
+    assert (loops, none) == (2, 0)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
+        scale = np.abs(a).max()
+        assert scale > 0
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * scale)
 
 
 def test_each_name_takes_less_memory_and_more_work_than_the_one_before():
