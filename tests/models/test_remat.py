@@ -48,17 +48,21 @@ def test_layers_written_out_have_the_gradient_of_a_scan(remat, monkeypatch):
     def compute():
         gradient = lambda x: jax.grad(lambda x: loss(eqx.combine(x, static), ids))(x)
         lowered = jax.jit(gradient).lower(arrays)
-        return lowered.as_text().count("stablehlo.while"), lowered.compile()(arrays)
+        names = "stablehlo.while", "stablehlo.optimization_barrier"
+        counts = tuple(map(lowered.as_text().count, names))
+        return counts, lowered.compile()(arrays)
 
-    loops, expected = compute()
+    (loops, barriers), expected = compute()
+    assert (loops, barriers) == (2, 0)
     monkeypatch.setattr(sharding, "platform", lambda: "gpu")
     monkeypatch.setattr(_attention, "fits", lambda *_: False)
-    none, actual = compute()
-    assert (loops, none) == (2, 0)
+    (loops, barriers), actual = compute()
+    assert loops == 0
+    assert barriers > 0  # Layers call one function.
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
         scale = np.abs(a).max()
         assert scale > 0
-        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * scale)
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-6 * scale)
 
 
 def test_each_name_takes_less_memory_and_more_work_than_the_one_before():
