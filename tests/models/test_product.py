@@ -34,6 +34,63 @@ def test_a_narrow_result_is_the_wide_one_rounded():
         np.testing.assert_array_equal(mine, theirs)
 
 
+def gradient(x, weight, cotangent, dtype):
+    apply = lambda weight: product(x, weight, dtype)
+    return jax.vjp(apply, weight)[1](cotangent)[0]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("batch", [(1,), (3, 5), (600,)])
+def test_the_gradient_of_a_weight_is_that_of_rounded_operands(batch, dtype):
+    x = jr.normal(jr.key(0), (*batch, 24))
+    weight = jr.normal(jr.key(1), (24, 32))
+    cotangent = jr.normal(jr.key(2), (*batch, 32))
+    rounded = lambda x: np.asarray(x.astype(dtype), np.float64).reshape(-1, x.shape[-1])
+    expected = rounded(x).T @ rounded(cotangent)
+    found = jax.jit(gradient, static_argnums=3)(x, weight, cotangent, dtype)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rows", [7, 600])
+def test_products_in_16_bits_may_be_transposed(rows, dtype):
+    """What XLA folds a transpose into, its CPU library may refuse to multiply."""
+    x, weight = jr.normal(jr.key(0), (rows, 256)), jr.normal(jr.key(1), (256, 512))
+    cotangent = jr.normal(jr.key(2), (rows, 512))
+    exact = jax.jit(lambda x, y: product(x, y, dtype))(x, weight)
+    slope = jax.jit(lambda *xs: gradient(*xs, dtype))(x, weight, cotangent)
+    close = lambda found, expected: np.testing.assert_allclose(
+        found, expected, rtol=1e-5, atol=1e-3
+    )
+    close(jax.jit(lambda x, y: product(x, y, dtype).T)(x, weight), exact.T)
+    close(jax.jit(lambda x, y: product(x.T, y, dtype))(x.T, weight), exact)
+    tied = lambda x, table, c: jax.vjp(lambda t: product(x, t.T, dtype), table)[1](c)[0]
+    close(jax.jit(tied)(x, weight.T, cotangent), slope.T)
+    turned = lambda x, y, c: gradient(x.T, y, c.T, dtype).T
+    close(jax.jit(turned)(x.T, weight, cotangent.T), slope.T)
+    # Many weights at once, and not along the first axis.
+    two = lambda x, axis: jnp.stack([x, 2 * x], axis)
+    many = jax.vmap(lambda *xs: gradient(*xs, dtype), (0, 1, 2), 2)
+    found = jax.jit(many)(two(x, 0), two(weight, 1), two(cotangent, 2))
+    close(found, jnp.stack([slope, 4 * slope], 2))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPUs")
+def test_a_cpu_multiplies_rows_by_columns_for_a_gradient_in_16_bits():
+    """Else it would widen both operands, and take twice as long."""
+    x, weight, cotangent = jnp.zeros((600, 256)), jnp.zeros((256, 512)), jnp.zeros(512)
+    lower = lambda dtype: jax.jit(gradient, static_argnums=3).lower(
+        x, weight, jnp.broadcast_to(cotangent, (600, 512)), dtype
+    )
+    contracted = lambda dtype: [
+        line.split("contracting_dims = ")[1].split(",")[0]
+        for line in lower(dtype).as_text().splitlines()
+        if "dot_general" in line and "contracting_dims" in line
+    ]
+    assert contracted("bfloat16") == contracted("float16") == ["[1] x [0]"]
+    assert contracted("float32") == ["[0] x [0]"]
+
+
 @pytest.mark.parametrize("kind", ["int8", "lora"])
 def test_every_matrix_returns_what_is_asked_for(kind):
     x, weight = jr.normal(jr.key(0), (5, 16)), jr.normal(jr.key(1), (16, 8))
