@@ -47,7 +47,8 @@ def test_the_gradient_of_a_weight_is_that_of_rounded_operands(batch, dtype):
     cotangent = jr.normal(jr.key(2), (*batch, 32))
     rounded = lambda x: np.asarray(x.astype(dtype), np.float64).reshape(-1, x.shape[-1])
     expected = rounded(x).T @ rounded(cotangent)
-    found = jax.jit(gradient, static_argnums=3)(x, weight, cotangent, dtype)
+    compiled = jax.jit(lambda x, y, c: gradient(x, y, c, dtype))
+    found = compiled(x, weight, cotangent)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -58,7 +59,7 @@ def test_products_in_16_bits_may_be_transposed(rows, dtype):
     x, weight = jr.normal(jr.key(0), (rows, 256)), jr.normal(jr.key(1), (256, 512))
     cotangent = jr.normal(jr.key(2), (rows, 512))
     exact = jax.jit(lambda x, y: product(x, y, dtype))(x, weight)
-    slope = jax.jit(lambda *xs: gradient(*xs, dtype))(x, weight, cotangent)
+    slope = jax.jit(lambda x, y, c: gradient(x, y, c, dtype))(x, weight, cotangent)
     close = lambda found, expected: np.testing.assert_allclose(
         found, expected, rtol=1e-5, atol=1e-3
     )
@@ -70,7 +71,7 @@ def test_products_in_16_bits_may_be_transposed(rows, dtype):
     close(jax.jit(turned)(x.T, weight, cotangent.T), slope.T)
     # Many weights at once, and not along the first axis.
     two = lambda x, axis: jnp.stack([x, 2 * x], axis)
-    many = jax.vmap(lambda *xs: gradient(*xs, dtype), (0, 1, 2), 2)
+    many = jax.vmap(lambda x, y, c: gradient(x, y, c, dtype), (0, 1, 2), 2)
     found = jax.jit(many)(two(x, 0), two(weight, 1), two(cotangent, 2))
     close(found, jnp.stack([slope, 4 * slope], 2))
 
@@ -78,9 +79,13 @@ def test_products_in_16_bits_may_be_transposed(rows, dtype):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPUs")
 def test_a_cpu_multiplies_rows_by_columns_for_a_gradient_in_16_bits():
     """Else it would widen both operands, and take twice as long."""
-    x, weight, cotangent = jnp.zeros((600, 256)), jnp.zeros((256, 512)), jnp.zeros(512)
-    lower = lambda dtype: jax.jit(gradient, static_argnums=3).lower(
-        x, weight, jnp.broadcast_to(cotangent, (600, 512)), dtype
+    x, weight, cotangent = (
+        jnp.zeros((600, 256)),
+        jnp.zeros((256, 512)),
+        jnp.zeros((600, 512)),
+    )
+    lower = lambda dtype: jax.jit(lambda x, y, c: gradient(x, y, c, dtype)).lower(
+        x, weight, cotangent
     )
     contracted = lambda dtype: [
         line.split("contracting_dims = ")[1].split(",")[0]
