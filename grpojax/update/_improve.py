@@ -210,6 +210,8 @@ def _accumulate(
 ) -> tuple[PyTree, Tally]:
     """Adds up the gradients and tallies of parts, with one buffer for each."""
     first = jax.tree.map(lambda x: x[0], parts)
+    if jax.tree.leaves(parts)[0].shape[0] == 1:
+        return gradient(whole, first)  # A loop would have to be traced for its shapes.
     gradients, tally = eqx.filter_eval_shape(gradient, whole, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
     zeros = sharding.constrain(zeros)

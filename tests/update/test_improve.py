@@ -13,6 +13,7 @@ import pytest
 from grpojax import policy as policies, update
 from grpojax.algorithms import dr_grpo, grpo, gspo
 from grpojax.types import Prompt
+from grpojax.update import _improve
 
 from ..helpers import distance, same_bits, transformer
 from .doubles import Bigram, bigram, say, score
@@ -60,6 +61,27 @@ def test_microbatches_add_up(objective):
         assert again.keys() == measured.keys()
         for name, value in measured.items():
             np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("microbatches, times", [(None, 1), (2, 1), (8, 2)])
+def test_a_gradient_is_traced_once_unless_prompts_are_cut(
+    monkeypatch, microbatches, times
+):
+    """Tracing is a good part of a start; a loop over prompts traces for shapes, too."""
+    gradient, traced = _improve.gradient_in_parts, []
+    count = lambda *args, **options: traced.append(0) or gradient(*args, **options)
+    monkeypatch.setattr(_improve, "gradient_in_parts", count)
+    opt_state = SGD.init(eqx.filter(POLICY, eqx.is_inexact_array))
+    update.improve(
+        POLICY,
+        opt_state,
+        SAID,
+        ADVANTAGES,
+        objective=grpo().objective,
+        optimizer=SGD,
+        microbatches=microbatches,
+    )
+    assert len(traced) == times
 
 
 def test_gradient_equals_the_formula_written_out():
