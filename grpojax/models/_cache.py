@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Int8, Shaped
 
 from .. import sharding
+from ._bits import to_bits
 from ._layout import as_read
 from ._matrix import TiledMatrix
 from ._product import tiled, untiled
@@ -33,7 +34,7 @@ def keep(cache: KVCache, dtype: str) -> KVCache:
         keys, key_scale = quantize(exact[0], axis=-2)
         values, value_scale = quantize(exact[1], axis=-1)
         return KVCache(keys, values, key_scale, value_scale)
-    keys, values = (_to_bits(x.astype(dtype)) for x in exact)
+    keys, values = (to_bits(x.astype(dtype), dtype) for x in exact)
     tiles = dtype == "float32" and sharding.platform() == "cpu"
     return KVCache(_in_tiles(keys) if tiles else keys, values)
 
@@ -106,8 +107,3 @@ def as_floats(x: Shaped[Array, "*shape"], dtype: DTypeLike) -> Float[Array, "*sh
         sixteen = dtype if jnp.dtype(dtype).itemsize == 2 else jnp.bfloat16
         x = jax.lax.bitcast_convert_type(x, sixteen)
     return x.astype(dtype)
-
-
-def _to_bits(x: Float[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-    """The bits of 16-bit floats; wider ones as they are."""
-    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.itemsize == 2 else x

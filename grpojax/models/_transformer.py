@@ -16,6 +16,7 @@ from .. import sharding
 from ..policy import AbstractPolicy, Past
 from ..types import Axes
 from ._attention import attend
+from ._bits import from_bits, to_bits
 from ._cache import check_cache_dtype, keep, write
 from ._config import TransformerConfig
 from ._layers import rms_norm, rotate, Turns, turns
@@ -174,7 +175,8 @@ class Transformer(AbstractPolicy[KVCache]):
     ) -> tuple[Float[Array, "chunk hidden"], Caches]:
         """`extend`, through stacks of layers with a cache for each.
 
-        Every token sees keys and values as they are kept.
+        Every token sees keys and values as they are kept. A stack may have bits in the
+        place of 16-bit floats.
         """
         chunk = tokens.shape[0]
         turned = turns(positions, self.config.inverse_frequency)
@@ -183,6 +185,7 @@ class Transformer(AbstractPolicy[KVCache]):
 
         def block(x, scanned):
             layer, caches = scanned
+            layer = from_bits(layer, self.compute_dtype)
             query, own = self._project(layer, x, turned)
             own = kept(own)
             sources = [
@@ -374,7 +377,11 @@ class Decoder(AbstractPolicy[Caches]):
     ) -> tuple[Float[Array, "chunk hidden"], Caches]:
         transformer = self.transformer
         kept = ft.partial(keep, dtype=transformer.cache_dtype)
-        return transformer._extend(self.stacks, tokens, positions, past, visible, kept)
+        stacks = self.stacks
+        if sharding.platform() == "cpu" and len(stacks) == 1:
+            # The stack would be widened as a whole, and each slice made narrow again.
+            stacks = to_bits(stacks, transformer.compute_dtype)
+        return transformer._extend(stacks, tokens, positions, past, visible, kept)
 
     def write(self, cache: Caches, chunk: Caches, column: Int[ArrayLike, ""]) -> Caches:
         pairs = zip(cache, chunk, strict=True)

@@ -1,5 +1,6 @@
 """How a CPU decodes: matrices and keys in tiles, which are the same numbers."""
 
+import dataclasses
 import functools as ft
 
 import equinox as eqx
@@ -160,3 +161,23 @@ def test_other_caches_are_not_put_in_tiles():
     cache = KVCache(normal(0, 2, 4, 128), normal(1, 2, 128, 4))
     for dtype in ("bfloat16", "int8"):
         assert not has_tiles(keep(cache, dtype))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPUs")
+def test_no_stack_of_weights_in_16_bits_is_widened():
+    """XLA would copy it to float32, and make narrow each layer that a scan cuts out."""
+    config = dataclasses.replace(CONFIG, num_layers=3)
+    policy = models.Transformer(config, compute_dtype="bfloat16", key=jr.key(0))
+    decoder = policy.for_decoding()
+    assert len(decoder.stacks) == 1
+
+    @jax.jit
+    def tokens_later(decoder, tokens):
+        def step(_, token):
+            return decoder.extend(token[None], jnp.arange(1))[0], None
+
+        return jax.lax.scan(step, jnp.zeros((1, config.hidden_size)), tokens)[0]
+
+    text = tokens_later.lower(decoder, jnp.arange(4)).compile().as_text()
+    shape = f"[3,{config.hidden_size},{config.intermediate_size}]"
+    assert f"u16{shape}" in text and f"f32{shape}" not in text
