@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Int8, Shaped
 
 from .. import sharding
-from ._bits import to_bits
+from ._bits import from_bits, to_bits
 from ._layout import as_read
 from ._matrix import TiledMatrix
 from ._product import tiled, untiled
@@ -103,7 +103,5 @@ def quantize(
 
 def as_floats(x: Shaped[Array, "*shape"], dtype: DTypeLike) -> Float[Array, "*shape"]:
     """What is kept, as operands of a product; integers without their scale."""
-    if x.dtype == jnp.uint16:
-        sixteen = dtype if jnp.dtype(dtype).itemsize == 2 else jnp.bfloat16
-        x = jax.lax.bitcast_convert_type(x, sixteen)
-    return x.astype(dtype)
+    sixteen = dtype if jnp.dtype(dtype).itemsize == 2 else jnp.bfloat16
+    return from_bits(x, sixteen).astype(dtype)

@@ -61,7 +61,7 @@ def test_products_in_16_bits_may_be_transposed(rows, dtype):
     exact = jax.jit(lambda x, y: product(x, y, dtype))(x, weight)
     slope = jax.jit(lambda x, y, c: gradient(x, y, c, dtype))(x, weight, cotangent)
     close = lambda found, expected: np.testing.assert_allclose(
-        found, expected, rtol=1e-5, atol=1e-3
+        found, expected, rtol=1e-6, atol=1e-4
     )
     close(jax.jit(lambda x, y: product(x, y, dtype).T)(x, weight), exact.T)
     close(jax.jit(lambda x, y: product(x.T, y, dtype))(x.T, weight), exact)
