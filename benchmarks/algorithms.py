@@ -75,7 +75,7 @@ def main():
                 env=env,
                 optimizer=optimizer,
                 algorithm=algorithm,
-                reward=reward.weighted_sum({"correct": 1.0}),
+                reward=reward.WeightedSum({"correct": 1.0}),
                 prompts=options.prompts,
                 group=options.group,
             )

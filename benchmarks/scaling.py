@@ -19,7 +19,7 @@ from step_throughput import repeat
 
 import grpojax
 from grpojax import models
-from grpojax.runs import loop
+from grpojax.runs.training import step as loop
 
 
 AXES = {

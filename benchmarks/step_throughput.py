@@ -28,7 +28,8 @@ from roofline import ceilings, count
 
 import grpojax
 from grpojax import algorithms, models, reward, rollout, sharding, update
-from grpojax.runs import loop, placement
+from grpojax.runs.distributed import mesh as placement
+from grpojax.runs.training import step as loop
 
 
 def sizes_of(text: str) -> tuple[int, ...]:
@@ -125,7 +126,7 @@ def time_phases(options, state, fixed, microbatches) -> dict[str, list[float]]:
     """The same step as four programs; what one returns is what the next is given."""
     optimizer, algorithm = fixed.pop("optimizer"), algorithms.grpo()
     sample = eqx.filter_jit(lambda s: rollout.generate(s.policy, key=s.key, **fixed))
-    pay = eqx.filter_jit(reward.weighted_sum())
+    pay = eqx.filter_jit(reward.WeightedSum())
     compare = eqx.filter_jit(algorithm.advantage)
 
     @eqx.filter_jit

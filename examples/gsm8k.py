@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from grpojax.runs import commands
+from grpojax.runs.cli import main as commands
 
 
 def main(argv: Sequence[str]) -> int:

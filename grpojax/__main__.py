@@ -1,9 +1,9 @@
-"""`python -m grpojax`, and the command `grpojax`: see `grpojax.runs.commands`."""
+"""`python -m grpojax`, and the command `grpojax`: see `grpojax.runs.cli`."""
 
 import os
 import sys
 
-from .runs import commands
+from .runs.cli import main as commands
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
     total, valid, ended = rewards.total, rewards.valid, trajectory.terminated
     lengths = trajectory.lengths.astype(dtype)
     everyone = jnp.ones_like(ended)
-    flat = ~advantage.informative(dataclasses.replace(rewards, keep=everyone))
+    flat = ~advantage.nonzero_variance(dataclasses.replace(rewards, keep=everyone))
     metrics = {
         "reward": masked.mean(total, valid),
         "reward_std": jnp.mean(masked.std(total, valid, axis=1, ddof=1)),

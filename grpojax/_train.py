@@ -83,7 +83,7 @@ def collect(
     *,
     env: AbstractEnvironment,
     algorithm: Algorithm = grpo(),
-    reward: reward_phase.RewardFn = reward_phase.weighted_sum(),
+    reward: reward_phase.RewardFn = reward_phase.WeightedSum(),
     prompts: int,
     group: int,
     train_prompts: int | None = None,
@@ -116,7 +116,7 @@ def collect(
         metrics = measure(trajectory, rewards)
     with jax.named_scope("advantage"):
         if train_prompts is not None:
-            trajectory, rewards = advantage.take_informative(
+            trajectory, rewards = advantage.take_nonzero_variance(
                 trajectory, rewards, count=train_prompts
             )
         advantages = algorithm.advantage(rewards)
@@ -178,7 +178,7 @@ def train_step(
     env: AbstractEnvironment,
     optimizer: optax.GradientTransformation,
     algorithm: Algorithm = grpo(),
-    reward: reward_phase.RewardFn = reward_phase.weighted_sum(),
+    reward: reward_phase.RewardFn = reward_phase.WeightedSum(),
     prompts: int,
     group: int,
     train_prompts: int | None = None,
@@ -205,7 +205,7 @@ def train_step(
     - `reward`: weighs the environment's components; see `grpojax.reward`.
     - `prompts`, `group`: how many prompts, and how many samples of each.
     - `train_prompts`: go on with so many of the prompts, those with something to learn
-        first (`advantage.take_informative`): DAPO's oversampling at a static shape. The
+        first (`advantage.take_nonzero_variance`): DAPO's oversampling at a static shape. The
         metrics of the rollout are those of all prompts.
     - `slots`, `limits`: how many rows are decoded at a time, and how long each may be;
         see `rollout.complete`.

@@ -68,8 +68,8 @@ def grpo(
     Tunix leave rows without tokens out of the mean.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(
             token_ratio,
             Clip(low, high),
@@ -97,7 +97,7 @@ def dr_grpo(
     """
     return Algorithm(
         advantage.group_centered,
-        advantage.everything,
+        advantage.keep_all,
         Objective(token_ratio, Clip(low, high), Constant(length)),
     )
 
@@ -112,8 +112,8 @@ def bnpo(*, low: Number = 0.2, high: Number = 0.2) -> Algorithm:
     shares the letters only.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(token_ratio, Clip(low, high), token_mean),
     )
 
@@ -124,15 +124,15 @@ def dapo(*, low: Number = 0.2, high: Number = 0.28) -> Algorithm:
         loss = -mean over the tokens of groups whose rewards differ of
                min(ρ A, clip(ρ, 1 - low, 1 + high) A)
 
-    The fourth idea of the paper is a reward: `reward.soft_overlong`.
+    The fourth idea of the paper is a reward: `reward.SoftOverlong`.
 
     Source: DAPO, arXiv:2503.14476. The paper and verl sample anew until a batch is full
     of such groups, TRL does not select: here the batch keeps its shape, and the other
     groups leave the loss and its divisor.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.informative,
+        advantage.GroupNormalized(),
+        advantage.nonzero_variance,
         Objective(token_ratio, Clip(low, high), token_mean),
     )
 
@@ -148,8 +148,8 @@ def gspo(*, low: Number = 3e-4, high: Number = 4e-4) -> Algorithm:
     with 0.2 for both bounds unless told, at which next to nothing is clipped.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(sequence_ratio, Clip(low, high), sequence_mean),
     )
 
@@ -164,8 +164,8 @@ def cispo(*, cap: Number = 5.0, floor: Number = 0.0) -> Algorithm:
     stop-gradient.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(token_ratio, Cispo(cap, floor), token_mean),
     )
 
@@ -183,7 +183,7 @@ def rloo() -> Algorithm:
     """
     return Algorithm(
         advantage.leave_one_out,
-        advantage.everything,
+        advantage.keep_all,
         Objective(token_ratio, Reinforce(), sequence_sum),
     )
 
@@ -199,8 +199,8 @@ def reinforce() -> Algorithm:
     clip, and takes the statistics of one process's share of the batch.
     """
     return Algorithm(
-        advantage.batch_normalized(),
-        advantage.everything,
+        advantage.BatchNormalized(),
+        advantage.keep_all,
         Objective(token_ratio, Reinforce(), token_mean),
     )
 
@@ -222,8 +222,8 @@ def reinforce_plus_plus(
     at each token in the paper, is a component of the whole row: `update.KLReward`.
     """
     return Algorithm(
-        advantage.reinforce_plus_plus(group_baseline),
-        advantage.everything,
+        advantage.ReinforcePlusPlus(group_baseline),
+        advantage.keep_all,
         Objective(token_ratio, Clip(low, high), token_mean),
     )
 
@@ -237,8 +237,8 @@ def sapo(*, positive: Number = 1.0, negative: Number = 1.05) -> Algorithm:
     Source: SAPO, arXiv:2511.20347. TRL's, and verl's but for rows without tokens.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(token_ratio, Sapo(positive, negative), sequence_mean),
     )
 
@@ -254,8 +254,8 @@ def vespo() -> Algorithm:
     over the row up to one factor for the whole batch.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(token_ratio, Vespo(), token_mean),
     )
 
@@ -270,8 +270,8 @@ def luspo(*, low: Number = 2e-3, high: Number = 2.5e-3) -> Algorithm:
     `importance_sampling_level="sequence"`; with its default, "token", it has ρ for s.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(sequence_ratio, Clip(low, high), sequence_sum),
     )
 
@@ -285,8 +285,8 @@ def gmpo(*, low: Number = 0.4, high: Number = 0.4) -> Algorithm:
     Source: GMPO, arXiv:2507.20673, equation 4. verl's `geo_mean`.
     """
     return Algorithm(
-        advantage.group_normalized(),
-        advantage.everything,
+        advantage.GroupNormalized(),
+        advantage.keep_all,
         Objective(token_ratio, Gmpo(low, high), sequence_mean),
     )
 
@@ -302,6 +302,6 @@ def opo() -> Algorithm:
     """
     return Algorithm(
         advantage.opo,
-        advantage.everything,
+        advantage.keep_all,
         Objective(token_ratio, Reinforce(), sequence_sum),
     )

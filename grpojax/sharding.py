@@ -45,21 +45,21 @@ class Rule(NamedTuple):
     **Fields:**
 
     - `over`: names of mesh axes.
-    - `or_whole`: whether an axis that cannot be cut evenly stays whole; else it is an
+    - `replicate_if_indivisible`: whether an axis that cannot be cut evenly stays whole; else it is an
         error.
     """
 
     over: tuple[str, ...]
-    or_whole: bool = False
+    replicate_if_indivisible: bool = False
 
 
 Table = Mapping[str, Rule]
 
 DECODING: Table = {
-    "vocab": Rule(("tensor",), or_whole=True),
+    "vocab": Rule(("tensor",), replicate_if_indivisible=True),
     "heads": Rule(("tensor",)),
     # Few of them serve many heads: each device may hold them all.
-    "kv_heads": Rule(("tensor",), or_whole=True),
+    "kv_heads": Rule(("tensor",), replicate_if_indivisible=True),
     "mlp": Rule(("tensor",)),
 }
 """What is multiplied with: no token waits for a weight from another shard."""
@@ -195,7 +195,7 @@ def check_prompts(name: str, prompts: int) -> None:
         )
 
 
-def by_shard(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
+def shard_map_batch(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
     """Calls `function(whole, *cut)` in every shard, on its own prompts.
 
     Shards know nothing of one another: each runs its own loops, as long as it needs.
@@ -213,15 +213,17 @@ def by_shard(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
     return _shard_map(function, mesh, _batch(mesh), whole, *cut)
 
 
-def by_replica(function: Callable[..., _T], whole: PyTree, *cut: PyTree) -> _T:
-    """As `by_shard`, where every shard holds all of the policy: on a mesh of `data`.
+def shard_map_data_parallel(
+    function: Callable[..., _T], whole: PyTree, *cut: PyTree
+) -> _T:
+    """As `shard_map_batch`, where every shard holds all of the policy: on a mesh of `data`.
 
     Where weights are cut, shards need one another, and the function is called for all.
     """
     mesh = _ambient()
     if mesh is None or mesh.size > mesh.shape["data"]:
         return function(whole, *cut)
-    return by_shard(function, whole, *cut)
+    return shard_map_batch(function, whole, *cut)
 
 
 def on_hosts(function: Callable[..., _T], *cut: PyTree[Array]) -> _T:
@@ -269,8 +271,8 @@ def _shard_map(
     )(arrays)
 
 
-def each_shard(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Maps over the axis of shards that `deal` puts in front of every argument."""
+def vmap_shards(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Maps over the axis of shards that `split_batch` puts in front of every argument."""
     count, mesh = shards(), _ambient()
     if mesh is None or count == 1:
         first = lambda tree: jax.tree.map(lambda x: x[0], tree)
@@ -280,18 +282,18 @@ def each_shard(function: Callable[..., _T]) -> Callable[..., _T]:
     return jax.vmap(function, spmd_axis_name=_batch(mesh))
 
 
-def deal(tree: PyTree[Shaped[Array, "prompt ..."]]) -> PyTree:
+def split_batch(tree: PyTree[Shaped[Array, "prompt ..."]]) -> PyTree:
     """Cuts the axis of prompts into shards and their own prompts."""
     count = shards()
     return _in_shards(jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree))
 
 
-def gather(tree: PyTree[Shaped[Array, "shard prompt ..."]]) -> PyTree:
-    """The inverse of `deal`."""
+def merge_batch(tree: PyTree[Shaped[Array, "shard prompt ..."]]) -> PyTree:
+    """The inverse of `split_batch`."""
     return _in_shards(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree))
 
 
-def take(
+def permute_batch(
     tree: PyTree[Shaped[Array, "prompt ..."]], order: Int[Array, " prompt"]
 ) -> PyTree:
     """The prompts in another order, dealt out again."""
@@ -323,7 +325,7 @@ def layout(axes: Axes | None) -> Layout | None:
     return Layout(NamedSharding(mesh, used), NamedSharding(mesh, kept))
 
 
-def gathered(weight: Shaped[Array, "..."], axes: Axes) -> Shaped[Array, "..."]:
+def all_gather_weight(weight: Shaped[Array, "..."], axes: Axes) -> Shaped[Array, "..."]:
     """A weight where it is used; its gradient is cut again as it is added up."""
     place = layout(axes)
     if place is None:
@@ -342,7 +344,7 @@ def gathered(weight: Shaped[Array, "..."], axes: Axes) -> Shaped[Array, "..."]:
     return gather(weight)
 
 
-def whole(tree: _T) -> _T:
+def replicate(tree: _T) -> _T:
     """One stream's activations, which are not cut; shards of streams stay apart."""
     mesh = _ambient()
     if mesh is None:
@@ -351,14 +353,14 @@ def whole(tree: _T) -> _T:
     return jax.tree.map(lambda x: put(x, NamedSharding(mesh, PartitionSpec())), tree)
 
 
-def spread(x: Shaped[Array, "row vocab"]) -> Shaped[Array, "row vocab"]:
+def shard_rows(x: Shaped[Array, "row vocab"]) -> Shaped[Array, "row vocab"]:
     """Rows of logits dealt out over `tensor`, for work that needs all of a row.
 
     They come cut over the vocabulary, where that can be: each device then sends parts
     of rows, and nobody holds all of them.
     """
     mesh = _ambient()
-    if mesh is None or not cuts_layers():
+    if mesh is None or not is_tensor_parallel():
         return x
     put, parts = jax.lax.with_sharding_constraint, mesh.shape["tensor"]
     spec = PartitionSpec(None, None if x.shape[1] % parts else "tensor")
@@ -367,13 +369,13 @@ def spread(x: Shaped[Array, "row vocab"]) -> Shaped[Array, "row vocab"]:
     return put(x, NamedSharding(mesh, rows))
 
 
-def cuts_layers() -> bool:
+def is_tensor_parallel() -> bool:
     """Whether each layer is cut over several devices, `tensor`."""
     mesh = _ambient()
     return mesh is not None and mesh.shape["tensor"] > 1
 
 
-def cut_by_compiler() -> bool:
+def is_auto_sharded() -> bool:
     """Whether the compiler cuts what is computed here over several devices.
 
     A kernel of ours it cannot cut. Inside of a shard nothing is left to be cut but
@@ -414,7 +416,7 @@ def _cut(
         count = math.prod(mesh.shape[x] for x in over)
         if pieces % count == 0:
             parts.append(over or None)
-        elif rule.or_whole:
+        elif rule.replicate_if_indivisible:
             parts.append(None)
         else:
             raise ValueError(

@@ -121,7 +121,7 @@ class Rewards(eqx.Module):
         !!! example
 
             ```python
-            group_normalized()(Rewards.of(jnp.array([[1.0, 0.0], [0.0, 0.0]])))
+            GroupNormalized()(Rewards.of(jnp.array([[1.0, 0.0], [0.0, 0.0]])))
             ```
         """
         total = jnp.asarray(total, jnp.result_type(float))

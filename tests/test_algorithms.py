@@ -38,7 +38,7 @@ ALGORITHMS = (
     algorithms.opo,
 )
 # Here a row is compared with the whole batch, so a flat group has something to say.
-OF_THE_BATCH = (advantage.batch_normalized, advantage.reinforce_plus_plus)
+OF_THE_BATCH = (advantage.BatchNormalized, advantage.ReinforcePlusPlus)
 
 every_algorithm = pytest.mark.parametrize(
     "algorithm",
@@ -243,9 +243,9 @@ def test_dapo_leaves_flat_groups_out_of_the_divisor():
         drawn, rewards=dataclasses.replace(drawn.rewards, total=total)
     )
     _, all_rows = whole(algorithms.bnpo(high=0.28), drawn)
-    _, informative = whole(algorithms.dapo(), drawn)
+    _, nonzero_variance = whole(algorithms.dapo(), drawn)
     ratio = drawn.mask.sum() / drawn.mask[3].sum()
-    np.testing.assert_allclose(informative[3], all_rows[3] * ratio, rtol=1e-5)
+    np.testing.assert_allclose(nonzero_variance[3], all_rows[3] * ratio, rtol=1e-5)
 
 
 def test_numbers_are_leaves():

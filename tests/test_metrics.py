@@ -61,8 +61,8 @@ def test_the_document_lists_what_a_step_returns():
         algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
         optimizer=optax.inject_hyperparams(optax.sgd)(0.1),
         recompute=True,
-        reward=reward.weighted_sum(
-            None, even, reward.host_reward(judge, str, name="judged")
+        reward=reward.WeightedSum(
+            None, even, reward.HostReward(judge, str, name="judged")
         ),
     )
     names = {

@@ -179,7 +179,7 @@ def test_a_judge_is_asked_about_its_own_rows():
         return [float(len(text)) for text in completions]
 
     decode = lambda tokens: " ".join(map(str, tokens))
-    judged = reward.host_reward(judge, decode, name="length")
+    judged = reward.HostReward(judge, decode, name="length")
 
     @eqx.filter_jit
     def pay(policy):

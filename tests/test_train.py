@@ -133,7 +133,7 @@ def test_the_state_that_went_in_is_still_there():
 def test_it_learns_what_it_is_paid_for():
     env = count_env(ends=(1,), max_completion_length=8)
     fixed = dict(env=env, optimizer=optax.adam(1e-2), prompts=4, group=16)
-    reward_fn = reward.weighted_sum({"target": 1.0})
+    reward_fn = reward.WeightedSum({"target": 1.0})
     train = eqx.filter_jit(grpojax.train)
     policy = transformer()
     state = grpojax.init(policy, optimizer=fixed["optimizer"], key=jr.key(0))
@@ -253,8 +253,8 @@ def test_a_trajectory_remembers_how_its_conversations_began():
         (lambda _: None, "returns `Rewards`. Received None"),
         (lambda trajectory: trajectory.rewards["target"], "returns `Rewards`"),
         (reward.drop_truncated, "a shaping stands behind a reward function"),
-        (reward.chain(reward.weighted_sum(), lambda *_: None), "Received None"),
-        (reward.weighted_sum(None, lambda _: 1.0), "Received 1.0"),
+        (reward.Chain(reward.WeightedSum(), lambda *_: None), "Received None"),
+        (reward.WeightedSum(None, lambda _: 1.0), "Received 1.0"),
     ],
 )
 def test_a_reward_that_is_none_is_refused(wrong, words):

@@ -21,8 +21,8 @@ from .update.doubles import bigram, say
 
 POLICY = bigram(vocab=50)
 SAID = say(POLICY)
-PAID = reward.weighted_sum()(SAID)
-ADVANTAGES = advantage.group_normalized()(PAID)
+PAID = reward.WeightedSum()(SAID)
+ADVANTAGES = advantage.GroupNormalized()(PAID)
 OBJECTIVE = update.Objective()
 FROZEN = OBJECTIVE.prepare(
     update.Frozen(ADVANTAGES[..., None], SAID.sampled, SAID.log_prob, SAID.log_prob)
@@ -160,7 +160,7 @@ def by_hand(state, *, env, optimizer, prompts, group):
         key=jr.fold_in(state.key, state.version),
     )
     algorithm = grpojax.algorithms.grpo()
-    rewards = jax.lax.optimization_barrier(reward.weighted_sum()(said))
+    rewards = jax.lax.optimization_barrier(reward.WeightedSum()(said))
     measured = grpojax.measure(said, rewards)
     advantages = algorithm.advantage(rewards)
     keep = algorithm.select(rewards)

@@ -14,7 +14,8 @@ from protocol import arguments, Steps, Workload
 import grpojax
 from grpojax import algorithms, models, reward, rollout, sharding, update
 from grpojax.env import AbstractDatasetEnvironment, TimeStep
-from grpojax.runs import loop, placement
+from grpojax.runs.distributed import mesh as placement
+from grpojax.runs.training import step as loop
 from grpojax.types import Prompt
 
 
@@ -85,7 +86,7 @@ def phases(env, optimizer, sampling: dict, learning: dict):
         trajectory = rollout.generate(
             state.policy, env, **sampling, version=state.version, key=key
         )
-        rewards = reward.weighted_sum()(trajectory)
+        rewards = reward.WeightedSum()(trajectory)
         return trajectory, algorithm.advantage(rewards), algorithm.select(rewards)
 
     @eqx.filter_jit(donate="all")

@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 
 from .. import masked
 from ..types import Rewards
-from ._statistics import Advantages, centered, check_group, normalized
+from ._statistics import Advantages, check_group, normalized, subtract_mean
 
 
 Number = float | Float[Array, ""]
 _BATCH = (0, 1)
 
 
-class group_normalized(eqx.Module):
+class GroupNormalized(eqx.Module):
     """A = (r - mean) / (std + eps), over the members of each group.
 
     **Fields:**
@@ -37,7 +37,7 @@ class group_normalized(eqx.Module):
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        check_group(rewards, "group_normalized")
+        check_group(rewards, "GroupNormalized")
         r, valid = rewards.total, rewards.valid
         return normalized(r, valid, 1, eps=self.eps, ddof=self.ddof)
 
@@ -52,7 +52,7 @@ def group_centered(rewards: Rewards) -> Advantages:
     Source: Dr. GRPO, arXiv:2503.20783.
     """
     check_group(rewards, "group_centered")
-    return centered(rewards.total, rewards.valid, 1)
+    return subtract_mean(rewards.total, rewards.valid, 1)
 
 
 def leave_one_out(rewards: Rewards) -> Advantages:
@@ -67,13 +67,13 @@ def leave_one_out(rewards: Rewards) -> Advantages:
     check_group(rewards, "leave_one_out")
     r, valid = rewards.total, rewards.valid
     members = masked.count(valid, axis=1).astype(r.dtype)
-    return centered(r, valid, 1) * (members / jnp.maximum(members - 1, 1))
+    return subtract_mean(r, valid, 1) * (members / jnp.maximum(members - 1, 1))
 
 
-class batch_normalized(eqx.Module):
+class BatchNormalized(eqx.Module):
     """A = (r - mean) / (std + eps), over the whole batch: REINFORCE with a baseline.
 
-    **Fields:** as `group_normalized`.
+    **Fields:** as `GroupNormalized`.
     """
 
     eps: Number = 1e-4
@@ -84,13 +84,13 @@ class batch_normalized(eqx.Module):
         return normalized(r, valid, _BATCH, eps=self.eps, ddof=self.ddof)
 
 
-class batch_scaled(eqx.Module):
+class BatchScaled(eqx.Module):
     """A = (r - mean of the group) / (std of the batch + eps).
 
     One scale for all prompts: easy and hard ones keep their weights. This is TRL's
     `scale_rewards="batch"`.
 
-    **Fields:** as `group_normalized`.
+    **Fields:** as `GroupNormalized`.
 
     **Raises:** `ValueError` for a group of one.
 
@@ -101,19 +101,19 @@ class batch_scaled(eqx.Module):
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        check_group(rewards, "batch_scaled")
+        check_group(rewards, "BatchScaled")
         r, valid = rewards.total, rewards.valid
         spread = masked.std(r, valid, _BATCH, ddof=self.ddof)
-        return centered(r, valid, 1) / (spread + self.eps)
+        return subtract_mean(r, valid, 1) / (spread + self.eps)
 
 
-class best_of_group(eqx.Module):
+class BestOfGroup(eqx.Module):
     """A = (best - second best) / (std + eps) for the best of a group, 0 for the others.
 
     Rewards what a row adds to the best of its group, so that pass@k rather than pass@1
     goes up; a tie for the best is worth nothing. This is verl's `grpo_passk`.
 
-    **Fields:** as `group_normalized`.
+    **Fields:** as `GroupNormalized`.
 
     **Raises:** `ValueError` for a group of one.
 
@@ -124,7 +124,7 @@ class best_of_group(eqx.Module):
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        check_group(rewards, "best_of_group")
+        check_group(rewards, "BestOfGroup")
         r, valid = rewards.total, rewards.valid
         ranked, index = jax.lax.top_k(jnp.where(valid, r, -jnp.inf), 2)
         second = jnp.isfinite(ranked[:, 1:])  # A row that is alone beats nobody.
@@ -134,7 +134,7 @@ class best_of_group(eqx.Module):
         return jnp.where(best & valid, lead / (spread + self.eps), 0)
 
 
-class dapo_mix(eqx.Module):
+class DapoMix(eqx.Module):
     """A = A_group + alpha · A_batch, each normalized as above.
 
     The part of the batch gives groups whose rewards are all equal something to learn
@@ -144,7 +144,7 @@ class dapo_mix(eqx.Module):
     **Fields:**
 
     - `alpha`: the weight of the batch's part.
-    - `eps`, `ddof`: as in `group_normalized`, of both parts.
+    - `eps`, `ddof`: as in `GroupNormalized`, of both parts.
 
     **Raises:** `ValueError` for a group of one.
     """
@@ -154,14 +154,14 @@ class dapo_mix(eqx.Module):
     ddof: int = eqx.field(static=True, default=0)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        check_group(rewards, "dapo_mix")
+        check_group(rewards, "DapoMix")
         r, valid = rewards.total, rewards.valid
         within = normalized(r, valid, 1, eps=self.eps, ddof=self.ddof)
         across = normalized(r, valid, _BATCH, eps=self.eps, ddof=self.ddof)
         return within + self.alpha * across
 
 
-class gdpo(eqx.Module):
+class Gdpo(eqx.Module):
     """Normalizes each component in its group, adds them up, normalizes the sums.
 
         z[k] = (r[k] - mean[k]) / (std[k] + eps)     over each group
@@ -172,7 +172,7 @@ class gdpo(eqx.Module):
     before weighting, so what a shaping does to the total does not reach them. This is
     TRL's `multi_objective_aggregation="normalize_then_sum"`.
 
-    **Fields:** as `group_normalized`.
+    **Fields:** as `GroupNormalized`.
 
     **Raises:** `ValueError` for a group of one.
 
@@ -183,7 +183,7 @@ class gdpo(eqx.Module):
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
-        check_group(rewards, "gdpo")
+        check_group(rewards, "Gdpo")
         eps, ddof = self.eps, self.ddof
         total = jnp.zeros_like(rewards.total)
         for name, component in rewards.components.items():

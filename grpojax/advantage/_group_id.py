@@ -10,7 +10,7 @@ from ..types import Rewards
 from ._statistics import Advantages, map_rows
 
 
-class by_group_id(eqx.Module):
+class ByGroupId(eqx.Module):
     """Any estimator, for rows whose groups are numbered and need not be of one size.
 
     Rows are dealt into a grid `[groups size]` by their ids, the estimator sees the grid
@@ -36,7 +36,7 @@ class by_group_id(eqx.Module):
         ```python
         flat = Rewards.of(jnp.array([1.0, 10.0, 3.0, 2.0, 20.0])[:, None])
         ids = jnp.array([0, 1, 0, 0, 1])
-        by_group_id(leave_one_out, ids, groups=2)(flat)  # -1.5, -10, 1.5, 0, 10
+        ByGroupId(leave_one_out, ids, groups=2)(flat)  # -1.5, -10, 1.5, 0, 10
         ```
     """
 
@@ -49,15 +49,14 @@ class by_group_id(eqx.Module):
         for name, value in (("groups", self.groups), ("size", self.size)):
             if value is not None and value < 1:
                 raise ValueError(
-                    f"advantage.by_group_id: {name} must be at least 1. Received "
-                    f"{value}."
+                    f"advantage.ByGroupId: {name} must be at least 1. Received {value}."
                 )
 
     def __call__(self, rewards: Rewards) -> Advantages:
         rows = rewards.total.size
         if self.ids.size != rows:
             raise ValueError(
-                "advantage.by_group_id needs the group of every row. Received "
+                "advantage.ByGroupId needs the group of every row. Received "
                 f"{self.ids.size} ids for {rows} rows."
             )
         size = rows if self.size is None else self.size

@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 
 from .. import masked
 from ..types import Rewards
-from ._statistics import Advantages, centered, check_group, less
+from ._statistics import Advantages, check_group, subtract_baseline, subtract_mean
 
 
-class reinforce_plus_plus(eqx.Module):
+class ReinforcePlusPlus(eqx.Module):
     """Rewards whitened over all tokens of the batch.
 
         x = r, or with `group_baseline` x = r - mean of the group
@@ -39,12 +39,12 @@ class reinforce_plus_plus(eqx.Module):
     def __call__(self, rewards: Rewards) -> Advantages:
         x, valid = rewards.total, rewards.valid
         if self.group_baseline:
-            check_group(rewards, "reinforce_plus_plus(group_baseline=True)")
-            x = centered(x, valid, 1)
+            check_group(rewards, "ReinforcePlusPlus(group_baseline=True)")
+            x = subtract_mean(x, valid, 1)
         tokens = masked.fill(rewards.lengths.astype(x.dtype), valid)
         count = jnp.sum(tokens)
         mean = jnp.sum(tokens * masked.fill(x, valid)) / jnp.maximum(count, 1)
-        deviation = less(x, mean, valid, (0, 1))
+        deviation = subtract_baseline(x, mean, valid, (0, 1))
         variance = jnp.sum(tokens * deviation**2) / jnp.maximum(count - 1, 1)
         return deviation * jax.lax.rsqrt(variance + self.eps)
 
@@ -63,4 +63,4 @@ def opo(rewards: Rewards) -> Advantages:
     tokens = masked.fill(rewards.lengths.astype(r.dtype), valid)
     paid = jnp.sum(tokens * masked.fill(r, valid), axis=1, keepdims=True)
     count = jnp.sum(tokens, axis=1, keepdims=True)
-    return less(r, paid / jnp.maximum(count, 1), valid, 1)
+    return subtract_baseline(r, paid / jnp.maximum(count, 1), valid, 1)

@@ -9,12 +9,12 @@ from ..types import Rewards, Trajectory
 from ._statistics import equal, map_rows
 
 
-def everything(rewards: Rewards) -> Bool[Array, "prompt group"]:
+def keep_all(rewards: Rewards) -> Bool[Array, "prompt group"]:
     """Every row that the reward phase keeps."""
     return rewards.keep
 
 
-def informative(rewards: Rewards) -> Bool[Array, "prompt group"]:
+def nonzero_variance(rewards: Rewards) -> Bool[Array, "prompt group"]:
     """Rows of groups whose valid rewards differ; equal ones have no gradient to give.
 
     DAPO's dynamic sampling at a static shape: the weight then counts kept tokens alone.
@@ -25,12 +25,12 @@ def informative(rewards: Rewards) -> Bool[Array, "prompt group"]:
     return rewards.keep & ~equal(rewards.total, rewards.valid, 1)
 
 
-class most_informative(eqx.Module):
-    """`informative` rows of the first `count` prompts that have any.
+class FirstNonzeroVariance(eqx.Module):
+    """`nonzero_variance` rows of the first `count` prompts that have any.
 
     Rolling out more prompts than `count` makes it likely that this many are found. It
     is a mask: the loss is that of the smaller batch, and the update computes as much
-    as without it. `take_informative` makes the batch itself smaller.
+    as without it. `take_nonzero_variance` makes the batch itself smaller.
 
     **Fields:**
 
@@ -45,20 +45,20 @@ class most_informative(eqx.Module):
         _check_count(self.count)
 
     def __call__(self, rewards: Rewards) -> Bool[Array, "prompt group"]:
-        rows = informative(rewards)
+        rows = nonzero_variance(rewards)
         found = jnp.any(rows, axis=1)
         return rows & (found & (jnp.cumsum(found) <= self.count))[:, None]
 
 
-def take_informative(
+def take_nonzero_variance(
     trajectory: Trajectory, rewards: Rewards, *, count: int
 ) -> tuple[Trajectory, Rewards]:
-    """The groups of `count` prompts, those with `informative` rows first.
+    """The groups of `count` prompts, those with `nonzero_variance` rows first.
 
     Oversampling at a static shape: what comes back is a batch of `count` prompts, so
     the update computes that much and no more. If fewer have informative rows the batch
-    is filled up with others, which `informative` then keeps out of the loss. Statistics
-    over the batch, as in `batch_normalized`, are those of the smaller one.
+    is filled up with others, which `nonzero_variance` then keeps out of the loss. Statistics
+    over the batch, as in `BatchNormalized`, are those of the smaller one.
 
     **Arguments:**
 
@@ -73,10 +73,10 @@ def take_informative(
     prompts = rewards.total.shape[0]
     if count > prompts:
         raise ValueError(
-            "take_informative takes its prompts from those of the trajectory. Received "
+            "take_nonzero_variance takes its prompts from those of the trajectory. Received "
             f"count={count} for {prompts} prompts: roll out more, or lower it."
         )
-    found = jnp.any(informative(rewards), axis=1).astype(jnp.int32)
+    found = jnp.any(nonzero_variance(rewards), axis=1).astype(jnp.int32)
     _, chosen = jax.lax.top_k(found, count)
     take = lambda x: x[chosen]
     return jax.tree.map(take, trajectory), map_rows(take, rewards)

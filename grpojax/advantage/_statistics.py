@@ -22,7 +22,7 @@ def check_group(rewards: Rewards, name: str):
         raise ValueError(
             f"advantage.{name} compares the members of a group, so a group needs at "
             f"least 2 of them: a group of one has no baseline. Received group={size}. "
-            "Raise it, or use `advantage.batch_normalized`."
+            "Raise it, or use `advantage.BatchNormalized`."
         )
 
 
@@ -33,21 +33,23 @@ def equal(values: Advantages, valid: Rows, axis: int | tuple[int, ...]) -> Rows:
     return jnp.broadcast_to(high <= low, values.shape)
 
 
-def less(values: Advantages, baseline: Array, valid: Rows, axis) -> Advantages:
+def subtract_baseline(
+    values: Advantages, baseline: Array, valid: Rows, axis
+) -> Advantages:
     """values - baseline; exactly 0 where all values are equal, and where not valid."""
     centered = masked.fill(values - baseline, valid)
     return jnp.where(equal(values, valid, axis), 0, centered)
 
 
-def centered(values: Advantages, valid: Rows, axis) -> Advantages:
+def subtract_mean(values: Advantages, valid: Rows, axis) -> Advantages:
     """values - mean along an axis."""
-    return less(values, masked.mean(values, valid, axis), valid, axis)
+    return subtract_baseline(values, masked.mean(values, valid, axis), valid, axis)
 
 
 def normalized(values: Advantages, valid: Rows, axis, *, eps, ddof: int) -> Advantages:
     """(values - mean) / (std + eps) along an axis."""
     spread = masked.std(values, valid, axis, ddof=ddof)
-    return centered(values, valid, axis) / (spread + eps)
+    return subtract_mean(values, valid, axis) / (spread + eps)
 
 
 def map_rows(change: Callable[[Array], Array], rewards: Rewards) -> Rewards:

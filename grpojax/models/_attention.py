@@ -63,7 +63,7 @@ def attend(
         mixed, _ = _plain(rows, sources, dtype)
     else:
         rows = rows.astype(dtype)
-        by_kernel = fits(head_dim, dtype) and not sharding.cut_by_compiler()
+        by_kernel = fits(head_dim, dtype) and not sharding.is_auto_sharded()
         tiles = tiles_for(rows, repeats, dtype) if by_kernel else None
         mixed = jnp.asarray(_mix(tiles, rows, columns), jnp.float32)
     mixed = mixed.reshape(kv_heads, chunk, repeats * head_dim)

@@ -168,7 +168,7 @@ def _gradient_of_weight(
     cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None, **_
 ):
     rows, cotangents = _rows(x).astype(dtype), _rows(cotangent)
-    if _narrow_on_cpu(dtype) and not sharding.cut_by_compiler():
+    if _narrow_on_cpu(dtype) and not sharding.is_auto_sharded():
         flat = _contract(_columns(rows), cotangents, (1, 0), dtype)
     else:
         flat = _contract(rows, cotangents, (0, 0), dtype)

@@ -193,15 +193,15 @@ class Transformer(AbstractPolicy[KVCache]):
             ]
             mixed = attend(query, [*sources, (own, visible)], self.compute_dtype)
             x = x + checkpoint_name(self._product(mixed, layer, "output"), ATTENTION)
-            x = sharding.whole(x + self._mlp(layer, x))
+            x = sharding.replicate(x + self._mlp(layer, x))
             return x, own
 
         written_out = self._trains_written_out()
         block = recompute(block, self.remat, scanned=not written_out)
         # Read in the compute dtype here and in `for_decoding` alike.
-        embedding = sharding.gathered(self.embedding, self._axes("embedding"))
+        embedding = sharding.all_gather_weight(self.embedding, self._axes("embedding"))
         x = embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
-        x = sharding.whole(x)
+        x = sharding.replicate(x)
         # Caches are only read in here. Carried and written by the scan, one would be
         # copied for every layer of every token.
         written = []
@@ -232,7 +232,7 @@ class Transformer(AbstractPolicy[KVCache]):
             is_leaf=lambda x: x is None,
         )
         transformer = sharding.constrain(transformer, sharding.DECODING)
-        if sharding.platform() == "cpu" and not sharding.cuts_layers():
+        if sharding.platform() == "cpu" and not sharding.is_tensor_parallel():
             transformer = transformer._on_cpu(rows)
         layers, count = transformer.layers, self.config.num_layers
         on_gpu = sharding.platform() == "gpu"
@@ -243,7 +243,7 @@ class Transformer(AbstractPolicy[KVCache]):
         return Decoder(transformer, tuple(map(at, range(count))))
 
     def _trains_written_out(self) -> bool:
-        on_gpu = sharding.platform() == "gpu" and not sharding.cut_by_compiler()
+        on_gpu = sharding.platform() == "gpu" and not sharding.is_auto_sharded()
         return on_gpu and self.config.num_layers <= _WRITTEN_OUT_ON_GPU
 
     def _on_cpu(self, rows: int | None) -> "Transformer":

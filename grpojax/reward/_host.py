@@ -41,7 +41,7 @@ def _no_columns(trajectory: Trajectory) -> Mapping[str, Array]:
     return {}
 
 
-class host_reward(eqx.Module):
+class HostReward(eqx.Module):
     """Any Python function over the texts of a batch.
 
     Inside a compiled program it is one callback for the whole batch, under `jit`,
@@ -55,7 +55,7 @@ class host_reward(eqx.Module):
 
     A function that raises, or that returns anything but one finite number for each row,
     costs the rows it was asked about `on_error`; so does one that takes too long, if it
-    is wrapped in `in_process` or `in_thread`. They are counted in `Rewards.errors`, a
+    is wrapped in `InProcess` or `InThread`. They are counted in `Rewards.errors`, a
     warning with the component's name and the error goes to the logger `grpojax.reward`,
     and the run goes on. `None` for a row says that the reward does not apply to it.
 
@@ -85,8 +85,8 @@ class host_reward(eqx.Module):
         def brief(prompts, completions, **_):
             return [1.0 if len(text.split()) < 20 else 0.0 for text in completions]
 
-        judge = host_reward(brief, tokenizer.decode, name="brief")
-        reward = weighted_sum({"correct": 1.0, "brief": 0.2}, judge)
+        judge = HostReward(brief, tokenizer.decode, name="brief")
+        reward = WeightedSum({"correct": 1.0, "brief": 0.2}, judge)
         ```
 
     and one that is told the answers, which are the states of the `GSM8K` environment:
@@ -97,7 +97,7 @@ class host_reward(eqx.Module):
             return [float(abs(int(x[-1]) - y) < 2) for x, y in zip(said, answers)]
 
         columns = lambda trajectory: {"answers": trajectory.states}
-        judge = host_reward(near, tokenizer.decode, name="near", columns=columns)
+        judge = HostReward(near, tokenizer.decode, name="near", columns=columns)
         ```
     """
 
@@ -113,7 +113,7 @@ class host_reward(eqx.Module):
     def __check_init__(self):
         if self.at_a_time is not None and self.at_a_time < 1:
             raise ValueError(
-                "host_reward(at_a_time): at least one row is asked about in a call. "
+                "HostReward(at_a_time): at least one row is asked about in a call. "
                 f"Received {self.at_a_time}."
             )
 

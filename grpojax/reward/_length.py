@@ -10,7 +10,7 @@ from ..types import Rewards, Trajectory
 Number = float | Float[Array, ""]
 
 
-class soft_overlong(eqx.Module):
+class SoftOverlong(eqx.Module):
     """A penalty that sets in before the horizon does.
 
         0                     if n <= horizon - buffer
@@ -37,7 +37,7 @@ class soft_overlong(eqx.Module):
     def __check_init__(self):
         if not 1 <= self.buffer <= self.horizon:
             raise ValueError(
-                "soft_overlong(horizon, buffer): the buffer is a part of the horizon, "
+                "SoftOverlong(horizon, buffer): the buffer is a part of the horizon, "
                 f"1 <= buffer <= horizon. Received horizon={self.horizon} and "
                 f"buffer={self.buffer}."
             )
@@ -49,7 +49,7 @@ class soft_overlong(eqx.Module):
         return Rewards.of(penalty, name=self.name, lengths=trajectory.lengths)
 
 
-class cosine(eqx.Module):
+class Cosine(eqx.Module):
     """Pays by correctness and length: for right rows brevity, for wrong ones effort.
 
         long + (short - long) · (1 + cos(π n / horizon)) / 2
@@ -82,13 +82,13 @@ class cosine(eqx.Module):
     def __check_init__(self):
         if self.horizon < 1:
             raise ValueError(
-                f"cosine(horizon): must be at least 1 token. Received {self.horizon}."
+                f"Cosine(horizon): must be at least 1 token. Received {self.horizon}."
             )
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         if self.judged_by not in trajectory.rewards:
             raise ValueError(
-                "cosine is judged by a component that the environment pays. Received "
+                "Cosine is judged by a component that the environment pays. Received "
                 f"judged_by={self.judged_by!r}; the environment pays "
                 f"{sorted(trajectory.rewards)}."
             )

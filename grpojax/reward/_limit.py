@@ -26,7 +26,7 @@ def _late(seconds: float) -> TimeoutError:
     return TimeoutError(f"no answer within {seconds:g} seconds")
 
 
-class in_thread:
+class InThread:
     """A function that is given up on after some seconds.
 
     It may be any function, a lambda or a method included. A thread cannot be killed:
@@ -59,7 +59,7 @@ class in_thread:
         return answer.get()
 
 
-class in_process:
+class InProcess:
     """A function that is stopped after some seconds.
 
     It runs in a worker process, which is killed when it takes too long and started anew
@@ -83,9 +83,9 @@ class in_process:
             pickle.dumps(function)
         except _UNPICKLABLE as error:
             raise ValueError(
-                "in_process(function): another process must be able to import it. "
+                "InProcess(function): another process must be able to import it. "
                 f"Received {function!r} ({error}). Define it at the top of a module, "
-                "or use `in_thread`."
+                "or use `InThread`."
             ) from None
         self.function, self.seconds = function, seconds
         self._lock = threading.Lock()

@@ -3,8 +3,8 @@
 import importlib.util
 from collections.abc import Callable, Mapping
 
-from ._host import host_reward
-from ._limit import in_process
+from ._host import HostReward
+from ._limit import InProcess
 
 
 class _Verify:
@@ -28,7 +28,7 @@ class _Verify:
 
         if prompt not in self.solutions:
             raise LookupError(f"there is no solution for the prompt {prompt!r}")
-        # Its own time limits are signals to the main thread; `in_process` is ours.
+        # Its own time limits are signals to the main thread; `InProcess` is ours.
         gold = parse(self.solutions[prompt], parsing_timeout=None)
         if not gold:
             return None
@@ -43,7 +43,7 @@ def math_verify(
     name: str = "math_verify",
     seconds: float = 10.0,
     on_error: float = -1.0,
-) -> host_reward:
+) -> HostReward:
     r"""Pays 1 for an answer that is mathematically equal to the solution, else 0.
 
     A row whose solution cannot be read is not paid (`None`). Each row is a call of its
@@ -73,5 +73,5 @@ def math_verify(
             "reward.math_verify needs the package math-verify, which is not installed. "
             "Install it with `pip install 'grpojax[math]'`."
         )
-    judge = in_process(_Verify(solutions), seconds)
-    return host_reward(judge, decode, name=name, at_a_time=1, on_error=on_error)
+    judge = InProcess(_Verify(solutions), seconds)
+    return HostReward(judge, decode, name=name, at_a_time=1, on_error=on_error)

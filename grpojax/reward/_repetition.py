@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..types import Rewards, Trajectory
 
 
-class repetition(eqx.Module):
+class Repetition(eqx.Module):
     """A penalty for saying the same over and over.
 
         -most · (1 - distinct / all)
@@ -33,7 +33,7 @@ class repetition(eqx.Module):
     def __check_init__(self):
         if self.size < 1:
             raise ValueError(
-                f"repetition(size): must be at least 1 token. Received {self.size}."
+                f"Repetition(size): must be at least 1 token. Received {self.size}."
             )
 
     def __call__(self, trajectory: Trajectory) -> Rewards:

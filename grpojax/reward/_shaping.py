@@ -32,7 +32,7 @@ def exclude_truncated(trajectory: Trajectory, rewards: Rewards) -> Rewards:
     )
 
 
-class clip(eqx.Module):
+class ClipTotal(eqx.Module):
     """Bounds the total between `low` and `high`."""
 
     low: float | Float[Array, ""]

@@ -15,10 +15,10 @@ RewardFn = Callable[[Trajectory], Rewards]
 """What the train step asks for."""
 
 Shaping = Callable[[Trajectory, Rewards], Rewards]
-"""Changes rewards that are there already; `chain` puts them in a row."""
+"""Changes rewards that are there already; `Chain` puts them in a row."""
 
 
-class weighted_sum(eqx.Module):
+class WeightedSum(eqx.Module):
     """total = Σ weight · component, over the components that apply to a row.
 
     The components are those that the environment pays and those of further reward
@@ -37,9 +37,9 @@ class weighted_sum(eqx.Module):
     !!! example
 
         ```python
-        reward = weighted_sum(
+        reward = WeightedSum(
             {"correct": 1.0, "format": 0.2, "soft_overlong": 0.5},
-            soft_overlong(horizon=256, buffer=64),
+            SoftOverlong(horizon=256, buffer=64),
         )
         ```
     """
@@ -89,7 +89,7 @@ class weighted_sum(eqx.Module):
         unknown = sorted(set(named) - set(components))
         if unknown:
             raise ValueError(
-                "weighted_sum weighs components that somebody pays. Received "
+                "WeightedSum weighs components that somebody pays. Received "
                 f"{unknown}; the environment and the other reward functions pay "
                 f"{sorted(components)}."
             )
@@ -116,7 +116,7 @@ def _any(
     return ft.reduce(jnp.logical_or, masks) if masks else none
 
 
-class chain(eqx.Module):
+class Chain(eqx.Module):
     """A reward function followed by any number of shapings, first to last.
 
     **Raises:** `TypeError` for one that returns no `Rewards`.
@@ -124,7 +124,7 @@ class chain(eqx.Module):
     !!! example
 
         ```python
-        reward = chain(weighted_sum({"correct": 1.0}), drop_truncated)
+        reward = Chain(WeightedSum({"correct": 1.0}), drop_truncated)
         ```
     """
 
@@ -152,7 +152,7 @@ def checked(
             "A reward function is called with a trajectory, a shaping with a "
             f"trajectory and rewards. Received {function!r}, which does not take "
             f"{len(arguments)} ({error}): a shaping stands behind a reward function, "
-            "as in `chain(weighted_sum(), shaping)`."
+            "as in `Chain(WeightedSum(), shaping)`."
         ) from None
     rewards = function(*arguments)
     if not isinstance(rewards, Rewards):

@@ -111,7 +111,7 @@ def complete(
 
     # Laid out once, so that no token pays for it.
     whole = policy.for_decoding(most // parts), env, sampler
-    rows = sharding.by_shard(decode, whole, states, prompts, fold(row), limits)
+    rows = sharding.shard_map_batch(decode, whole, states, prompts, fold(row), limits)
     shaped = lambda x: x.reshape(*shape, *x.shape[1:])
     sampled = shaped(rows.sampled)
     version = jnp.asarray(version, jnp.int32)

@@ -126,7 +126,9 @@ def improve(
         (prompt, rows), _ = evenly(frozen.mask, by_prompt, (prompt, rows))
         # Replicas add up their own parts, and tell one another only the sum.
         whole = eqx.combine(params, static), objective, temperature
-        gradients, tally = sharding.by_replica(accumulate, whole, prompt, rows)
+        gradients, tally = sharding.shard_map_data_parallel(
+            accumulate, whole, prompt, rows
+        )
         gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
         gradients, tally = sharding.constrain(gradients), tally.over_replicas()
         norm = optax.tree.norm(gradients)

@@ -33,7 +33,7 @@ class KLReward(eqx.Module):
     !!! example
 
         ```python
-        reward = weighted_sum({"correct": 1.0, "kl": -0.01}, KLReward(reference))
+        reward = WeightedSum({"correct": 1.0, "kl": -0.01}, KLReward(reference))
         ```
     """
 

@@ -60,7 +60,7 @@ class Streams(eqx.Module):
             )
             return jax.tree.map(lambda x: x[:, 0], scores)
 
-        every = sharding.each_shard(one)
+        every = sharding.vmap_shards(one)
         return every(self.prompt, self.tokens, self.packing, context)
 
     def to_rows(
@@ -68,10 +68,12 @@ class Streams(eqx.Module):
     ) -> tuple[PyTree[Array, " T"], Bool[Array, "prompt group"]]:
         """Streams of one part as rows, and which rows stand in them."""
         first = part * self.at_a_time
-        back = sharding.each_shard(lambda x, packing: to_rows(x, packing, first))
+        back = sharding.vmap_shards(lambda x, packing: to_rows(x, packing, first))
         leaves, tree = jax.tree.flatten(streams)
         rows, here = zip(*(back(x, self.packing) for x in leaves), strict=True)
-        return sharding.gather(jax.tree.unflatten(tree, rows)), sharding.gather(here[0])
+        return sharding.merge_batch(
+            jax.tree.unflatten(tree, rows)
+        ), sharding.merge_batch(here[0])
 
     def to_streams(
         self, part: Int[Array, ""], rows: PyTree[Array, " T"]
@@ -82,7 +84,9 @@ class Streams(eqx.Module):
             source = self.cut(part, source)
             return jax.tree.map(lambda x: to_streams(x, source), rows)
 
-        return sharding.each_shard(one)(sharding.deal(rows), self.packing.source)
+        return sharding.vmap_shards(one)(
+            sharding.split_batch(rows), self.packing.source
+        )
 
 
 def in_streams(
@@ -94,15 +98,15 @@ def in_streams(
     """Packs rows up to the last token that counts; `at_a_time` divides the rows."""
     time = tokens.shape[-1]
     lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
-    prompt, tokens, lengths = sharding.deal((prompt, tokens, lengths))
-    packing = sharding.each_shard(lambda lengths: pack(lengths, time))(lengths)
+    prompt, tokens, lengths = sharding.split_batch((prompt, tokens, lengths))
+    packing = sharding.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
     return Streams(prompt, tokens, packing, at_a_time // sharding.shards())
 
 
 def prefill_all(policy: AbstractPolicy, streams: Streams) -> PyTree:
     """The prompts' caches."""
     one = jax.vmap(ft.partial(prefill, policy))
-    return sharding.each_shard(one)(streams.prompt)
+    return sharding.vmap_shards(one)(streams.prompt)
 
 
 def evenly(
@@ -141,7 +145,9 @@ def evenly(
     target = (shard * room + number) * by_prompt + part
     order = jnp.zeros(prompts, jnp.int32).at[target].set(longest.astype(jnp.int32))
     back = jnp.argsort(order)
-    return sharding.take(tree, order), lambda tree: sharding.take(tree, back)
+    return sharding.permute_batch(tree, order), lambda tree: sharding.permute_batch(
+        tree, back
+    )
 
 
 def score_in_parts(
@@ -177,7 +183,7 @@ def score_in_parts(
 
     whole = policy, options
     dealt, back = evenly(mask, by_prompt, (prompt, (tokens, mask)))
-    scores = back(sharding.by_replica(every, whole, *dealt))
+    scores = back(sharding.shard_map_data_parallel(every, whole, *dealt))
     return jax.lax.stop_gradient(scores)
 
 

@@ -50,7 +50,7 @@ def group_centered(groups):
     return [r - _mean(r) for r in _rewards(groups)]
 
 
-def group_normalized(eps, ddof):
+def GroupNormalized(eps, ddof):
     return lambda groups: [_normalized(r, eps, ddof) for r in _rewards(groups)]
 
 
@@ -63,12 +63,12 @@ def leave_one_out(groups):
     ]
 
 
-def batch_normalized(eps, ddof):
+def BatchNormalized(eps, ddof):
     change = lambda x: _normalized(x, eps, ddof)
     return lambda groups: _over_batch(_rewards(groups), change)
 
 
-def batch_scaled(eps):
+def BatchScaled(eps):
     def advantages(groups):
         spread = _std(np.concatenate(_rewards(groups)), 1)
         return [x / (spread + eps) for x in group_centered(groups)]
@@ -76,7 +76,7 @@ def batch_scaled(eps):
     return advantages
 
 
-def best_of_group(eps):
+def BestOfGroup(eps):
     def one(r):
         advantage = np.zeros(len(r))
         if len(r) > 1:
@@ -87,16 +87,16 @@ def best_of_group(eps):
     return lambda groups: [one(r) for r in _rewards(groups)]
 
 
-def dapo_mix(alpha, eps):
+def DapoMix(alpha, eps):
     def advantages(groups):
-        within = group_normalized(eps, 0)(groups)
-        across = batch_normalized(eps, 0)(groups)
+        within = GroupNormalized(eps, 0)(groups)
+        across = BatchNormalized(eps, 0)(groups)
         return [x + alpha * y for x, y in zip(within, across, strict=True)]
 
     return advantages
 
 
-def gdpo(eps):
+def Gdpo(eps):
     def advantages(groups):
         z = lambda x: _normalized(x.astype(np.float64), eps, 1)
         sums = [WEIGHTS[0] * z(g.a) + WEIGHTS[1] * z(g.b) for g in groups]

@@ -12,14 +12,14 @@ from hypothesis.extra import numpy as hnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from grpojax.advantage import (
-    batch_normalized,
-    batch_scaled,
-    best_of_group,
-    by_group_id,
-    dapo_mix,
-    gdpo,
+    BatchNormalized,
+    BatchScaled,
+    BestOfGroup,
+    ByGroupId,
+    DapoMix,
+    Gdpo,
     group_centered,
-    group_normalized,
+    GroupNormalized,
     leave_one_out,
     opo,
     reinforce_plus_plus,
@@ -50,23 +50,21 @@ class Case(NamedTuple):
 
 
 ESTIMATORS = {
-    "group_normalized": Case(
-        group_normalized(EPS), oracle.group_normalized(EPS, 1), "group", 0
+    "GroupNormalized": Case(
+        GroupNormalized(EPS), oracle.GroupNormalized(EPS, 1), "group", 0
     ),
-    "group_normalized(ddof=0)": Case(
-        group_normalized(EPS, 0), oracle.group_normalized(EPS, 0), "group", 0
+    "GroupNormalized(ddof=0)": Case(
+        GroupNormalized(EPS, 0), oracle.GroupNormalized(EPS, 0), "group", 0
     ),
     "group_centered": Case(group_centered, oracle.group_centered, "group", 1),
     "leave_one_out": Case(leave_one_out, oracle.leave_one_out, "group", 1),
-    "batch_normalized": Case(
-        batch_normalized(EPS), oracle.batch_normalized(EPS, 1), "batch", 0, own=False
+    "BatchNormalized": Case(
+        BatchNormalized(EPS), oracle.BatchNormalized(EPS, 1), "batch", 0, own=False
     ),
-    "batch_scaled": Case(batch_scaled(EPS), oracle.batch_scaled(EPS), "group", 0),
-    "best_of_group": Case(best_of_group(EPS), oracle.best_of_group(EPS), None, 0),
-    "dapo_mix": Case(
-        dapo_mix(0.2, EPS), oracle.dapo_mix(0.2, EPS), "batch", 0, own=False
-    ),
-    "gdpo": Case(gdpo(EPS), oracle.gdpo(EPS), "batch", 0),
+    "BatchScaled": Case(BatchScaled(EPS), oracle.BatchScaled(EPS), "group", 0),
+    "BestOfGroup": Case(BestOfGroup(EPS), oracle.BestOfGroup(EPS), None, 0),
+    "DapoMix": Case(DapoMix(0.2, EPS), oracle.DapoMix(0.2, EPS), "batch", 0, own=False),
+    "Gdpo": Case(Gdpo(EPS), oracle.Gdpo(EPS), "batch", 0),
     "reinforce_plus_plus": Case(
         reinforce_plus_plus(),
         oracle.reinforce_plus_plus(False),
@@ -137,7 +135,7 @@ def slopes(batch: Batch, cotangent):
 def compiled_by_id(batch: Batch, ids):
     rewards = rewards_of(batch)
     return {
-        name: by_group_id(case.estimator, ids, groups=9)(rewards)
+        name: ByGroupId(case.estimator, ids, groups=9)(rewards)
         for name, case in ESTIMATORS.items()
     }
 
@@ -294,13 +292,13 @@ def test_statistics_are_those_of_all_devices():
     for name, seen in advantages(batch).items():
         close(spread[name], seen, name, 1e-5)
     # One shard's own statistics would say something else.
-    alone = batch_normalized(EPS)(rewards_of(Batch(*(x[:1] for x in batch))))
-    assert np.abs(alone - np.asarray(spread["batch_normalized"])[:1]).max() > 0.1
+    alone = BatchNormalized(EPS)(rewards_of(Batch(*(x[:1] for x in batch))))
+    assert np.abs(alone - np.asarray(spread["BatchNormalized"])[:1]).max() > 0.1
 
 
 @pytest.mark.parametrize(
     "estimator", [c.estimator for n, c in ESTIMATORS.items() if n not in
-                  ("batch_normalized", "reinforce_plus_plus")]
+                  ("BatchNormalized", "reinforce_plus_plus")]
 )  # fmt: skip
 def test_a_group_of_one_has_no_baseline(estimator):
     with pytest.raises(ValueError, match="a group of one has no baseline.*group=1"):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from grpojax.advantage import (
-    batch_normalized,
-    batch_scaled,
-    best_of_group,
-    by_group_id,
-    dapo_mix,
-    gdpo,
+    BatchNormalized,
+    BatchScaled,
+    BestOfGroup,
+    ByGroupId,
+    DapoMix,
+    Gdpo,
     group_centered,
-    group_normalized,
+    GroupNormalized,
     leave_one_out,
     opo,
     reinforce_plus_plus,
@@ -32,12 +32,12 @@ MLLM_JAX = jnp.array([[0.0, 0, 0, 0], [2, 2, 0, 1]])
     "estimator, wanted",
     [
         (
-            group_normalized(ddof=0),
+            GroupNormalized(ddof=0),
             [0, 0, 0, 0, 0.9044249, 0.9044249, -1.5073749, -0.3014750],
         ),
         (leave_one_out, [0, 0, 0, 0, 1, 1, -1.6666666, -0.3333333]),
         # The last was written down as -0.2139618, which its two parts do not add up to.
-        (dapo_mix(), [-0.145848] * 4 + [1.2252904, 1.2252904, -1.6532228, -0.2139664]),
+        (DapoMix(), [-0.145848] * 4 + [1.2252904, 1.2252904, -1.6532228, -0.2139664]),
     ],
 )
 def test_mllm_jax(estimator, wanted):
@@ -49,15 +49,15 @@ def test_mllm_jax(estimator, wanted):
 def by_ids(values, ids, groups, size=None):
     """The estimators that do not look at the other groups."""
     estimators = {
-        "group_normalized": group_normalized(1e-6),
+        "GroupNormalized": GroupNormalized(1e-6),
         "group_centered": group_centered,
         "leave_one_out": leave_one_out,
-        "best_of_group": best_of_group(1e-6),
+        "BestOfGroup": BestOfGroup(1e-6),
         "opo": opo,
     }
     flat = Rewards.of(values[:, None])
     return {
-        name: by_group_id(estimator, ids, groups=groups, size=size)(flat)[:, 0]
+        name: ByGroupId(estimator, ids, groups=groups, size=size)(flat)[:, 0]
         for name, estimator in estimators.items()
     }
 
@@ -69,7 +69,7 @@ def test_verl():
     order = np.array([7, 2, 5, 0, 9, 4, 1, 8, 3, 6])
     seen = by_ids(values[order], ids[order], groups=3)
     for name, first, second in (
-        ("group_normalized", 0.866024, 0.707105),
+        ("GroupNormalized", 0.866024, 0.707105),
         ("group_centered", 0.5, 0.25),
         ("leave_one_out", 0.666667, 0.5),
         ("opo", 0.5, 0.25),  # Of equal lengths.
@@ -78,7 +78,7 @@ def test_verl():
         close = dict(rtol=2e-6, err_msg=name)
         np.testing.assert_allclose(seen[name], np.array(wanted)[order], **close)
     best = np.array([0, 0, 0, 0, 1.414210, 0, 0, 0, 0, 0])
-    np.testing.assert_allclose(seen["best_of_group"], best[order], rtol=2e-6)
+    np.testing.assert_allclose(seen["BestOfGroup"], best[order], rtol=2e-6)
 
 
 def test_ragged_groups_of_mllm_jax():
@@ -101,19 +101,19 @@ def test_a_row_that_fits_nowhere_is_nan_and_padding_is_zero():
         valid=jnp.array([[True, True, True, True, False]]),
     )
     ids = jnp.array([0, 0, 2, -1, -1])  # Groups 2 and -1 are not there.
-    seen = by_group_id(group_centered, ids, groups=2, size=2)(flat)
+    seen = ByGroupId(group_centered, ids, groups=2, size=2)(flat)
     np.testing.assert_array_equal(seen, [[-0.5, 0.5, np.nan, np.nan, 0]])
-    full = by_group_id(group_centered, jnp.zeros(5, int), groups=1, size=2)(flat)
+    full = ByGroupId(group_centered, jnp.zeros(5, int), groups=1, size=2)(flat)
     assert np.isnan(full[0, 2:4]).all() and full[0, 4] == 0
 
 
 def test_by_group_id_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="Received 3 ids for 4 rows"):
-        by_group_id(group_centered, jnp.zeros(3, int), groups=1)(
+        ByGroupId(group_centered, jnp.zeros(3, int), groups=1)(
             Rewards.of(jnp.ones((2, 2)))
         )
     with pytest.raises(ValueError, match="groups must be at least 1. Received 0"):
-        by_group_id(group_centered, jnp.zeros(3, int), groups=0)
+        ByGroupId(group_centered, jnp.zeros(3, int), groups=0)
 
 
 TRL = np.array([[1.0, 0.0, 0.25, 1.0], [0.0, 0.0, 0.0, 0.5]])
@@ -125,8 +125,8 @@ def test_trl_scales():
     group = center / (TRL.std(1, ddof=1, keepdims=True) + 1e-4)
     batch = center / (TRL.std(ddof=1) + 1e-4)
     rewards = Rewards.of(TRL)
-    np.testing.assert_allclose(group_normalized()(rewards), group, rtol=1e-5)
-    np.testing.assert_allclose(batch_scaled()(rewards), batch, rtol=1e-5)
+    np.testing.assert_allclose(GroupNormalized()(rewards), group, rtol=1e-5)
+    np.testing.assert_allclose(BatchScaled()(rewards), batch, rtol=1e-5)
     np.testing.assert_allclose(group_centered(rewards), center, rtol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_gdpo_leaves_out_a_component_that_does_not_apply():
     known = other[0, [0, 2, 3]]
     z[0, [0, 2, 3]] += 0.5 * (known - known.mean()) / (known.std(ddof=1) + 1e-4)
     wanted = (z - z.mean()) / (z.std(ddof=1) + 1e-4)
-    np.testing.assert_allclose(gdpo()(rewards), wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(Gdpo()(rewards), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_reinforce_plus_plus_whitens_tokens_not_rows():
@@ -156,7 +156,7 @@ def test_reinforce_plus_plus_whitens_tokens_not_rows():
     deviation = np.array([[0.75, -0.25]])
     wanted = deviation / np.sqrt(0.25)  # (1 · 0.75² + 3 · 0.25²) / (4 - 1)
     np.testing.assert_allclose(reinforce_plus_plus()(rewards), wanted, rtol=1e-6)
-    rows = batch_normalized()(rewards)
+    rows = BatchNormalized()(rewards)
     assert np.abs(rows - wanted).max() > 0.1
 
 

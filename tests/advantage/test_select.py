@@ -6,10 +6,10 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from grpojax.advantage import (
-    everything,
-    informative,
-    most_informative,
-    take_informative,
+    FirstNonzeroVariance,
+    keep_all,
+    nonzero_variance,
+    take_nonzero_variance,
 )
 from grpojax.types import Prompt, Rewards, Trajectory
 
@@ -38,8 +38,13 @@ def trajectory_of(total) -> Trajectory:
 @jax.jit
 def select(total, valid):
     rewards = Rewards.of(total, valid=valid)
-    some = take_informative(trajectory_of(total), rewards, count=3)
-    return everything(rewards), informative(rewards), most_informative(3)(rewards), some
+    some = take_nonzero_variance(trajectory_of(total), rewards, count=3)
+    return (
+        keep_all(rewards),
+        nonzero_variance(rewards),
+        FirstNonzeroVariance(3)(rewards),
+        some,
+    )
 
 
 @law
@@ -62,7 +67,7 @@ def test_prompts_with_something_to_learn_come_first(total, valid):
     np.testing.assert_array_equal(rewards.total, np.where(valid, total, 0)[chosen])
     np.testing.assert_array_equal(rewards.valid, valid[chosen])
     # The mask and the smaller batch train on the same rows.
-    kept = np.asarray(informative(rewards))
+    kept = np.asarray(nonzero_variance(rewards))
     assert set(numbers[kept[:, 0]]) == set(np.flatnonzero(first))
     assert kept.sum() == mask.sum()
 
@@ -72,20 +77,20 @@ def test_equality_is_not_blurred_by_rounding():
     with jax.enable_x64(True):
         same = np.full((1, 3), 0.1)
         assert (same - same.mean()).any()
-        assert not informative(Rewards.of(same)).any()
-        assert informative(Rewards.of(np.array([[0.1 + 0.2, 0.3]]))).all()
+        assert not nonzero_variance(Rewards.of(same)).any()
+        assert nonzero_variance(Rewards.of(np.array([[0.1 + 0.2, 0.3]]))).all()
 
 
 def test_a_prompt_whose_rows_are_all_dropped_has_nothing_to_learn_from():
     rewards = Rewards.of(jnp.array([[1.0, 0.0], [1.0, 0.0]]))
     keep = jnp.array([[False, False], [True, False]])
     dropped = Rewards(rewards.total, {}, {}, rewards.valid, keep, rewards.lengths)
-    np.testing.assert_array_equal(most_informative(1)(dropped), keep)
+    np.testing.assert_array_equal(FirstNonzeroVariance(1)(dropped), keep)
 
 
 def test_counts_that_make_no_batch_are_refused():
     rewards = Rewards.of(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match="at least 1. Received 0"):
-        most_informative(0)
+        FirstNonzeroVariance(0)
     with pytest.raises(ValueError, match="count=3 for 2 prompts"):
-        take_informative(trajectory_of(rewards.total), rewards, count=3)
+        take_nonzero_variance(trajectory_of(rewards.total), rewards, count=3)

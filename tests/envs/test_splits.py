@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from envs.gsm8k import load_split
-from grpojax.runs.recipe import Data
+from grpojax.runs.recipe.schema import Data
 
 
 def split(path: Path, held: int | None, **more):

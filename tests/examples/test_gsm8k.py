@@ -2,8 +2,8 @@
 
 import gsm8k
 
-from grpojax.runs import recipes
-from grpojax.runs.recipe import Recipe
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Recipe
 
 
 SMALL = [

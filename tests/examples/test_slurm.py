@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpojax.runs.preemption import EXIT_PREEMPTED
+from grpojax.runs.distributed.preemption import EXIT_PREEMPTED
 
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "examples" / "slurm").glob("*.sbatch"))

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 import grpojax
 from grpojax import reward
-from grpojax.reward import host_reward, in_process, in_thread, weighted_sum
+from grpojax.reward import HostReward, InProcess, InThread, WeightedSum
 
 from ..helpers import count_env, same_bits, transformer
 from .judges import count_sevens
@@ -65,7 +65,7 @@ class Twin(eqx.Module):
     def __call__(self, trajectory):
         first = trajectory.prompt.tokens[:, :1]
         bad = self.failing & ((first % 2 == 1) | (first % 32 == 0))
-        rewards = weighted_sum({"target": 1.0})(trajectory)
+        rewards = WeightedSum({"target": 1.0})(trajectory)
         return dataclasses.replace(
             rewards,
             total=jnp.where(bad, -1.0, rewards.total),
@@ -93,9 +93,9 @@ class Judge:
 def test_a_run_equals_its_twin_in_the_graph_bit_for_bit(caplog):
     """And raising and hanging leave a finished run behind, with the right counts."""
     judge = Judge()
-    limited = in_thread(judge, seconds=2.0)
-    asked = host_reward(limited, decode, name="judge", at_a_time=GROUP)
-    host = weighted_sum({"judge": 1.0}, asked)
+    limited = InThread(judge, seconds=2.0)
+    asked = HostReward(limited, decode, name="judge", at_a_time=GROUP)
+    host = WeightedSum({"judge": 1.0}, asked)
     for failing in (False, True):
         judge.failing = failing
         there, measured = train(host)
@@ -111,7 +111,7 @@ def test_a_run_equals_its_twin_in_the_graph_bit_for_bit(caplog):
 
 
 def sevens(**options):
-    return host_reward(count_sevens, decode, name="sevens", **options)
+    return HostReward(count_sevens, decode, name="sevens", **options)
 
 
 def test_errors_are_counted_and_zero_is_a_number(caplog):
@@ -123,7 +123,7 @@ def test_errors_are_counted_and_zero_is_a_number(caplog):
     assert "2 of 6 rows" in caplog.text and "cannot judge 'raise 7'" in caplog.text
     whole = sevens(on_error=0.0)(rows)  # One call: all is lost, and 0 is kept.
     assert whole.errors["sevens"].all() and not whole.total.any() and whole.valid.all()
-    both = weighted_sum({"sevens": 0.5}, sevens(at_a_time=3))(rows)
+    both = WeightedSum({"sevens": 0.5}, sevens(at_a_time=3))(rows)
     np.testing.assert_array_equal(both.total, [[-0.5] * 3] * 2)
     assert int(both.errors["sevens"].sum()) == 6
 
@@ -139,20 +139,20 @@ def test_errors_are_counted_and_zero_is_a_number(caplog):
     ],
 )
 def test_an_answer_of_another_kind_is_an_error(answer, complaint, caplog):
-    wrong = host_reward(lambda **_: answer, decode, name="wrong")
+    wrong = HostReward(lambda **_: answer, decode, name="wrong")
     rewards = wrong(trajectory_of([[[1], [2]]]))
     assert (rewards.total == -1).all() and rewards.errors["wrong"].all()
     assert complaint in caplog.text and failed_rows(caplog, "wrong") == 2
 
 
 def test_none_says_that_the_reward_does_not_apply(caplog):
-    partly = host_reward(lambda **_: [None, 0, 1.0], decode, name="partly")
+    partly = HostReward(lambda **_: [None, 0, 1.0], decode, name="partly")
     rows = trajectory_of([[[1], [2], [3]]], other=[[5.0, 5.0, 5.0]])
     rewards = partly(rows)
     np.testing.assert_array_equal(rewards.valid, [[False, True, True]])
     np.testing.assert_array_equal(rewards.total, [[0, 0, 1]])
     assert not rewards.errors["partly"].any() and not caplog.records
-    np.testing.assert_array_equal(weighted_sum(None, partly)(rows).total, [[5, 5, 6]])
+    np.testing.assert_array_equal(WeightedSum(None, partly)(rows).total, [[5, 5, 6]])
 
 
 def test_the_function_is_told_texts_and_columns():
@@ -166,7 +166,7 @@ def test_the_function_is_told_texts_and_columns():
     # A reply in mid-row belongs to the text; what is past the last sampled token not.
     rows = eqx.tree_at(lambda r: r.sampled, rows, rows.sampled.at[0, 0, 1].set(False))
     columns = lambda t: {"gold": t.rewards["gold"], "where": t.prompt.tokens[:, 0]}
-    host_reward(note, decode, name="note", columns=columns)(rows)
+    HostReward(note, decode, name="note", columns=columns)(rows)
     assert seen == {
         "prompts": ["0", "0", "1", "1"],
         "completions": ["4 5 6", "7", "8 9", "3 2"],
@@ -183,7 +183,7 @@ def test_two_programs_are_made_of_the_same_parts():
         threads.append(threading.current_thread())
         return count_sevens(prompts, completions)
 
-    judged = weighted_sum({"judge": 0.5}, host_reward(judge, decode, name="judge"))
+    judged = WeightedSum({"judge": 0.5}, HostReward(judge, decode, name="judge"))
     rows = trajectory_of([[[7], [1, 7]], [[7, 7], [2]]], other=[[1, 1], [1, 1]])
     outside = judged(rows)
     assert threads == [threading.main_thread()]
@@ -200,7 +200,7 @@ def test_one_call_for_all_lanes_of_vmap():
 
     lanes = [trajectory_of([[[7], [k]], [[7, 7], [7, k]]]) for k in range(3)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
-    host = host_reward(judge, decode, name="judge")
+    host = HostReward(judge, decode, name="judge")
     total = jax.jit(jax.vmap(host))(stacked).total
     np.testing.assert_array_equal(total, [[[1, 0], [2, 1]]] * 3)
     nested = jax.tree.map(lambda x: jnp.stack([x, x]), stacked)
@@ -222,7 +222,7 @@ def test_a_mesh_asks_once_about_all_rows():
     types = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((8,), ("data",), types, devices=jax.devices()[:8])
     spread = jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
-    host = host_reward(judge, decode, name="judge")
+    host = HostReward(judge, decode, name="judge")
     total = jax.jit(lambda rows: host(rows).total * 2)(spread)
     wanted = [[2 * p, 2 * (p == 7)] for p in range(1, 9)]
     np.testing.assert_array_equal(total, wanted)
@@ -230,8 +230,8 @@ def test_a_mesh_asks_once_about_all_rows():
 
 
 def test_a_worker_process_is_stopped_and_started_anew(caplog):
-    limited = in_process(count_sevens, seconds=5.0)
-    judge = host_reward(limited, decode, name="judge", at_a_time=1)
+    limited = InProcess(count_sevens, seconds=5.0)
+    judge = HostReward(limited, decode, name="judge", at_a_time=1)
     rows = trajectory_of([[[7, 7], [91], [90], [7], [93], [7, 7, 7]]])
     rewards = judge(rows)
     np.testing.assert_array_equal(rewards.total, [[2, -1, -1, 1, -1, 3]])
@@ -247,8 +247,8 @@ def test_a_worker_process_is_stopped_and_started_anew(caplog):
 
 def test_limits_are_checked_before_anything_runs():
     with pytest.raises(ValueError, match="importable|import it"):
-        in_process(lambda **_: [], seconds=1.0)
-    for limit in (in_process, in_thread):
+        InProcess(lambda **_: [], seconds=1.0)
+    for limit in (InProcess, InThread):
         with pytest.raises(ValueError, match="positive. Received seconds=0.0"):
             limit(count_sevens, 0.0)
     with pytest.raises(ValueError, match="Received 0"):

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax.reward import (
-    chain,
-    clip,
-    cosine,
+    Chain,
+    ClipTotal,
+    Cosine,
     drop_truncated,
     exclude_truncated,
-    repetition,
-    soft_overlong,
-    weighted_sum,
+    Repetition,
+    SoftOverlong,
+    WeightedSum,
     zero_truncated,
 )
 from grpojax.types import Rewards
@@ -30,33 +30,33 @@ ROWS = of_lengths(1, 2, 3, **PAID, terminated=[[True, False, True]])
 
 
 def test_weights_add_up_by_name():
-    rewards = weighted_sum({"correct": 1.0, "format": 0.5})(ROWS)
+    rewards = WeightedSum({"correct": 1.0, "format": 0.5})(ROWS)
     np.testing.assert_array_equal(rewards.total, [[1.5, 0.5, 1.0]])
     np.testing.assert_array_equal(rewards.lengths, [[1, 2, 3]])
-    np.testing.assert_array_equal(weighted_sum()(ROWS).total, [[2, 1, 1]])
-    alone = weighted_sum({"format": 1.0})(ROWS)
+    np.testing.assert_array_equal(WeightedSum()(ROWS).total, [[2, 1, 1]])
+    alone = WeightedSum({"format": 1.0})(ROWS)
     np.testing.assert_array_equal(alone.total, [[1, 1, 0]])
     assert alone.weights == {"correct": 0, "format": 1} and not alone.errors
 
 
 def test_a_weight_of_zero_is_zero():
     """The trap of `x or default`."""
-    rewards = weighted_sum({"correct": 0.0, "format": 0.0})(ROWS)
+    rewards = WeightedSum({"correct": 0.0, "format": 0.0})(ROWS)
     assert not rewards.total.any() and rewards.valid.all()
-    paid = cosine(4, right_short=0.0, right_long=0.0, wrong_short=0.0, wrong_long=0.0)
+    paid = Cosine(4, right_short=0.0, right_long=0.0, wrong_short=0.0, wrong_long=0.0)
     assert not paid(ROWS).total.any()
 
 
 def test_names_are_checked():
     with pytest.raises(ValueError, match=r"\['korrect'\].*pay \['correct', 'format'\]"):
-        weighted_sum({"korrect": 1.0})(ROWS)
-    twice = weighted_sum(None, soft_overlong(4, 2), soft_overlong(9, 2))
+        WeightedSum({"korrect": 1.0})(ROWS)
+    twice = WeightedSum(None, SoftOverlong(4, 2), SoftOverlong(9, 2))
     with pytest.raises(ValueError, match=r"Received \['soft_overlong'\] from two"):
         twice(ROWS)
-    named = weighted_sum(None, soft_overlong(4, 2), soft_overlong(9, 2, name="late"))
+    named = WeightedSum(None, SoftOverlong(4, 2), SoftOverlong(9, 2, name="late"))
     assert set(named(ROWS).components) == {"correct", "format", "soft_overlong", "late"}
     with pytest.raises(ValueError, match="judged_by='right'.*pays"):
-        cosine(4, "right")(ROWS)
+        Cosine(4, "right")(ROWS)
 
 
 def test_a_component_that_does_not_apply_is_left_out():
@@ -67,11 +67,11 @@ def test_a_component_that_does_not_apply_is_left_out():
         valid = jnp.array([[True, False, False]])
         return Rewards.of(paid, name="partly", valid=valid, lengths=trajectory.lengths)
 
-    both = weighted_sum({"correct": 1.0, "partly": 0.5}, partly)(ROWS)
+    both = WeightedSum({"correct": 1.0, "partly": 0.5}, partly)(ROWS)
     np.testing.assert_array_equal(both.total, [[3, 0, 1]])
     assert both.valid.all()
     np.testing.assert_array_equal(both.components["partly"], [[4, np.nan, np.nan]])
-    alone = weighted_sum({"partly": 1.0}, partly)(ROWS)
+    alone = WeightedSum({"partly": 1.0}, partly)(ROWS)
     np.testing.assert_array_equal(alone.total, [[4, 0, 0]])
     np.testing.assert_array_equal(alone.valid, [[True, False, False]])
 
@@ -80,20 +80,20 @@ def test_soft_overlong_counts_tokens():
     """DAPO's piecewise values for L = 10 and c = 4; ids say nothing about lengths."""
     lengths = [1, 6, 7, 8, 10, 11]
     wanted = [0, 0, -0.25, -0.5, -1, -1]
-    penalty = soft_overlong(horizon=10, buffer=4)
+    penalty = SoftOverlong(horizon=10, buffer=4)
     np.testing.assert_allclose(penalty(of_lengths(*lengths)).total, [wanted])
     rows = [[[1000 + n] * n for n in lengths]]
     np.testing.assert_allclose(penalty(trajectory_of(rows)).total, [wanted])
     for buffer in (0, 11):
         with pytest.raises(ValueError, match=f"horizon=10 and buffer={buffer}"):
-            soft_overlong(10, buffer)
+            SoftOverlong(10, buffer)
 
 
 def test_soft_overlong_counts_only_what_the_policy_said():
     trajectory = of_lengths(10)
     sampled = trajectory.sampled.at[0, 0, 3:6].set(False)  # A reply.
     replied = dataclasses.replace(trajectory, sampled=sampled)
-    assert soft_overlong(10, 4)(replied).total == -0.25
+    assert SoftOverlong(10, 4)(replied).total == -0.25
 
 
 def open_r1_cosine(length, horizon, right):
@@ -106,7 +106,7 @@ def test_cosine():
     rows = of_lengths(*lengths, correct=[right])
     pairs = zip(lengths, right, strict=True)
     wanted = [open_r1_cosine(min(n, 8), 8, yes) for n, yes in pairs]
-    np.testing.assert_allclose(cosine(8)(rows).total, [wanted], atol=1e-6)
+    np.testing.assert_allclose(Cosine(8)(rows).total, [wanted], atol=1e-6)
 
 
 def distinct_share(tokens, size) -> float:
@@ -115,7 +115,7 @@ def distinct_share(tokens, size) -> float:
 
 
 SHORT = 9
-repeat = {n: jax.jit(repetition(n, 0.5)) for n in (1, 3, SHORT + 1)}
+repeat = {n: jax.jit(Repetition(n, 0.5)) for n in (1, 3, SHORT + 1)}
 said = st.lists(st.integers(0, 2), min_size=1, max_size=SHORT)
 
 
@@ -133,16 +133,16 @@ def test_repetition_does_not_run_across_a_reply():
     replied = trajectory.sampled.at[0, 0, 2].set(False)
     replied = dataclasses.replace(trajectory, sampled=replied)
     # 55, 55, 55 instead of 55, 59, 95, 55, 55.
-    np.testing.assert_allclose(repetition(2)(replied).total, -2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(repetition(2)(trajectory).total, -2 / 5, rtol=1e-6)
+    np.testing.assert_allclose(Repetition(2)(replied).total, -2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(Repetition(2)(trajectory).total, -2 / 5, rtol=1e-6)
     with pytest.raises(ValueError, match="Received 0"):
-        repetition(0)
+        Repetition(0)
 
 
 def test_truncated_rows():
-    base = weighted_sum({"format": 1.0})
+    base = WeightedSum({"format": 1.0})
     zero, drop, exclude = (
-        chain(base, rule)(ROWS)
+        Chain(base, rule)(ROWS)
         for rule in (zero_truncated, drop_truncated, exclude_truncated)
     )
     np.testing.assert_array_equal(zero.total, [[1, 0, 0]])
@@ -155,18 +155,18 @@ def test_truncated_rows():
 
 def test_chain_goes_first_to_last():
     twice = lambda _, rewards: dataclasses.replace(rewards, total=2 * rewards.total)
-    base, bound = weighted_sum({"correct": 1.0}), clip(0.0, 1.5)
+    base, bound = WeightedSum({"correct": 1.0}), ClipTotal(0.0, 1.5)
     np.testing.assert_array_equal(
-        chain(base, twice, bound)(ROWS).total, [[1.5, 0, 1.5]]
+        Chain(base, twice, bound)(ROWS).total, [[1.5, 0, 1.5]]
     )
-    np.testing.assert_array_equal(chain(base, bound, twice)(ROWS).total, [[2, 0, 2]])
+    np.testing.assert_array_equal(Chain(base, bound, twice)(ROWS).total, [[2, 0, 2]])
 
 
 REWARD = jax.jit(
-    chain(
-        weighted_sum(None, soft_overlong(6, 3), cosine(6), repetition(2)),
+    Chain(
+        WeightedSum(None, SoftOverlong(6, 3), Cosine(6), Repetition(2)),
         zero_truncated,
-        clip(-1.0, 3.0),
+        ClipTotal(-1.0, 3.0),
     )
 )
 row = st.lists(st.integers(0, 3), min_size=1, max_size=6)

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from grpojax.runs.changes import check_recipe
+from grpojax.runs.recipe.resume_check import check_recipe
 
 
 @dataclass(frozen=True)

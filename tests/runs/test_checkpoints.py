@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import grpojax as gx
-from grpojax.runs.checkpoints import Checkpoints
+from grpojax.runs.checkpoint.checkpoints import Checkpoints
 
 from ..helpers import leaves, same_bits, transformer
 

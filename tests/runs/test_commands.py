@@ -7,10 +7,12 @@ import logging
 import pytest
 
 from grpojax import text
-from grpojax.runs import commands, generating, recipes, training
-from grpojax.runs.guards import DivergedError
-from grpojax.runs.preemption import PreemptedError
-from grpojax.runs.recipe import Recipe
+from grpojax.runs.cli import generate as generating, main as commands
+from grpojax.runs.distributed.preemption import PreemptedError
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.training import fit as training
+from grpojax.runs.training.health import DivergedError
 
 from .conftest import SHIPPED
 

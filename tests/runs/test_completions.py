@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grpojax.runs import completions
-from grpojax.runs.loop import Completions
+from grpojax.runs.io import samples as completions
+from grpojax.runs.training.step import Completions
 from grpojax.types import Prompt
 
 from ..envs.double import ByteTokenizer

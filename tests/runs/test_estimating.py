@@ -8,8 +8,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from grpojax import sharding, text
 from grpojax.models import Transformer
-from grpojax.runs import estimating, recipes, training
-from grpojax.runs.recipe import Recipe
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.training import estimate as estimating, fit as training
 
 from ..helpers import CONFIGS
 from .conftest import SHIPPED

@@ -15,8 +15,8 @@ from grpojax import models, rollout
 from grpojax.env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, TimeStep
 from grpojax.policy import logits
 from grpojax.rollout import Categorical, Greedy
-from grpojax.runs.evaluation import evaluate
-from grpojax.runs.statistics import wilson
+from grpojax.runs.evaluation.evaluate import evaluate
+from grpojax.runs.evaluation.statistics import wilson
 from grpojax.text import load_tokenizer, Number
 from grpojax.types import Prompt
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from grpojax.runs.files import append_json, RunDirectory, write_json
+from grpojax.runs.io.run_directory import append_json, RunDirectory, write_json
 
 
 def read(path):
@@ -151,7 +151,7 @@ def test_what_holds_no_run_is_not_resumed(tmp_path, exists):
 
 HOLD = """
 import sys, time
-from grpojax.runs.files import RunDirectory
+from grpojax.runs.io.run_directory import RunDirectory
 directory = RunDirectory(sys.argv[1])
 directory.start("", {})
 print("held", flush=True)

@@ -3,7 +3,7 @@ import math
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from grpojax.runs.guards import Bounds, Guard
+from grpojax.runs.training.health import Bounds, Guard
 
 
 ENTROPY, LENGTH = "entropy", "completions/mean_length"

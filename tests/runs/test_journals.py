@@ -2,7 +2,7 @@ import json
 
 from hypothesis import given, strategies as st
 
-from grpojax.runs._journals import cut, whole
+from grpojax.runs.io.jsonl import cut, whole
 
 
 steps = st.lists(st.integers(1, 30), max_size=12).map(sorted)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from grpojax import collect, init, train_step
-from grpojax.runs import loop
+from grpojax.runs.training import step as loop
 
 from ..helpers import count_env, leaves, same_bits, transformer
 

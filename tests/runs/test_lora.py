@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 
 from grpojax import models
-from grpojax.runs import (
-    _arrays,
-    commands,
-    estimating,
-    evaluating,
-    parts,
-    recipes,
-    training,
-)
-from grpojax.runs.checkpoints import Checkpoints
-from grpojax.runs.recipe import Recipe
+from grpojax.runs.checkpoint import arrays as _arrays
+from grpojax.runs.checkpoint.checkpoints import Checkpoints
+from grpojax.runs.cli import evaluate as evaluating, main as commands
+from grpojax.runs.recipe import build as parts, load as recipes
+from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.training import estimate as estimating, fit as training
 from tests.helpers import distance, same_bits
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from envs import addition, gsm8k
 from grpojax import algorithms, reward, text, Trajectory
-from grpojax.runs import parts, recipes
-from grpojax.runs.recipe import Algorithm, Recipe
+from grpojax.runs.recipe import build as parts, load as recipes
+from grpojax.runs.recipe.schema import Algorithm, Recipe
 from grpojax.types import Prompt
 
 from .conftest import SHIPPED
@@ -54,7 +54,7 @@ def test_the_control_gives_every_row_what_another_prompt_earned():
     assert sorted(control.ravel().tolist()) == sorted(plain.ravel().tolist())
     for prompt in range(4):
         assert not set(control[prompt].tolist()) & set(plain[prompt].tolist())
-    weighed = reward.weighted_sum({"correct": 1.0, "format": 0.0})(made)
+    weighed = reward.WeightedSum({"correct": 1.0, "format": 0.0})(made)
     assert jnp.array_equal(plain, weighed.total)
 
 

@@ -6,15 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from grpojax.runs import (
-    commands,
-    evaluating,
-    generating,
-    placement,
-    processes,
-    recipes,
+from grpojax.runs.cli import (
+    evaluate as evaluating,
+    generate as generating,
+    main as commands,
 )
-from grpojax.runs.recipe import Distributed, Recipe
+from grpojax.runs.distributed import mesh as placement, processes
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Distributed, Recipe
 
 
 pytestmark = pytest.mark.skipif(

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax.rollout import Categorical, Greedy
-from grpojax.runs import predictions
-from grpojax.runs.evaluation import evaluate
-from grpojax.runs.fingerprint import fingerprint, settings as settings_of
-from grpojax.runs.outcome import concatenate, Evaluation
+from grpojax.runs.evaluation import predictions
+from grpojax.runs.evaluation.evaluate import evaluate
+from grpojax.runs.evaluation.result import concatenate, Evaluation
+from grpojax.runs.io.fingerprint import fingerprint, settings as settings_of
 
 from ..envs.double import ByteTokenizer
 from ..helpers import transformer

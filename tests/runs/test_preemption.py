@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from grpojax.runs.preemption import EXIT_PREEMPTED, Preemption
+from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, Preemption
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -51,7 +51,7 @@ def test_another_thread_is_left_alone():
 
 PROGRAM = """
 import sys, time
-from grpojax.runs.preemption import EXIT_PREEMPTED, Preemption
+from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, Preemption
 with Preemption() as preemption:
     print("ready", flush=True)
     while not preemption.requested:

@@ -16,11 +16,12 @@ import optax
 import pytest
 
 from grpojax import init, models, sharding
-from grpojax.runs import recipes, training
-from grpojax.runs.checkpoints import Checkpoints
-from grpojax.runs.preemption import EXIT_PREEMPTED
-from grpojax.runs.recipe import Recipe
-from grpojax.runs.supervision import EXIT_PEER
+from grpojax.runs.checkpoint.checkpoints import Checkpoints
+from grpojax.runs.distributed.preemption import EXIT_PREEMPTED
+from grpojax.runs.distributed.supervise import EXIT_PEER
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.training import fit as training
 
 from ..helpers import distance, same_bits, transformer
 
@@ -247,7 +248,7 @@ import optax
 import grpojax as gx
 from grpojax import models, reward, sharding
 from grpojax.runs import placement, processes
-from grpojax.runs.checkpoints import Checkpoints
+from grpojax.runs.checkpoint.checkpoints import Checkpoints
 from grpojax.runs.recipe import Distributed
 from tests.helpers import count_env, transformer
 
@@ -335,8 +336,8 @@ def judge(prompts, completions):
     seen.append([prompts, completions])
     return [float(len(text)) for text in completions]
 
-pay = reward.host_reward(judge, str, name="length")
-pay = reward.weighted_sum({"length": 1.0}, pay)
+pay = reward.HostReward(judge, str, name="length")
+pay = reward.WeightedSum({"length": 1.0}, pay)
 
 @eqx.filter_jit
 def collect(state, env):

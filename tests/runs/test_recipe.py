@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpojax.runs import recipes
-from grpojax.runs.recipe import Algorithm, check_paths, Recipe, Run
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Algorithm, check_paths, Recipe, Run
 
 
 ROOT = Path(__file__).resolve().parents[2]

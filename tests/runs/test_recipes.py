@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from grpojax.runs import recipes
+from grpojax.runs.recipe import load as recipes
 
 
 @dataclasses.dataclass(frozen=True)

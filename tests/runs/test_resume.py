@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import pytest
 
 from grpojax import models
-from grpojax.runs import recipes, trackers, training
-from grpojax.runs.files import RunDirectory
-from grpojax.runs.guards import DivergedError
-from grpojax.runs.preemption import EXIT_PREEMPTED, PreemptedError
-from grpojax.runs.progress import Progress
-from grpojax.runs.recipe import Recipe
+from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, PreemptedError
+from grpojax.runs.io.run_directory import RunDirectory
+from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.tracking import build as trackers
+from grpojax.runs.training import fit as training
+from grpojax.runs.training.health import DivergedError
+from grpojax.runs.training.progress import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,9 +7,15 @@ import sys
 
 import pytest
 
-from grpojax.runs._place import Place
-from grpojax.runs.files import RunDirectory
-from grpojax.runs.sinks import Guarded, JsonLines, tabulate, TensorBoard, WandB
+from grpojax.runs.io.run_directory import RunDirectory
+from grpojax.runs.tracking.cursor import Place
+from grpojax.runs.tracking.trackers import (
+    Guarded,
+    JsonLines,
+    tabulate,
+    TensorBoard,
+    WandB,
+)
 
 
 VALUES = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import beta, binomtest, hypergeom
 
-from grpojax.runs.statistics import (
+from grpojax.runs.evaluation.statistics import (
     majority,
     mean_over_problems,
     most_frequent,

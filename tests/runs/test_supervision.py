@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from grpojax.runs.supervision import EXIT_PEER
+from grpojax.runs.distributed.supervise import EXIT_PEER
 
 
 BEGIN = """

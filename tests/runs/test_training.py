@@ -12,9 +12,10 @@ import pytest
 
 import grpojax
 from grpojax import models, text
-from grpojax.runs import loop, parts, recipes, training
-from grpojax.runs.recipe import Recipe, Reward
-from grpojax.runs.statistics import wilson
+from grpojax.runs.evaluation.statistics import wilson
+from grpojax.runs.recipe import build as parts, load as recipes
+from grpojax.runs.recipe.schema import Recipe, Reward
+from grpojax.runs.training import fit as training, step as loop
 
 
 def read(path) -> dict:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from ..statistics import wilson
+from ..evaluation.statistics import wilson
 from ._intervals import Interval
 from ._lines import number, Record
 

@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
+from grpojax.runs.evaluation.statistics import wilson
 from grpojax.runs.reports import _intervals as intervals
-from grpojax.runs.statistics import wilson
 
 
 VALUES = st.lists(

@@ -1,0 +1,278 @@
+"""The command line.
+
+    grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR [--resume]]
+    grpojax evaluate MODEL [--out DIR]
+    grpojax generate MODEL [--prompt TEXT ...]
+    grpojax report RUN... [--out DIR]
+
+What can be refused is refused before anything is compiled or written, with exit code 2.
+A run that was told to leave (SIGTERM) leaves with 75, and `--resume` goes on with it;
+one that is not worth its time any more leaves with 3, and one of many processes that
+has lost another with 69.
+"""
+
+import argparse
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
+from ..distributed.supervise import EXIT_PEER as EXIT_PEER, look_after
+from ..recipe import load as recipes
+from ..recipe.schema import Recipe
+from ..training.health import DivergedError
+from .options import (
+    add_process_options,
+    add_recipe_options,
+    add_resume_option,
+    add_train_options as add_train_options,
+    goes_on,
+    joins,
+    load_recipe,
+)
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+EXIT_DIVERGED = 3
+
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """Input that cannot be; the message says what was expected."""
+
+
+class LeavingError(Exception):
+    """A run that has left before its end, by its own decision; with an exit code."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What goes wrong in here is the fault of what was asked for."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        logger.debug("refused", exc_info=True)
+        raise RefusedError(str(error)) from error
+
+
+Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
+"""What a command does with its options and the variables."""
+
+
+def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Command:
+    """A command that begins with a recipe, which it may only have to print.
+
+    JAX takes seconds to import, and a misspelt key should not: whatever needs it is
+    imported by `act`, which is given the recipe, the options, and when it all began.
+    """
+
+    def command(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+        start = time.perf_counter()
+        with refusing():
+            recipe = load_recipe(options, environment, vars(options).get("model"))
+        if options.print_config:
+            print(recipes.dump(recipe), end="")
+            return
+        with refusing():
+            one_of_many = joins(options, recipe)
+        if not one_of_many:
+            act(recipe, options, start)
+            return
+        look_after()
+        from ..distributed import processes
+
+        with contextlib.ExitStack() as stack:
+            with refusing():
+                stack.enter_context(
+                    processes.joined(
+                        recipe.distributed,
+                        coordinator=options.coordinator,
+                        count=options.processes,
+                        index=options.process,
+                        together=(RefusedError, LeavingError),
+                    )
+                )
+            act(recipe, options, start)
+
+    return command
+
+
+def _console() -> "Console":
+    """The terminal, for one process of a run."""
+    from rich.console import Console
+
+    from ..distributed import processes
+
+    return Console(quiet=not processes.is_first())
+
+
+@with_recipe
+def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax train`."""
+    from ..distributed import processes
+    from ..training import estimate as estimating, fit as training
+
+    with refusing():
+        setup = training.prepare(recipe, options.out, resume=goes_on(options))
+    if options.dry_run:
+        needs = estimating.describe(estimating.estimate(setup))
+        if processes.is_first():
+            print(f"{training.describe(setup)}\n{needs}")
+        return
+    try:
+        training.run(setup, console=_console(), start=start)
+    except PreemptedError as error:
+        how = f"{error}: go on with --out {options.out} --resume"
+        raise LeavingError(EXIT_PREEMPTED, how) from None
+    except DivergedError as error:
+        raise LeavingError(EXIT_DIVERGED, str(error)) from None
+
+
+@with_recipe
+def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax evaluate`."""
+    from . import evaluate as evaluating
+
+    with refusing():
+        setup = evaluating.prepare(recipe, options.out, resume=goes_on(options))
+    evaluating.run(setup, console=_console(), start=start)
+
+
+@with_recipe
+def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax generate`."""
+    from . import generate as generating
+
+    del start
+    with refusing():
+        setup = generating.prepare(
+            recipe,
+            options.prompt,
+            problems=options.problems,
+            samples=options.samples,
+        )
+    generating.show(generating.run(setup), _console())
+
+
+def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """`grpojax report`."""
+    from ..reports import write_report
+
+    del environment
+    with refusing():
+        written = write_report(options.runs, options.out)
+    print(f"{written}\n{written.with_suffix('.html')}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line and its commands."""
+    parser = argparse.ArgumentParser(
+        prog="grpojax", description="GRPO post-training of language models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    learn = commands.add_parser("train", help="train what a recipe describes")
+    learn.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?",
+        help="a YAML file; by default the model that is shipped, and made-up problems",
+    )
+    add_train_options(learn)
+    learn.set_defaults(command=train)
+
+    judge = commands.add_parser("evaluate", help="judge a model on held-out problems")
+    look = commands.add_parser("generate", help="look at a model's answers and rewards")
+    for reading, command in ((judge, evaluate), (look, generate)):
+        reading.add_argument(
+            "model",
+            metavar="MODEL",
+            help="gsm8k-tiny, a directory, a hub id, or the directory of a run",
+        )
+        reading.add_argument(
+            "--recipe",
+            metavar="RECIPE",
+            help="problems, and how they are put; by default the run's, if it is one",
+        )
+        add_recipe_options(reading)
+        add_process_options(reading)
+        reading.set_defaults(command=command)
+    judge.add_argument(
+        "--out", metavar="DIR", type=Path, help="where to write what was measured"
+    )
+    add_resume_option(judge)
+    look.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="answer this instead of the problems; may be repeated",
+    )
+    look.add_argument("--problems", metavar="N", type=int, default=4)
+    look.add_argument("--samples", metavar="N", type=int, default=1)
+
+    tell = commands.add_parser("report", help="say what runs have come to")
+    tell.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    tell.add_argument(
+        "--out", metavar="DIR", type=Path, help="by default the run's own directory"
+    )
+    tell.set_defaults(command=report)
+    return parser
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs `grpojax`; see `run`."""
+    return run(build_parser(), argv, environment)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+) -> int:
+    """Runs a command line.
+
+    **Arguments:**
+
+    - `parser`: whose `command` is a function of the options and the variables.
+    - `argv`: without the program's name.
+    - `environment`: variables: `LOGLEVEL`, and those that a recipe names.
+
+    **Returns:** the exit code: 0, 2 for what was refused, 75 for a run that was told to
+    leave, 3 for one that is not worth its time and 69 for one that has lost a process.
+    """
+    options = parser.parse_args(argv)
+    try:
+        with refusing():
+            _log(environment.get("LOGLEVEL", "WARNING"))
+        options.command(options, environment)
+    except RefusedError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except LeavingError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def _log(level: str) -> None:
+    """Sends what `grpojax` logs from a level on to standard error."""
+    levels = logging.getLevelNamesMapping()
+    if level.upper() not in levels:
+        raise ValueError(
+            f"LOGLEVEL must be one of {', '.join(levels)}. Received {level!r}."
+        )
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("grpojax").setLevel(levels[level.upper()])

@@ -1,0 +1,150 @@
+"""The options of commands, and the recipes that they ask for."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..recipe import load as recipes
+from ..recipe.schema import check_paths, Recipe
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that change a recipe, or print it."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--max-eval-samples",
+        metavar="N",
+        type=int,
+        help="judge only the first N problems: run.max_eval_problems",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the whole recipe and stop"
+    )
+
+
+def add_resume_option(parser: argparse.ArgumentParser) -> None:
+    """Adds what goes on with something that was interrupted."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with what is in DIR, by the recipe that is there; if there is none "
+        "and a recipe is named, begin it",
+    )
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what a process of many is told about itself."""
+    group = parser.add_argument_group(
+        "one process of many",
+        "Say all three to each process, or distributed.processes=auto in the recipe "
+        "under SLURM and on TPU pods.",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="the first process, and a free port"
+    )
+    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
+    group.add_argument("--process", metavar="I", type=int, help="this one, from 0")
+
+
+def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
+    """Whether this is one process of many.
+
+    **Raises:** `ValueError` for options that say half of it.
+    """
+    told = vars(options)
+    coordinator: str | None = told.get("coordinator")
+    count: int | None = told.get("processes")
+    index: int | None = told.get("process")
+    if coordinator is None and count is None and index is None:
+        return recipe.distributed.processes == "auto"
+    if coordinator is not None and count is not None and index is not None:
+        if coordinator.rpartition(":")[2].isdecimal() and 0 <= index < count:
+            return True
+    raise ValueError(
+        "A process of many is told HOST:PORT of the first, how many there are, and "
+        f"which of them it is. Received --coordinator {coordinator} --processes "
+        f"{count} --process {index}: say all three, counted from 0."
+    )
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `grpojax train`, the recipe's name apart."""
+    add_recipe_options(parser)
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where to write the recipe, metrics, completions, summary and model",
+    )
+    add_resume_option(parser)
+    add_process_options(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="load and compile, say what it needs, and take no step",
+    )
+
+
+def load_recipe(
+    options: argparse.Namespace, environment: Mapping[str, str], model: str | None
+) -> Recipe:
+    """The recipe that a command line asks for.
+
+    **Arguments:**
+
+    - `options`: of the command line.
+    - `environment`: the variables that a recipe may name.
+    - `model`: what `model.path` shall be. The directory of a run brings its recipe.
+    """
+    path = options.recipe
+    if goes_on(options) and path is None:
+        path = options.out / "config.yaml"
+    if model is not None and (Path(model) / "config.yaml").is_file():
+        path = Path(model) / "config.yaml" if path is None else path
+        model = str(Path(model) / "model")
+        if not Path(model).is_dir():
+            raise FileNotFoundError(
+                f"A run that has finished holds its model. There is none at {model!r}: "
+                "let it finish, or name another one."
+            )
+    recipe = recipes.load(Recipe(), path, options.set, environment)
+    if model is not None:
+        section = dataclasses.replace(recipe.model, path=model)
+        recipe = dataclasses.replace(recipe, model=section)
+    if options.max_eval_samples is not None:
+        most = options.max_eval_samples
+        section = dataclasses.replace(recipe.run, max_eval_problems=most)
+        recipe = dataclasses.replace(recipe, run=section)
+    check_paths(recipe)
+    return recipe
+
+
+def goes_on(options: argparse.Namespace) -> bool:
+    """Whether a run is there that shall be resumed.
+
+    **Raises:** `ValueError` without a directory, `FileNotFoundError` if it holds none
+    and it is not said what should begin there.
+    """
+    wanted = vars(options)
+    if not wanted.get("resume"):
+        return False
+    if options.out is None:
+        raise ValueError(
+            "--resume goes on with the run in a directory. Received none: name it with "
+            "--out."
+        )
+    if (options.out / "config.yaml").is_file():
+        return True
+    if options.recipe is None and not options.set and "model" not in wanted:
+        raise FileNotFoundError(
+            f"--resume goes on with a run. There is none in {str(options.out)!r}: "
+            "check the path, or name a recipe to begin there."
+        )
+    return False

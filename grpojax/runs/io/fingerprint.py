@@ -1,0 +1,88 @@
+"""What tells a model, a data set or a setting from another."""
+
+import dataclasses
+import hashlib
+import json
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, PyTree, UInt32
+
+from ..distributed import mesh as placement
+
+
+def fingerprint(tree: PyTree) -> str:
+    """16 hexadecimal digits of the arrays of a tree, and of its plain settings.
+
+    The same numbers give the same digits on every device and in every layout over
+    several; one bit that differs gives others. The arrays are read where they are: what
+    travels to the host is two words of each. It is no defense against malice.
+    """
+    arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    words = jax.device_get(_words([leaf for _, leaf in arrays]))
+    parts = [
+        (jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape, word.tolist())
+        for (path, leaf), word in zip(arrays, words, strict=True)
+    ]
+    told = json.dumps([settings(tree), parts]).encode()
+    return hashlib.blake2b(told, digest_size=8).hexdigest()
+
+
+def settings(value: object) -> object:
+    """The names and plain values in a part, such as a sampler or an environment.
+
+        settings(Categorical(0.7))  # {"name": "Categorical", "temperature": 0.7}
+
+    Arrays that are not scalars, functions and what is neither are left out.
+    """
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, jax.Array) and value.ndim == 0 and _is_real(value):
+        return value.item()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = {name: settings(field) for name, field in vars(value).items()}
+        known = {name: field for name, field in inner.items() if field is not None}
+        return {"name": type(value).__name__, **known}
+    return None
+
+
+def _is_real(x: Array) -> bool:
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    return any(jnp.issubdtype(x.dtype, kind) for kind in kinds)
+
+
+@eqx.filter_jit
+def _words(leaves: list[Array]) -> list[UInt32[Array, "2"]]:
+    return placement.everywhere([_digest(leaf) for leaf in leaves])
+
+
+def _digest(x: Array) -> UInt32[Array, "2"]:
+    """Two sums of mixed bits: integers, so that their order does not matter."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jr.key_data(x)
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+    # No flattening, which would gather an array that lies on several devices.
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis in range(bits.ndim):
+        stride = np.uint32(math.prod(bits.shape[axis + 1 :]) % 2**32)
+        iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place = place + iota * stride
+    sums = [
+        jnp.sum(_mix(bits ^ _mix(place + np.uint32(seed))), dtype=jnp.uint32)
+        for seed in (0x9E3779B9, 0x7F4A7C15)
+    ]
+    return jnp.stack(sums)
+
+
+def _mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """The finalizer of MurmurHash3: every bit reaches every bit."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

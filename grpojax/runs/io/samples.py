@@ -1,0 +1,86 @@
+"""What a policy said, as records that people and reports read."""
+
+import codecs
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from ...text import AbstractTokenizer
+from ..training.step import Completions
+
+
+def records(
+    step: int, completions: Completions, tokenizer: AbstractTokenizer
+) -> Iterator[dict[str, object]]:
+    """A record for each prompt, with the samples of its group side by side.
+
+        {"step", "prompt", "samples": [{"text", "pieces", "log_prob", "sampled",
+         "rewards", "total", "valid", "advantage", "terminated"}]}
+
+    `pieces`, `log_prob` and `sampled` have an entry for each token, as far as the
+    policy spoke. Numbers that are not finite stand for what does not apply.
+
+    **Arguments:**
+
+    - `step`: the step that they were sampled in.
+    - `completions`: on the host.
+    - `tokenizer`: the policy's.
+    """
+    said, prompts = completions, completions.prompt
+    for p in range(prompts.length.shape[0]):
+        samples = []
+        for g in range(said.tokens.shape[1]):
+            sampled = np.asarray(said.sampled[p, g])
+            # Past the last token that was sampled there are replies or nothing.
+            length = int(np.max(np.flatnonzero(sampled), initial=-1)) + 1
+            tokens = [int(token) for token in said.tokens[p, g, :length]]
+            samples.append(
+                {
+                    "text": tokenizer.decode(tokens),
+                    "pieces": pieces(tokens, tokenizer),
+                    "log_prob": [short(x) for x in said.log_prob[p, g, :length]],
+                    "sampled": sampled[:length].tolist(),
+                    "rewards": {
+                        name: short(x[p, g]) for name, x in said.rewards.items()
+                    },
+                    "total": short(said.total[p, g]),
+                    "valid": bool(said.valid[p, g]),
+                    "advantage": short(_advantage(said, p, g)),
+                    "terminated": bool(said.terminated[p, g]),
+                }
+            )
+        prompt = prompts.tokens[p, : int(prompts.length[p])]
+        text = tokenizer.decode([int(token) for token in prompt])
+        yield {"step": step, "prompt": text, "samples": samples}
+
+
+def _advantage(said: Completions, p: int, g: int) -> ArrayLike:
+    """A row's advantage; the mean over its tokens if each has its own."""
+    advantage = np.asarray(said.advantages[p, g])
+    if advantage.ndim == 0:
+        return advantage
+    spoken = advantage[np.asarray(said.sampled[p, g])]
+    return np.sum(spoken) / max(spoken.size, 1)
+
+
+def short(x: ArrayLike) -> float:
+    """The number with the fewest digits that is this one in its own precision."""
+    return float(str(np.asarray(x)[()]))
+
+
+def pieces(tokens: list[int], tokenizer: AbstractTokenizer) -> list[str]:
+    """What each token adds to the text.
+
+    A character that several tokens make belongs to the last of them. A token without
+    bytes, such as one that ends a turn, is shown by its name in the vocabulary.
+    """
+    known = tokenizer.token_bytes
+    table, lengths = np.asarray(known.table), np.asarray(known.length)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    made = []
+    for place, token in enumerate(tokens, 1):
+        data = table[token, : lengths[token]].tobytes()
+        name = "" if data else tokenizer.piece(token) or ""
+        made.append(decoder.decode(data, final=place == len(tokens)) + name)
+    return made
