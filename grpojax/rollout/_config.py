@@ -48,7 +48,7 @@ class RolloutConfig(eqx.Module):
 
 
 def check_sizes(**sizes: int | None):
-    """Raises a `ValueError` for a size that is neither a positive integer nor `None`."""
+    """Raises a `ValueError` unless sizes are positive integers or `None`."""
     for name, size in sizes.items():
         if size is not None and (not isinstance(size, int) or size < 1):
             raise ValueError(

@@ -70,7 +70,7 @@ def improve(
     - `keep`: rows that are trained on; all of them when `None`.
     - `objective`: the loss.
     - `optimizer`: an optax transformation; its schedules count updates.
-    - `reference`: the policy of a KL penalty, or a function of `policy` that returns it.
+    - `reference`: of a KL penalty: a policy, or a function of `policy` that returns it.
     - `config`: epochs, minibatches, microbatches.
     - `validate`: checks a minibatch before its gradient, such as `validate_update`.
 

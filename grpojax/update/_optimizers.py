@@ -1,7 +1,7 @@
-"""Wrappers of optax optimizers: stochastic rounding, and a record of the learning rate."""
+"""Wrappers of optax optimizers: stochastic rounding, recorded learning rate."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import cast, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def with_learning_rate(
     probe = {"weight": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     if type(jax.eval_shape(optimizer.init, probe)) is not tuple:
         optimizer = optax.chain(optimizer)
-    begin: Callable[[optax.Params], PyTree] = optimizer.init
+    begin = cast("Callable[[optax.Params], tuple]", optimizer.init)
 
     def rate(count: Int[Array, ""]) -> Float[Array, ""]:
         value = schedule(count) if callable(schedule) else schedule

@@ -46,7 +46,7 @@ class Objective(eqx.Module):
     entropy_bonus: FloatLike | None = None
 
     def loss_weights(self, batch: Batch) -> LossWeights:
-        """Per-token weights of the full batch, so that microbatch losses sum to its loss.
+        """Per-token weights over the full batch: microbatch losses sum to its loss.
 
         **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Surrogates: the quantity that is maximized, from a token's ratio r and advantage A."""
+"""Surrogates: what is maximized, from a token's ratio r and advantage A."""
 
 import abc
 import math
