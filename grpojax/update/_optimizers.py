@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree
 class LearningRateState(NamedTuple):
     """The number of updates, and the learning rate of the last one."""
 
-    count: Int[Array, ""]
+    updates: Int[Array, ""]
     learning_rate: Float[Array, ""]
 
 
@@ -59,7 +59,7 @@ def with_learning_rate(
         *inner, record = state
         new: PyTree
         updates, new = optimizer.update(updates, tuple(inner), params)
-        record = LearningRateState(record.count + 1, rate(record.count))
+        record = LearningRateState(record.updates + 1, rate(record.updates))
         return updates, (*new, record)
 
     return optax.GradientTransformation(init, update)
