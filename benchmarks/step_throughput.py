@@ -166,7 +166,7 @@ def peak_bytes() -> int:
 def main():
     options = parse()
     mesh = mesh_of(options.mesh)
-    with placement.on(mesh):
+    with placement.use(mesh):
         measure(options, mesh)
 
 
@@ -185,7 +185,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
-    state, env = placement.put((state, env), mesh)
+    state, env = placement.place((state, env), mesh)
     fixed = dict(
         env=env,
         optimizer=optimizer,

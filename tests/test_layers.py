@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = {
+    "_files": 0,
     "types": 0,
     "masked": 0,
     "env": 1,
