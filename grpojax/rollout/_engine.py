@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from .. import sharding
 from ..env import AbstractEnvironment, TimeStep, Turn
 from ..policy import AbstractPolicy, empty_cache, Past
+from ..sharding import spmd
 from ..types import Prompt
 from ._loop import Lanes, Loop, Rows
 from ._sample import AbstractSampler
@@ -146,7 +146,7 @@ class Engine(eqx.Module):
     def _iterate(self, loop: Loop) -> Loop:
         # Where layers are cut, all devices follow all lanes: only caches are cut, too.
         pin = lambda loop: eqx.tree_at(
-            lambda x: (x.lanes, x.rows), loop, replace_fn=sharding.replicate
+            lambda x: (x.lanes, x.rows), loop, replace_fn=spmd.replicate
         )
         return pin(self._advance(pin(loop)))
 
@@ -185,7 +185,7 @@ class Engine(eqx.Module):
             return hidden[0], cache
 
         # What follows of them is known everywhere, too: no layer has to ask for it.
-        lane = sharding.replicate((lanes.token, lanes.age, seen, before))
+        lane = spmd.replicate((lanes.token, lanes.age, seen, before))
         if self.refills:
             every = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(0, 1))
             hidden, written = every(lane, loop.cache, loop.copies)
@@ -216,8 +216,8 @@ class Engine(eqx.Module):
         key = self.keys.reshape(-1)[jnp.minimum(lanes.row, self.count - 1)]
         key = jax.vmap(jr.fold_in)(key, lanes.age)
         draw = lambda logits, key: self.sampler(logits, key=key)
-        logits = sharding.shard_rows(self.policy.logits(sharding.replicate(hidden)))
-        token, log_prob = sharding.replicate(jax.vmap(draw)(logits, key))
+        logits = spmd.shard_rows(self.policy.logits(spmd.replicate(hidden)))
+        token, log_prob = spmd.replicate(jax.vmap(draw)(logits, key))
         token = token.astype(jnp.int32)
         forced = lanes.age < lanes.turn_start
         if lanes.reply.shape[1] > 0:

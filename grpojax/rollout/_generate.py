@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
-from .. import sharding
 from ..env import AbstractEnvironment
 from ..policy import AbstractPolicy, prefill
+from ..sharding import spmd
 from ..types import Prompt, Trajectory
 from ._engine import Engine
 from ._loop import Rows
@@ -31,11 +31,11 @@ def _check(policy: AbstractPolicy, env: AbstractEnvironment, **sizes: int | None
 
 
 def _check_shards(prompts: int, slots: int | None):
-    sharding.check_prompts("prompts", prompts)
-    if slots is not None and slots % sharding.shards():
+    spmd.check_prompts("prompts", prompts)
+    if slots is not None and slots % spmd.shards():
         raise ValueError(
             "rollout: slots are dealt out to the parts of a mesh as prompts are, so "
-            f"they must be a multiple of data x fsdp = {sharding.shards()}. Received "
+            f"they must be a multiple of data x fsdp = {spmd.shards()}. Received "
             f"slots={slots}."
         )
 
@@ -87,7 +87,7 @@ def complete(
     row = row + jnp.asarray(first).astype(jnp.uint32) * group
     fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
     _check_shards(count, slots)
-    parts = sharding.shards()
+    parts = spmd.shards()
     time = env.max_completion_length
     if limits is None:
         limits = jnp.full(shape, time)
@@ -111,7 +111,7 @@ def complete(
 
     # Laid out once, so that no token pays for it.
     whole = policy.for_decoding(most // parts), env, sampler
-    rows = sharding.shard_map_batch(decode, whole, states, prompts, fold(row), limits)
+    rows = spmd.shard_map_batch(decode, whole, states, prompts, fold(row), limits)
     shaped = lambda x: x.reshape(*shape, *x.shape[1:])
     sampled = shaped(rows.sampled)
     version = jnp.asarray(version, jnp.int32)

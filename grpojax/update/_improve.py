@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .. import sharding
 from ..policy import AbstractPolicy
+from ..sharding import spmd
 from ..types import Metrics, Trajectory
 from ._objective import Objective
 from ._score import check_minibatches, check_parts, Scored, split, streams_of
@@ -77,7 +78,7 @@ def improve(
     check_parts("microbatches", microbatches, prompts, group)
     by_prompt, at_a_time = streams_of(microbatches, group)
     share = "prompts / minibatches / microbatches"
-    sharding.check_prompts(share, prompts // by_prompt)
+    spmd.check_prompts(share, prompts // by_prompt)
     parts = minibatches * microbatches
     mask = trajectory.sampled
     mask = mask if keep is None else mask & keep[:, :, None]
@@ -126,9 +127,7 @@ def improve(
         (prompt, rows), _ = evenly(frozen.mask, by_prompt, (prompt, rows))
         # Replicas add up their own parts, and tell one another only the sum.
         whole = eqx.combine(params, static), objective, temperature
-        gradients, tally = sharding.shard_map_data_parallel(
-            accumulate, whole, prompt, rows
-        )
+        gradients, tally = spmd.shard_map_data_parallel(accumulate, whole, prompt, rows)
         gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
         gradients, tally = sharding.constrain(gradients), tally.over_replicas()
         norm = optax.tree.norm(gradients)

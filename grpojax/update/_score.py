@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .. import sharding
 from ..policy import AbstractPolicy, completion_hidden, SUMS, token_log_prob
+from ..sharding import spmd
 from ..types import Prompt
 from ._surrogate import Number
 
@@ -55,7 +55,7 @@ def score(
     )
     count = tokens.size
     if chunk is None:
-        elements = _LOGITS_BLOCK.get(sharding.platform(), 2**23)
+        elements = _LOGITS_BLOCK.get(spmd.platform(), 2**23)
         chunk = max(elements // policy.vocab_size, 1)
     blocks = -(-count // min(chunk, count))
     # As many blocks, of one size, and the last as full as can be.

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import sharding
 from ..policy import AbstractPolicy, prefill
+from ..sharding import spmd
 from ..types import Prompt
 from ._pack import pack, Packing, to_rows, to_streams
 from ._score import join, score, Scored, split, streams_of
@@ -60,7 +61,7 @@ class Streams(eqx.Module):
             )
             return jax.tree.map(lambda x: x[:, 0], scores)
 
-        every = sharding.vmap_shards(one)
+        every = spmd.vmap_shards(one)
         return every(self.prompt, self.tokens, self.packing, context)
 
     def to_rows(
@@ -68,12 +69,12 @@ class Streams(eqx.Module):
     ) -> tuple[PyTree[Array, " T"], Bool[Array, "prompt group"]]:
         """Streams of one part as rows, and which rows stand in them."""
         first = part * self.at_a_time
-        back = sharding.vmap_shards(lambda x, packing: to_rows(x, packing, first))
+        back = spmd.vmap_shards(lambda x, packing: to_rows(x, packing, first))
         leaves, tree = jax.tree.flatten(streams)
         rows, here = zip(*(back(x, self.packing) for x in leaves), strict=True)
-        return sharding.merge_batch(
-            jax.tree.unflatten(tree, rows)
-        ), sharding.merge_batch(here[0])
+        return spmd.merge_batch(jax.tree.unflatten(tree, rows)), spmd.merge_batch(
+            here[0]
+        )
 
     def to_streams(
         self, part: Int[Array, ""], rows: PyTree[Array, " T"]
@@ -84,9 +85,7 @@ class Streams(eqx.Module):
             source = self.cut(part, source)
             return jax.tree.map(lambda x: to_streams(x, source), rows)
 
-        return sharding.vmap_shards(one)(
-            sharding.split_batch(rows), self.packing.source
-        )
+        return spmd.vmap_shards(one)(spmd.split_batch(rows), self.packing.source)
 
 
 def in_streams(
@@ -98,15 +97,15 @@ def in_streams(
     """Packs rows up to the last token that counts; `at_a_time` divides the rows."""
     time = tokens.shape[-1]
     lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
-    prompt, tokens, lengths = sharding.split_batch((prompt, tokens, lengths))
-    packing = sharding.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
-    return Streams(prompt, tokens, packing, at_a_time // sharding.shards())
+    prompt, tokens, lengths = spmd.split_batch((prompt, tokens, lengths))
+    packing = spmd.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
+    return Streams(prompt, tokens, packing, at_a_time // spmd.shards())
 
 
 def prefill_all(policy: AbstractPolicy, streams: Streams) -> PyTree:
     """The prompts' caches."""
     one = jax.vmap(ft.partial(prefill, policy))
-    return sharding.vmap_shards(one)(streams.prompt)
+    return spmd.vmap_shards(one)(streams.prompt)
 
 
 def evenly(
@@ -126,7 +125,7 @@ def evenly(
 
     **Returns:** the tree in that order, and what puts another one back.
     """
-    shards, prompts = sharding.shards(), mask.shape[0]
+    shards, prompts = spmd.shards(), mask.shape[0]
     if shards in (1, prompts):
         return tree, lambda tree: tree
     room = prompts // (shards * by_prompt)
@@ -145,9 +144,7 @@ def evenly(
     target = (shard * room + number) * by_prompt + part
     order = jnp.zeros(prompts, jnp.int32).at[target].set(longest.astype(jnp.int32))
     back = jnp.argsort(order)
-    return sharding.permute_batch(tree, order), lambda tree: sharding.permute_batch(
-        tree, back
-    )
+    return spmd.permute_batch(tree, order), lambda tree: spmd.permute_batch(tree, back)
 
 
 def score_in_parts(
@@ -160,7 +157,7 @@ def score_in_parts(
 ) -> Scored:
     """Scores under a mask, without a gradient; 0 elsewhere."""
     by_prompt, at_a_time = streams_of(parts, tokens.shape[1])
-    sharding.check_prompts("prompts / parts", tokens.shape[0] // by_prompt)
+    spmd.check_prompts("prompts / parts", tokens.shape[0] // by_prompt)
 
     def some(whole, part) -> Scored:
         policy, options = whole
@@ -183,7 +180,7 @@ def score_in_parts(
 
     whole = policy, options
     dealt, back = evenly(mask, by_prompt, (prompt, (tokens, mask)))
-    scores = back(sharding.shard_map_data_parallel(every, whole, *dealt))
+    scores = back(spmd.shard_map_data_parallel(every, whole, *dealt))
     return jax.lax.stop_gradient(scores)
 
 
