@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..policy import AbstractPolicy, completion_hidden, SUMS, token_log_prob
+from ..policy import (
+    AbstractPolicy,
+    completion_hidden,
+    LOG_PROB_RESIDUALS,
+    token_log_prob,
+)
 from ..sharding import spmd
 from ..types import Prompt
 from ._surrogate import Number
@@ -73,7 +78,7 @@ def score(
 
     if blocks > 1:
         # A single one is small enough to be kept for the backward pass.
-        kept = jax.checkpoint_policies.save_only_these_names(SUMS)
+        kept = jax.checkpoint_policies.save_only_these_names(LOG_PROB_RESIDUALS)
         block = jax.checkpoint(block, policy=kept)
     scores = jax.lax.map(block, (cut(hidden), cut(tokens)))
     whole = lambda x: x.reshape(-1)[:count].reshape(tokens.shape)
