@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     slots = options.slots
     refills = slots is not None and slots < lengths.size
     # Every part of the batch decodes its own rows, and reads the weights for them.
-    parts = sharding.shards()
+    parts = sharding.spmd.shards()
     sharding.check_prompts("--prompts", options.prompts)
     each = slots if slots is None else slots // parts
     reads = [iterations_of(rows, each) for rows in np.split(lengths, parts)]

@@ -13,7 +13,6 @@ LAYERS = {
     "types": 0,
     "masked": 0,
     "env": 1,
-    "hlo": 0,
     "policy": 1,
     "sharding": 1,
     "text": 1,

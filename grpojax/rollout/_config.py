@@ -4,6 +4,7 @@ import equinox as eqx
 from jaxtyping import ArrayLike, Int
 
 from .. import sharding
+from ..sharding import spmd
 from ._sample import AbstractSampler, Categorical
 
 
@@ -68,9 +69,9 @@ def check_sampler(sampler: AbstractSampler):
 def check_shards(prompts: int, slots: int | None):
     """Raises a `ValueError` unless a mesh can split prompts and slots evenly."""
     sharding.check_prompts("prompts", prompts)
-    if slots is not None and slots % sharding.shards():
+    if slots is not None and slots % spmd.shards():
         raise ValueError(
             "rollout: slots are split over the shards of the batch as prompts are, so "
-            f"they must be a multiple of data x fsdp = {sharding.shards()}. Received "
+            f"they must be a multiple of data x fsdp = {spmd.shards()}. Received "
             f"slots={slots}."
         )

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from .. import sharding
 from ..env import AbstractEnvironment, Turn
 from ..policy import AbstractPolicy, empty_cache, Past
+from ..sharding import spmd
 from ..types import Prompt
 from ._sample import AbstractSampler
 from ._state import Completions, DecodeSlots, DecodeState
@@ -142,7 +142,7 @@ class Engine(eqx.Module):
         # Under tensor parallelism slots and completions are replicated: only caches
         # are sharded, too.
         pin = lambda state: eqx.tree_at(
-            lambda x: (x.slots, x.completions), state, replace_fn=sharding.replicate
+            lambda x: (x.slots, x.completions), state, replace_fn=spmd.replicate
         )
         return pin(self._decode_token(pin(state)))
 
@@ -188,7 +188,7 @@ class Engine(eqx.Module):
             return hidden[0], cache
 
         # Replicated, so that everything derived from them is: no layer communicates.
-        slot = sharding.replicate((slots.token, slots.age, seen, before))
+        slot = spmd.replicate((slots.token, slots.age, seen, before))
         if self.refills:
             every = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(0, 1))
             hidden, written = every(slot, state.cache, state.prompt_cache)
@@ -229,8 +229,8 @@ class Engine(eqx.Module):
         key = self.keys.reshape(-1)[jnp.minimum(slots.row, self.num_rows - 1)]
         key = jax.vmap(jr.fold_in)(key, slots.age)
         draw = lambda logits, key: self.sampler(logits, key=key)
-        logits = sharding.shard_rows(self.policy.logits(sharding.replicate(hidden)))
-        token, log_prob = sharding.replicate(jax.vmap(draw)(logits, key))
+        logits = spmd.shard_rows(self.policy.logits(spmd.replicate(hidden)))
+        token, log_prob = spmd.replicate(jax.vmap(draw)(logits, key))
         token = token.astype(jnp.int32)
         forced = slots.age < slots.turn_start
         if slots.reply.shape[1] > 0:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
-from .. import sharding
 from ..env import AbstractEnvironment
 from ..policy import AbstractPolicy, prefill
+from ..sharding import spmd
 from ..types import Prompt, Trajectory
 from ._config import check_sampler, check_shards, check_sizes, RolloutConfig
 from ._engine import Engine
@@ -59,7 +59,7 @@ def complete(
     row = row + jnp.asarray(first).astype(jnp.uint32) * group
     fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
     check_shards(count, slots)
-    shards = sharding.shards()
+    shards = spmd.shards()
     time = env.max_completion_length
     if limits is None:
         limits = jnp.full(shape, time)
@@ -83,9 +83,7 @@ def complete(
 
     # Laid out once for all tokens.
     replicated = policy.for_decoding(num_slots // shards), env, sampler
-    rows = sharding.shard_map_batch(
-        decode, replicated, states, prompts, fold(row), limits
-    )
+    rows = spmd.shard_map_batch(decode, replicated, states, prompts, fold(row), limits)
     grouped = lambda x: x.reshape(*shape, *x.shape[1:])
     sampled = grouped(rows.sampled)
     version = jnp.asarray(version, jnp.int32)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .. import sharding
 from ..policy import AbstractPolicy
+from ..sharding import spmd
 from ..types import FloatLike, Metrics, Prompt, Trajectory
 from ._batches import (
     check_microbatches,
@@ -133,7 +134,7 @@ def improve(
         (prompt, rows), _ = balance_tokens(batch.mask, chunks, (prompt, rows))
         # Each replica accumulates its own rows; they communicate only the sum.
         shared = _Loss(eqx.combine(params, static), objective, temperature)
-        gradients, metrics = sharding.shard_map_data_parallel(
+        gradients, metrics = spmd.shard_map_data_parallel(
             accumulate, shared, prompt, rows
         )
         gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)

@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .. import sharding
-from ..policy import AbstractPolicy, completion_hidden, SUMS, token_log_prob
+from ..policy import (
+    AbstractPolicy,
+    completion_hidden,
+    LOG_PROB_RESIDUALS,
+    token_log_prob,
+)
+from ..sharding import spmd
 from ..types import FloatLike, Prompt
 
 
@@ -52,7 +57,7 @@ def log_probs(
     )
     count = tokens.size
     if chunk is None:
-        elements = _LOGITS_BLOCK.get(sharding.platform(), 2**23)
+        elements = _LOGITS_BLOCK.get(spmd.platform(), 2**23)
         chunk = max(elements // policy.vocab_size, 1)
     blocks = -(-count // min(chunk, count))
     # Blocks of equal size, the smallest that needs no more of them.
@@ -70,7 +75,7 @@ def log_probs(
 
     if blocks > 1:
         # A single block is small enough to be kept for the backward pass.
-        saved = jax.checkpoint_policies.save_only_these_names(SUMS)
+        saved = jax.checkpoint_policies.save_only_these_names(LOG_PROB_RESIDUALS)
         block = jax.checkpoint(block, policy=saved)
     found = jax.lax.map(block, (to_blocks(hidden), to_blocks(tokens)))
     return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(tokens.shape), found)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import sharding
 from ..policy import AbstractPolicy, prefill
+from ..sharding import spmd
 from ..types import FloatLike, Prompt
 from ._batches import join, microbatch_sizes, split
 from ._log_prob import log_probs, LogProbs
@@ -64,7 +65,7 @@ class PackedRows(eqx.Module):
             )
             return jax.tree.map(lambda x: x[:, 0], found)
 
-        every = sharding.vmap_shards(one)
+        every = spmd.vmap_shards(one)
         return every(self.prompt, self.tokens, self.packing, context)
 
     def to_rows(
@@ -72,11 +73,11 @@ class PackedRows(eqx.Module):
     ) -> tuple[PyTree[Array, " T"], Bool[Array, "prompt group"]]:
         """Streams of one microbatch as rows, and which rows are in it."""
         first = microbatch * self.streams
-        unpack = sharding.vmap_shards(lambda x, packing: to_rows(x, packing, first))
+        unpack = spmd.vmap_shards(lambda x, packing: to_rows(x, packing, first))
         leaves, tree = jax.tree.flatten(streams)
         rows, included = zip(*(unpack(x, self.packing) for x in leaves), strict=True)
-        rows = sharding.merge_batch(jax.tree.unflatten(tree, rows))
-        return rows, sharding.merge_batch(included[0])
+        rows = spmd.merge_batch(jax.tree.unflatten(tree, rows))
+        return rows, spmd.merge_batch(included[0])
 
     def to_streams(
         self, microbatch: Int[Array, ""], rows: PyTree[Array, " T"]
@@ -87,8 +88,8 @@ class PackedRows(eqx.Module):
             source = self.slice(microbatch, source)
             return jax.tree.map(lambda x: to_streams(x, source), rows)
 
-        rows = sharding.split_batch(rows)
-        return sharding.vmap_shards(one)(rows, self.packing.source)
+        rows = spmd.split_batch(rows)
+        return spmd.vmap_shards(one)(rows, self.packing.source)
 
 
 def pack_rows(
@@ -105,15 +106,15 @@ def pack_rows(
     """
     time = tokens.shape[-1]
     lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
-    prompt, tokens, lengths = sharding.split_batch((prompt, tokens, lengths))
-    packing = sharding.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
-    return PackedRows(prompt, tokens, packing, streams // sharding.shards())
+    prompt, tokens, lengths = spmd.split_batch((prompt, tokens, lengths))
+    packing = spmd.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
+    return PackedRows(prompt, tokens, packing, streams // spmd.shards())
 
 
 def prefill_prompts(policy: AbstractPolicy, rows: PackedRows) -> PyTree:
     """The prompts' caches."""
     one = jax.vmap(ft.partial(prefill, policy))
-    return sharding.vmap_shards(one)(rows.prompt)
+    return spmd.vmap_shards(one)(rows.prompt)
 
 
 def masked_log_probs(
@@ -149,7 +150,7 @@ def masked_log_probs(
 
     balanced, restore = balance_tokens(mask, chunks, (prompt, (tokens, mask)))
     replicated = policy, options
-    found = restore(sharding.shard_map_data_parallel(every, replicated, *balanced))
+    found = restore(spmd.shard_map_data_parallel(every, replicated, *balanced))
     return jax.lax.stop_gradient(found)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
-from .. import sharding
+from ..sharding import spmd
 
 
 class Packing(eqx.Module):
@@ -132,7 +132,7 @@ def balance_tokens(
 
     **Returns:** the tree in that order, and a function that restores the order.
     """
-    shards, prompts = sharding.shards(), mask.shape[0]
+    shards, prompts = spmd.shards(), mask.shape[0]
     if shards in (1, prompts):
         return tree, lambda tree: tree
     room = prompts // (shards * prompt_chunks)
@@ -151,5 +151,5 @@ def balance_tokens(
     target = (shard * room + number) * prompt_chunks + chunk
     order = jnp.zeros(prompts, jnp.int32).at[target].set(longest.astype(jnp.int32))
     inverse = jnp.argsort(order)
-    balanced = sharding.permute_batch(tree, order)
-    return balanced, lambda tree: sharding.permute_batch(tree, inverse)
+    balanced = spmd.permute_batch(tree, order)
+    return balanced, lambda tree: spmd.permute_batch(tree, inverse)

@@ -12,10 +12,11 @@ from jaxtyping import Array, Int, Key
 from rich.console import Console
 from rich.text import Text
 
-from ... import rollout, sharding
+from ... import rollout
 from ...env import AbstractDatasetEnvironment, TimeStep, Turn
 from ...policy import AbstractPolicy
 from ...reward import RewardFn
+from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ...types import Prompt
 from ..distributed import mesh as placement
@@ -161,7 +162,7 @@ def _complete(
     samples: int,
 ) -> Completions:
     # Every part of a mesh has as many; what is too many is thrown away.
-    dealt = -(-problems // sharding.shards()) * sharding.shards()
+    dealt = -(-problems // spmd.shards()) * spmd.shards()
     numbers = jnp.minimum(jnp.arange(dealt), problems - 1)
     states, prompts = jax.vmap(env.problem)(numbers)
     said = rollout.complete(

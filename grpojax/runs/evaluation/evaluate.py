@@ -12,9 +12,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from ... import rollout, sharding
+from ... import rollout
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ...policy import AbstractPolicy
+from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ..distributed import mesh as placement, processes
 from ..io.fingerprint import fingerprint, settings
@@ -76,7 +77,7 @@ def evaluate(
             "evaluate(predictions=...) writes text, which needs a tokenizer. Received "
             "tokenizer=None: pass the policy's."
         )
-    start, shards = time.perf_counter(), sharding.shards()
+    start, shards = time.perf_counter(), spmd.shards()
     # Every part of a mesh has as many problems.
     batch = -(-min(batch, count) // shards) * shards
     static = dict(batch=batch, samples=samples, slots=slots, success=success)
