@@ -1,7 +1,12 @@
 """What of a journal, a JSONL file of records in the order of steps, is to be kept."""
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
+
+
+Record = dict[str, object]
 
 
 def cut(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str | None]:
@@ -42,6 +47,56 @@ def whole(content: bytes) -> bytes:
 def records(content: bytes) -> list[dict]:
     """The whole lines of a journal, parsed."""
     return [json.loads(line) for line in whole(content).splitlines()]
+
+
+def read_tolerant(
+    path: str | os.PathLike[str], *, optional: bool = False
+) -> tuple[list[Record], list[str]]:
+    """The readable records of a JSONL file that may be missing or damaged.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `optional`: whether the file may be missing, which then is no flaw.
+
+    **Returns:** the records in file order, and a sentence for each flaw.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        return [], [] if optional and missing else [unreadable(path, error)]
+    # Not `splitlines`: JSON strings may contain other line separators unescaped.
+    lines = text.split("\n")
+    found, damaged, flaws = [], [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            found.append(record)
+        else:
+            damaged.append(number)
+    if damaged and damaged[-1] == len(lines):
+        damaged.pop()
+        flaws.append(f"The last line of `{path.name}` is truncated and was skipped.")
+    if damaged:
+        flaws.append(
+            f"`{path.name}` has {len(damaged)} unreadable lines, the first of them line"
+            f" {damaged[0]}; they were skipped."
+        )
+    return found, flaws
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return f"`{path.name}` is missing."
+    return f"`{path.name}` cannot be read: {error}".split("\n")[0]
 
 
 def _lines(content: bytes, first: int) -> Iterator[tuple[int, bytes]]:
