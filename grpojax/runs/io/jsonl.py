@@ -9,10 +9,10 @@ from pathlib import Path
 from .atomic import explain_os_error
 
 
-Record = Mapping[str, object]
+Record = dict[str, object]
 
 
-def encode(*records: Record) -> bytes:
+def encode(*records: Mapping[str, object]) -> bytes:
     """Records as lines of JSON.
 
     Non-finite numbers, which JSON does not have, become null at any depth.
@@ -21,7 +21,7 @@ def encode(*records: Record) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def append(path: str | os.PathLike[str], *records: Record) -> None:
+def append(path: str | os.PathLike[str], *records: Mapping[str, object]) -> None:
     """Appends records to a file; they are on the disk when this returns.
 
     **Arguments:**
@@ -98,6 +98,56 @@ def truncate(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str 
         numbers = ", ".join(map(str, damaged))
         problem = f"had lines that are no records, which were removed: {numbers}"
     return b"".join(kept), problem
+
+
+def read_tolerant(
+    path: str | os.PathLike[str], *, optional: bool = False
+) -> tuple[list[Record], list[str]]:
+    """The readable records of a JSONL file that may be missing or damaged.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `optional`: whether the file may be missing, which then is no flaw.
+
+    **Returns:** the records in file order, and a sentence for each flaw.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        return [], [] if optional and missing else [unreadable(path, error)]
+    # Not `splitlines`: JSON strings may contain other line separators unescaped.
+    lines = text.split("\n")
+    found, damaged, flaws = [], [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            found.append(record)
+        else:
+            damaged.append(number)
+    if damaged and damaged[-1] == len(lines):
+        damaged.pop()
+        flaws.append(f"The last line of `{path.name}` is truncated and was skipped.")
+    if damaged:
+        flaws.append(
+            f"`{path.name}` has {len(damaged)} unreadable lines, the first of them line"
+            f" {damaged[0]}; they were skipped."
+        )
+    return found, flaws
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return f"`{path.name}` is missing."
+    return f"`{path.name}` cannot be read: {error}".split("\n")[0]
 
 
 def _numbered_lines(content: bytes, first: int) -> Iterator[tuple[int, bytes]]:

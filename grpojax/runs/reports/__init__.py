@@ -1,3 +1,3 @@
-"""What runs have come to, as Markdown and as a page; reads files, and no JAX."""
+"""Reports of runs, as Markdown and as one HTML page; read files only, need no JAX."""
 
-from ._write import write_report as write_report
+from .write import write_report as write_report

@@ -151,15 +151,35 @@ def write_lines(path: Path, records: list) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def write_predictions(path: Path, step: int, right: int, n: int) -> None:
-    """The first `right` of n problems are answered right."""
-    header = {"format": 1, "split": "held_out", "mode": "sampled", "samples": 1}
+def write_predictions(path: Path, step: int, correct: int, n: int) -> None:
+    """The first `correct` of n problems are answered correctly."""
+    header = {
+        "format": 1,
+        "problems": n,
+        "samples": 1,
+        "max_completion_length": 2,
+        "training_answer": None,
+        "split": "held_out",
+        "mode": "sampled",
+    }
     rows = [
         {
             "problem": i,
             "prompt": f"Question {i}",
+            "prompt_tokens": [i],
             "answer": 7,
-            "samples": [{"text": "#### 7", "correct": i < right}],
+            "silent": False,
+            "samples": [
+                {
+                    "text": "#### 7",
+                    "tokens": [1, 2],
+                    "correct": i < correct,
+                    "answer": 7 if i < correct else None,
+                    "terminated": True,
+                    "length": 2,
+                    "rewards": {"correct": float(i < correct)},
+                }
+            ],
         }
         for i in range(n)
     ]

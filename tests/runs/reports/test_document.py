@@ -5,7 +5,7 @@ import html.parser
 import markdown_it
 from hypothesis import given, settings, strategies as st
 
-from grpojax.runs.reports._document import (
+from grpojax.runs.reports.document import (
     Bullets,
     Callout,
     Code,

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 
 from grpojax.runs.evaluation.statistics import wilson
-from grpojax.runs.reports import _intervals as intervals
+from grpojax.runs.reports.analysis import intervals
 
 
 VALUES = st.lists(

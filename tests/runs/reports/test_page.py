@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from grpojax.runs.reports import _write, write_report
+from grpojax.runs.reports import write, write_report
 
 from .fixtures import prompt_record, write_lines, write_run
 
@@ -48,7 +48,7 @@ def report(tmp_path_factory):
     lines[0]["samples"][0] |= {"sampled": [True]}
     write_lines(run / "completions.jsonl", lines)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_write, "plot", lambda panel: panel.name.encode())
+        patch.setattr(write, "plot", lambda panel: panel.name.encode())
         return write_report([run]).with_suffix(".html")
 
 
@@ -96,7 +96,7 @@ def test_curves_are_drawn_inside_their_axes(opened):
     assert opened.locator("#panel-length path.band").count() == 1
 
 
-def test_pointing_at_a_curve_tells_its_value(opened, report):
+def test_pointing_at_a_curve_shows_its_value(opened, report):
     chart = opened.locator("#panel-reward svg")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -132,40 +132,40 @@ def test_the_table_filters_and_pages(opened):
     assert all("step 6" in text for text in rows.all_inner_texts())
     opened.fill("input[name=text]", "question 2:")
     assert count.inner_text() == "1 prompt"
-    opened.fill("input[name=text]", "nobody said this")
+    opened.fill("input[name=text]", "no completion has this")
     assert rows.count() == 0 and count.inner_text() == "0 prompts"
 
 
-def test_right_and_wrong_are_told_apart(opened, report):
+def test_a_filter_by_correctness_selects_and_dims(opened, report):
     lines = (report.parent / "completions.jsonl").read_text().splitlines()
-    rights = [
+    correct = [
         [sample["rewards"]["correct"] > 0.5 for sample in json.loads(line)["samples"]]
         for line in lines
     ]
     opened.select_option("select[name=size]", "25")
     for value, wanted in (
-        ("right", sum(any(x) for x in rights)),
-        ("wrong", sum(not all(x) for x in rights)),
-        ("all", sum(all(x) for x in rights)),
-        ("none", sum(not any(x) for x in rights)),
+        ("correct", sum(any(x) for x in correct)),
+        ("incorrect", sum(not all(x) for x in correct)),
+        ("all", sum(all(x) for x in correct)),
+        ("none", sum(not any(x) for x in correct)),
     ):
-        opened.select_option("select[name=judged]", value)
+        opened.select_option("select[name=correctness]", value)
         assert opened.locator(".row").count() == wanted
-    opened.select_option("select[name=judged]", "right")
-    paler = opened.locator(".sample.aside").count()
-    assert paler == sum(x.count(False) for x in rights if any(x)) > 0
+    opened.select_option("select[name=correctness]", "correct")
+    dimmed = opened.locator(".sample.dimmed").count()
+    assert dimmed == sum(x.count(False) for x in correct if any(x)) > 0
 
 
-def test_tokens_are_tinted_by_log_prob_or_advantage(opened):
+def test_tokens_are_colored_by_log_prob_or_advantage(opened):
     colors = """() => [...document.querySelectorAll(".row:nth-child(2) .sample")].map(
         (sample) => [...sample.querySelectorAll(".piece")].map(
             (piece) => getComputedStyle(piece).backgroundColor))"""
     by_log_prob = opened.evaluate(colors)
     assert all(len(set(sample)) > 1 for sample in by_log_prob)
-    opened.select_option("select[name=tint]", "advantage")
+    opened.select_option("select[name=coloring]", "advantage")
     by_advantage = opened.evaluate(colors)
     assert all(len(set(sample)) == 1 for sample in by_advantage)
-    opened.select_option("select[name=tint]", "none")
+    opened.select_option("select[name=coloring]", "none")
     assert {x for sample in opened.evaluate(colors) for x in sample} == {
         "rgba(0, 0, 0, 0)"
     }
@@ -203,7 +203,7 @@ def test_the_page_itself_forbids_requests(browser, report):
 
 
 def test_several_runs_share_axes(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr(_write, "plot", lambda panel: panel.name.encode())
+    monkeypatch.setattr(write, "plot", lambda panel: panel.name.encode())
     runs = [write_run(tmp_path / f"seed-{seed}", seed=seed) for seed in range(3)]
     page = browser.new_page()
     page.goto(write_report(runs, tmp_path / "out").with_suffix(".html").as_uri())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from grpojax.runs.reports import _write, write_report
-from grpojax.runs.reports._commands import RESUME
+from grpojax.runs.reports import write, write_report
+from grpojax.runs.reports.sections.commands import RESUME
 
 from .fixtures import evaluation, recipe, write_lines, write_predictions, write_run
 
@@ -18,7 +18,7 @@ from .fixtures import evaluation, recipe, write_lines, write_predictions, write_
 @pytest.fixture
 def quick(monkeypatch):
     """Empty pictures, for the many tests that read no picture."""
-    monkeypatch.setattr(_write, "plot", lambda panel: panel.name.encode())
+    monkeypatch.setattr(write, "plot", lambda panel: panel.name.encode())
 
 
 def written(report: Path) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 
 _ELSEWHERE = """
 import sys
-from grpojax.runs.reports import _write, write_report
+from grpojax.runs.reports import write, write_report
 write_report([sys.argv[1]], sys.argv[2])
 assert "jax" not in sys.modules, "a report needs no JAX"
 """
@@ -101,7 +101,7 @@ def test_its_numbers_are_those_of_the_files(tmp_path):
         (("Entropy", "mean over tokens"), "entropy"),
         (("KL to the reference", "mean over tokens"), "kl"),
         (("Gradient norm", "before clipping"), "grad_norm"),
-        (("Time of a step and its phases", "rollout"), "rollout_time"),
+        (("Time per step and phase", "rollout"), "rollout_time"),
     ):
         values = [x[name] for x in metrics if x[name] is not None]
         expected = (values[0], values[-1], min(values), max(values), len(values))
@@ -152,9 +152,9 @@ def test_an_unfinished_run_says_so_at_the_top(tmp_path, kind):
     first = text.split("\n\n")[1]
     assert first.startswith("> **This run did not finish.** Its last step is 12 of 40.")
     assert f"It was {kind} at step 12: SIGTERM came." in first
-    assert "Whether it worked cannot be said" in text
+    assert "Whether accuracy improved is not known" in text
     assert RESUME.format(directory=run) in text
-    assert "Checkpoints are kept of step 5" in text
+    assert "Checkpoints of step 5" in text
     page = (run / "report.html").read_text()
     assert page.index("did not finish") < page.index("gsm8k-tiny")
 
@@ -178,13 +178,13 @@ def test_complete_and_short_is_a_contradiction(tmp_path):
     run = write_run(tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:30]))
-    assert "contradicts itself" in text_of(run).split("\n\n")[1]
+    assert "inconsistent" in text_of(run).split("\n\n")[1]
 
 
 @pytest.mark.usefixtures("quick")
 def test_no_change_is_not_called_success(tmp_path):
     same = text_of(write_run(tmp_path / "same", before=70, after=74))
-    assert "Not shown" in same and "includes zero change" in same
+    assert "Not significant" in same and "includes zero change" in same
     worse = text_of(write_run(tmp_path / "worse", before=160, after=70))
     assert "No, accuracy fell." in worse
 
@@ -214,7 +214,7 @@ def test_another_question_is_not_a_baseline(tmp_path, changes):
     after = {**evaluation(40, 160, 200), **changes}
     write_lines(run / "evaluations.jsonl", [evaluation(0, 70, 200), after])
     text = text_of(run)
-    assert "Whether it worked cannot be said" in text and "Yes" not in text
+    assert "Whether accuracy improved is not known" in text and "Yes" not in text
     assert "cannot compare" in text or "never compared" in text
 
 
@@ -262,7 +262,7 @@ def test_a_harmed_file_is_named_and_never_fatal(tmp_path, name, harm):
         half = content[: len(content) // 2].rstrip(b"\n}")
         path.write_bytes({"empty": b"", "cut": half, "noise": b"\xff\x00[1]\n"}[harm])
     text = text_of(run)
-    named = "## What is missing" in text and f"`{name}`" in text
+    named = "## Missing or damaged" in text and f"`{name}`" in text
     # An empty JSONL file is a run that had not come that far; so is half of a YAML.
     assert (
         named
@@ -300,18 +300,18 @@ def test_completions_are_embedded_as_text(tmp_path):
     row = embedded(report)["completions"][0]
     assert row["prompt"] == hostile and row["samples"][0]["text"] == hostile
     # A log-probability a token, or none at all: two pieces have not eleven.
-    assert row["samples"][0]["log_probs"] == [None, None]
+    assert row["samples"][0]["log_prob"] == [None, None]
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_long_run_fits_a_page(tmp_path):
-    from grpojax.runs.reports._completions import rows_of
-    from grpojax.runs.reports._read import read_run
+    from grpojax.runs.reports.page import page_rows
+    from grpojax.runs.reports.read import read_run
 
     run = read_run(write_run(tmp_path / "run"))
-    rows = rows_of(run, "run", characters=6000)
+    rows = page_rows(run, "run", characters=6000)
     assert 1 <= len(rows) < len(run.completions)
-    assert len(rows_of(run, "run")) == len(run.completions)
+    assert len(page_rows(run, "run")) == len(run.completions)
 
 
 @pytest.mark.usefixtures("quick")
@@ -334,11 +334,11 @@ def test_seeds_are_averaged_and_recipes_are_told_apart(tmp_path):
     assert [row["after"] for row in rows] == ["77.5%", "62.0%"]
     # 77.5 ± 4.303 · 2.5 / √3.
     assert rows[0]["95% t-interval"] != "" and "71.3% to 83.7%" in text
-    assert table_after(text, "What differs") == [
-        {"key": "`optimizer.learning_rate`", "recipe A": "5e-05", "recipe B": "1e-05"}
+    assert table_after(text, "Differences") == [
+        {"key": "`optimizer.learning_rate`", "config A": "5e-05", "config B": "1e-05"}
     ]
-    assert "recipe B minus recipe A: -15.5 points" in text
-    assert len(table_after(text, "Every run")) == 6
+    assert "config B minus config A: -15.5 points" in text
+    assert len(table_after(text, "All runs")) == 6
     names = [x["name"] for x in embedded(report)["panels"]]
     assert len(set(names)) == len(names)
 
@@ -348,7 +348,7 @@ def test_one_seed_twice_is_no_evidence(tmp_path):
     runs = [write_run(tmp_path / name, seed=3) for name in ("one", "two")]
     text = unescaped(write_report(runs, tmp_path / "out").read_text())
     assert [row["seeds"] for row in table_after(text, "Over seeds")] == ["1"]
-    assert "one seed: none" in text and "more than once" in text
+    assert "none (one seed)" in text and "only the first counts" in text
 
 
 @pytest.mark.usefixtures("quick")

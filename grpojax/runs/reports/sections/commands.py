@@ -1,4 +1,4 @@
-"""The commands that a report names."""
+"""Shell commands that a report suggests."""
 
 import os
 import shlex
@@ -11,17 +11,17 @@ REPEAT = "grpojax train {recipe} --out NEW_DIRECTORY"
 
 
 def resume(directory: Path) -> str:
-    """Goes on with a run."""
+    """Resumes a run."""
     return RESUME.format(directory=_quote(directory))
 
 
 def evaluate(directory: Path) -> str:
-    """Judges a run's final model."""
+    """Evaluates the final model of a run."""
     return EVALUATE.format(directory=_quote(directory))
 
 
 def repeat(directory: Path) -> str:
-    """Does the same once more."""
+    """Runs the recipe of a run again."""
     return REPEAT.format(recipe=_quote(directory / "config.yaml"))
 
 

@@ -1,4 +1,4 @@
-"""A report as blocks of text, and two ways to write them: Markdown and HTML."""
+"""Blocks of text, rendered as Markdown or as HTML; both escape every text."""
 
 import dataclasses
 import html
@@ -8,26 +8,26 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """A name, a number's key or a command, shown as it is."""
+    """Inline code: a name, a key or a value."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Strong:
-    """What must be read."""
+    """Bold text."""
 
     text: str
 
 
 Inline = str | Code | Strong
 Line = Sequence[Inline] | str
-"""A text, or its parts. Any text may hold any character: writing it escapes it."""
+"""A text, or its parts, which may contain any character: rendering escapes it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """Of level 1, 2 or 3."""
+    """A heading of level 1, 2 or 3."""
 
     level: int
     text: str
@@ -35,14 +35,14 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
-    """One thought."""
+    """A paragraph of one line of text."""
 
     line: Line
 
 
 @dataclasses.dataclass(frozen=True)
 class Callout:
-    """What stands above all else: `kind` is "alarm", "good" or "plain"."""
+    """A highlighted box; `kind` is "alarm", "good" or "plain"."""
 
     kind: str
     lines: Sequence[Line]
@@ -50,14 +50,14 @@ class Callout:
 
 @dataclasses.dataclass(frozen=True)
 class Bullets:
-    """Things of one kind."""
+    """A bulleted list."""
 
     lines: Sequence[Line]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under a header; every column but the first few is aligned as numbers."""
+    """Rows under a header; all but the first `texts` columns are aligned as numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Line]]
@@ -66,14 +66,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Verbatim:
-    """Text whose every space counts."""
+    """Preformatted text."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A picture beside the report."""
+    """An image file beside the report; only Markdown shows it."""
 
     path: str
     title: str
@@ -83,18 +83,18 @@ Block = Heading | Paragraph | Callout | Bullets | Table | Verbatim | Figure
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """The blocks as Markdown, which no text in them can break out of."""
+    """Renders blocks as Markdown; no text in them becomes markup."""
     return "\n\n".join(map(_markdown_block, blocks)) + "\n"
 
 
 def to_html(blocks: Sequence[Block]) -> str:
-    """The blocks as HTML, which no text in them can break out of; no figures."""
+    """Renders blocks as HTML, without figures; no text in them becomes markup."""
     return "\n".join(
         _html_block(block) for block in blocks if not isinstance(block, Figure)
     )
 
 
-# What could begin markup: HTML, emphasis, links, code, a table's cell.
+# Characters that can begin markup: HTML, emphasis, links, code, table cells.
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&$])")
 
 
@@ -121,7 +121,7 @@ def _escape(text: str) -> str:
 
 
 def _cell(line: Line) -> str:
-    # Even in code a bar would end the cell.
+    # A bar ends the cell, even inside code.
     return re.sub(r"(?<!\\)\|", r"\\|", _markdown(line))
 
 
@@ -182,11 +182,12 @@ def _html_block(block: Block) -> str:
 def _html_table(
     header: Sequence[str], rows: Sequence[Sequence[Line]], texts: int
 ) -> str:
+    number = ' class="number"'
+
     def cells(tag: str, row: Sequence[Line]) -> str:
-        marks = ["" if place < texts else ' class="number"' for place in range(99)]
         return "".join(
-            f"<{tag}{mark}>{_html(cell)}</{tag}>"
-            for cell, mark in zip(row, marks, strict=False)
+            f"<{tag}{'' if column < texts else number}>{_html(cell)}</{tag}>"
+            for column, cell in enumerate(row)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)

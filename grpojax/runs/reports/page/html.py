@@ -1,7 +1,6 @@
-"""One HTML page that holds all it needs: no request leaves it."""
+"""One self-contained HTML page; its content security policy blocks all requests."""
 
 import base64
-import dataclasses
 import hashlib
 import html
 import json
@@ -9,13 +8,13 @@ import string
 from collections.abc import Sequence
 from importlib import resources
 
-from ._completions import Row
-from ._document import Block, to_html
-from ._lines import Record
-from ._panels import Panel, Values
+from ...io.jsonl import Record
+from ..document import Block, to_html
+from ..panels import Panel
 
 
-POINTS = 2000  # Of a curve in a page: more are not to be told apart.
+MAX_POINTS = 2000  # Of a curve; more cannot be distinguished.
+_SCRIPTS = ("elements.js", "curves.js", "completions.js")
 
 
 def page(
@@ -23,24 +22,29 @@ def page(
     overview: Sequence[Block],
     appendix: Sequence[Block],
     panels: Sequence[Panel],
-    completions: Sequence[Row],
+    completions: Sequence[Record],
     logged: int,
 ) -> str:
-    """The whole page.
+    """Renders the page.
 
     **Arguments:**
 
-    - `overview`, `appendix`: what stands above and below the curves and completions.
-    - `completions`: the logged prompts that are shown, of `logged` that there are.
+    - `title`: of the document.
+    - `overview`, `appendix`: the text above the curves, and below the completions.
+    - `panels`: the curves.
+    - `completions`: the embedded prompts with their completions; see `page_rows`.
+    - `logged`: how many prompts were logged.
     """
-    style, script = _asset("page.css"), _asset("page.js")
+    style = _asset("page.css")
+    # One script element, so that one hash allows it.
+    script = "\n".join(map(_asset, _SCRIPTS))
     data = {
         "panels": [_panel(panel) for panel in panels],
-        "completions": [dataclasses.asdict(row) for row in completions],
+        "completions": list(completions),
         "logged": logged,
     }
     return string.Template(_asset("page.html")).substitute(
-        # The browser itself refuses requests, and any script or style but these two.
+        # The browser refuses requests, and every script and style but these two.
         policy=(
             f"default-src 'none'; script-src '{_hash(script)}'; "
             f"style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
@@ -55,7 +59,7 @@ def page(
 
 
 def _embed(data: object) -> str:
-    """JSON in which no text can end the element that holds it."""
+    """JSON for a script element, which no text in it can close."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -63,8 +67,7 @@ def _embed(data: object) -> str:
 
 
 def _asset(name: str) -> str:
-    folder = resources.files("grpojax") / "runs" / "reports"
-    return (folder / name).read_text(encoding="utf-8")
+    return (resources.files("grpojax.runs.reports.page") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
@@ -74,10 +77,10 @@ def _hash(text: str) -> str:
 
 def _panel(panel: Panel) -> Record:
     longest = max(len(curve.steps) for curve in panel.curves)
-    every = -(-longest // POINTS)
+    every = -(-longest // MAX_POINTS)
     note = panel.note
     if every > 1:
-        note = f"{note} One step of {every} is drawn.".strip()
+        note = f"{note} One of {every} steps is drawn.".strip()
     return {
         "section": panel.section,
         "name": panel.name,
@@ -88,9 +91,9 @@ def _panel(panel: Panel) -> Record:
             {
                 "label": curve.label,
                 "steps": curve.steps[::every],
-                "values": _thin(curve.values, every),
-                "low": None if curve.low is None else _thin(curve.low, every),
-                "high": None if curve.high is None else _thin(curve.high, every),
+                "values": _downsample(curve.values, every),
+                "low": None if curve.low is None else _downsample(curve.low, every),
+                "high": None if curve.high is None else _downsample(curve.high, every),
                 "color": curve.color,
                 "faint": curve.faint,
                 "dots": curve.dots,
@@ -100,5 +103,5 @@ def _panel(panel: Panel) -> Record:
     }
 
 
-def _thin(values: Values, every: int) -> Values:
+def _downsample(values: Sequence[float | None], every: int) -> list[float | None]:
     return [None if x is None else float(f"{x:.6g}") for x in values[::every]]

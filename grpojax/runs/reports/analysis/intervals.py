@@ -1,4 +1,4 @@
-"""How sure a difference is: intervals of 95% and one exact test."""
+"""95% confidence intervals of differences and means, and the exact sign test."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,22 @@ Interval = tuple[float, float]
 def newcombe(
     before: float, before_interval: Interval, after: float, after_interval: Interval
 ) -> Interval:
-    """Newcombe's hybrid score interval of a difference of two independent proportions.
+    """Newcombe's hybrid score interval of the difference of two proportions.
 
         lower = d - sqrt((p₂ - l₂)² + (u₁ - p₁)²)
         upper = d + sqrt((u₂ - p₂)² + (p₁ - l₁)²),   d = p₂ - p₁
 
-    from their Wilson intervals (l, u). See "Interval estimation for the difference
-    between independent proportions", Newcombe (1998), method 10.
+    from their Wilson intervals (l, u), for independent samples.
+
+    **Arguments:**
+
+    - `before`, `after`: the proportions p₁ and p₂.
+    - `before_interval`, `after_interval`: their Wilson intervals.
+
+    **Returns:** the lower and the upper end.
+
+    See "Interval estimation for the difference between independent proportions",
+    Newcombe (1998), method 10.
     """
     difference = after - before
     down = math.hypot(after - after_interval[0], before_interval[1] - before)
@@ -28,7 +37,7 @@ def newcombe(
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Student's t-interval of a mean; of fewer than two values nothing is known."""
+    """Student's 95% t-interval of a mean; `None` for fewer than two values."""
     if len(values) < 2:
         return None
     half = _quantile(float(len(values) - 1)) * math.sqrt(_squared_error(values))
@@ -37,7 +46,10 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Interval | None:
-    """Welch's t-interval of mean(second) - mean(first); needs two values of each."""
+    """Welch's 95% t-interval of mean(second) - mean(first).
+
+    **Returns:** the lower and the upper end; `None` if one has fewer than two values.
+    """
     if min(len(first), len(second)) < 2:
         return None
     parts = [(_squared_error(values), len(values) - 1) for values in (first, second)]
@@ -51,9 +63,9 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval | None:
 
 
 def sign_test(differences: Sequence[float]) -> float:
-    """Two-sided exact p-value of as many rises as falls; McNemar's for right or wrong.
+    """Two-sided exact p-value of the sign test; McNemar's test for differences of 0/1.
 
-    What did not change says nothing: with nothing changed the p-value is 1.
+    Zero differences are ignored; if all are zero the p-value is 1.
     """
     rises = sum(difference > 0 for difference in differences)
     falls = sum(difference < 0 for difference in differences)

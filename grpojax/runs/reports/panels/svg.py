@@ -1,14 +1,14 @@
-"""Panels as pictures: the same bytes from the same numbers."""
+"""Panels as SVG plots; equal panels give equal bytes."""
 
 import io
 import math
 import warnings
 from collections.abc import Sequence
 
-from ._panels import Curve, Panel, Values
+from .panels import Curve, Panel, Values
 
 
-# Of Okabe and Ito, who chose colors that the color-blind can tell apart.
+# The palette of Okabe and Ito, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#B0548A", "#56B4E9", "#E69F00", "#555555")
 
 _STYLE: dict = {
@@ -26,8 +26,8 @@ _STYLE: dict = {
 
 
 def plot(panel: Panel) -> bytes:
-    """A panel as SVG."""
-    # Slow to import, and of use only here. A `Figure` of its own needs no display.
+    """Plots a panel as SVG."""
+    # Slow to import. A `Figure` without pyplot needs no display.
     import matplotlib
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def plot(panel: Panel) -> bytes:
         matplotlib.rc_context(_STYLE),
         warnings.catch_warnings(),
     ):
-        # A metric may be named in a script for which the font has no glyphs.
+        # The font may lack glyphs of the script that a metric is named in.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = Figure(figsize=(6, 3.2))
         axes = figure.add_axes((0.12, 0.15, 0.85, 0.73))
@@ -49,7 +49,7 @@ def plot(panel: Panel) -> bytes:
         axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(panel.curves) > 1:
-            # Below: inside it would hide what it names.
+            # Below the axes, where it covers no curve.
             axes.legend(
                 fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.16)
             )
@@ -66,7 +66,7 @@ def _draw(axes, curve: Curve) -> None:
         curve.steps,
         _numbers(curve.values),
         color=color,
-        # An underscore in front would hide a label.
+        # Matplotlib hides labels that start with an underscore.
         label=curve.label.lstrip("_"),
         **line,
         **mark,
