@@ -12,6 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree
 
 
+FloatLike = float | Float[Array, ""]
+"""A hyperparameter; as an array it can be swept by `vmap` without recompiling."""
+
+
 class Axes(NamedTuple):
     """The logical axes of one array of a policy; see `grpojax.sharding`.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check_at_least
 from ._scores import Scores
 from ._surrogate import Number
 
@@ -64,6 +65,9 @@ class KL(eqx.Module):
     coefficient: Number = 0.04
     estimator: Estimator = k3
     ratio: Callable[[Scores], Tokens] | None = None
+
+    def __check_init__(self):
+        check_at_least("KL", 0, coefficient=self.coefficient)
 
     def __call__(self, scores: Scores) -> Tokens:
         """The estimate itself; the objective multiplies it by the coefficient."""

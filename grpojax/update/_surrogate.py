@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar
 
 from .. import masked
+from .._checks import check_at_least
 from ._scores import Scores
 
 
@@ -82,6 +83,9 @@ class Clip(AbstractSurrogate):
     def clipped(self, ratio, scores):
         return _outside(ratio, 1 - self.low, 1 + self.high, scores)
 
+    def __check_init__(self):
+        check_at_least("Clip", 0, low=self.low, high=self.high)
+
 
 class Cispo(AbstractSurrogate):
     """The ratio is a clipped weight without a gradient: no token loses its gradient.
@@ -107,6 +111,9 @@ class Cispo(AbstractSurrogate):
 
     def clipped(self, ratio, scores):
         return _outside(ratio, self.floor, self.cap, scores)
+
+    def __check_init__(self):
+        check_at_least("Cispo", 0, cap=self.cap, floor=self.floor)
 
 
 class Sapo(AbstractSurrogate):
@@ -198,6 +205,9 @@ class Gmpo(AbstractSurrogate):
         del ratio
         low, high = jnp.exp(-jnp.asarray(self.low)), jnp.exp(jnp.asarray(self.high))
         return _outside(jnp.exp(scores.log_ratio), low, high, scores)
+
+    def __check_init__(self):
+        check_at_least("Gmpo", 0, low=self.low, high=self.high)
 
 
 class Reinforce(AbstractSurrogate):
