@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
-Record = dict[str, object]
+Record = Mapping[str, object]
 
 
 def cut(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str | None]:
@@ -51,7 +51,7 @@ def records(content: bytes) -> list[dict]:
 
 def read_tolerant(
     path: str | os.PathLike[str], *, optional: bool = False
-) -> tuple[list[Record], list[str]]:
+) -> tuple[list[dict[str, object]], list[str]]:
     """The readable records of a JSONL file that may be missing or damaged.
 
     **Arguments:**
