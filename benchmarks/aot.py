@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import equinox as eqx
+import hlo
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -33,7 +34,7 @@ from jax.experimental import mesh_utils, topologies
 from presets import PRESETS, RandomPrompts
 
 import grpojax
-from grpojax import hlo, models, sharding
+from grpojax import models, sharding
 
 
 _H100 = str(Path(__file__).with_name("h100.txtpb"))

@@ -166,7 +166,7 @@ def peak_bytes() -> int:
 def main():
     options = parse()
     mesh = mesh_of(options.mesh)
-    with placement.on(mesh):
+    with placement.use(mesh):
         measure(options, mesh)
 
 
@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     slots = options.slots
     refills = slots is not None and slots < lengths.size
     # Every part of the batch decodes its own rows, and reads the weights for them.
-    parts = sharding.shards()
+    parts = sharding.spmd.shards()
     sharding.check_prompts("--prompts", options.prompts)
     each = slots if slots is None else slots // parts
     reads = [iterations_of(rows, each) for rows in np.split(lengths, parts)]
@@ -185,7 +185,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
-    state, env = placement.put((state, env), mesh)
+    state, env = placement.place((state, env), mesh)
     fixed = dict(
         env=env,
         optimizer=optimizer,

@@ -1,7 +1,7 @@
 """GRPO post-training of language models as one pure JAX function.
 
-Names are imported when they are first asked for: what needs no JAX, such as printing a
-recipe, does not wait for it.
+Names are imported on first access: a command that needs no JAX, such as printing a
+recipe, does not import it.
 """
 
 import importlib
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
         learn as learn,
         train as train,
         train_step as train_step,
+        TrainStep as TrainStep,
     )
+    from .rollout import RolloutConfig as RolloutConfig
+    from .runs.training.fit import fit as fit
     from .types import (
         Metrics as Metrics,
         Prompt as Prompt,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         TrainState as TrainState,
         Trajectory as Trajectory,
     )
+    from .update import UpdateConfig as UpdateConfig
     from .validation import validate as validate, ValidationError as ValidationError
 
 
@@ -69,8 +73,12 @@ _NAMES = {
         "learn",
         "train",
         "train_step",
+        "TrainStep",
     ),
+    "rollout": ("RolloutConfig",),
+    "runs.training.fit": ("fit",),
     "types": ("Metrics", "Prompt", "Rewards", "TrainState", "Trajectory"),
+    "update": ("UpdateConfig",),
     "validation": ("validate", "ValidationError"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

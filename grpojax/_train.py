@@ -1,51 +1,47 @@
-"""The step: four arrows, one pure function, one compiled program."""
+"""The train step: four phases, one pure function, one compiled program."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from . import (
-    advantage,
-    reward as reward_phase,
-    rollout,
-    sharding,
-    update,
-    validation,
-)
+from . import advantage, reward as rewards_phase, sharding, validation
 from ._measure import measure
 from .algorithms import Algorithm, grpo
 from .env import AbstractEnvironment
 from .policy import AbstractPolicy
+from .reward import RewardFn, WeightedSum
+from .rollout import generate, RolloutConfig
 from .types import Metrics, Rewards, TrainState, Trajectory
+from .update import improve, Reference, UpdateConfig
 
 
 def init(
     policy: AbstractPolicy,
     *,
     optimizer: optax.GradientTransformation,
-    reference: update.Reference | None = None,
+    reference: Reference | None = None,
     key: Key[Array, ""],
 ) -> TrainState:
-    """The state before the first step.
+    """The train state before the first step.
 
     **Arguments:**
 
-    - `policy`: what is trained: those of its arrays that are `policy.trainable()`.
+    - `policy`: its arrays `policy.trainable()` are trained.
     - `optimizer`: the one that `train_step` will be given.
-    - `reference`: a frozen policy for a KL penalty; or a function that finds it in the
-        policy that is trained, such as `models.without_adapters`, and takes no memory.
+    - `reference`: a frozen policy for a KL penalty; or a function that extracts it from
+        the trained policy, such as `models.without_adapters`, and takes no memory.
     - `key`: every random draw of the run is folded from it.
 
-    **Raises:** `ValueError` if nothing of the policy is trained.
+    **Raises:** `ValueError` if no array of the policy is trainable.
     """
     params = eqx.filter(policy, policy.trainable())
     if not jax.tree.leaves(params) and jax.tree.leaves(policy):
         raise ValueError(
             "A step trains some of a policy's arrays. Received a policy that is frozen "
-            "as a whole: weights in 8 bits need adapters, `models.lora`."
+            "entirely: weights in 8 bits need adapters, `models.lora`."
         )
     if reference is not None and not isinstance(reference, AbstractPolicy):
         # A function that is no leaf: all leaves of a state are arrays.
@@ -60,13 +56,12 @@ def init(
 
 
 class Experience(eqx.Module):
-    """What a step learns from.
+    """What `collect` hands to `learn`.
 
     **Fields:**
 
-    - `trajectory`: what was said; of `train_prompts` prompts, if there are fewer.
-    - `rewards`: what it was paid.
-    - `advantages`: how much better than its baseline a row did, or each of its tokens.
+    - `trajectory`, `rewards`: of the prompts that are trained on.
+    - `advantages`: of each row, or of each of its tokens.
     - `keep`: the rows that are trained on.
     - `metrics`: of the rollout, over all prompts.
     """
@@ -80,77 +75,60 @@ class Experience(eqx.Module):
 
 def collect(
     state: TrainState,
-    *,
     env: AbstractEnvironment,
     algorithm: Algorithm = grpo(),
-    reward: reward_phase.RewardFn = reward_phase.WeightedSum(),
-    prompts: int,
-    group: int,
-    train_prompts: int | None = None,
-    slots: int | None = None,
-    limits: Int[ArrayLike, "prompt group"] | None = None,
-    temperature: update.Number = 1.0,
+    *,
+    rollout: RolloutConfig,
+    reward: RewardFn = WeightedSum(),
     validate: bool = False,
 ) -> Experience:
-    """The first half of a step: sample, pay, compare.
+    """Samples completions, and computes rewards and advantages.
 
     The arguments are those of `train_step`.
     """
     key = jr.fold_in(state.key, state.version)
     with jax.named_scope("rollout"):
-        trajectory = rollout.generate(
-            state.policy,
-            env,
-            prompts=prompts,
-            group=group,
-            slots=slots,
-            limits=limits,
-            sampler=rollout.Categorical(temperature),
-            version=state.version,
-            key=key,
+        trajectory = generate(
+            state.policy, env, rollout, version=state.version, key=key
         )
     with jax.named_scope("reward"):
-        # Who paid must not change how the rest of a step is compiled: a host reward
-        # then equals one in the graph to the last bit.
-        rewards = jax.lax.optimization_barrier(reward_phase.checked(reward, trajectory))
+        rewards = rewards_phase.checked(reward, trajectory)
+        # Barrier: stops XLA from fusing across the reward, so that host and in-graph
+        # rewards give bit-identical updates.
+        rewards = jax.lax.optimization_barrier(rewards)
         metrics = measure(trajectory, rewards)
     with jax.named_scope("advantage"):
-        if train_prompts is not None:
+        if rollout.train_prompts is not None:
             trajectory, rewards = advantage.take_nonzero_variance(
-                trajectory, rewards, count=train_prompts
+                trajectory, rewards, count=rollout.train_prompts
             )
         advantages = algorithm.advantage(rewards)
         keep = algorithm.select(rewards)
     if validate:
-        check = validation.validate
-        trajectory = check(trajectory, stage="rollout")
-        trajectory, rewards = check((trajectory, rewards), stage="rewarded")
-        phases = trajectory, rewards, advantages
-        trajectory, rewards, advantages = check(phases, stage="advantaged")
+        trajectory, rewards, advantages = validation.validate(
+            (trajectory, rewards, advantages), stage="advantaged"
+        )
     return Experience(trajectory, rewards, advantages, keep, metrics)
 
 
 def learn(
     state: TrainState,
     experience: Experience,
-    *,
     optimizer: optax.GradientTransformation,
     algorithm: Algorithm = grpo(),
-    temperature: update.Number = 1.0,
-    epochs: int = 1,
-    minibatches: int = 1,
-    microbatches: int | None = None,
-    recompute: bool = False,
-    chunk: int | None = None,
+    *,
+    update: UpdateConfig = UpdateConfig(),
+    validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """The second half of a step: improve.
+    """Updates the policy on collected experience.
 
-    The arguments are those of `train_step`, and what `collect` made of the same state.
+    The arguments are those of `train_step`, and what `collect` returned for the state.
 
-    **Returns:** the next state, and the metrics of the whole step.
+    **Returns:** the next state, and the metrics of the step, those of `collect` among
+    them.
     """
     with jax.named_scope("update"):
-        policy, opt_state, metrics = update.improve(
+        policy, opt_state, metrics = improve(
             state.policy,
             state.opt_state,
             experience.trajectory,
@@ -159,12 +137,8 @@ def learn(
             objective=algorithm.objective,
             optimizer=optimizer,
             reference=state.reference,
-            temperature=temperature,
-            epochs=epochs,
-            minibatches=minibatches,
-            microbatches=microbatches,
-            recompute=recompute,
-            chunk=chunk,
+            config=update,
+            validate=validation.validate_update if validate else None,
         )
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key
@@ -174,45 +148,28 @@ def learn(
 
 def train_step(
     state: TrainState,
-    *,
     env: AbstractEnvironment,
     optimizer: optax.GradientTransformation,
     algorithm: Algorithm = grpo(),
-    reward: reward_phase.RewardFn = reward_phase.WeightedSum(),
-    prompts: int,
-    group: int,
-    train_prompts: int | None = None,
-    slots: int | None = None,
-    limits: Int[ArrayLike, "prompt group"] | None = None,
-    temperature: update.Number = 1.0,
-    epochs: int = 1,
-    minibatches: int = 1,
-    microbatches: int | None = None,
-    recompute: bool = False,
-    chunk: int | None = None,
+    *,
+    rollout: RolloutConfig,
+    update: UpdateConfig = UpdateConfig(),
+    reward: RewardFn = WeightedSum(),
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One step: `collect`, then `learn`.
-
-    What evolves is positional and comes back; what is fixed is keyword-only.
+    """One GRPO step: `collect`, then `learn`.
 
     **Arguments:**
 
     - `state`: from `init`, or from the step before.
-    - `env`: asks and pays.
-    - `optimizer`: an optax transformation.
-    - `algorithm`: how rewards become a gradient; see `grpojax.algorithms`.
+    - `env`: prompts, answers and rewards.
+    - `optimizer`: an optax transformation, the one that `init` was given.
+    - `algorithm`: from rewards to a gradient; see `grpojax.algorithms`.
+    - `rollout`: how many completions are sampled, and how.
+    - `update`: epochs, minibatches and microbatches.
     - `reward`: weighs the environment's components; see `grpojax.reward`.
-    - `prompts`, `group`: how many prompts, and how many samples of each.
-    - `train_prompts`: go on with so many of the prompts, those with something to learn
-        first (`advantage.take_nonzero_variance`): DAPO's oversampling at a static shape. The
-        metrics of the rollout are those of all prompts.
-    - `slots`, `limits`: how many rows are decoded at a time, and how long each may be;
-        see `rollout.complete`.
-    - `temperature`: of the sampler and of the loss alike.
-    - `epochs`, `minibatches`, `microbatches`, `recompute`, `chunk`: see
-        `update.improve`.
-    - `validate`: check each phase's result at run time; see `grpojax.validate`.
+    - `validate`: whether every phase's result is checked at run time; see
+        `grpojax.validate`.
 
     **Returns:** the next state, and metrics as scalars on the device.
 
@@ -220,52 +177,90 @@ def train_step(
     `ValueError` for sizes that do not fit, before anything is compiled.
     """
     experience = collect(
-        state,
-        env=env,
-        algorithm=algorithm,
-        reward=reward,
-        prompts=prompts,
-        group=group,
-        train_prompts=train_prompts,
-        slots=slots,
-        limits=limits,
-        temperature=temperature,
-        validate=validate,
+        state, env, algorithm, rollout=rollout, reward=reward, validate=validate
     )
     return learn(
-        state,
-        experience,
-        optimizer=optimizer,
-        algorithm=algorithm,
-        temperature=temperature,
-        epochs=epochs,
-        minibatches=minibatches,
-        microbatches=microbatches,
-        recompute=recompute,
-        chunk=chunk,
+        state, experience, optimizer, algorithm, update=update, validate=validate
     )
+
+
+class TrainStep(eqx.Module):
+    """The arguments of `train_step` but the state, as one value: state -> state.
+
+        step(state) == train_step(state, step.env, step.optimizer, step.algorithm, ...)
+
+    It is a pytree: the arrays of the environment, of the algorithm and of the reward
+    are arguments of a program that is compiled with it, and no constants.
+
+    **Fields:** as the arguments of `train_step`.
+
+    !!! example
+
+        ```python
+        step = TrainStep(env, optimizer, rollout=RolloutConfig(prompts=8, group=8))
+        state, metrics = eqx.filter_jit(step)(state)
+        ```
+    """
+
+    env: AbstractEnvironment
+    optimizer: optax.GradientTransformation
+    algorithm: Algorithm = grpo()
+    rollout: RolloutConfig = eqx.field(kw_only=True)
+    update: UpdateConfig = eqx.field(kw_only=True, default=UpdateConfig())
+    reward: RewardFn = eqx.field(kw_only=True, default=WeightedSum())
+    validate: bool = eqx.field(kw_only=True, static=True, default=False)
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """The next state, and the step's metrics."""
+        return self.learn(state, self.collect(state))
+
+    def collect(self, state: TrainState) -> Experience:
+        """The first half of a step."""
+        return collect(
+            state,
+            self.env,
+            self.algorithm,
+            rollout=self.rollout,
+            reward=self.reward,
+            validate=self.validate,
+        )
+
+    def learn(
+        self, state: TrainState, experience: Experience
+    ) -> tuple[TrainState, Metrics]:
+        """The second half of a step."""
+        return learn(
+            state,
+            experience,
+            self.optimizer,
+            self.algorithm,
+            update=self.update,
+            validate=self.validate,
+        )
 
 
 def train(
-    state: TrainState, *, steps: int, **fixed
+    state: TrainState, step: TrainStep, *, steps: int
 ) -> tuple[TrainState, dict[str, Float[Array, " step"]]]:
-    """Scans `train_step`: `steps` of them without a return to the host.
+    """`steps` train steps under `lax.scan`, without a return to the host.
 
     **Arguments:**
 
     - `state`: from `init`.
+    - `step`: such as a `TrainStep`, or any function of a state.
     - `steps`: how many.
-    - `fixed`: the keyword arguments of `train_step`.
 
     **Returns:** the state after the last step, and every step's metrics, stacked.
+
+    **Raises:** `ValueError` for a negative number of steps.
     """
     if steps < 0:
         raise ValueError(f"train: steps must not be negative. Received {steps}.")
     arrays, static = eqx.partition(state, eqx.is_array)
 
-    def step(arrays, _):
-        state, metrics = train_step(eqx.combine(arrays, static), **fixed)
+    def body(arrays, _):
+        state, metrics = step(eqx.combine(arrays, static))
         return eqx.filter(state, eqx.is_array), metrics
 
-    arrays, metrics = jax.lax.scan(step, arrays, length=steps)
+    arrays, metrics = jax.lax.scan(body, arrays, length=steps)
     return eqx.combine(arrays, static), metrics

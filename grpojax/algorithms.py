@@ -11,14 +11,13 @@ import equinox as eqx
 from jaxtyping import Array, Bool, Float
 
 from . import advantage
-from .types import Rewards
+from .types import FloatLike, Rewards
 from .update import (
     Cispo,
     Clip,
     Constant,
     Gmpo,
     KL,
-    Number,
     Objective,
     Reinforce,
     Sapo,
@@ -50,7 +49,7 @@ class Algorithm(eqx.Module):
 
 
 def grpo(
-    *, low: Number = 0.2, high: Number = 0.2, beta: Number | None = None
+    *, low: FloatLike = 0.2, high: FloatLike = 0.2, beta: FloatLike | None = None
 ) -> Algorithm:
     """Group Relative Policy Optimization.
 
@@ -80,7 +79,7 @@ def grpo(
 
 
 def dr_grpo(
-    *, low: Number = 0.2, high: Number = 0.2, length: int | None = None
+    *, low: FloatLike = 0.2, high: FloatLike = 0.2, length: int | None = None
 ) -> Algorithm:
     """GRPO done right: no division by the group's spread or by the row's length.
 
@@ -102,7 +101,7 @@ def dr_grpo(
     )
 
 
-def bnpo(*, low: Number = 0.2, high: Number = 0.2) -> Algorithm:
+def bnpo(*, low: FloatLike = 0.2, high: FloatLike = 0.2) -> Algorithm:
     """GRPO with the mean over all of the batch's tokens.
 
         loss = -mean over tokens of min(ρ A, clip(ρ, 1 - low, 1 + high) A)
@@ -118,7 +117,7 @@ def bnpo(*, low: Number = 0.2, high: Number = 0.2) -> Algorithm:
     )
 
 
-def dapo(*, low: Number = 0.2, high: Number = 0.28) -> Algorithm:
+def dapo(*, low: FloatLike = 0.2, high: FloatLike = 0.28) -> Algorithm:
     """Decoupled clip and dynamic sampling.
 
         loss = -mean over the tokens of groups whose rewards differ of
@@ -137,7 +136,7 @@ def dapo(*, low: Number = 0.2, high: Number = 0.28) -> Algorithm:
     )
 
 
-def gspo(*, low: Number = 3e-4, high: Number = 4e-4) -> Algorithm:
+def gspo(*, low: FloatLike = 3e-4, high: FloatLike = 4e-4) -> Algorithm:
     """Group Sequence Policy Optimization: one ratio for the whole row.
 
         s = exp(mean over the row's tokens of log ρ)
@@ -154,7 +153,7 @@ def gspo(*, low: Number = 3e-4, high: Number = 4e-4) -> Algorithm:
     )
 
 
-def cispo(*, cap: Number = 5.0, floor: Number = 0.0) -> Algorithm:
+def cispo(*, cap: FloatLike = 5.0, floor: FloatLike = 0.0) -> Algorithm:
     """Clipped importance sampling: every token keeps its gradient.
 
         loss = -mean over tokens of sg(clip(ρ, floor, cap)) · A · log π
@@ -206,7 +205,7 @@ def reinforce() -> Algorithm:
 
 
 def reinforce_plus_plus(
-    *, low: Number = 0.2, high: Number = 0.2, group_baseline: bool = False
+    *, low: FloatLike = 0.2, high: FloatLike = 0.2, group_baseline: bool = False
 ) -> Algorithm:
     """REINFORCE++: rewards whitened over all tokens of the batch, under PPO's clip.
 
@@ -228,7 +227,7 @@ def reinforce_plus_plus(
     )
 
 
-def sapo(*, positive: Number = 1.0, negative: Number = 1.05) -> Algorithm:
+def sapo(*, positive: FloatLike = 1.0, negative: FloatLike = 1.05) -> Algorithm:
     """Soft Adaptive Policy Optimization: a gate that never shuts instead of a clip.
 
         loss = -mean over rows of mean over tokens of A (4 / τ) sigmoid(τ (ρ - 1))
@@ -260,7 +259,7 @@ def vespo() -> Algorithm:
     )
 
 
-def luspo(*, low: Number = 2e-3, high: Number = 2.5e-3) -> Algorithm:
+def luspo(*, low: FloatLike = 2e-3, high: FloatLike = 2.5e-3) -> Algorithm:
     """Length-unbiased GSPO: each row counts by its length.
 
         s = exp(mean over the row's tokens of log ρ)
@@ -276,7 +275,7 @@ def luspo(*, low: Number = 2e-3, high: Number = 2.5e-3) -> Algorithm:
     )
 
 
-def gmpo(*, low: Number = 0.4, high: Number = 0.4) -> Algorithm:
+def gmpo(*, low: FloatLike = 0.4, high: FloatLike = 0.4) -> Algorithm:
     """Geometric-mean policy optimization: outlying tokens lose their weight.
 
         x = log ρ, clipped to [-low, high] on the side that A pushes to

@@ -1,26 +1,30 @@
-"""The values that fly between the four phases, and the shape alphabet.
+"""Data types exchanged by the four phases, and the axis names in shape annotations.
 
-The shape words never change meaning: `prompt` counts rows of different prompts,
-`group` counts samples of one prompt, `prefix` counts prompt positions and `time`
-counts completion positions.
+Axis names never change meaning: `prompt` counts different prompts, `group` samples of
+one prompt, `prefix` prompt positions and `time` completion positions.
 """
 
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree
 
 
+FloatLike = float | Float[Array, ""]
+"""A hyperparameter; as an array it can be swept by `vmap` without recompiling."""
+
+
 class Axes(NamedTuple):
-    """The logical axes of one array of a policy; see `grpojax.sharding`.
+    """Logical axes of one array of a policy; see `grpojax.sharding`.
 
     **Fields:**
 
     - `names`: of each axis, such as `("layer", "hidden", "heads")`; `None` for one that
-        is never cut.
-    - `pieces`: into how many parts each axis may be cut: its size, or for an axis of
-        heads that lie side by side the number of heads.
+        is never sharded.
+    - `pieces`: the most shards of each axis: its size, or for an axis of concatenated
+        heads the number of heads.
     """
 
     names: tuple[str | None, ...]
@@ -28,12 +32,12 @@ class Axes(NamedTuple):
 
 
 class Prompt(eqx.Module):
-    """What the policy reads before it speaks, right-padded to a static width.
+    """Prompt tokens, right-padded to a static width.
 
     **Fields:**
 
-    - `tokens`: token ids, `Int[*batch prefix]`; what lies past `length` is ignored.
-    - `length`: how many of them are real, `Int[*batch]`, at least 1.
+    - `tokens`: token ids, `Int[*batch prefix]`; padding is ignored.
+    - `length`: tokens without padding, `Int[*batch]`, at least 1.
     """
 
     tokens: Int[Array, "*batch prefix"]
@@ -41,23 +45,27 @@ class Prompt(eqx.Module):
 
 
 class Trajectory(eqx.Module):
-    """What one rollout said, and what it was paid for it.
+    """One batch of sampled completions with behavior log-probs and rewards.
 
-    Completions are right-padded; the token that ends a turn belongs to `sampled`;
-    what a row holds after its end is 0.
+    Completions are right-padded with 0. The token that ends a turn is `sampled`.
 
     **Fields:**
 
     - `prompt`: the prompts, once for their whole group, `Prompt[prompt prefix]`.
     - `tokens`: completion token ids, `Int[prompt group time]`.
-    - `sampled`: chosen by the policy: the only tokens ever trained on.
-    - `log_prob`: natural log-probability under the behavior policy, recorded when
-        the token was sampled; 0 elsewhere.
-    - `version`: the policy version that sampled the token; -1 elsewhere.
-    - `terminated`: whether the row said its end token; the others were truncated.
-    - `rewards`: what the environment paid, by component, `Float[prompt group]` each.
-    - `states`: the environment's states as the conversations started, stacked over
-        prompts, for rewards that ask what the answer was; `None` if they are unknown.
+    - `sampled`: tokens that the policy sampled, the only ones that are trained on,
+        `Bool[prompt group time]`; the others are padding or an environment's reply.
+    - `log_prob`: natural log-probability under the behavior policy at `temperature`,
+        recorded when the token was sampled, `Float[prompt group time]`; 0 elsewhere.
+    - `version`: version of the policy that sampled the token, `Int[prompt group time]`;
+        -1 elsewhere.
+    - `terminated`: rows that sampled an end token, `Bool[prompt group]`; the others
+        were truncated.
+    - `rewards`: the environment's rewards by component, `Float[prompt group]` each.
+    - `temperature`: the sampler's, `Float[]`. The loss and every score of these tokens
+        divide their logits by it.
+    - `states`: the environment's states at the start of the conversations, stacked over
+        prompts, for rewards that need the right answer; `None` if they are unknown.
     """
 
     prompt: Prompt
@@ -67,29 +75,36 @@ class Trajectory(eqx.Module):
     version: Int[Array, "prompt group time"]
     terminated: Bool[Array, "prompt group"]
     rewards: dict[str, Float[Array, "prompt group"]]
+    temperature: Float[Array, ""]
     states: PyTree = None
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:
-        """How many tokens the policy sampled in each row."""
+        """Sampled tokens of each row."""
         return jnp.sum(self.sampled, axis=-1)
+
+    def take(self, prompts: Int[Array, " taken"]) -> "Trajectory":
+        """The completions of some of the prompts, by index."""
+        taken = jax.tree.map(lambda x: x[prompts] if x.ndim else x, self)
+        return eqx.tree_at(lambda t: t.temperature, taken, self.temperature)
 
 
 class Rewards(eqx.Module):
-    """What the reward phase hands to the advantage phase.
+    """Rewards of a batch: their weighted total, its components, and two masks.
 
     **Fields:**
 
     - `total`: the scalar that is maximized, `Float[prompt group]`.
-    - `components`: its parts by name, before weighting, `Float[prompt group]` each; NaN
+    - `components`: its terms by name, before weighting, `Float[prompt group]` each; NaN
         where a component does not apply to a row.
     - `weights`: the weight of each component in `total`, `Float[]` each.
-    - `valid`: rows whose reward applies, `Bool[prompt group]`. The others stand
-        outside every statistic and get advantage 0.
-    - `keep`: rows that may be trained on. The others may stand in the statistics.
+    - `valid`: rows to which a reward applies, `Bool[prompt group]`. The others are
+        excluded from every statistic and get advantage 0.
+    - `keep`: rows that may be trained on, `Bool[prompt group]`. The others may still
+        count in statistics.
     - `lengths`: sampled tokens of each row, `Int[prompt group]`.
     - `errors`: rows on which a host function failed, by component, `Bool[prompt group]`
-        each; only components that can fail are there.
+        each; only components that can fail have an entry.
     """
 
     total: Float[Array, "prompt group"]
@@ -109,14 +124,14 @@ class Rewards(eqx.Module):
         valid: Bool[ArrayLike, "*#rows"] = True,
         lengths: Int[ArrayLike, "*#rows"] = 1,
     ) -> "Rewards":
-        """Rewards of one component that is the total.
+        """Rewards with a single component, which is the total.
 
         **Arguments:**
 
         - `total`: any array of numbers; flat rows are prompts of one sample each,
             `total[:, None]`.
-        - `name`: of the component.
-        - `valid`, `lengths`: as the fields; one value stands for all rows.
+        - `name`: the component's name.
+        - `valid`, `lengths`: as the fields; a scalar is broadcast to all rows.
 
         !!! example
 
@@ -137,16 +152,16 @@ class Rewards(eqx.Module):
 
 
 class TrainState(eqx.Module):
-    """What evolves from step to step, and nothing else.
+    """Train state: everything that changes from step to step.
 
     **Fields:**
 
     - `policy`: the policy that is trained, an Equinox module.
-    - `opt_state`: the state of the optax optimizer over the arrays that are trained.
-    - `reference`: a frozen policy for a KL penalty, what finds it in `policy`, or
-        `None`.
-    - `version`: how many steps have been taken, `Int[]`.
-    - `key`: the key that every later random draw is folded from.
+    - `opt_state`: the optax optimizer's state over the policy's trainable arrays.
+    - `reference`: the reference policy of a KL penalty, a function that extracts it
+        from `policy`, or `None`.
+    - `version`: steps taken so far, `Int[]`.
+    - `key`: every random draw of the run is folded from it.
     """
 
     policy: PyTree

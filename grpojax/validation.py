@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array
 
 from .types import Rewards, Trajectory
-from .update import Frozen
+from .update import Batch, LossWeights
 
 
 Stage = Literal["rollout", "rewarded", "advantaged", "train_step", "train_ready"]
-_Value = TypeVar("_Value", bound=Trajectory | Frozen | tuple)
+_Value = TypeVar("_Value", bound=Trajectory | tuple)
 _TOKENS, _ROWS = "prompt group time", "prompt group"
 
 
@@ -30,7 +30,7 @@ def validate(value: _Value, *, stage: Stage, step: int | None = None) -> _Value:
     | `"rollout"` | `trajectory` |
     | `"rewarded"` | `(trajectory, rewards)` |
     | `"advantaged"` | `(trajectory, rewards, advantages)` |
-    | `"train_step"` | `update.Frozen` from `Objective.prepare`: its weights are there |
+    | `"train_step"` | `(update.Batch, update.LossWeights)` |
     | `"train_ready"` | the same, with old log-probabilities |
 
     Concrete arrays are checked on the host. Inside a compiled program the checks ride
@@ -227,10 +227,8 @@ def _advantaged(
     )
 
 
-def _train_step(laws: _Laws, frozen: Frozen):
-    mask, weight = frozen.mask, frozen.weight
-    if weight is None:
-        laws.fail("the weights are fixed", "None", "Call `Objective.prepare`.")
+def _train_step(laws: _Laws, batch: Batch, weights: LossWeights):
+    mask, weight = batch.mask, weights.token
     laws.require(
         "a weight is finite and at least 0, and 0 outside the mask",
         jnp.where(mask, jnp.isfinite(weight) & (weight >= 0), weight == 0),
@@ -239,26 +237,39 @@ def _train_step(laws: _Laws, frozen: Frozen):
     )
     laws.require(
         "an advantage is finite where there are tokens to train on",
-        ~mask | jnp.isfinite(frozen.advantage),
-        frozen.advantage,
+        ~mask | jnp.isfinite(batch.advantage),
+        batch.advantage,
         "Validate the stage 'advantaged'.",
     )
-    for name in ("old", "behavior", "reference"):
-        if vars(frozen)[name] is not None:
-            _log_prob(laws, name, vars(frozen)[name], mask)
+    for name, values in (
+        ("old", batch.old),
+        ("behavior", batch.behavior),
+        ("reference", batch.reference),
+    ):
+        if values is not None:
+            _log_prob(laws, name, values, mask)
 
 
-def _train_ready(laws: _Laws, frozen: Frozen):
-    if frozen.old is None:
+def _train_ready(laws: _Laws, batch: Batch, weights: LossWeights):
+    if batch.old is None:
         remedy = "Score the batch before the first update, or take the sampler's."
         laws.fail("old log-probabilities are there", "None", remedy)
-    _train_step(laws, frozen)
+    _train_step(laws, batch, weights)
 
 
 _STAGES = {
     "rollout": ((Trajectory,), _rollout),
     "rewarded": ((Trajectory, Rewards), _rewarded),
     "advantaged": ((Trajectory, Rewards, jax.Array | np.ndarray), _advantaged),
-    "train_step": ((Frozen,), _train_step),
-    "train_ready": ((Frozen,), _train_ready),
+    "train_step": ((Batch, LossWeights), _train_step),
+    "train_ready": ((Batch, LossWeights), _train_ready),
 }
+
+
+def validate_update(batch: Batch, weights: LossWeights) -> Batch:
+    """Checks a minibatch before its gradient: the two stages of the update.
+
+    **Returns:** the batch, which must be used in place of the one that went in.
+    """
+    stage = "train_step" if batch.old is None else "train_ready"
+    return validate((batch, weights), stage=stage)[0]

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import grpojax
-from grpojax import hlo, sharding
+from benchmarks import hlo
+from grpojax import sharding
 from grpojax.models import Transformer, TransformerConfig
 
 from .helpers import count_env

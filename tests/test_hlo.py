@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from grpojax import hlo, sharding
+from benchmarks import hlo
+from grpojax import sharding
 
 
 PROGRAM = """\

@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = {
+    "_files": 0,
     "types": 0,
     "masked": 0,
     "env": 1,
-    "hlo": 0,
     "policy": 1,
     "sharding": 1,
     "text": 1,

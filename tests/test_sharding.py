@@ -267,5 +267,5 @@ def test_batches_that_cannot_be_dealt_out(changes, message):
 def test_a_mesh_with_other_names_is_not_ours():
     other = jax.make_mesh((8,), ("model",), (AxisType.Auto,))
     with jax.set_mesh(other):
-        assert sharding.shards() == 1
-        assert sharding.layout(Axes(("hidden",), (8,))) is None
+        assert sharding.spmd.shards() == 1
+        assert sharding.spmd.weight_sharding(Axes(("hidden",), (8,))) is None

@@ -126,7 +126,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", count)  # Of no account for a GPU.
     devices = jax.devices()[:count]
     mesh = sharding.make_mesh(**sizes, devices=devices) if count > 1 else None
-    with placement.on(mesh):
+    with placement.use(mesh):
         work(steps, workload, settings, mesh)
 
 
@@ -142,7 +142,7 @@ def work(steps: Steps, workload: Workload, settings: dict, mesh):
         optax.adamw(workload.learning_rate, weight_decay=0.0),
     )
     state = grpojax.init(policy, optimizer=optimizer, key=jax.random.key(workload.seed))
-    state, env = placement.put((state, questions(workload)), mesh)
+    state, env = placement.place((state, questions(workload)), mesh)
     prompts, group = len(workload.prompts), workload.group
     sampling = {"prompts": prompts, "group": group, **settings["rollout"]}
     if not workload.full:

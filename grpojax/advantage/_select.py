@@ -78,8 +78,7 @@ def take_nonzero_variance(
         )
     found = jnp.any(nonzero_variance(rewards), axis=1).astype(jnp.int32)
     _, chosen = jax.lax.top_k(found, count)
-    take = lambda x: x[chosen]
-    return jax.tree.map(take, trajectory), map_rows(take, rewards)
+    return trajectory.take(chosen), map_rows(lambda x: x[chosen], rewards)
 
 
 def _check_count(count: int):

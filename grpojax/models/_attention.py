@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, DTypeLike, Float, Shaped
 
-from .. import sharding
+from ..sharding import spmd
 from . import _fused
 from ._cache import as_floats
 from ._layers import row_products
@@ -63,7 +63,7 @@ def attend(
         mixed, _ = _plain(rows, sources, dtype)
     else:
         rows = rows.astype(dtype)
-        by_kernel = fits(head_dim, dtype) and not sharding.is_auto_sharded()
+        by_kernel = fits(head_dim, dtype) and not spmd.is_auto_sharded()
         tiles = tiles_for(rows, repeats, dtype) if by_kernel else None
         mixed = jnp.asarray(_mix(tiles, rows, columns), jnp.float32)
     mixed = mixed.reshape(kv_heads, chunk, repeats * head_dim)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Int8, Shaped
 
-from .. import sharding
+from ..sharding import spmd
 from ._bits import from_bits, to_bits
 from ._layout import as_read
 from ._matrix import TiledMatrix
@@ -35,7 +35,7 @@ def keep(cache: KVCache, dtype: str) -> KVCache:
         values, value_scale = quantize(exact[1], axis=-1)
         return KVCache(keys, values, key_scale, value_scale)
     keys, values = (to_bits(x.astype(dtype), dtype) for x in exact)
-    tiles = dtype == "float32" and sharding.platform() == "cpu"
+    tiles = dtype == "float32" and spmd.platform() == "cpu"
     return KVCache(_in_tiles(keys) if tiles else keys, values)
 
 

@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, DTypeLike, Float, Num
 
-from .. import sharding
+from ..sharding import spmd
 from ..types import Axes
 
 
@@ -43,10 +43,10 @@ def product(
     A weight may come in tiles of its columns (`tiled`), which take a few rows a shorter
     time on a CPU.
     """
-    layout = sharding.layout(axes)
+    sharding = spmd.weight_sharding(axes)
     wide = jnp.promote_types(jnp.float32, dtype)
     result, dtype = (jnp.dtype(one).name for one in (result or wide, dtype))
-    return _product.bind(x, weight, dtype=dtype, layout=layout, result=result)
+    return _product.bind(x, weight, dtype=dtype, sharding=sharding, result=result)
 
 
 def tiled(
@@ -86,7 +86,7 @@ def _contract(x: Array, y: Array, axes: tuple[int, int], dtype: str) -> Array:
 
 
 def _narrow_on_cpu(dtype: str) -> bool:
-    return jnp.dtype(dtype).itemsize < 4 and sharding.platform() == "cpu"
+    return jnp.dtype(dtype).itemsize < 4 and spmd.platform() == "cpu"
 
 
 def _contract_tiles(x: Array, tiles: Array, dtype: str) -> Array:
@@ -119,19 +119,24 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _used(weight: Array, dtype: str, layout: sharding.Layout | None) -> Array:
+def _used(weight: Array, dtype: str, sharding: spmd.WeightSharding | None) -> Array:
     """The weight as it is multiplied with, sent in the narrower of two dtypes."""
-    if layout is None:
+    if sharding is None:
         return weight.astype(dtype)
     if weight.dtype.itemsize > jnp.dtype(dtype).itemsize:
         weight = weight.astype(dtype)
-    return jax.lax.with_sharding_constraint(weight, layout.used).astype(dtype)
+    return jax.lax.with_sharding_constraint(weight, sharding.compute).astype(dtype)
 
 
 def _compute(
-    x: Array, weight: Array, *, dtype: str, layout: sharding.Layout | None, result: str
+    x: Array,
+    weight: Array,
+    *,
+    dtype: str,
+    sharding: spmd.WeightSharding | None,
+    result: str,
 ) -> Array:
-    rows, weight = _rows(x), _used(weight, dtype, layout)
+    rows, weight = _rows(x), _used(weight, dtype, sharding)
     if weight.ndim == 3 and len(rows) <= _FEW_ROWS:
         flat = _contract_tiles(rows, weight, dtype)
     else:
@@ -139,8 +144,8 @@ def _compute(
     return flat.astype(result).reshape(*x.shape[:-1], flat.shape[1])
 
 
-def _shape(x, weight, *, dtype: str, layout: sharding.Layout | None, result: str):
-    del dtype, layout
+def _shape(x, weight, *, dtype: str, sharding: spmd.WeightSharding | None, result: str):
+    del dtype, sharding
     outputs = math.prod(weight.shape) // x.shape[-1]
     return ShapedArray((*x.shape[:-1], outputs), jnp.dtype(result))
 
@@ -157,30 +162,30 @@ def _batch(operands, axes, **options):
 
 
 def _gradient_of_x(
-    cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None, **_
+    cotangent, x, weight, *, dtype: str, sharding: spmd.WeightSharding | None, **_
 ):
-    weight = _matrix(_used(weight, dtype, layout))
+    weight = _matrix(_used(weight, dtype, sharding))
     flat = _contract(_rows(cotangent), weight, (1, 1), dtype)
     return flat.reshape(*cotangent.shape[:-1], -1).astype(x.aval.dtype)
 
 
 def _gradient_of_weight(
-    cotangent, x, weight, *, dtype: str, layout: sharding.Layout | None, **_
+    cotangent, x, weight, *, dtype: str, sharding: spmd.WeightSharding | None, **_
 ):
     rows, cotangents = _rows(x).astype(dtype), _rows(cotangent)
-    if _narrow_on_cpu(dtype) and not sharding.is_auto_sharded():
+    if _narrow_on_cpu(dtype) and not spmd.is_auto_sharded():
         flat = _contract(_columns(rows), cotangents, (1, 0), dtype)
     else:
         flat = _contract(rows, cotangents, (0, 0), dtype)
-    if layout is not None:
-        flat = jax.lax.with_sharding_constraint(flat, layout.kept)
+    if sharding is not None:
+        flat = jax.lax.with_sharding_constraint(flat, sharding.storage)
     if weight.aval.ndim == 3:
         flat = tiled(flat, weight.aval.shape[2])
     return flat.astype(weight.aval.dtype)
 
 
 _product = Primitive("grpojax_product")
-_product.def_impl(jax.jit(_compute, static_argnames=("dtype", "layout", "result")))
+_product.def_impl(jax.jit(_compute, static_argnames=("dtype", "sharding", "result")))
 _product.def_abstract_eval(_shape)
 mlir.register_lowering(_product, mlir.lower_fun(_compute, multiple_results=False))
 batching.primitive_batchers[_product] = _batch

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
 
 from .. import sharding
 from ..policy import AbstractPolicy, Past
+from ..sharding import spmd
 from ..types import Axes
 from ._attention import attend
 from ._bits import from_bits, to_bits
@@ -193,15 +194,15 @@ class Transformer(AbstractPolicy[KVCache]):
             ]
             mixed = attend(query, [*sources, (own, visible)], self.compute_dtype)
             x = x + checkpoint_name(self._product(mixed, layer, "output"), ATTENTION)
-            x = sharding.replicate(x + self._mlp(layer, x))
+            x = spmd.replicate(x + self._mlp(layer, x))
             return x, own
 
         written_out = self._trains_written_out()
         block = recompute(block, self.remat, scanned=not written_out)
         # Read in the compute dtype here and in `for_decoding` alike.
-        embedding = sharding.all_gather_weight(self.embedding, self._axes("embedding"))
+        embedding = spmd.all_gather_weight(self.embedding, self._axes("embedding"))
         x = embedding[tokens].astype(self.compute_dtype).astype(jnp.float32)
-        x = sharding.replicate(x)
+        x = spmd.replicate(x)
         # Caches are only read in here. Carried and written by the scan, one would be
         # copied for every layer of every token.
         written = []
@@ -232,10 +233,10 @@ class Transformer(AbstractPolicy[KVCache]):
             is_leaf=lambda x: x is None,
         )
         transformer = sharding.constrain(transformer, sharding.DECODING)
-        if sharding.platform() == "cpu" and not sharding.is_tensor_parallel():
+        if spmd.platform() == "cpu" and not spmd.is_tensor_parallel():
             transformer = transformer._on_cpu(rows)
         layers, count = transformer.layers, self.config.num_layers
-        on_gpu = sharding.platform() == "gpu"
+        on_gpu = spmd.platform() == "gpu"
         most = _WRITTEN_OUT_ON_GPU if on_gpu else _WRITTEN_OUT
         if count > most or (self.cache_dtype != "float32" and not on_gpu):
             return Decoder(transformer, (layers,))
@@ -243,7 +244,7 @@ class Transformer(AbstractPolicy[KVCache]):
         return Decoder(transformer, tuple(map(at, range(count))))
 
     def _trains_written_out(self) -> bool:
-        on_gpu = sharding.platform() == "gpu" and not sharding.is_auto_sharded()
+        on_gpu = spmd.platform() == "gpu" and not spmd.is_auto_sharded()
         return on_gpu and self.config.num_layers <= _WRITTEN_OUT_ON_GPU
 
     def _on_cpu(self, rows: int | None) -> "Transformer":
@@ -378,7 +379,7 @@ class Decoder(AbstractPolicy[Caches]):
         transformer = self.transformer
         kept = ft.partial(keep, dtype=transformer.cache_dtype)
         stacks = self.stacks
-        if sharding.platform() == "cpu" and len(stacks) == 1:
+        if spmd.platform() == "cpu" and len(stacks) == 1:
             # The stack would be widened as a whole, and each slice made narrow again.
             stacks = to_bits(stacks, transformer.compute_dtype)
         return transformer._extend(stacks, tokens, positions, past, visible, kept)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from .. import sharding
+from ..sharding import spmd
 from ..types import Rewards, Trajectory
 
 
@@ -138,7 +138,7 @@ class HostReward(eqx.Module):
                     judge, answer, rows, vmap_method="broadcast_all"
                 )
 
-            paid, failed = sharding.on_hosts(ask, rows)
+            paid, failed = spmd.shard_map_callback(ask, rows)
         else:
             paid, failed = (jnp.asarray(x) for x in judge(rows))
         rewards = Rewards.of(

@@ -1,5 +1,6 @@
-"""Phase 1: rollout."""
+"""Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
+from ._config import RolloutConfig as RolloutConfig
 from ._generate import complete as complete, generate as generate
 from ._sample import (
     AbstractSampler as AbstractSampler,

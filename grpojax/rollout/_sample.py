@@ -11,16 +11,29 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, Key
 
 from ..policy import token_log_prob
+from ..types import FloatLike
 
 
 class AbstractSampler(eqx.Module):
-    """Draws one token for one row, and says what it really sampled from."""
+    """A distribution of the next token, given logits."""
+
+    temperature: eqx.AbstractVar[FloatLike]
+    """Divides the logits in the log-probability that is recorded."""
 
     @abc.abstractmethod
     def __call__(
         self, logits: Float[Array, " vocab"], *, key: Key[Array, ""]
     ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-        """The token, and its log-probability under the distribution drawn from."""
+        """Draws one token for one row.
+
+        **Arguments:**
+
+        - `logits`: float32.
+        - `key`: is consumed.
+
+        **Returns:** the token, and its log-probability, in nats, under the distribution
+        that it was drawn from.
+        """
 
 
 def _inverse_cdf(
@@ -57,16 +70,22 @@ def _in_blocks(x: Float[Array, " vocab"], fill: float) -> Float[Array, "block wi
 
 
 class Categorical(AbstractSampler):
-    """Samples softmax(logits / temperature) by inverting its cumulative distribution.
+    """Sampling from softmax(logits / temperature), by its inverse CDF.
 
     One uniform is drawn for each token, where Gumbel sampling draws one for each entry
     of the vocabulary.
+
+    **Fields:**
+
+    - `temperature`: positive.
+
+    **Raises:** `ValueError` for a temperature that is not positive.
     """
 
-    temperature: Float[Array, ""] | float = 1.0
+    temperature: FloatLike = 1.0
 
     def __check_init__(self):
-        if isinstance(self.temperature, float | int) and self.temperature <= 0:
+        if isinstance(self.temperature, float | int) and not self.temperature > 0:
             raise ValueError(
                 "Categorical(temperature=...) must be positive. Received "
                 f"temperature={self.temperature}. For the limit of 0 pass "
@@ -76,7 +95,7 @@ class Categorical(AbstractSampler):
     def __call__(self, logits, *, key):
         scaled = logits / jnp.asarray(self.temperature, logits.dtype)
         table = _in_blocks(scaled, -jnp.inf)
-        # All that is ever read of every logit: each block's peak and sum.
+        # Every logit is read twice: for its block's maximum and for its block's sum.
         peaks = jnp.max(table, axis=-1)
         peak = jnp.max(peaks)
         level = jnp.where(peaks == -jnp.inf, 0, peaks)
@@ -88,10 +107,16 @@ class Categorical(AbstractSampler):
 
 
 class Greedy(AbstractSampler):
-    """Takes the most likely token, of which the policy's log-probability is recorded.
+    """The most likely token, with its log-probability under the policy.
 
-    For evaluation: what it records is not the distribution that it sampled from.
+    For evaluation: the recorded log-probability is not that of the distribution which
+    was sampled from, so tokens drawn greedily should not be trained on.
     """
+
+    @property
+    def temperature(self) -> float:
+        """1: the logits are not scaled."""
+        return 1.0
 
     def __call__(self, logits, *, key):
         del key  # Greedy decoding draws nothing.

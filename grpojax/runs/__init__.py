@@ -20,12 +20,12 @@ Each module is public, and is imported by name (`from grpojax.runs import recipe
 - `files`: what a run leaves behind; `RunDirectory`, `write_json`, `append_json`.
 - `checkpoints`: states to go on from; `Checkpoints`.
 - `changes`: what of a recipe may change on the way; `check_recipe`.
-- `sinks`: where metrics go; `JsonLines`, `TensorBoard`, `WandB`, `Trackio`, `Guarded`.
+- `sinks`: where metrics go; `JsonLines`, `TensorBoard`, `WandB`, `Trackio`, `FailSafe`.
 - `guards`: whether a run is still worth its time; `Guard`, `Bounds`.
 - `preemption`: being asked to leave; `Preemption`, `EXIT_PREEMPTED`.
 - `placement`: which devices compute, and how arrays get there; `build_mesh`.
 - `processes`: many of them that compute one run; `joined`, `share`, `anyone`.
-- `supervision`: a process that another looks after; `look_after`, `EXIT_PEER`.
+- `supervision`: a process that another looks after; `fork_supervised`, `EXIT_PEER`.
 - `progress`: a live bar; `Progress`.
 - `plots`: curves; `plot_curve`.
 - `reports`: what runs have come to, in Markdown and as a page; `write_report`.

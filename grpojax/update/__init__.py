@@ -1,50 +1,44 @@
-"""Phase 4: update."""
+"""Phase 4, update: (policy, Trajectory, Advantages) -> policy'."""
 
-from ._correction import (
-    Importance as Importance,
-    OffPolicySequenceMask as OffPolicySequenceMask,
-    TopEntropy as TopEntropy,
-)
+from ._config import UpdateConfig as UpdateConfig
 from ._improve import improve as improve, Reference as Reference
-from ._objective import Objective as Objective
-from ._penalty import (
+from ._kl_reward import KLReward as KLReward
+from ._log_prob import log_probs as log_probs
+from ._optimizers import (
+    stochastic_round as stochastic_round,
+    stochastic_rounding as stochastic_rounding,
+    with_learning_rate as with_learning_rate,
+)
+from .loss import (
     absolute as absolute,
+    AbstractSurrogate as AbstractSurrogate,
+    Batch as Batch,
+    Cispo as Cispo,
+    ClampedTokenRatio as ClampedTokenRatio,
+    Clip as Clip,
+    Constant as Constant,
+    Gmpo as Gmpo,
+    Importance as Importance,
     k1 as k1,
     k2 as k2,
     k3 as k3,
     k3_with_k2_gradient as k3_with_k2_gradient,
     KL as KL,
-)
-from ._ratio import (
-    ClampedTokenRatio as ClampedTokenRatio,
-    sequence_ratio as sequence_ratio,
-    sequence_token_ratio as sequence_token_ratio,
-    token_ratio as token_ratio,
-)
-from ._reward import KLReward as KLReward
-from ._rounding import (
-    RoundingState as RoundingState,
-    stochastic_round as stochastic_round,
-    stochastic_rounding as stochastic_rounding,
-)
-from ._score import score as score
-from ._scores import Frozen as Frozen, Scores as Scores
-from ._surrogate import (
-    AbstractSurrogate as AbstractSurrogate,
-    Cispo as Cispo,
-    Clip as Clip,
-    Gmpo as Gmpo,
-    Number as Number,
+    LossInputs as LossInputs,
+    LossWeights as LossWeights,
+    nonempty_sequence_mean as nonempty_sequence_mean,
+    Objective as Objective,
+    OffPolicySequenceMask as OffPolicySequenceMask,
+    prompt_mean as prompt_mean,
     Reinforce as Reinforce,
     Sapo as Sapo,
-    Vespo as Vespo,
-)
-from ._weight import (
-    Constant as Constant,
-    nonempty_sequence_mean as nonempty_sequence_mean,
-    prompt_mean as prompt_mean,
     sequence_mean as sequence_mean,
+    sequence_ratio as sequence_ratio,
     sequence_sum as sequence_sum,
+    sequence_token_ratio as sequence_token_ratio,
     token_mean as token_mean,
+    token_ratio as token_ratio,
+    TopEntropy as TopEntropy,
     Total as Total,
+    Vespo as Vespo,
 )

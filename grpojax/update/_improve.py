@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,17 +12,39 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .. import sharding
 from ..policy import AbstractPolicy
-from ..types import Metrics, Trajectory
-from ._objective import Objective
-from ._score import check_minibatches, check_parts, Scored, split, streams_of
-from ._scores import Frozen, Scores
-from ._streams import evenly, gradient_in_parts, in_streams, score_in_parts
-from ._surrogate import Number
-from ._tally import choose, learning_rate, over_updates, Tally
+from ..sharding import spmd
+from ..types import FloatLike, Metrics, Prompt, Trajectory
+from ._batches import (
+    check_microbatches,
+    check_minibatches,
+    microbatch_sizes,
+    split,
+)
+from ._config import UpdateConfig
+from ._metrics import choose, learning_rate, MetricAccumulator, over_updates
+from ._microbatches import masked_log_probs, pack_rows, packed_gradient
+from ._packing import balance_tokens
+from .loss import Batch, LossInputs, LossWeights, Objective
 
 
 Reference = AbstractPolicy | Callable[..., AbstractPolicy]
-"""A policy to stay close to, or where to find it in the one that is trained."""
+"""A KL reference policy, or a function that extracts it from the trained policy."""
+
+
+class _Rows(NamedTuple):
+    """Rows of a minibatch, on axes `[prompt group ...]`."""
+
+    tokens: Array
+    batch: Batch
+    weights: LossWeights
+
+
+class _Loss(NamedTuple):
+    """Arguments of the loss that are the same for all rows."""
+
+    policy: AbstractPolicy
+    objective: Objective
+    temperature: FloatLike
 
 
 def improve(
@@ -34,159 +57,164 @@ def improve(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     reference: Reference | None = None,
-    temperature: Number = 1.0,
-    epochs: int = 1,
-    minibatches: int = 1,
-    microbatches: int | None = None,
-    recompute: bool = False,
-    chunk: int | None = None,
+    config: UpdateConfig = UpdateConfig(),
+    validate: Callable[[Batch, LossWeights], Batch] | None = None,
 ) -> tuple[AbstractPolicy, PyTree, Metrics]:
-    """Takes `epochs · minibatches` optimizer steps on one trajectory.
+    """`epochs · minibatches` optimizer updates on one trajectory.
 
     **Arguments:**
 
-    - `policy`, `opt_state`: what evolves; `optimizer.init` saw the arrays that are
-        trained, `eqx.filter(policy, policy.trainable())`.
-    - `trajectory`: what was sampled.
+    - `policy`, `opt_state`: what is updated; `optimizer.init` saw the trainable arrays,
+        `eqx.filter(policy, policy.trainable())`.
+    - `trajectory`: sampled completions, with the temperature of their sampler.
     - `advantages`: of each row, or of each token.
     - `keep`: rows that are trained on; all of them when `None`.
     - `objective`: the loss.
-    - `optimizer`: an optax transformation; its schedules count optimizer updates.
-    - `reference`: the policy of a KL penalty, or a function of `policy` that is it.
-    - `temperature`: the one that the tokens were sampled at.
-    - `epochs`: passes over the trajectory.
-    - `minibatches`: optimizer steps in each pass, each on its share of the prompts.
-    - `microbatches`: parts of a minibatch whose gradients are added up: the result
-        does not depend on them. A prompt's rows are packed end to end in streams as
-        wide as the horizon, and a part holds `prompts · group / microbatches` of all
-        streams (with more parts than samples, of some prompts'): many parts take little
-        memory, and when rows are short no time goes to streams that stay empty. By
-        default as many streams as there are prompts.
-    - `recompute`: take the old log-probabilities from the policy before the first
-        update instead of the sampler's record.
-    - `chunk`: positions whose logits exist at a time.
+    - `optimizer`: an optax transformation; its schedules count updates.
+    - `reference`: of a KL penalty: a policy, or a function of `policy` that returns it.
+    - `config`: epochs, minibatches, microbatches.
+    - `validate`: checks a minibatch before its gradient, such as `validate_update`.
 
-    **Returns:** the policy, its optimizer state, and the metrics. A step whose gradient
-    is not finite changes nothing and is counted in `skipped_updates`.
+    **Returns:** the policy, its optimizer state, and the metrics. An update whose
+    gradient is not finite changes nothing and is counted in `skipped_updates`.
 
-    **Raises:** `ValueError` when the parts do not divide the batch, for an importance
-    correction of the sampler's own record, and for another optimizer's state.
+    **Raises:** `ValueError` if minibatches and microbatches do not divide the batch,
+    for an importance correction without recomputed log-probs, and for the state of
+    another optimizer.
     """
-    prompts, group = _check(trajectory, objective, epochs, minibatches, recompute)
-    microbatches = group if microbatches is None else microbatches
-    check_parts("microbatches", microbatches, prompts, group)
-    by_prompt, at_a_time = streams_of(microbatches, group)
-    share = "prompts / minibatches / microbatches"
-    sharding.check_prompts(share, prompts // by_prompt)
-    parts = minibatches * microbatches
-    mask = trajectory.sampled
-    mask = mask if keep is None else mask & keep[:, :, None]
-    options = dict(temperature=temperature, chunk=chunk)
-    again = lambda policy: score_in_parts(
-        policy, trajectory.prompt, trajectory.tokens, mask, parts, **options
-    )
-    once = epochs * minibatches == 1
-    old, entropy = _old(policy, trajectory, objective, again, recompute, once)
-    if reference is not None and not isinstance(reference, AbstractPolicy):
-        reference = reference(policy)
-    frozen = Frozen(
-        advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
-        mask=mask,
-        old=old,
-        behavior=trajectory.log_prob,
-        reference=None if reference is None else again(reference)[0],
-        entropy=entropy,
+    prompts, group = check_minibatches(config.minibatches, *trajectory.terminated.shape)
+    microbatches = group if config.microbatches is None else config.microbatches
+    check_microbatches("microbatches", microbatches, prompts, group)
+    chunks, streams = microbatch_sizes(microbatches, group)
+    sharding.check_prompts("prompts / minibatches / microbatches", prompts // chunks)
+    temperature = trajectory.temperature
+    batch = _batch(
+        policy, trajectory, advantages, keep, objective, reference, config, microbatches
     )
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
 
-    def gradient(whole, part):
-        policy, objective, temperature = whole
-        prompt, (tokens, frozen) = part
+    def gradient(shared: _Loss, microbatch: tuple[Prompt, _Rows]):
+        """Gradient and metrics of some prompts, packed."""
+        prompt, rows = microbatch
 
-        def loss(scored, here):
-            masked = dataclasses.replace(frozen, mask=frozen.mask & here[:, :, None])
-            log_prob, entropy = scored
-            scores = Scores(jnp.where(masked.mask, log_prob, 0), entropy, masked)
-            loss, measured = objective(scores)
-            return loss, Tally.of(loss, measured, scores, here)
+        def loss(log_probs, included):
+            here = rows.batch.mask & included[:, :, None]
+            batch = dataclasses.replace(rows.batch, mask=here)
+            log_prob, entropy = log_probs
+            log_prob = jnp.where(batch.mask, log_prob, 0)
+            inputs = LossInputs(log_prob, entropy, batch, rows.weights)
+            loss, measured = shared.objective(inputs)
+            return loss, MetricAccumulator.from_microbatch(
+                loss, measured, inputs, included
+            )
 
-        streams = in_streams(prompt, tokens, frozen.mask, at_a_time * tokens.shape[0])
-        options = dict(temperature=temperature, chunk=chunk)
-        return gradient_in_parts(policy, streams, loss, **options)
+        packed = pack_rows(
+            prompt, rows.tokens, rows.batch.mask, streams * rows.tokens.shape[0]
+        )
+        return packed_gradient(
+            shared.policy,
+            packed,
+            loss,
+            temperature=shared.temperature,
+            chunk=config.chunk,
+        )
 
-    def accumulate(whole, prompt, rows):
-        found = _accumulate(gradient, whole, split(by_prompt, prompt, rows))
+    def accumulate(shared: _Loss, prompt: Prompt, rows: _Rows):
+        found = _accumulate(gradient, shared, split(chunks, prompt, rows))
         return jax.tree.map(lambda x: x[None], found)
 
-    def step(carry, part):
+    def step(carry, minibatch):
         params, opt_state = carry
-        prompt, (tokens, frozen) = part
-        rows = tokens, objective.prepare(frozen)
-        (prompt, rows), _ = evenly(frozen.mask, by_prompt, (prompt, rows))
-        # Replicas add up their own parts, and tell one another only the sum.
-        whole = eqx.combine(params, static), objective, temperature
-        gradients, tally = sharding.shard_map_data_parallel(
-            accumulate, whole, prompt, rows
+        prompt, (tokens, batch) = minibatch
+        weights = objective.loss_weights(batch)
+        if validate is not None:
+            batch = validate(batch, weights)
+        rows = _Rows(tokens, batch, weights)
+        (prompt, rows), _ = balance_tokens(batch.mask, chunks, (prompt, rows))
+        # Each replica accumulates its own rows; they communicate only the sum.
+        shared = _Loss(eqx.combine(params, static), objective, temperature)
+        gradients, metrics = spmd.shard_map_data_parallel(
+            accumulate, shared, prompt, rows
         )
         gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
-        gradients, tally = sharding.constrain(gradients), tally.over_replicas()
+        gradients, metrics = sharding.constrain(gradients), metrics.all_reduce()
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm)
-        # Added up in float32 at least; the optimizer's state is in the weights' dtype.
+        # Accumulated in float32 at least; the optimizer's state has the params' dtype.
         gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
         updates, new_state = optimizer.update(gradients, opt_state, params)
         new = optax.apply_updates(params, updates), new_state
-        metrics = tally.metrics() | learning_rate(new_state)
         skipped = 1 - finite.astype(norm.dtype)
+        metrics = metrics.metrics() | learning_rate(new_state)
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
         return choose(finite, new, carry), metrics
 
-    batches = split(minibatches, trajectory.prompt, (trajectory.tokens, frozen))
+    batches = split(config.minibatches, trajectory.prompt, (trajectory.tokens, batch))
     epoch = lambda carry, _: jax.lax.scan(step, carry, batches)
     start = params, opt_state
-    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=epochs)
+    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=config.epochs)
     return eqx.combine(params, static), opt_state, over_updates(metrics)
 
 
-def _old(
+def _batch(
     policy: AbstractPolicy,
     trajectory: Trajectory,
+    advantages: Float[Array, "prompt group *time"],
+    keep: Bool[Array, "prompt group"] | None,
     objective: Objective,
-    again: Callable[[AbstractPolicy], Scored],
-    recompute: bool,
-    once: bool,
-) -> tuple[Float[Array, "prompt group time"] | None, Array | None]:
-    """Old log-probabilities, and entropies where a filter asks for them."""
+    reference: Reference | None,
+    config: UpdateConfig,
+    microbatches: int,
+) -> Batch:
+    """The loss's constants: what has to be computed with policies is computed here."""
+    mask = trajectory.sampled
+    mask = mask if keep is None else mask & keep[:, :, None]
+    recompute = _recomputes(objective, config)
+
+    def log_probs(policy: AbstractPolicy):
+        return masked_log_probs(
+            policy,
+            trajectory.prompt,
+            trajectory.tokens,
+            mask,
+            config.minibatches * microbatches,
+            temperature=trajectory.temperature,
+            chunk=config.chunk,
+        )
+
+    once = config.epochs * config.minibatches == 1
     old, entropy = trajectory.log_prob, None
     if objective.entropy_filter is not None or (recompute and not once):
-        log_prob, entropy = again(policy)
+        log_prob, entropy = log_probs(policy)
         old = log_prob if recompute else old
     if recompute and once:
-        # The old policy is the current one: its ratio is exactly 1, and costs nothing.
+        # The old policy is the current one: its ratio is exactly 1, at no cost.
         old = None
-    return old, entropy
+    if reference is not None and not isinstance(reference, AbstractPolicy):
+        reference = reference(policy)
+    return Batch(
+        advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
+        mask=mask,
+        old=old,
+        behavior=trajectory.log_prob,
+        reference=None if reference is None else log_probs(reference)[0],
+        entropy=entropy,
+    )
 
 
-def _check(
-    trajectory: Trajectory,
-    objective: Objective,
-    epochs: int,
-    minibatches: int,
-    recompute: bool,
-) -> tuple[int, int]:
-    """Refuses what cannot be; the prompts and samples of a minibatch."""
-    sizes = check_minibatches(minibatches, *trajectory.terminated.shape)
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1. Received {epochs}.")
-    if objective.importance is not None and not recompute:
+def _recomputes(objective: Objective, config: UpdateConfig) -> bool:
+    """Whether old log-probs are computed again, by default as the objective needs."""
+    if config.recompute is None:
+        return objective.importance is not None
+    if objective.importance is not None and not config.recompute:
         raise ValueError(
-            "An importance correction weighs the old policy, scored again, "
-            "against the sampler's record. Received recompute=False, which takes the "
-            "record for both, so that every weight would be 1. Pass recompute=True, or "
-            "leave the correction out."
+            "An importance correction compares recomputed old log-probs with those "
+            "that the sampler recorded. Received recompute=False, which takes the "
+            "record for both, so that every weight would be 1. Leave recompute at its "
+            "default, or leave the correction out."
         )
-    return sizes
+    return config.recompute
 
 
 def _check_state(
@@ -198,29 +226,29 @@ def _check_state(
     wanted = jax.eval_shape(optimizer.init, params)
     if shapes(wanted) != shapes(opt_state):
         raise ValueError(
-            "The optimizer's state is that of the optimizer, over the arrays that are "
-            f"trained. Received {jax.tree.structure(opt_state)} where the optimizer "
+            "The optimizer's state must belong to the optimizer, over the trainable "
+            f"arrays. Received {jax.tree.structure(opt_state)} where the optimizer "
             f"begins with {jax.tree.structure(wanted)}: give `init` and the step one "
             "optimizer, or begin a new state with `optimizer.init`."
         )
 
 
 def _accumulate(
-    gradient: Callable[[PyTree, PyTree], tuple[PyTree, Tally]],
-    whole: PyTree,
-    parts: PyTree,
-) -> tuple[PyTree, Tally]:
-    """Adds up the gradients and tallies of parts, with one buffer for each."""
-    first = jax.tree.map(lambda x: x[0], parts)
-    if jax.tree.leaves(parts)[0].shape[0] == 1:
-        return gradient(whole, first)  # A loop would have to be traced for its shapes.
-    gradients, tally = eqx.filter_eval_shape(gradient, whole, first)
+    gradient: Callable[[PyTree, PyTree], tuple[PyTree, MetricAccumulator]],
+    shared: PyTree,
+    microbatches: PyTree,
+) -> tuple[PyTree, MetricAccumulator]:
+    """Sums gradients and metrics over microbatches, with one buffer for each."""
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    if jax.tree.leaves(microbatches)[0].shape[0] == 1:
+        return gradient(shared, first)  # A loop would be traced twice, for its shapes.
+    gradients, metrics = eqx.filter_eval_shape(gradient, shared, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
     zeros = sharding.constrain(zeros)
 
-    def add(carry, part):
-        gradients, tally = carry
-        fresh, more = gradient(whole, part)
-        return (jax.tree.map(jnp.add, gradients, fresh), tally + more), None
+    def add(carry, microbatch):
+        gradients, metrics = carry
+        fresh, more = gradient(shared, microbatch)
+        return (jax.tree.map(jnp.add, gradients, fresh), metrics + more), None
 
-    return jax.lax.scan(add, (zeros, tally.empty()), parts)[0]
+    return jax.lax.scan(add, (zeros, metrics.zeros()), microbatches)[0]

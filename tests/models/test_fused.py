@@ -199,7 +199,7 @@ def test_only_products_of_16_bits_on_one_device_have_a_kernel():
         # A replica has nothing left that could be cut.
         query, sources = chunk_of("bfloat16")
         every = jax.vmap(lambda x: attend(x, sources, "bfloat16"))
-        apart = lambda x: sharding.shard_map_data_parallel(
+        apart = lambda x: sharding.spmd.shard_map_data_parallel(
             lambda _, x: every(x), None, x
         )
         assert "pallas_call" in str(jax.make_jaxpr(apart)(jnp.stack([query, query])))

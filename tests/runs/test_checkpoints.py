@@ -18,7 +18,7 @@ from ..helpers import leaves, same_bits, transformer
 
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-RECIPE = "run:\n  steps: 3\n"
+CONFIG = "run:\n  steps: 3\n"
 
 
 def state(seed=0, family="llama", reference=True, optimizer=OPTIMIZER, dtype=None):
@@ -36,7 +36,7 @@ def saved(tmp_path):
     """Checkpoints of steps 1, 2 and 3."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=None)
     for step in (1, 2, 3):
-        checkpoints.save(step, state(step), recipe=RECIPE, metadata={"at": step})
+        checkpoints.save(step, state(step), config=CONFIG, metadata={"at": step})
     checkpoints.wait()
     return checkpoints, tmp_path / "checkpoints"
 
@@ -49,13 +49,13 @@ def test_what_is_restored_is_what_was_saved(saved):
     assert jax.tree.structure(restored.state) == jax.tree.structure(state(9))
     pairs = zip(leaves(restored.state), leaves(state(3)), strict=True)
     assert all(jax.typeof(x) == jax.typeof(y) for x, y in pairs)
-    assert (restored.step, restored.recipe, restored.metadata, restored.problems) == (
+    assert (restored.step, restored.config, restored.metadata, restored.problems) == (
         3,
-        RECIPE,
+        CONFIG,
         {"at": 3},
         (),
     )
-    assert checkpoints.restore(state(9), until=2).step == 2
+    assert checkpoints.restore(state(9), max_step=2).step == 2
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -71,7 +71,7 @@ def test_every_dtype_and_kind_of_key(tmp_path, dtype, impl, in_background):
         (jnp.zeros_like(before.policy.embedding), jr.key(6, impl=impl)),
     )
     with Checkpoints(tmp_path, in_background=in_background) as checkpoints:
-        checkpoints.save(0, before, recipe="")
+        checkpoints.save(0, before, config="")
         after = checkpoints.restore(like).state
     assert same_bits(after, before)
     assert after.key.dtype == key.dtype
@@ -83,7 +83,7 @@ def test_what_is_not_finite_and_what_is_empty(tmp_path):
     extra = {"odd": odd, "none": None, "empty": jnp.zeros((0, 3)), "host": np.arange(3)}
     before = eqx.tree_at(lambda s: s.opt_state, state(), extra)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, before, recipe="")
+        checkpoints.save(1, before, config="")
         after = checkpoints.restore(before).state.opt_state
     assert np.asarray(after["odd"]).tobytes() == np.asarray(odd).tobytes()
     assert after["none"] is None
@@ -98,11 +98,13 @@ def test_memory_that_is_donated_while_a_checkpoint_is_written(tmp_path):
     with Checkpoints(tmp_path, keep_last=None) as checkpoints:
         for number in range(5):
             now = eqx.tree_at(lambda s: s.opt_state, like, weights)
-            checkpoints.save(number, now, recipe="")
+            checkpoints.save(number, now, config="")
             for _ in range(3):
                 weights = step(weights)
         for number in range(5):
-            found = checkpoints.restore(state_with(like), until=number).state.opt_state
+            found = checkpoints.restore(
+                state_with(like), max_step=number
+            ).state.opt_state
             assert bool(jnp.all(found == 3 * number))
 
 
@@ -114,7 +116,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     scores = [0.5, 0.9, None, 0.7, float("nan"), 0.1]
     with Checkpoints(tmp_path, keep_last=2, keep_best=2) as checkpoints:
         for step, score in enumerate(scores, 1):
-            checkpoints.save(step, state(), recipe="", score=score)
+            checkpoints.save(step, state(), config="", score=score)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5, 6]
     assert sorted(os.listdir(tmp_path)) == ["2", "4", "5", "6"]
@@ -129,12 +131,12 @@ def test_nothing_to_go_on_from_is_refused(tmp_path, keep_last, keep_best):
 def test_a_good_checkpoint_is_left_and_a_bad_one_replaced(saved):
     checkpoints, path = saved
     before = os.stat(path / "3" / "manifest.json").st_mtime_ns
-    checkpoints.save(3, state(3), recipe=RECIPE)
+    checkpoints.save(3, state(3), config=CONFIG)
     checkpoints.wait()
     assert os.stat(path / "3" / "manifest.json").st_mtime_ns == before
     (path / "3" / "recipe.yaml").write_text("")
     assert checkpoints.restore(state()).step == 2
-    checkpoints.save(3, state(3), recipe=RECIPE)
+    checkpoints.save(3, state(3), config=CONFIG)
     assert same_bits(checkpoints.restore(state()).state, state(3))
     assert sorted(os.listdir(path)) == ["1", "2", "3"]
 
@@ -149,8 +151,8 @@ def test_any_damage_is_found_and_the_one_before_is_used(tmp_path_factory, data):
     root = tmp_path_factory.getbasetemp() / "damage"
     if not root.exists():
         with Checkpoints(root / "good", keep_last=None) as checkpoints:
-            checkpoints.save(1, state(1), recipe=RECIPE, files={"m": b"1\n"})
-            checkpoints.save(2, state(2), recipe=RECIPE, files={"m": b"1\n2\n"})
+            checkpoints.save(1, state(1), config=CONFIG, files={"m": b"1\n"})
+            checkpoints.save(2, state(2), config=CONFIG, files={"m": b"1\n2\n"})
     shutil.rmtree(root / "bad", ignore_errors=True)
     shutil.copytree(root / "good", root / "bad")
     hit = data.draw(st.sampled_from(files(root / "bad" / "2")))
@@ -220,7 +222,7 @@ def test_what_an_interrupted_save_left_is_no_checkpoint(saved):
     (path / "2").rename(path / "2.discarded")
     assert checkpoints.steps() == [1, 3]
     assert checkpoints.restore(state()).problems == ()
-    checkpoints.save(5, state(5), recipe="")
+    checkpoints.save(5, state(5), config="")
     checkpoints.wait()
     assert sorted(os.listdir(path)) == ["1", "3", "5"]
 
@@ -234,14 +236,14 @@ def test_a_disk_that_is_full_by_simulation(saved, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        checkpoints.save(4, state(4), recipe="")
+        checkpoints.save(4, state(4), config="")
         with pytest.raises(
             OSError, match="step 4 .*the disk is full. That of step 3 is"
         ):
             checkpoints.wait()
     assert sorted(os.listdir(path)) == ["1", "2", "3"]
     assert same_bits(checkpoints.restore(state()).state, state(3))
-    checkpoints.save(4, state(4), recipe="")
+    checkpoints.save(4, state(4), config="")
     assert checkpoints.restore(state()).step == 4
 
 
@@ -250,8 +252,8 @@ def test_a_disk_that_is_full(small_disk):
     large = eqx.tree_at(lambda s: s.opt_state, small, jnp.ones(300_000))
     path = small_disk / "checkpoints"
     with Checkpoints(path, keep_last=1) as checkpoints:
-        checkpoints.save(1, small, recipe="")
-        checkpoints.save(2, large, recipe="")
+        checkpoints.save(1, small, config="")
+        checkpoints.save(2, large, config="")
         with pytest.raises(OSError, match="the disk is full. That of step 1 is kept"):
             checkpoints.wait()
         assert os.listdir(path) == ["1"]

@@ -34,7 +34,7 @@ def said(**changes) -> Completions:
 
 
 def test_a_record_is_a_prompt_with_its_samples_side_by_side():
-    first, second = completions.records(7, said(), ByteTokenizer())
+    first, second = completions.to_records(7, said(), ByteTokenizer())
     assert (first["step"], first["prompt"], second["prompt"]) == (7, "a", "b")
     left, right = first["samples"]
     assert left["text"] == "é1"
@@ -52,13 +52,13 @@ def test_a_record_is_a_prompt_with_its_samples_side_by_side():
 def test_advantages_of_tokens_become_one_of_the_row():
     advantages = np.zeros((2, 2, 5), np.float32)
     advantages[0, 0] = [3, 6, 100, 0, 100]
-    record, _ = completions.records(1, said(advantages=advantages), ByteTokenizer())
+    record, _ = completions.to_records(1, said(advantages=advantages), ByteTokenizer())
     assert [sample["advantage"] for sample in record["samples"]] == [3.0, 0.0]
 
 
 def test_a_row_that_says_nothing():
     silent = said(sampled=np.zeros((2, 2, 5), bool))
-    for record in completions.records(1, silent, ByteTokenizer()):
+    for record in completions.to_records(1, silent, ByteTokenizer()):
         for sample in record["samples"]:
             assert sample["text"] == "" and sample["pieces"] == []
             assert np.isfinite(sample["advantage"])
@@ -66,10 +66,10 @@ def test_a_row_that_says_nothing():
 
 def test_bytes_that_make_no_character_are_not_lost():
     half = [1 + byte for byte in "é".encode()[:1]]
-    assert completions.pieces(half, ByteTokenizer()) == ["\ufffd"]
+    assert completions.token_pieces(half, ByteTokenizer()) == ["\ufffd"]
 
 
 def test_the_shortest_number_is_the_same_number():
     random = np.random.default_rng(0)
     for x in random.normal(size=200).astype(np.float32) * 1e-3:
-        assert np.float32(completions.short(x)) == x
+        assert np.float32(completions.shortest_float(x)) == x

@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
-from grpojax.runs.io.run_directory import append_json, RunDirectory, write_json
+from grpojax.runs.io.atomic import write_json
+from grpojax.runs.io.jsonl import append
+from grpojax.runs.io.run_directory import RunDirectory
+
+
+RUNNING = {"kind": "training", "status": "running", "complete": False}
 
 
 def read(path):
@@ -23,7 +28,11 @@ def test_a_run_is_incomplete_until_it_is_finished(tmp_path):
     path = tmp_path / "deep" / "run"
     directory = RunDirectory(path)
     directory.start("steps: 1\n", {"accuracy": None, "complete": True})
-    assert read(path / "summary.json") == {"accuracy": None, "complete": False}
+    assert read(path / "summary.json") == {
+        "kind": "training",
+        "accuracy": None,
+        "complete": False,
+    }
     assert (path / "config.yaml").read_text() == "steps: 1\n"
     directory.log({"step": 1, "reward": 0.5})
     directory.log({"step": 2, "reward": float("nan"), "loss": -float("inf")})
@@ -33,7 +42,11 @@ def test_a_run_is_incomplete_until_it_is_finished(tmp_path):
         {"step": 2, "reward": None, "loss": None},
     ]
     directory.finish({"accuracy": 0.25})
-    assert read(path / "summary.json") == {"accuracy": 0.25, "complete": True}
+    assert read(path / "summary.json") == {
+        "kind": "training",
+        "accuracy": 0.25,
+        "complete": True,
+    }
     names = {"summary.json", "config.yaml", "metrics.jsonl", ".lock"}
     assert {entry.name for entry in path.iterdir()} == names
 
@@ -73,9 +86,9 @@ def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 def test_lines_that_are_there_are_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    append_json(path, {"step": 1})
+    append(path, {"step": 1})
     before = os.stat(path).st_size
-    append_json(path, {"step": 2})
+    append(path, {"step": 2})
     assert path.read_text()[:before] == '{"step": 1}\n'
 
 
@@ -90,7 +103,7 @@ def begun(path, *metrics, half=b""):
 
 
 def test_values_that_are_not_finite_are_null_wherever_they_are(tmp_path):
-    append_json(tmp_path / "x", {"a": [{"b": float("nan")}, (1.5, -float("inf"), "t")]})
+    append(tmp_path / "x", {"a": [{"b": float("nan")}, (1.5, -float("inf"), "t")]})
     assert read(tmp_path / "x") == {"a": [{"b": None}, [1.5, None, "t"]]}
 
 
@@ -110,7 +123,7 @@ def test_a_resumed_run_has_the_records_up_to_its_step(tmp_path):
     assert values("completions.jsonl") == [{"step": 1}]
     assert values("evaluations.jsonl") == [{"step": 0}]
     assert values("events.jsonl") == [{"step": 2, "kind": "checkpoint"}]
-    assert read(path / "summary.json") == {"status": "running", "complete": False}
+    assert read(path / "summary.json") == RUNNING
     assert (path / "config.yaml").read_text() == "steps: 9\n"
 
 
@@ -128,13 +141,13 @@ def test_damaged_metrics_are_brought_back_from_the_checkpoint(tmp_path, damage):
         metrics.write_bytes(before.replace(b"2", b"x"))
     with RunDirectory(path, resume=True) as directory:
         (problem,) = directory.resume(6, {}, journals)
-    assert problem.startswith("metrics.jsonl did not hold the 6 lines it once held")
+    assert problem.startswith("metrics.jsonl did not begin with the 6 lines")
     assert metrics.read_bytes() == journals["metrics.jsonl"]
 
 
 def test_what_a_checkpoint_keeps(tmp_path):
     path = begun(tmp_path / "run", {"step": 1})
-    journals = RunDirectory(path, resume=True).journals()
+    journals = RunDirectory(path, resume=True).snapshot()
     assert journals == {"metrics.jsonl": b'{"step": 1}\n'}
 
 
@@ -171,9 +184,9 @@ def test_one_process_writes_a_run_and_a_dead_one_holds_nothing(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert directory.resume(0, {}) == []
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()}: wait"):
-        RunDirectory(path, resume=True).hold()
+        RunDirectory(path, resume=True).lock()
     directory.close()
-    RunDirectory(path, resume=True).hold()
+    RunDirectory(path, resume=True).lock()
 
 
 def test_a_read_only_folder_is_refused_at_once(tmp_path, monkeypatch):
@@ -192,14 +205,14 @@ def test_a_folder_that_becomes_read_only(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(type(path), "open", refuse)
-    with pytest.raises(OSError, match="nothing may be written there") as raised:
+    with pytest.raises(OSError, match="it is not writable") as raised:
         directory.update({})
     assert raised.value.errno == errno.EROFS
-    with pytest.raises(OSError, match="The lines before are as they were. Change its"):
+    with pytest.raises(OSError, match="Its earlier lines are unchanged. Change its"):
         directory.log({"step": 2})
     monkeypatch.undo()
     assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
-    assert read(path / "summary.json") == {"status": "running", "complete": False}
+    assert read(path / "summary.json") == RUNNING
 
 
 def test_a_full_disk_by_simulation(tmp_path, monkeypatch):
@@ -211,12 +224,14 @@ def test_a_full_disk_by_simulation(tmp_path, monkeypatch):
 
     with RunDirectory(path, resume=True) as directory, monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="metrics.jsonl.*the disk is full. The lines"):
+        with pytest.raises(
+            OSError, match="metrics.jsonl.*the disk is full. Its earlier"
+        ):
             directory.log({"step": 2})
-        with pytest.raises(OSError, match="disk is full. What was there is as it was"):
+        with pytest.raises(OSError, match="disk is full. Its old content is unchanged"):
             directory.finish({"status": "finished"})
     assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
-    assert read(path / "summary.json") == {"status": "running", "complete": False}
+    assert read(path / "summary.json") == RUNNING
     assert not [name for name in os.listdir(path) if name.endswith("unfinished")]
 
 
@@ -224,11 +239,11 @@ def test_a_full_disk(small_disk):
     path = begun(small_disk / "run", {"step": 1})
     directory = RunDirectory(path, resume=True)
     before = (path / "metrics.jsonl").read_bytes()
-    with pytest.raises(OSError, match="the disk is full. The lines before") as raised:
+    with pytest.raises(OSError, match="the disk is full. Its earlier lines") as raised:
         directory.log({"step": 2, "text": "x" * 2_000_000})
     assert raised.value.errno == errno.ENOSPC
     assert (path / "metrics.jsonl").read_bytes() == before
-    with pytest.raises(OSError, match="disk is full. What was there is as it was"):
+    with pytest.raises(OSError, match="disk is full. Its old content is unchanged"):
         directory.update({"text": "x" * 2_000_000})
     directory.log({"step": 2})
     directory.finish({})
@@ -239,6 +254,6 @@ def test_a_directory_that_is_deleted_meanwhile(tmp_path):
     path = begun(tmp_path / "run", {"step": 1})
     directory = RunDirectory(path, resume=True)
     path.rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="run' is gone. The lines before"):
+    with pytest.raises(FileNotFoundError, match="run' does not exist any more"):
         directory.log({"step": 2})
     assert not path.exists()

@@ -13,7 +13,7 @@ from grpojax.runs.cli import (
 )
 from grpojax.runs.distributed import mesh as placement, processes
 from grpojax.runs.recipe import load as recipes
-from grpojax.runs.recipe.schema import Distributed, Recipe
+from grpojax.runs.recipe.schema import Recipe
 
 
 pytestmark = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def recipe(*assignments):
 
 
 def test_one_device_is_the_default_and_what_is_unused_is_said():
-    assert placement.build_mesh(recipe()) is None
+    assert placement.build_mesh(**vars(recipe().mesh)) is None
     assert "the first of 8; mesh.fsdp=-1 takes all" in placement.describe(None)
 
 
@@ -40,7 +40,7 @@ def test_one_device_is_the_default_and_what_is_unused_is_said():
     ],
 )
 def test_meshes(sizes, shape):
-    mesh = placement.build_mesh(recipe(*sizes))
+    mesh = placement.build_mesh(**vars(recipe(*sizes).mesh))
     assert mesh is not None and tuple(mesh.shape.values()) == shape
     assert mesh.devices.flat[0] == jax.devices()[0]
     assert placement.describe(mesh).startswith(f"{mesh.size} x ")
@@ -57,7 +57,7 @@ def test_meshes(sizes, shape):
 )
 def test_what_there_is_not_is_refused(sizes, said):
     with pytest.raises(ValueError, match=said):
-        placement.build_mesh(recipe(*sizes))
+        placement.build_mesh(**vars(recipe(*sizes).mesh))
 
 
 @pytest.mark.slow
@@ -97,5 +97,7 @@ def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match="cannot be had .*: choose another"):
-            with processes.joined(Distributed(), coordinator=place, count=2, index=0):
+            with processes.distributed(
+                coordinator=place, num_processes=2, process_id=0
+            ):
                 pass

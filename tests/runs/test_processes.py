@@ -247,15 +247,14 @@ import optax
 
 import grpojax as gx
 from grpojax import models, reward, sharding
-from grpojax.runs import placement, processes
+from grpojax.runs.distributed import mesh as placement, processes
 from grpojax.runs.checkpoint.checkpoints import Checkpoints
-from grpojax.runs.recipe import Distributed
 from tests.helpers import count_env, transformer
 
 out, sizes, port, index = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-told = dict(coordinator=f"127.0.0.1:{port}", count=2, index=index)
+ids = dict(coordinator=f"127.0.0.1:{port}", num_processes=2, process_id=index)
 optimizer = optax.adam(0.1)
-with processes.joined(Distributed(heartbeat_timeout=10), **told):
+with processes.distributed(heartbeat_timeout=10, **ids):
     state = gx.init(transformer(), optimizer=optimizer, key=jr.key(0))
     mesh = sharding.make_mesh(**sizes)
     state = sharding.place(state, mesh)
@@ -292,18 +291,18 @@ def fail():
     raise ValueError("no such run")
 
 try:
-    processes.in_first(fail)
+    processes.on_process_0(fail)
 except ValueError as error:
     refused = str(error)
 answer = [
-    processes.share(lambda: ["index", index]),
-    processes.in_first(lambda: index),
-    [processes.anyone(flag) for flag in (False, index == 1, True)],
+    processes.broadcast_from_0(lambda: ["index", index]),
+    processes.on_process_0(lambda: index),
+    [processes.any_process(flag) for flag in (False, index == 1, True)],
     refused,
 ]
 with Checkpoints(out / "checkpoints") as checkpoints:
     for step in (1, 2):
-        checkpoints.save(step, state, recipe="", files={"by": str(index).encode()})
+        checkpoints.save(step, state, config="", files={"by": str(index).encode()})
     checkpoints.wait()
     again = checkpoints.restore(state)
     answer.append([again.step, [x.decode() for x in again.files.values()]])
@@ -342,7 +341,7 @@ pay = reward.WeightedSum({"length": 1.0}, pay)
 @eqx.filter_jit
 def collect(state, env):
     made = gx.collect(state, env=env, reward=pay, prompts=8, group=2)
-    return placement.everywhere(made.rewards.total)
+    return placement.replicate(made.rewards.total)
 
 with jax.set_mesh(mesh):
     paid = collect(state, sharding.place(count_env(target=7), mesh))
@@ -388,5 +387,5 @@ def test_an_error_in_one_ends_the_others(tmp_path, failing):
     assert time.monotonic() - start < 60
     assert members[failing].returncode == 1
     assert "OSError: the disk is gone" in said[failing][1]
-    # Nobody looks after it: this is what `supervision` turns into words.
+    # Without a supervisor, which turns this into words.
     assert members[1 - failing].returncode == -signal.SIGABRT

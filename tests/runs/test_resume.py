@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -16,7 +17,6 @@ import pytest
 
 from grpojax import models
 from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, PreemptedError
-from grpojax.runs.io.run_directory import RunDirectory
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.tracking import build as trackers
@@ -279,7 +279,7 @@ def test_trackers_ask_for_a_directory_and_for_their_packages(assignments, monkey
         training.train(recipe)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ImportError, match="`tracking.wandb` needs the package wandb"):
-        trackers.check(recipe, RunDirectory("nowhere"))
+        trackers.check(Path("nowhere"), wandb="offline")
 
 
 def command(assignments, path) -> list[str]:

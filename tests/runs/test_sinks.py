@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from grpojax.runs.io.run_directory import RunDirectory
-from grpojax.runs.tracking.cursor import Place
+from grpojax.runs.tracking.cursor import Cursor
 from grpojax.runs.tracking.trackers import (
-    Guarded,
+    FailSafe,
     JsonLines,
     tabulate,
     TensorBoard,
@@ -39,10 +39,10 @@ ROWS = [
 ]
 
 
-def feed(sink, steps):
+def feed(tracker, steps):
     for step in steps:
-        sink.log(step, VALUES[step])
-    sink.table("completions", steps[-1], ROWS)
+        tracker.log(step, VALUES[step])
+    tracker.table("completions", steps[-1], ROWS)
 
 
 def test_records_become_a_table():
@@ -59,11 +59,11 @@ def test_records_become_a_table():
 def test_json_lines(tmp_path):
     with RunDirectory(tmp_path / "run") as directory:
         directory.start("", {})
-        sink = JsonLines(directory)
-        feed(sink, [1, 2])
+        tracker = JsonLines(directory)
+        feed(tracker, [1, 2])
         with pytest.raises(ValueError, match="Received 'other'"):
-            sink.table("other", 1, [])
-        sink.close()
+            tracker.table("other", 1, [])
+        tracker.close()
     read = lambda name: [json.loads(x) for x in (tmp_path / "run" / name).open()]
     assert read("metrics.jsonl") == [{"step": n, **VALUES[n]} for n in (1, 2)]
     assert read("completions.jsonl") == [{"step": 2, **row} for row in ROWS]
@@ -134,19 +134,19 @@ def offline_history(path):
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from grpojax.runs import sinks
+from grpojax.runs.tracking import trackers
 make, directory, steps, values, rows = sys.argv[1], Path(sys.argv[2]), *map(
     json.loads, sys.argv[3:]
 )
 options = {"project": "p", "name": "n", "config": {"run": {"seed": 0}}}
 if make == "WandB":
-    sink = sinks.WandB(directory, offline=True, **options)
+    tracker = trackers.WandB(directory, offline=True, **options)
 else:
-    sink = sinks.Trackio(directory, **options)
+    tracker = trackers.Trackio(directory, **options)
 for step in steps:
-    sink.log(step, values[str(step)])
-sink.table("completions", steps[-1], rows)
-sink.close()
+    tracker.log(step, values[str(step)])
+tracker.table("completions", steps[-1], rows)
+tracker.close()
 """
 
 
@@ -222,29 +222,31 @@ class Failing:
 
 
 @pytest.mark.parametrize("after, calls", [(0, 1), (1, 2), (2, 3), (3, 4), (9, 4)])
-def test_a_sink_that_fails_is_named_once_and_left(after, calls):
+def test_a_tracker_that_fails_is_named_once_and_left(after, calls):
     inner, said = Failing(after), []
-    sink = Guarded("The tracker", lambda: inner, said.append)
-    sink.log(1, {"loss": math.nan})
-    sink.table("completions", 1, [])
-    sink.log(2, {})
-    sink.close()
+    tracker = FailSafe("The tracker", lambda: inner, said.append)
+    tracker.log(1, {"loss": math.nan})
+    tracker.table("completions", 1, [])
+    tracker.log(2, {})
+    tracker.close()
     assert len(inner.calls) == calls
     assert len(said) == (after < 4)
     if said:
-        assert said[0].startswith("The tracker failed and is left out from here on")
+        assert said[0].startswith(
+            "The tracker failed and is disabled for the rest of the run"
+        )
         assert said[0].endswith("OSError: no network")
 
 
-def test_a_sink_that_cannot_be_made():
+def test_a_tracker_that_cannot_be_made():
     said = []
 
     def make():
         raise RuntimeError("not logged in")
 
-    sink = Guarded("The tracker", make, said.append)
-    sink.log(1, {})
-    sink.close()
+    tracker = FailSafe("The tracker", make, said.append)
+    tracker.log(1, {})
+    tracker.close()
     assert len(said) == 1 and "RuntimeError: not logged in" in said[0]
 
 
@@ -256,7 +258,7 @@ def test_a_library_that_is_missing_is_no_failure(tmp_path, monkeypatch, package,
     monkeypatch.setitem(sys.modules, package, None)
     options = {} if make is TensorBoard else {"project": "p"}
     with pytest.raises(ModuleNotFoundError, match=r"grpojax\[tracking\]"):
-        Guarded("It", lambda: make(tmp_path / "x", **options), lambda _: None)
+        FailSafe("It", lambda: make(tmp_path / "x", **options), lambda _: None)
     assert not (tmp_path / "x").exists()
 
 
@@ -264,13 +266,13 @@ def test_what_a_killed_process_gave_last_is_given_again(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     path = tmp_path / "place.json"
-    first = Place(path)
+    first = Cursor(path)
     for step in range(1, 11):
         clock[0] += 10.0
         assert first.is_new("metrics", step)
-        first.reached("metrics", step)
+        first.advance("metrics", step)
         assert not first.is_new("metrics", step)
-    killed = Place(path)
+    killed = Cursor(path)
     assert killed.id == first.id
     assert [step for step in range(1, 11) if killed.is_new("metrics", step)] == [
         7,
@@ -279,5 +281,5 @@ def test_what_a_killed_process_gave_last_is_given_again(tmp_path, monkeypatch):
         10,
     ]
     first.close()
-    assert not Place(path).is_new("metrics", 10)
-    assert Place(path).is_new("completions", 1)
+    assert not Cursor(path).is_new("metrics", 10)
+    assert Cursor(path).is_new("completions", 1)

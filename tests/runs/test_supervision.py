@@ -13,8 +13,8 @@ from grpojax.runs.distributed.supervise import EXIT_PEER
 
 BEGIN = """
 import os, signal, sys, time
-from grpojax.runs.supervision import look_after
-look_after()
+from grpojax.runs.distributed.supervise import fork_supervised
+fork_supervised()
 print(os.getpid(), flush=True)
 """
 

@@ -65,7 +65,13 @@ def test_the_summary_says_how_it_ended(run):
         low, high = summary.pop(f"ci95_{when}")
         assert 0 <= low <= summary.pop(f"accuracy_{when}") <= high <= 1
     assert summary.pop("seconds_total") > summary.pop("seconds_compile") > 0
-    assert summary == {"n_eval": 5, "steps": 2, "status": "finished", "complete": True}
+    assert summary == {
+        "kind": "training",
+        "n_eval": 5,
+        "steps": 2,
+        "status": "finished",
+        "complete": True,
+    }
     events = lines(path / "events.jsonl")
     assert [(event["step"], event["kind"]) for event in events] == [
         (0, "start"),

@@ -27,9 +27,11 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from ..._files import fsync_directory
 from ...types import TrainState
 from ..distributed import processes
-from ..io.atomic import explained, sync_directory
+from ..io.atomic import explain_os_error
+from . import manifest
 from .arrays import (
     arrays_of,
     check_fits,
@@ -39,7 +41,6 @@ from .arrays import (
     places,
     with_arrays,
 )
-from .manifest import problem_with, seal
 
 
 _UNFINISHED = ".unfinished"
@@ -55,14 +56,14 @@ class Restored:
 
     - `state`: equal to the one that was saved, to the last bit.
     - `step`: after which it was saved.
-    - `recipe`: the YAML it was saved with.
+    - `config`: the configuration that it was saved with.
     - `metadata`, `files`: what `save` was given under these names.
     - `problems`: a sentence for each later checkpoint that could not be used.
     """
 
     state: TrainState
     step: int
-    recipe: str
+    config: str
     metadata: Mapping[str, object]
     files: Mapping[str, bytes]
     problems: tuple[str, ...]
@@ -87,7 +88,7 @@ class Checkpoints:
 
         ```python
         with Checkpoints("run/checkpoints", keep_last=2) as checkpoints:
-            checkpoints.save(20, state, recipe=recipes.dump(recipe))
+            checkpoints.save(20, state, config=recipes.dump(recipe))
             checkpoints.wait()
             restored = checkpoints.restore(like=state)
         ```
@@ -140,7 +141,7 @@ class Checkpoints:
         step: int,
         state: TrainState,
         *,
-        recipe: str,
+        config: str,
         metadata: Mapping[str, object] | None = None,
         files: Mapping[str, bytes] | None = None,
         score: float | None = None,
@@ -152,9 +153,9 @@ class Checkpoints:
         **Arguments:**
 
         - `step`: after which the state was taken.
-        - `recipe`: the run's, as `recipes.dump` writes it.
+        - `config`: the configuration of the run, as text.
         - `metadata`: anything that JSON has.
-        - `files`: contents by name, such as `RunDirectory.journals()`.
+        - `files`: contents by name, such as `RunDirectory.snapshot()`.
         - `score`: greater is better; without one it is never among the best.
 
         **Raises:** `OSError` if this one, or in the background the one before, could
@@ -162,7 +163,9 @@ class Checkpoints:
         """
         self.wait()
         place = self._directory / str(step)
-        if processes.share(lambda: place.exists() and problem_with(place) is None):
+        if processes.broadcast_from_0(
+            lambda: place.exists() and manifest.verify(place) is None
+        ):
             return
         arrays = arrays_of(state)
         contents = {
@@ -173,13 +176,13 @@ class Checkpoints:
             "frozen": frozen_of(state),
         }
         texts = {
-            "recipe.yaml": recipe.encode(),
+            "recipe.yaml": config.encode(),
             "contents.json": json.dumps(contents, indent=2, allow_nan=False).encode(),
             **{f"files/{name}": content for name, content in (files or {}).items()},
         }
         unfinished = place.with_name(place.name + _UNFINISHED)
-        with self._explained(place):
-            processes.in_first(lambda: self._begin(unfinished))
+        with self._explain(place):
+            processes.on_process_0(lambda: self._begin(unfinished))
             # Copies now, not in the background: the next step takes the memory over.
             values = {name: detached(x) for name, x in arrays.items() if x.size}
             self._arrays.save(
@@ -206,14 +209,14 @@ class Checkpoints:
             self._writer.shutdown()
             self._arrays.close()
 
-    def restore(self, like: TrainState, *, until: int | None = None) -> Restored:
+    def restore(self, like: TrainState, *, max_step: int | None = None) -> Restored:
         """The last good state.
 
         **Arguments:**
 
         - `like`: a state of the run, such as `grpojax.init` makes: its structure,
             shapes, dtypes, places and everything in it that is no array.
-        - `until`: no later step than this one.
+        - `max_step`: no later step than this one.
 
         **Raises:** `FileNotFoundError` if there is no checkpoint, `OSError` that names
         what is wrong with each if none is good, `ValueError` that names the first array
@@ -221,7 +224,7 @@ class Checkpoints:
         """
         self.wait()
         # One process reads the files to check them, and all take its word.
-        step, problems = processes.share(lambda: self._choose(until))
+        step, problems = processes.broadcast_from_0(lambda: self._choose(max_step))
         if step is None and not problems:
             raise FileNotFoundError(
                 f"A run is continued from a checkpoint. {os.fspath(self._directory)!r} "
@@ -235,13 +238,13 @@ class Checkpoints:
             )
         return _read(self._directory / str(step), like, problems)
 
-    def _choose(self, until: int | None) -> tuple[int | None, tuple[str, ...]]:
+    def _choose(self, max_step: int | None) -> tuple[int | None, tuple[str, ...]]:
         """The last good step, if there is one, and what is wrong with later ones."""
         problems = []
         for step in reversed(self.steps()):
-            if until is not None and step > until:
+            if max_step is not None and step > max_step:
                 continue
-            problem = problem_with(self._directory / str(step))
+            problem = manifest.verify(self._directory / str(step))
             if problem is None:
                 return step, tuple(problems)
             problems.append(f"The checkpoint of step {step} cannot be used: {problem}.")
@@ -253,14 +256,14 @@ class Checkpoints:
 
     def _finish(self, place: Path, unfinished: Path, texts: dict[str, bytes]) -> None:
         """Waits until all processes have written, and makes a checkpoint of it."""
-        with self._explained(place):
+        with self._explain(place):
             try:
                 self._arrays.wait_until_finished()
-                if not processes.is_first():
+                if not processes.is_process_0():
                     return
                 for name, content in texts.items():
                     (unfinished / name).write_bytes(content)
-                seal(unfinished)
+                manifest.write(unfinished)
             except (OSError, ValueError):
                 # Room for others, if that is what was missing.
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -268,13 +271,13 @@ class Checkpoints:
             if place.exists():
                 place.rename(place.with_name(place.name + _DISCARDED))
             unfinished.rename(place)
-            sync_directory(self._directory)
+            fsync_directory(self._directory)
             self._prune()
 
-    def _explained(self, place: Path) -> contextlib.AbstractContextManager[None]:
+    def _explain(self, place: Path) -> contextlib.AbstractContextManager[None]:
         kept = [step for step in self.steps() if str(step) != place.name]
         last = f"That of step {kept[-1]} is kept" if kept else "There is none before it"
-        return explained(f"the checkpoint of step {place.name}", place, last)
+        return explain_os_error(f"the checkpoint of step {place.name}", place, last)
 
     def _sweep(self) -> None:
         """Removes what an interrupted `save` left."""
@@ -320,7 +323,7 @@ def _read(place: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
     return Restored(
         state=with_arrays(like, values),
         step=contents["step"],
-        recipe=(place / "recipe.yaml").read_text(encoding="utf-8"),
+        config=(place / "recipe.yaml").read_text(encoding="utf-8"),
         metadata=contents["metadata"],
         files={path.name: path.read_bytes() for path in (place / "files").iterdir()},
         problems=problems,

@@ -6,14 +6,15 @@ import json
 import os
 from pathlib import Path
 
-from ..io.atomic import sync_directory, write_json
+from ..._files import fsync_directory
+from ..io.atomic import write_json
 
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
-def seal(directory: Path) -> None:
+def write(directory: Path) -> None:
     """Puts every file on the disk, and then a list of their checksums beside them."""
     sums = {}
     for path in _files(directory):
@@ -21,11 +22,11 @@ def seal(directory: Path) -> None:
             os.fsync(file.fileno())
             sums[_name(path, directory)] = _checksum(file)
     for folder, _, _ in os.walk(directory):
-        sync_directory(Path(folder))
+        fsync_directory(Path(folder))
     write_json(directory / _MANIFEST, {"format": _FORMAT, "sha256": sums})
 
 
-def problem_with(directory: Path) -> str | None:
+def verify(directory: Path) -> str | None:
     """What is wrong with a sealed directory, in words, or `None`."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_bytes())

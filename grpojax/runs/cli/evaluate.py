@@ -166,10 +166,10 @@ def prepare(
     **Raises:** `ValueError` or `OSError` for a recipe whose parts are not there or do
     not fit, or that holds nothing out, and for a directory that is in use.
     """
-    resume = processes.share(lambda: resume)
-    directory = processes.in_first(lambda: _claim(recipe, out, resume))
+    resume = processes.broadcast_from_0(lambda: resume)
+    directory = processes.on_process_0(lambda: _claim(recipe, out, resume))
     parts.find_task(recipe.data.task)
-    mesh = placement.build_mesh(recipe)
+    mesh = placement.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = parts.load_model(recipe, mesh)
     training, env, _ = parts.build_environments(recipe, tokenizer, mesh)
     if env is None:
@@ -185,7 +185,9 @@ def _claim(
     recipe: Recipe, out: str | os.PathLike[str] | None, resume: bool
 ) -> RunDirectory | None:
     """The directory, if the evaluation may have it."""
-    directory = None if out is None else RunDirectory(out, resume=resume)
+    directory = (
+        None if out is None else RunDirectory(out, resume=resume, kind="evaluation")
+    )
     if directory is not None and resume:
         check_recipe(recipes.load(Recipe(), directory.config), recipe)
     return directory
@@ -200,7 +202,7 @@ def run(
     with contextlib.ExitStack() as stack:
         if setup.directory is not None:
             stack.enter_context(setup.directory)
-        stack.enter_context(placement.on(setup.mesh))
+        stack.enter_context(placement.use(setup.mesh))
         return _run(setup, console, start)
 
 

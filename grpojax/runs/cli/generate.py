@@ -12,10 +12,11 @@ from jaxtyping import Array, Int, Key
 from rich.console import Console
 from rich.text import Text
 
-from ... import rollout, sharding
+from ... import rollout
 from ...env import AbstractDatasetEnvironment, TimeStep, Turn
 from ...policy import AbstractPolicy
 from ...reward import RewardFn
+from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ...types import Prompt
 from ..distributed import mesh as placement
@@ -125,7 +126,7 @@ def prepare(
                 f"generate: {name} must be a positive integer. Received {size}."
             )
     parts.find_task(recipe.data.task)
-    mesh = placement.build_mesh(recipe)
+    mesh = placement.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = parts.load_model(recipe, mesh)
     if prompts:
         env = Asked(
@@ -133,7 +134,7 @@ def prepare(
             tokenizer,
             max_completion_length=recipe.rollout.max_new_tokens,
         )
-        env, count = placement.put(env, mesh), len(prompts)
+        env, count = placement.place(env, mesh), len(prompts)
         return Setup(recipe, policy, tokenizer, env, None, count, samples, mesh)
     made = parts.build_environments(recipe, tokenizer, mesh)
     env = made.train if made.held_out is None else made.held_out
@@ -161,7 +162,7 @@ def _complete(
     samples: int,
 ) -> Completions:
     # Every part of a mesh has as many; what is too many is thrown away.
-    dealt = -(-problems // sharding.shards()) * sharding.shards()
+    dealt = -(-problems // spmd.shards()) * spmd.shards()
     numbers = jnp.minimum(jnp.arange(dealt), problems - 1)
     states, prompts = jax.vmap(env.problem)(numbers)
     said = rollout.complete(
@@ -180,7 +181,7 @@ def _complete(
         valid=jnp.zeros(unknown.shape, bool) if paid is None else paid.valid,
         advantages=unknown,
     )
-    return placement.everywhere(jax.tree.map(lambda x: x[:problems], every))
+    return placement.replicate(jax.tree.map(lambda x: x[:problems], every))
 
 
 def generate(
@@ -202,10 +203,10 @@ def generate(
 def run(setup: Setup) -> list[dict[str, object]]:
     """Lets the model answer what was prepared.
 
-    **Returns:** a record for each problem; see `completions.records`. Nobody has
+    **Returns:** a record for each problem; see `completions.to_records`. Nobody has
     learned from it: the step is 0 and the advantages are NaN.
     """
-    with placement.on(setup.mesh):
+    with placement.use(setup.mesh):
         said = _complete(
             setup.policy,
             setup.env,
@@ -215,7 +216,7 @@ def run(setup: Setup) -> list[dict[str, object]]:
             problems=setup.problems,
             samples=setup.samples,
         )
-    return list(completions.records(0, jax.device_get(said), setup.tokenizer))
+    return list(completions.to_records(0, jax.device_get(said), setup.tokenizer))
 
 
 def tint(probability: float) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
-from ..distributed.supervise import EXIT_PEER as EXIT_PEER, look_after
+from ..distributed.supervise import EXIT_PEER as EXIT_PEER, fork_supervised
 from ..recipe import load as recipes
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
@@ -90,18 +90,19 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
         if not one_of_many:
             act(recipe, options, start)
             return
-        look_after()
+        fork_supervised()
         from ..distributed import processes
 
         with contextlib.ExitStack() as stack:
             with refusing():
                 stack.enter_context(
-                    processes.joined(
-                        recipe.distributed,
+                    processes.distributed(
                         coordinator=options.coordinator,
-                        count=options.processes,
-                        index=options.process,
-                        together=(RefusedError, LeavingError),
+                        num_processes=options.processes,
+                        process_id=options.process,
+                        start_timeout=recipe.distributed.start_timeout,
+                        heartbeat_timeout=recipe.distributed.heartbeat_timeout,
+                        collective_errors=(RefusedError, LeavingError),
                     )
                 )
             act(recipe, options, start)
@@ -115,7 +116,7 @@ def _console() -> "Console":
 
     from ..distributed import processes
 
-    return Console(quiet=not processes.is_first())
+    return Console(quiet=not processes.is_process_0())
 
 
 @with_recipe
@@ -128,7 +129,7 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         setup = training.prepare(recipe, options.out, resume=goes_on(options))
     if options.dry_run:
         needs = estimating.describe(estimating.estimate(setup))
-        if processes.is_first():
+        if processes.is_process_0():
             print(f"{training.describe(setup)}\n{needs}")
         return
     try:

@@ -1,0 +1,1 @@
+"""Meshes, multi-process runs, preemption and supervision."""

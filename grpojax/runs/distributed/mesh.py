@@ -1,7 +1,6 @@
-"""Which devices compute a run, and how arrays get there."""
+"""The device mesh of a run, and the placement of arrays on it."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -9,39 +8,55 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from ... import sharding
-from ..recipe.schema import Recipe
 from . import processes
 
 
 _T = TypeVar("_T")
 
 
-def build_mesh(recipe: Recipe) -> Mesh | None:
-    """The devices of a recipe's section `mesh`; `None` for the first one alone.
+def build_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
+    """A `data` x `fsdp` x `tensor` mesh, or `None` for a single device.
 
-    A process that is alone may leave devices unused; several use all that they have.
+    A single process may leave devices unused; several processes use all of theirs.
 
-    **Raises:** `ValueError` if there are not as many.
+    **Arguments:**
+
+    - `data`: data-parallel replicas of the weights.
+    - `fsdp`: shards of the batch over which the weights are sharded too.
+    - `tensor`: tensor-parallel shards of every layer.
+
+    One of the three may be -1, for all remaining devices.
+
+    **Returns:** the mesh; `None` if it would hold only the first device.
+
+    **Raises:** `ValueError` if the sizes do not multiply to the number of devices.
+
+    !!! example
+
+        ```python
+        mesh = build_mesh(fsdp=-1)
+        with use(mesh):
+            state = place(state, mesh)
+        ```
     """
-    sizes, devices = dataclasses.asdict(recipe.mesh), jax.devices()
-    count = recipe.mesh.data * recipe.mesh.fsdp * recipe.mesh.tensor
-    if processes.several():
+    devices, count = jax.devices(), data * fsdp * tensor
+    if processes.is_multihost():
         if 0 < count != len(devices):
             raise ValueError(
                 f"A run of {jax.process_count()} processes computes on all of their "
-                f"{len(devices)} devices. Received mesh.data={recipe.mesh.data}, "
-                f"mesh.fsdp={recipe.mesh.fsdp}, mesh.tensor={recipe.mesh.tensor}: let "
-                "them multiply to that, or one of them be -1."
+                f"{len(devices)} devices. Received mesh.data={data}, mesh.fsdp={fsdp}, "
+                f"mesh.tensor={tensor}: let them multiply to that, or one of them be "
+                "-1."
             )
     elif 0 < count < len(devices):
         devices = devices[:count]
-    mesh = sharding.make_mesh(**sizes, devices=devices)
+    mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
     return mesh if mesh.size > 1 else None
 
 
 @contextlib.contextmanager
-def on(mesh: Mesh | None) -> Iterator[None]:
-    """What is traced and run in here knows of the mesh, if there is one."""
+def use(mesh: Mesh | None) -> Iterator[None]:
+    """A context in which `mesh` is JAX's ambient mesh; no-op for `None`."""
     if mesh is None:
         yield
         return
@@ -49,24 +64,25 @@ def on(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
-def put(tree: _T, mesh: Mesh | None) -> _T:
-    """A tree where `sharding.shardings` says, or as it is without a mesh."""
+def place(tree: _T, mesh: Mesh | None) -> _T:
+    """A tree sharded as `sharding.shardings` says; unchanged without a mesh."""
     return tree if mesh is None else sharding.place(tree, mesh)
 
 
-def everywhere(tree: _T) -> _T:
-    """The tree with its arrays whole on every device, inside a compiled program.
+def replicate(tree: _T) -> _T:
+    """A tree of arrays replicated over the ambient mesh, inside a compiled program.
 
-    The host of any process can then read them.
+    The host of any process can read a replicated array. No-op without a mesh.
     """
     if not jax.sharding.get_abstract_mesh().axis_names:
         return tree
-    whole = lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec())
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree
+    )
 
 
 def describe(mesh: Mesh | None) -> str:
-    """Where a run is computed, in a few words."""
+    """A one-line summary of the devices, such as `8 x TPU v4 (fsdp 8)`."""
     devices = jax.devices()
     kind = devices[0].device_kind
     if mesh is None:

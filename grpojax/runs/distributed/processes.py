@@ -1,8 +1,8 @@
-"""Many processes that compute one run: joined, of one mind, and ended together.
+"""Multi-process (multi-host) runs: start, agreement and shutdown of the processes.
 
-Each runs the same program with the same recipe on devices of its own. Arrays are
-global, and what is computed on the host is the same everywhere, but for what only the
-first process does: it writes the run's directory, and it alone speaks.
+Every process runs the same program with the same configuration on its own devices
+(SPMD). Arrays are global, and the host computes the same in every process, except what
+only process 0 does: write the run's directory and print.
 """
 
 import contextlib
@@ -19,142 +19,157 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ..recipe.schema import Distributed
-
 
 _T = TypeVar("_T")
 
 
 @contextlib.contextmanager
-def joined(
-    settings: Distributed,
+def distributed(
     *,
     coordinator: str | None = None,
-    count: int | None = None,
-    index: int | None = None,
-    together: tuple[type[Exception], ...] = (),
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    start_timeout: int = 300,
+    heartbeat_timeout: int = 25,
+    collective_errors: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Joins the run's other processes, and leaves together with them.
+    """A context in which JAX's distributed runtime connects the processes of a run.
 
-    What is not said is found out where JAX can, from SLURM's variables or a TPU's. To
-    be entered before anything is computed.
+    Enter it before the first computation. JAX detects omitted arguments from SLURM's
+    variables or a TPU pod's metadata.
 
     **Arguments:**
 
-    - `settings`: how long others are waited for.
-    - `coordinator`: `host:port` of the first process, as the others reach it.
-    - `count`: how many processes there are.
-    - `index`: which of them this one is, from 0.
-    - `together`: errors that are raised in all processes. Any other one ends this
-        process from here, with its traceback and exit code 1.
+    - `coordinator`: `host:port` of process 0, as the others reach it.
+    - `num_processes`: how many processes the run has.
+    - `process_id`: the index of this process, from 0.
+    - `start_timeout`: seconds to wait for the other processes to connect.
+    - `heartbeat_timeout`: seconds of silence after which a process counts as dead.
+    - `collective_errors`: exceptions that every process raises at the same point. Any
+        other exception ends this process at once, with its traceback and exit code 1.
 
-    **Raises:** `ValueError` if it cannot be found out, `OSError` if the port is taken.
-    If they do not come together in time, JAX aborts the process.
+    **Raises:** `ValueError` if an argument is neither passed nor detected, `OSError` if
+    the coordinator's port is in use. If the processes do not connect in time, JAX
+    aborts this one.
     """
-    if coordinator is not None and index == 0:
-        _check_free(int(coordinator.rpartition(":")[2]))
+    if coordinator is not None and process_id == 0:
+        _check_port(int(coordinator.rpartition(":")[2]))
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
-            num_processes=count,
-            process_id=index,
-            initialization_timeout=settings.start_timeout,
-            heartbeat_timeout_seconds=settings.heartbeat_timeout,
-            shutdown_timeout_seconds=settings.heartbeat_timeout,
+            num_processes=num_processes,
+            process_id=process_id,
+            initialization_timeout=start_timeout,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=heartbeat_timeout,
         )
     except ValueError as error:
         raise ValueError(
-            "A process of many knows the first one, how many there are, and which of "
-            f"them it is. JAX found no SLURM step and no TPU pod here ({error}): pass "
+            "A process of many knows process 0, how many there are, and which of them "
+            f"it is. JAX found no SLURM step and no TPU pod here ({error}): pass "
             "--coordinator, --processes and --process."
         ) from error
     try:
         yield
     except Exception as error:
-        if not isinstance(error, together):
-            _fail(error, settings)
+        if not isinstance(error, collective_errors):
+            _abort(error, heartbeat_timeout)
         raise
     finally:
         jax.distributed.shutdown()
 
 
-def _check_free(port: int) -> None:
-    """JAX falls over a port that it cannot have."""
+def _check_port(port: int) -> None:
+    """Checks that the coordinator's port is free, without which JAX aborts."""
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise OSError(
             error.errno,
-            f"The first process is reached at a port of its own. Received {port}, "
-            f"which cannot be had ({error.strerror}): choose another one.",
+            "Process 0 listens on a port of its own. Received "
+            f"{port}, which cannot be had ({error.strerror}): choose another one.",
         ) from error
 
 
-def _fail(error: Exception, settings: Distributed) -> NoReturn:
-    """Ends this process at once: the others would wait for it in vain."""
+def _abort(error: Exception, heartbeat_timeout: int) -> NoReturn:
+    """Ends this process at once: the other processes would wait for it forever."""
     traceback.print_exception(error)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if isinstance(error, jax.errors.JaxRuntimeError):
         # A collective may fail before it is known that a process has died. If one has,
-        # JAX finds out in that time, and ends this process with a word about it.
-        time.sleep(1.2 * settings.heartbeat_timeout)
+        # JAX detects it within the timeout, and ends this process with a message.
+        time.sleep(1.2 * heartbeat_timeout)
     os._exit(1)
 
 
-def several() -> bool:
-    """Whether there are other processes."""
+def is_multihost() -> bool:
+    """Whether the run has several processes."""
     return jax.process_count() > 1
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+def is_process_0() -> bool:
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
-def anyone(flag: bool) -> bool:
-    """Whether the flag is up in any process; all of them ask at the same time."""
-    if not several():
+def any_process(flag: bool) -> bool:
+    """Logical or of `flag` over all processes. Collective: every process calls it."""
+    if not is_multihost():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def share(act: Callable[[], _T]) -> _T:
-    """Does something in the first process alone, and tells all of them what came of it.
+def broadcast_from_0(act: Callable[[], _T]) -> _T:
+    """The result of `act()` on process 0, in all processes.
 
-    All of them ask at the same time. What it returns, or raises, can be pickled.
+    Collective: every process calls it. An exception of `act` is raised in all of them.
+
+    **Arguments:**
+
+    - `act`: called on process 0 only; its result or exception must pickle.
+
+    !!! example
+
+        ```python
+        steps = broadcast_from_0(checkpoints.steps)
+        ```
     """
-    if not several():
+    if not is_multihost():
         return act()
-    told: tuple[_T | None, Exception | None] = None, None
-    if is_first():
+    outcome: tuple[_T | None, Exception | None] = None, None
+    if is_process_0():
         try:
-            told = act(), None
+            outcome = act(), None
         except Exception as error:
-            told = None, error
-    value, error = pickle.loads(_broadcast(pickle.dumps(told)))
+            outcome = None, error
+    value, error = pickle.loads(_broadcast(pickle.dumps(outcome)))
     if error is not None:
         raise error
     return value
 
 
-def in_first(act: Callable[[], _T]) -> _T | None:
-    """The same, but that the others are told nothing but errors."""
-    made = None
+def on_process_0(act: Callable[[], _T]) -> _T | None:
+    """The result of `act()` on process 0; `None` elsewhere.
+
+    Collective, as `broadcast_from_0`: an exception of `act` is raised in all processes.
+    The result need not pickle.
+    """
+    result = None
 
     def keep() -> None:
-        nonlocal made
-        made = act()
+        nonlocal result
+        result = act()
 
-    share(keep)
-    return made
+    broadcast_from_0(keep)
+    return result
 
 
-def _broadcast(told: bytes) -> bytes:
-    """What the first process says."""
-    if not is_first():
-        told = b""
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
+def _broadcast(message: bytes) -> bytes:
+    """Process 0's message, in all processes."""
+    if not is_process_0():
+        message = b""
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     data = np.zeros(length, np.uint8)
-    data[: len(told)] = np.frombuffer(told, np.uint8)
+    data[: len(message)] = np.frombuffer(message, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes()

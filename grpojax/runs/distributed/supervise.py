@@ -1,8 +1,8 @@
-"""A process that another looks after, so that what ends it becomes words and a code.
+"""A supervisor process that turns the abort of a run's process into an exit code.
 
-When a process of a run is gone, the collectives of the others wait for it, and JAX ends
-them from within, by SIGABRT, be it in the midst of a compiled program. Python has no
-say in that; whoever started the process has.
+When a process of a multi-process run dies, the collectives of the others block, and JAX
+ends those processes from C++ by SIGABRT, even in the middle of a compiled program.
+Python cannot catch that; the parent process can.
 """
 
 import os
@@ -13,30 +13,33 @@ import types
 
 
 EXIT_PEER = 69
-"""How a process leaves whose run has lost another one: EX_UNAVAILABLE of sysexits.h."""
+"""The exit code of a process whose run lost another process: EX_UNAVAILABLE of
+sysexits.h."""
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
-def look_after() -> None:
-    """Forks: the child returns from here, and the parent ends as the child does.
+def fork_supervised() -> None:
+    """Forks a supervisor: returns in the child; the parent exits with its status.
 
-    The parent passes SIGTERM and SIGINT on, and leaves with the child's exit code. Of a
-    child that was aborted it says why that may be, and leaves with `EXIT_PEER`; of one
-    that another signal has ended it leaves as a shell would, with 128 and more. A child
-    whose parent is gone ends at once. To be called before there are threads.
+    The parent forwards SIGTERM and SIGINT. If the child was aborted, the parent
+    explains the likely cause and exits with `EXIT_PEER`; if another signal ended the
+    child, it exits with 128 plus the signal's number, as a shell does. A child whose
+    parent dies exits at once. Call this before any thread is started.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Signals that come between the fork and the handlers are for the handlers.
+    # Signals between the fork and the installation of the handlers stay pending.
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
         os.close(writing)
-        # A group of its own: the terminal tells the parent alone of a Ctrl-C.
+        # Its own process group: the terminal sends Ctrl-C to the parent alone.
         os.setpgid(0, 0)
-        threading.Thread(target=_leave_after, args=(reading,), daemon=True).start()
+        thread = threading.Thread(target=_exit_with_parent, args=(reading,))
+        thread.daemon = True
+        thread.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         return
     os.close(reading)
@@ -49,25 +52,25 @@ def look_after() -> None:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
     _, status = os.waitpid(child, 0)
-    sys.exit(_code(status))
+    sys.exit(_exit_code(status))
 
 
-def _leave_after(reading: int) -> None:
-    os.read(reading, 1)  # Returns when nobody can write any more.
+def _exit_with_parent(reading: int) -> None:
+    os.read(reading, 1)  # Returns when the parent's end of the pipe is closed.
     os._exit(EXIT_PEER)
 
 
-def _code(status: int) -> int:
-    """The exit code of a process that waits for one, and a word about its end."""
+def _exit_code(status: int) -> int:
+    """The supervisor's exit code for the child's wait status; explains signals."""
     if not os.WIFSIGNALED(status):
         return os.waitstatus_to_exitcode(status)
     name = signal.Signals(os.WTERMSIG(status)).name
     if name == "SIGABRT":
         print(
             "grpojax: this process was aborted, as JAX does when another process of "
-            "the run has died or cannot be reached; it says above what it knows. A run "
-            "goes on with all of its processes or with none: look at what the others "
-            "said last, start all of them again, and go on with --resume.",
+            "the run has died or cannot be reached; JAX's message is above. A run "
+            "continues with all of its processes or with none: read the last messages "
+            "of the others, start all of them again, and resume with --resume.",
             file=sys.stderr,
         )
         return EXIT_PEER

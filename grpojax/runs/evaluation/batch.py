@@ -98,7 +98,7 @@ def complete(
         gold=gold,
         answers=answers,
     )
-    return placement.everywhere(said)
+    return placement.replicate(said)
 
 
 def _last_turn(

@@ -12,9 +12,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from ... import rollout, sharding
+from ... import rollout
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ...policy import AbstractPolicy
+from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ..distributed import mesh as placement, processes
 from ..io.fingerprint import fingerprint, settings
@@ -76,7 +77,7 @@ def evaluate(
             "evaluate(predictions=...) writes text, which needs a tokenizer. Received "
             "tokenizer=None: pass the policy's."
         )
-    start, shards = time.perf_counter(), sharding.shards()
+    start, shards = time.perf_counter(), spmd.shards()
     # Every part of a mesh has as many problems.
     batch = -(-min(batch, count) // shards) * shards
     static = dict(batch=batch, samples=samples, slots=slots, success=success)
@@ -89,12 +90,12 @@ def evaluate(
     )
     common = None if training is None else most_frequent(_answers(training))
     parts: list[Evaluation] = []
-    if predictions is not None or processes.several():
+    if predictions is not None or processes.is_multihost():
         asked = dict(problems=count, samples=samples, success=success)
         asked |= dict(training_answer=common, **(labels or {}))
         header = {**asked, **_identity(policy, env, sampler, key)}
         begin = lambda: None if predictions is None else resume(predictions, header)
-        found = processes.share(begin)
+        found = processes.broadcast_from_0(begin)
         parts += [] if found is None else [found]
     done = sum(len(part.gold) for part in parts)
     program = lowered.compile() if done < count else None
@@ -106,7 +107,11 @@ def evaluate(
         rows = slice(done - first, count - first)
         said = program(*arguments(first), **static)
         part = on_the_host(said, rows, success=success, training_answer=common)
-        if predictions is not None and tokenizer is not None and processes.is_first():
+        if (
+            predictions is not None
+            and tokenizer is not None
+            and processes.is_process_0()
+        ):
             append(predictions, part, tokenizer.decode, first=done)
         parts.append(part)
         done += len(part.gold)
@@ -140,7 +145,7 @@ def _check(
 @eqx.filter_jit
 def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
     gold = jax.vmap(lambda i: env.gold(env.problem(i)[0]))(jnp.arange(env.size))
-    return placement.everywhere(gold)
+    return placement.replicate(gold)
 
 
 def _answers(env: AbstractAnswerEnvironment) -> list[int]:

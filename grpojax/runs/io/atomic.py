@@ -1,105 +1,83 @@
-"""Files that are written whole, or by whole lines, and are on the disk afterwards."""
+"""Atomic, durable writes of small files, and errors that say what to do."""
 
 import contextlib
 import errno
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from ..._files import publish
 
 
 @contextlib.contextmanager
-def explained(what: str, path: Path, kept: str) -> Iterator[None]:
-    """Says in an `OSError` what could not be written, why, what is left, what to do."""
+def explain_os_error(what: str, path: Path, unchanged: str) -> Iterator[None]:
+    """A context that re-raises an `OSError` of a write with its cause and remedy.
+
+    **Arguments:**
+
+    - `what`: what is written, such as `"a run"`.
+    - `path`: where.
+    - `unchanged`: a sentence on what the failure left intact, without its full stop.
+
+    **Raises:** `OSError` with the original `errno`.
+    """
     try:
         yield
     except (OSError, ValueError) as error:
         text = str(error)
-        # Tensorstore raises ValueError, with the system's words in it.
+        # TensorStore raises ValueError with the system's message in it.
         number = error.errno if isinstance(error, OSError) else None
         if "No space left" in text or number in (errno.ENOSPC, errno.EDQUOT):
             number = errno.ENOSPC
             why, remedy = "the disk is full", "Free some space and resume the run"
         elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
-            why = "nothing may be written there"
+            why = "it is not writable"
             remedy = "Change its permissions, or choose another directory"
         elif number == errno.ENOENT:
-            why = f"{os.fspath(path.parent)!r} is gone"
-            remedy = "Bring it back from a copy, or start the run anew"
+            why = f"{os.fspath(path.parent)!r} does not exist any more"
+            remedy = "Restore it from a backup, or start the run again"
         else:
-            why, remedy = text, "Resume the run when that is mended"
+            why, remedy = text, "Resume the run when that is fixed"
         raise OSError(
             number or errno.EIO,
-            f"Could not write {what} to {os.fspath(path)!r}: {why}. {kept}. {remedy}.",
+            f"Could not write {what} to {os.fspath(path)!r}: {why}. {unchanged}. "
+            f"{remedy}.",
         ) from error
 
 
-def sync_directory(path: Path) -> None:
-    """Puts a directory's list of names on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file whole or not at all: no reader ever sees half of it.
+    """Replaces a file's content atomically: no reader ever sees a part of it.
 
-    **Raises:** `OSError` that says what to do; the file is then as it was.
+    **Arguments:**
+
+    - `path`: the file; it need not exist, its directory must.
+    - `content`: on the disk when this returns.
+
+    **Raises:** `OSError` that says what to do; the file is then unchanged.
+
+    !!! example
+
+        ```python
+        write_bytes("config.yaml", b"steps: 1\\n")
+        ```
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with explained(path.name, path, "What was there is as it was"):
+    with explain_os_error(path.name, path, "Its old content is unchanged"):
         try:
             with unfinished.open("wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
+            publish(unfinished, path)
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
 
 
 def write_json(path: str | os.PathLike[str], values: Mapping[str, object]) -> None:
-    """Writes a JSON file whole or not at all: no reader ever sees half of it."""
+    """Replaces a JSON file atomically; see `write_bytes`.
+
+    **Raises:** `TypeError` or `ValueError` for what JSON cannot represent, such as NaN.
+    """
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
-
-
-def append_json(path: str | os.PathLike[str], *records: Mapping[str, object]) -> None:
-    """Appends lines to a JSONL file, which are on the disk when this returns.
-
-    Numbers that are not finite, which JSON has not, become null, wherever they are.
-
-    **Raises:** `OSError` that says what to do; the file is then as it was.
-    """
-    path = Path(path)
-    lines = [json.dumps(_finite(record), allow_nan=False) for record in records]
-    content = "".join(f"{line}\n" for line in lines).encode()
-    with (
-        explained(path.name, path, "The lines before are as they were"),
-        path.open("ab", buffering=0) as file,
-    ):
-        before = file.seek(0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(content):
-                written += file.write(content[written:])
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(before)
-            raise
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(inner) for inner in value]
-    return value

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree, UInt32
 
-from ..distributed import mesh as placement
+from ..distributed.mesh import replicate
 
 
 def fingerprint(tree: PyTree) -> str:
@@ -57,7 +57,7 @@ def _is_real(x: Array) -> bool:
 
 @eqx.filter_jit
 def _words(leaves: list[Array]) -> list[UInt32[Array, "2"]]:
-    return placement.everywhere([_digest(leaf) for leaf in leaves])
+    return replicate([_digest(leaf) for leaf in leaves])
 
 
 def _digest(x: Array) -> UInt32[Array, "2"]:

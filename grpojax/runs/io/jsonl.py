@@ -1,52 +1,103 @@
-"""What of a journal, a JSONL file of records in the order of steps, is to be kept."""
+"""JSON-lines files: durable appends, strict reading, truncation to a step."""
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from .atomic import explain_os_error
 
 
 Record = Mapping[str, object]
 
 
-def cut(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str | None]:
-    """A journal as it was after a step.
+def encode(*records: Record) -> bytes:
+    """Records as lines of JSON.
+
+    Non-finite numbers, which JSON does not have, become null at any depth.
+    """
+    lines = (json.dumps(_finite(record), allow_nan=False) for record in records)
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def append(path: str | os.PathLike[str], *records: Record) -> None:
+    """Appends records to a file; they are on the disk when this returns.
 
     **Arguments:**
 
-    - `content`: what was found, perhaps damaged.
-    - `step`: records of later steps go.
-    - `saved`: the journal as it was at some time up to that step, if that is known. It
-        is brought back if what was found does not begin with it.
+    - `path`: the file; it need not exist, its directory must.
+    - `records`: see `encode`.
 
-    **Returns:** what is to be kept, and what was wrong, in words, or `None`. Neither
-    records of later steps nor half a last line are wrong: an interruption leaves them.
+    **Raises:** `OSError` that says what to do; the file is then unchanged.
+
+    !!! example
+
+        ```python
+        append("metrics.jsonl", {"step": 1, "reward": 0.5})
+        ```
+    """
+    path, content = Path(path), encode(*records)
+    with (
+        explain_os_error(path.name, path, "Its earlier lines are unchanged"),
+        path.open("ab", buffering=0) as file,
+    ):
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(content):
+                written += file.write(content[written:])
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def parse(content: bytes) -> list[dict]:
+    """The records of a file's complete lines.
+
+    **Raises:** `ValueError` for a complete line that is not JSON.
+    """
+    return [json.loads(line) for line in complete_lines(content).splitlines()]
+
+
+def complete_lines(content: bytes) -> bytes:
+    """A file's content without an unfinished last line."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def truncate(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str | None]:
+    """A file of records in step order, truncated to a step.
+
+    **Arguments:**
+
+    - `content`: the file's content, possibly damaged.
+    - `step`: records of later steps are removed.
+    - `saved`: the content at some time up to that step, if known. It is restored if
+        `content` does not begin with it.
+
+    **Returns:** the new content, and the damage in words or `None`. Records of later
+    steps and an unfinished last line are no damage: an interruption leaves them.
     """
     if not content.startswith(saved):
         lines = saved.count(b"\n")
-        return saved, f"did not hold the {lines} lines it once held, and holds them now"
+        return saved, (
+            f"did not begin with the {lines} lines that its checkpoint saved, which "
+            "were restored"
+        )
     kept, damaged = [saved], []
-    for number, line in _lines(content[len(saved) :], 1 + saved.count(b"\n")):
-        after = _step(line)
-        if after is None:
+    lines = _numbered_lines(content[len(saved) :], 1 + saved.count(b"\n"))
+    for number, line in lines:
+        line_step = _step(line)
+        if line_step is None:
             damaged.append(number)
-        elif after <= step:
+        elif line_step <= step:
             kept.append(line)
     problem = None
     if damaged:
         numbers = ", ".join(map(str, damaged))
-        problem = f"had lines that are no records, which were left out: {numbers}"
+        problem = f"had lines that are no records, which were removed: {numbers}"
     return b"".join(kept), problem
-
-
-def whole(content: bytes) -> bytes:
-    """A journal without half a last line."""
-    return content[: content.rfind(b"\n") + 1]
-
-
-def records(content: bytes) -> list[dict]:
-    """The whole lines of a journal, parsed."""
-    return [json.loads(line) for line in whole(content).splitlines()]
 
 
 def read_tolerant(
@@ -99,9 +150,8 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"`{path.name}` cannot be read: {error}".split("\n")[0]
 
 
-def _lines(content: bytes, first: int) -> Iterator[tuple[int, bytes]]:
-    """The whole lines, numbered."""
-    yield from enumerate(whole(content).splitlines(keepends=True), first)
+def _numbered_lines(content: bytes, first: int) -> Iterator[tuple[int, bytes]]:
+    yield from enumerate(complete_lines(content).splitlines(keepends=True), first)
 
 
 def _step(line: bytes) -> int | None:
@@ -110,3 +160,13 @@ def _step(line: bytes) -> int | None:
     except (ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(inner) for inner in value]
+    return value

@@ -10,7 +10,7 @@ from ...text import AbstractTokenizer
 from ..training.step import Completions
 
 
-def records(
+def to_records(
     step: int, completions: Completions, tokenizer: AbstractTokenizer
 ) -> Iterator[dict[str, object]]:
     """A record for each prompt, with the samples of its group side by side.
@@ -38,15 +38,18 @@ def records(
             samples.append(
                 {
                     "text": tokenizer.decode(tokens),
-                    "pieces": pieces(tokens, tokenizer),
-                    "log_prob": [short(x) for x in said.log_prob[p, g, :length]],
+                    "pieces": token_pieces(tokens, tokenizer),
+                    "log_prob": [
+                        shortest_float(x) for x in said.log_prob[p, g, :length]
+                    ],
                     "sampled": sampled[:length].tolist(),
                     "rewards": {
-                        name: short(x[p, g]) for name, x in said.rewards.items()
+                        name: shortest_float(x[p, g])
+                        for name, x in said.rewards.items()
                     },
-                    "total": short(said.total[p, g]),
+                    "total": shortest_float(said.total[p, g]),
                     "valid": bool(said.valid[p, g]),
-                    "advantage": short(_advantage(said, p, g)),
+                    "advantage": shortest_float(_advantage(said, p, g)),
                     "terminated": bool(said.terminated[p, g]),
                 }
             )
@@ -64,12 +67,12 @@ def _advantage(said: Completions, p: int, g: int) -> ArrayLike:
     return np.sum(spoken) / max(spoken.size, 1)
 
 
-def short(x: ArrayLike) -> float:
+def shortest_float(x: ArrayLike) -> float:
     """The number with the fewest digits that is this one in its own precision."""
     return float(str(np.asarray(x)[()]))
 
 
-def pieces(tokens: list[int], tokenizer: AbstractTokenizer) -> list[str]:
+def token_pieces(tokens: list[int], tokenizer: AbstractTokenizer) -> list[str]:
     """What each token adds to the text.
 
     A character that several tokens make belongs to the last of them. A token without

@@ -239,7 +239,7 @@ def build_environments(
                 f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
             )
     train, held_out, notes = environments
-    put = lambda env: placement.put(env, mesh)
+    put = lambda env: placement.place(env, mesh)
     return Environments(put(train), put(held_out), notes)
 
 

@@ -1,30 +1,42 @@
-"""From a recipe's section `tracking` to sinks."""
+"""Experiment trackers by name: which packages they need, and how they are made."""
 
-import dataclasses
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
 
-from ..io.run_directory import RunDirectory
-from ..recipe.schema import Recipe
-from .trackers import Guarded, Sink, TensorBoard, Trackio, WandB
+from .trackers import FailSafe, TensorBoard, Tracker, Trackio, WandB
 
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 
+WandBMode = Literal["off", "offline", "online"]
 
-def check(recipe: Recipe, directory: RunDirectory | None) -> None:
-    """Looks for what the trackers of a recipe need.
 
-    **Raises:** `ImportError` for a package that is not installed, `ValueError` for
-    trackers without a directory, which they need to go on after an interruption.
+def check(
+    directory: Path | None,
+    *,
+    tensorboard: bool = False,
+    wandb: WandBMode = "off",
+    trackio: bool = False,
+) -> None:
+    """Checks that the requested trackers can be built; builds nothing.
+
+    **Arguments:**
+
+    - `directory`: the run's directory, or `None` without one.
+    - `tensorboard`, `wandb`, `trackio`: as in `build`.
+
+    **Raises:** `ImportError` for a package that is not installed, `ValueError` for a
+    tracker of a run without a directory, which keeps the tracker's position.
     """
-    wanted = _wanted(recipe)
-    if wanted and directory is None:
+    names = _requested(tensorboard, wandb, trackio)
+    if names and directory is None:
         raise ValueError(
-            f"A tracker keeps its place in the run's directory. Received {wanted[0]} "
-            "without one: name it with --out, or leave the tracker off."
+            "A tracker keeps its position in the run's directory. Received "
+            f"{names[0]} without one: name it with --out, or leave the tracker off."
         )
-    for name in wanted:
+    for name in names:
         package = _PACKAGES[name]
         if importlib.util.find_spec(package) is None:
             raise ImportError(
@@ -34,45 +46,60 @@ def check(recipe: Recipe, directory: RunDirectory | None) -> None:
 
 
 def build(
-    recipe: Recipe,
-    directory: RunDirectory,
+    directory: Path,
     warn: Callable[[str], None],
     *,
-    after: int,
-) -> list[Sink]:
-    """The trackers of a recipe, none of which can stop the run.
+    tensorboard: bool = False,
+    wandb: WandBMode = "off",
+    trackio: bool = False,
+    project: str = "grpojax",
+    name: str | None = None,
+    config: Mapping[str, object] | None = None,
+    resume_step: int = 0,
+) -> list[Tracker]:
+    """The requested trackers, none of which can stop the run.
 
     **Arguments:**
 
-    - `warn`: is given a sentence when one of them has failed.
-    - `after`: the step that a resumed run goes on from; 0 for one that begins.
+    - `directory`: where the trackers keep their files, `RunDirectory.tracking`.
+    - `warn`: called with a sentence when a tracker has failed.
+    - `tensorboard`: write TensorBoard event files.
+    - `wandb`: log to Weights & Biases: `"online"`, `"offline"` (files for `wandb sync`)
+        or `"off"`.
+    - `trackio`: log to trackio.
+    - `project`, `name`: the project and run under which W&B and trackio show it.
+    - `config`: hyperparameters to show with the run, as nested mappings.
+    - `resume_step`: the step of the checkpoint that is resumed; 0 for a new run.
+
+    !!! example
+
+        ```python
+        trackers = build(directory.tracking, logger.warning, tensorboard=True)
+        ```
     """
-    tracking, place = recipe.tracking, directory.tracking
-    project, name = tracking.project, tracking.name or directory.path.name
-    config = dataclasses.asdict(recipe)
-    makers: dict[str, Callable[[], Sink]] = {
+    makers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoard(
-            place / "tensorboard", after=after if after > 0 else None
+            directory / "tensorboard", after=resume_step if resume_step > 0 else None
         ),
         "wandb": lambda: WandB(
-            place / "wandb",
+            directory / "wandb",
             project=project,
             name=name,
             config=config,
-            offline=tracking.wandb == "offline",
+            offline=wandb == "offline",
         ),
         "trackio": lambda: Trackio(
-            place / "trackio", project=project, name=name, config=config
+            directory / "trackio", project=project, name=name, config=config
         ),
     }
-    return [Guarded(name, makers[name], warn) for name in _wanted(recipe)]
+    names = _requested(tensorboard, wandb, trackio)
+    return [FailSafe(name, makers[name], warn) for name in names]
 
 
-def _wanted(recipe: Recipe) -> list[str]:
-    tracking = recipe.tracking
-    asked = {
-        "tensorboard": tracking.tensorboard,
-        "wandb": tracking.wandb != "off",
-        "trackio": tracking.trackio,
+def _requested(tensorboard: bool, wandb: WandBMode, trackio: bool) -> list[str]:
+    requested = {
+        "tensorboard": tensorboard,
+        "wandb": wandb != "off",
+        "trackio": trackio,
     }
-    return [name for name, is_asked in asked.items() if is_asked]
+    return [name for name, is_requested in requested.items() if is_requested]

@@ -1,4 +1,4 @@
-"""How far a tracker got, across interruptions."""
+"""The position of a tracker in the run's steps, kept across interruptions."""
 
 import collections
 import json
@@ -9,45 +9,58 @@ from pathlib import Path
 from ..io.atomic import write_json
 
 
-# W&B's offline files are written every 15 seconds, and a kill loses what was not.
-_SETTLED = 30.0
+# W&B flushes its offline files every 15 seconds; a kill loses what it had not flushed.
+_SECONDS_TO_FLUSH = 30.0
 
 
-class Place:
-    """A tracker's identity and how far it got, across interruptions.
+class Cursor:
+    """A tracker's run id, and the last step that it has stored of each series.
 
-    A step counts as arrived half a minute after it was given, or at `close`: what a
-    killed process had given just before is given again, rather than lost.
+    A step counts as stored half a minute after it was logged, or at `close`: what was
+    logged just before a kill is logged again rather than lost.
+
+    **Arguments:**
+
+    - `path`: the JSON file that keeps it; created if missing.
+
+    !!! example
+
+        ```python
+        cursor = Cursor(directory / "wandb.json")
+        if cursor.is_new("metrics", step):
+            run.log(metrics, step=step)
+            cursor.advance("metrics", step)
+        ```
     """
 
     def __init__(self, path: Path):
         self._path = path
         values = json.loads(path.read_bytes()) if path.exists() else {}
         self.id: str = values.get("id", uuid.uuid4().hex[:8])
-        self._arrived: dict[str, int] = values.get("steps", {})
-        self._given = dict(self._arrived)
+        self._stored: dict[str, int] = values.get("steps", {})
+        self._logged = dict(self._stored)
         self._recent: collections.deque[tuple[float, str, int]] = collections.deque()
         self._save()
 
     def is_new(self, name: str, step: int) -> bool:
-        """Whether a series was not given that step, nor a later one."""
-        return step > self._given.get(name, -1)
+        """Whether neither `step` nor a later one was logged of the series `name`."""
+        return step > self._logged.get(name, -1)
 
-    def reached(self, name: str, step: int) -> None:
-        """Remembers that it was."""
+    def advance(self, name: str, step: int) -> None:
+        """Records that `step` was logged of the series `name`."""
         now = time.monotonic()
-        self._given[name] = step
+        self._logged[name] = step
         self._recent.append((now, name, step))
-        if self._recent[0][0] < now - _SETTLED:
-            while self._recent and self._recent[0][0] < now - _SETTLED:
+        if self._recent[0][0] < now - _SECONDS_TO_FLUSH:
+            while self._recent and self._recent[0][0] < now - _SECONDS_TO_FLUSH:
                 _, name, step = self._recent.popleft()
-                self._arrived[name] = step
+                self._stored[name] = step
             self._save()
 
     def close(self) -> None:
-        """Remembers that everything has arrived."""
-        self._arrived = dict(self._given)
+        """Records that every logged step is stored."""
+        self._stored = dict(self._logged)
         self._save()
 
     def _save(self) -> None:
-        write_json(self._path, {"id": self.id, "steps": self._arrived})
+        write_json(self._path, {"id": self.id, "steps": self._stored})

@@ -1,10 +1,10 @@
-"""Where metrics go: to a run's directory always, and to trackers on request.
+"""Experiment trackers: the run's own `metrics.jsonl`, TensorBoard, W&B and trackio.
 
-What `metrics.jsonl` holds is the run's record; a tracker is for looking at it, and may
-fail. Each one is imported when it is asked for.
+`metrics.jsonl` is the run's record; the other trackers display it and may fail. Each
+tracker's package is imported when the tracker is made.
 
-A resumed run gives a tracker every record of `metrics.jsonl` anew, from the first: each
-takes those that it lacks.
+A resumed run logs every record of `metrics.jsonl` to a tracker again, from the first:
+each tracker skips what it has stored.
 """
 
 import contextlib
@@ -18,31 +18,31 @@ from typing import Protocol, runtime_checkable
 
 from ..io.run_directory import RunDirectory
 from ..io.tables import markdown, Row, tabulate as tabulate
-from .cursor import Place
+from .cursor import Cursor
 
 
 Metrics = Mapping[str, float | None]
 
 
 @runtime_checkable
-class Sink(Protocol):
-    """Takes what a run has to say."""
+class Tracker(Protocol):
+    """A destination of metrics and tables."""
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Takes a step's metrics; `None` is a value that there is not."""
+        """Logs a step's metrics; `None` is a missing value."""
         ...
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        """Takes a table, such as `completions`: see `tabulate`."""
+        """Logs a table, such as `completions`; see `io.tables.tabulate`."""
         ...
 
     def close(self) -> None:
-        """Brings everything to its place."""
+        """Flushes everything and ends the tracker's run."""
         ...
 
 
 class JsonLines:
-    """`metrics.jsonl`, and `completions.jsonl` for the table of that name."""
+    """`metrics.jsonl`, and `completions.jsonl` for the table `completions`."""
 
     def __init__(self, directory: RunDirectory):
         self._directory = directory
@@ -53,13 +53,13 @@ class JsonLines:
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         if name != "completions":
             raise ValueError(
-                "A run's directory has one table. Received "
-                f"{name!r}: call it 'completions'."
+                "A run's directory stores one table, 'completions'. Received "
+                f"{name!r}: log it under that name, or to another tracker."
             )
         self._directory.log_completions(*({"step": step, **row} for row in rows))
 
     def close(self) -> None:
-        """Every line is on the disk already."""
+        """Does nothing: every line is on the disk already."""
 
 
 class TensorBoard:
@@ -67,9 +67,10 @@ class TensorBoard:
 
     **Arguments:**
 
-    - `directory`: where they go.
-    - `after`: the step that a resumed run goes on from: what was written of later steps
-        is left out by readers, and earlier ones are not taken again.
+    - `directory`: where the event files are written.
+    - `after`: the step of the checkpoint that is resumed: readers drop what was written
+        of later steps (`purge_step`), and earlier steps are not written again. `None`
+        for a new run.
     """
 
     def __init__(self, directory: Path, *, after: int | None = None):
@@ -99,14 +100,14 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, which a resumed run continues.
+    """A Weights & Biases run, which a resumed run continues.
 
     **Arguments:**
 
-    - `directory`: where its files go, and `wandb.json`: the run's id, and the last step
-        that arrived. Later steps alone are passed on.
-    - `project`, `name`: what it is found under.
-    - `config`: the recipe, as nested mappings.
+    - `directory`: for W&B's files and `wandb.json`, a `Cursor`: only steps after it are
+        logged.
+    - `project`, `name`: the project and name of the W&B run.
+    - `config`: hyperparameters, as nested mappings.
     - `offline`: write files only, for `wandb sync`.
     """
 
@@ -121,12 +122,12 @@ class WandB:
     ):
         self._module = _module("wandb", "Weights & Biases")
         directory.mkdir(parents=True, exist_ok=True)
-        self._place = Place(directory / "wandb.json")
+        self._cursor = Cursor(directory / "wandb.json")
         self._run = self._module.init(
             project=project,
             name=name,
             config=dict(config or {}),
-            id=self._place.id,
+            id=self._cursor.id,
             resume="allow",
             dir=str(directory),
             mode="offline" if offline else "online",
@@ -134,29 +135,29 @@ class WandB:
         )
 
     def log(self, step: int, metrics: Metrics) -> None:
-        if self._place.is_new("metrics", step):
+        if self._cursor.is_new("metrics", step):
             self._run.log(_present(metrics), step=step)
-            self._place.reached("metrics", step)
+            self._cursor.advance("metrics", step)
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        if self._place.is_new(name, step):
+        if self._cursor.is_new(name, step):
             columns, data = tabulate(rows)
             table = self._module.Table(columns=columns, data=data)
             self._run.log({name: table}, step=step)
-            self._place.reached(name, step)
+            self._cursor.advance(name, step)
 
     def close(self) -> None:
         self._run.finish()
-        self._place.close()
+        self._cursor.close()
 
 
 class Trackio:
-    """A run of trackio, on this machine, which a resumed run continues.
+    """A local trackio run, which a resumed run continues.
 
     **Arguments:**
 
-    - `directory`: where `trackio.json` goes: the run's name, and the last step that it
-        was given. Later steps alone are passed on. Values go to trackio's own place.
+    - `directory`: for `trackio.json`, a `Cursor`: only steps after it are logged.
+        trackio stores the values in a directory of its own, `TRACKIO_DIR`.
     - `project`, `name`, `config`: as for `WandB`.
     """
 
@@ -170,79 +171,86 @@ class Trackio:
     ):
         self._module = _module("trackio", "trackio")
         directory.mkdir(parents=True, exist_ok=True)
-        self._place = Place(directory / "trackio.json")
+        self._cursor = Cursor(directory / "trackio.json")
         with _quiet():
             self._run = self._module.init(
                 project=project,
-                name=self._place.id if name is None else f"{name}-{self._place.id}",
+                name=self._cursor.id if name is None else f"{name}-{self._cursor.id}",
                 config=dict(config or {}),
                 resume="allow",
                 embed=False,
             )
 
     def log(self, step: int, metrics: Metrics) -> None:
-        if self._place.is_new("metrics", step):
+        if self._cursor.is_new("metrics", step):
             self._run.log(_present(metrics), step=step)
-            self._place.reached("metrics", step)
+            self._cursor.advance("metrics", step)
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        if self._place.is_new(name, step):
+        if self._cursor.is_new(name, step):
             text = markdown(*tabulate(rows))
             self._run.log({name: self._module.Markdown(text)}, step=step)
-            self._place.reached(name, step)
+            self._cursor.advance(name, step)
 
     def close(self) -> None:
         with _quiet():
             self._module.finish()
-        self._place.close()
+        self._cursor.close()
 
 
-class Guarded:
-    """A sink that never stops a run: when it fails, that is said once, and it is left.
+class FailSafe:
+    """A tracker that never stops a run: its first failure warns and disables it.
 
     **Arguments:**
 
-    - `name`: what it is called.
-    - `make`: makes it. A library that is not installed is no failure of this kind:
-        `ModuleNotFoundError` is raised.
-    - `warn`: is given a sentence.
+    - `name`: the tracker's name, for the warning.
+    - `make`: builds the tracker.
+    - `warn`: called with a sentence.
+
+    **Raises:** `ModuleNotFoundError` if the tracker's package is not installed.
+
+    !!! example
+
+        ```python
+        tracker = FailSafe("wandb", lambda: WandB(path, project="p"), logger.warning)
+        ```
     """
 
     def __init__(
-        self, name: str, make: Callable[[], Sink], warn: Callable[[str], None]
+        self, name: str, make: Callable[[], Tracker], warn: Callable[[str], None]
     ):
         self._name = name
         self._warn = warn
-        self._sink: Sink | None = None
-        with self._left_if_it_fails():
-            self._sink = make()
+        self._tracker: Tracker | None = None
+        with self._disabled_on_failure():
+            self._tracker = make()
 
     def log(self, step: int, metrics: Metrics) -> None:
-        with self._left_if_it_fails():
-            if self._sink is not None:
-                self._sink.log(step, metrics)
+        with self._disabled_on_failure():
+            if self._tracker is not None:
+                self._tracker.log(step, metrics)
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        with self._left_if_it_fails():
-            if self._sink is not None:
-                self._sink.table(name, step, rows)
+        with self._disabled_on_failure():
+            if self._tracker is not None:
+                self._tracker.table(name, step, rows)
 
     def close(self) -> None:
-        with self._left_if_it_fails():
-            if self._sink is not None:
-                self._sink.close()
+        with self._disabled_on_failure():
+            if self._tracker is not None:
+                self._tracker.close()
 
     @contextlib.contextmanager
-    def _left_if_it_fails(self):
+    def _disabled_on_failure(self):
         try:
             yield
         except ModuleNotFoundError:
             raise
         except Exception as error:
-            self._sink = None
+            self._tracker = None
             self._warn(
-                f"{self._name} failed and is left out from here on; metrics.jsonl has "
-                f"everything. {type(error).__name__}: {error}"
+                f"{self._name} failed and is disabled for the rest of the run; "
+                f"metrics.jsonl has everything. {type(error).__name__}: {error}"
             )
 
 
@@ -251,18 +259,18 @@ def _present(metrics: Metrics) -> dict[str, float]:
 
 
 def _quiet():
-    """Trackio says on the terminal where it writes."""
+    """A context without standard output, on which trackio announces itself."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _module(name: str, sink: str) -> types.ModuleType:
+def _module(name: str, product: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise ModuleNotFoundError(
-            f"Logging to {sink} needs the package {name}, which is not installed: "
+            f"Logging to {product} needs the package {name}, which is not installed: "
             "`pip install 'grpojax[tracking]'`, or do without it.",
             name=name,
         ) from error

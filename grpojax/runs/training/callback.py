@@ -61,7 +61,7 @@ class Keeper:
         """
         # All processes leave after the same step, whichever was told to.
         every = self._recipe.checkpoint.every
-        leaves = processes.anyone(self._preemption.requested)
+        leaves = processes.any_process(self._preemption.requested)
         last = step == self._recipe.run.steps
         if every is not None and (leaves or last or step % every == 0):
             readings.read()
@@ -70,19 +70,19 @@ class Keeper:
                 self._save(step, state)
         if leaves:
             readings.read()
-            self._preemption.leave()
+            self._preemption.raise_preempted()
         self._journal.check()
         return True
 
     def _save(self, step: int, state: TrainState) -> None:
         if self._checkpoints is None:
             return
-        journals = {} if self._directory is None else self._directory.journals()
+        snapshot = {} if self._directory is None else self._directory.snapshot()
         self._checkpoints.save(
             step,
             state,
-            recipe=recipes.dump(self._recipe),
-            files=journals,
+            config=recipes.dump(self._recipe),
+            files=snapshot,
             score=self._journal.records[-1].get("reward"),
         )
         self._journal.event("checkpoint", f"the state after step {step} is being saved")

@@ -88,10 +88,10 @@ def prepare(
     there or does not fit, for a directory that holds a run that is not to be resumed,
     and for a recipe that computes something else than the one it was begun with.
     """
-    resume = processes.share(lambda: resume)
-    directory = processes.in_first(lambda: _claim(recipe, out, resume))
-    mesh = placement.build_mesh(recipe)
-    with placement.on(mesh):
+    resume = processes.broadcast_from_0(lambda: resume)
+    directory = processes.on_process_0(lambda: _claim(recipe, out, resume))
+    mesh = placement.build_mesh(**vars(recipe.mesh))
+    with placement.use(mesh):
         setup = _load(recipe, mesh)._replace(directory=directory)
     if out is None:
         return setup
@@ -105,7 +105,13 @@ def _claim(
 ) -> RunDirectory | None:
     """The directory, if the run may have it."""
     directory = None if out is None else RunDirectory(out, resume=resume)
-    trackers.check(recipe, directory)
+    tracking = recipe.tracking
+    trackers.check(
+        None if directory is None else directory.tracking,
+        tensorboard=tracking.tensorboard,
+        wandb=tracking.wandb,
+        trackio=tracking.trackio,
+    )
     if directory is not None and resume:
         check_recipe(recipes.load(Recipe(), directory.config), recipe)
     return directory
@@ -133,7 +139,7 @@ def _load(recipe: Recipe, mesh: Mesh | None) -> Setup:
         reference = models.without_adapters if adapted else jax.tree.map(copy, policy)
     updating, key = recipe.update, parts.build_keys(recipe).train
     state = init(policy, optimizer=optimizer, reference=reference, key=key)
-    state = placement.put(state, mesh)
+    state = placement.place(state, mesh)
     logger.info("tracing the step")
     step = loop.lower(
         state,
@@ -159,10 +165,10 @@ def _load(recipe: Recipe, mesh: Mesh | None) -> Setup:
 def _restore(setup: Setup, place: Path) -> Setup:
     """The same with the state of the last good checkpoint, if there is any."""
     directory, found = setup.directory, None
-    processes.in_first(lambda: directory and directory.hold())
+    processes.on_process_0(lambda: directory and directory.lock())
     try:
         with Checkpoints(place) as checkpoints:
-            if processes.share(checkpoints.steps):
+            if processes.broadcast_from_0(checkpoints.steps):
                 found = checkpoints.restore(setup.state)
     except BaseException:
         if directory is not None:
@@ -213,7 +219,7 @@ def run(
     """Runs what was prepared; `start` is when it began, by `time.perf_counter`."""
     start = time.perf_counter() if start is None else start
     console = Console(quiet=True) if console is None else console
-    with placement.on(setup.mesh):
+    with placement.use(setup.mesh):
         return _run(setup, console, start)
 
 
@@ -302,8 +308,8 @@ def _judge(
         return
 
     def leave(*_: int) -> None:
-        if processes.anyone(preemption.requested):
-            preemption.leave()
+        if processes.any_process(preemption.requested):
+            preemption.raise_preempted()
 
     if setup.directory is not None:
         mode = evaluating.mode(recipe)

@@ -1,6 +1,7 @@
 """What a run writes down while it goes on."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -12,12 +13,12 @@ from ..distributed import processes
 from ..distributed.preemption import PreemptedError
 from ..evaluation.evaluate import Evaluation
 from ..io import samples as completions
-from ..io.jsonl import records as parse
+from ..io.jsonl import parse
 from ..io.run_directory import METRICS, RunDirectory
 from ..recipe import load as recipes
 from ..recipe.schema import Recipe
 from ..tracking import build as trackers
-from ..tracking.trackers import JsonLines, Sink
+from ..tracking.trackers import JsonLines, Tracker
 from .health import Bounds, DivergedError, Guard
 from .step import Reading
 
@@ -56,7 +57,7 @@ class Journal:
         self._tokenizer, self._start = tokenizer, start
         self._guard = Guard(Bounds(**vars(recipe.guard)))
         self._stop: str | None = None
-        self._sinks: list[Sink] = []
+        self._trackers: list[Tracker] = []
         self.records: list[dict[str, float | int]] = []
         self.seconds_compile = 0.0
         self._measured: dict[str, tuple[float, tuple[float, float]]] = {}
@@ -106,14 +107,23 @@ class Journal:
                 self.event("start", f"{self._recipe.run.steps} steps are to be taken")
             else:
                 self._resume(*resumed, problems)
+            tracking = self._recipe.tracking
             others = trackers.build(
-                self._recipe, self._directory, self._warn, after=self.steps
+                self._directory.tracking,
+                self._warn,
+                tensorboard=tracking.tensorboard,
+                wandb=tracking.wandb,
+                trackio=tracking.trackio,
+                project=tracking.project,
+                name=tracking.name or self._directory.path.name,
+                config=dataclasses.asdict(self._recipe),
+                resume_step=self.steps,
             )
             # Each takes what it lacks of the steps that there have been.
             for tracker in others:
                 for record in self.records:
                     _log(tracker, record)
-            self._sinks = [JsonLines(self._directory), *others]
+            self._trackers = [JsonLines(self._directory), *others]
             try:
                 yield
                 self.event("finish", f"{self.steps} steps were taken")
@@ -127,8 +137,8 @@ class Journal:
                     self._directory.update(self._now(status))
                 raise
             finally:
-                for sink in self._sinks:
-                    sink.close()
+                for tracker in self._trackers:
+                    tracker.close()
 
     def _resume(
         self, step: int, saved: Mapping[str, bytes], problems: Sequence[str]
@@ -143,7 +153,7 @@ class Journal:
             self._remember(record["step"], accuracy, record["n"])
         for sentence in (*problems, *mended):
             self._warn(sentence)
-        self._directory.replace_recipe(recipes.dump(self._recipe))
+        self._directory.write_config(recipes.dump(self._recipe))
         self.event("resume", f"goes on after step {step}")
 
     def _take_up(self, records: Sequence[Mapping[str, float | int | None]]) -> None:
@@ -164,7 +174,7 @@ class Journal:
             self._directory.log_event(event | {"time": self.seconds})
 
     def _warn(self, message: str) -> None:
-        if processes.is_first():
+        if processes.is_process_0():
             logger.warning(message)
         self.event("warning", message)
 
@@ -172,14 +182,16 @@ class Journal:
         """Writes down one step's metrics, and what was said if it is there."""
         record = {"step": reading.step, "time": self.seconds, **reading.metrics}
         self.records.append(record)
-        for sink in self._sinks:
-            _log(sink, record)
-        if reading.completions is not None and self._sinks:
+        for tracker in self._trackers:
+            _log(tracker, record)
+        if reading.completions is not None and self._trackers:
             said = list(
-                completions.records(reading.step, reading.completions, self._tokenizer)
+                completions.to_records(
+                    reading.step, reading.completions, self._tokenizer
+                )
             )
-            for sink in self._sinks:
-                sink.table("completions", reading.step, said)
+            for tracker in self._trackers:
+                tracker.table("completions", reading.step, said)
         self._guard, verdict = self._guard.observe(record)
         self._stop = verdict.stop
         for warning in verdict.warnings:
@@ -232,6 +244,6 @@ class Journal:
         }
 
 
-def _log(sink: Sink, record: Mapping[str, float | int]) -> None:
+def _log(tracker: Tracker, record: Mapping[str, float | int]) -> None:
     metrics = {name: value for name, value in record.items() if name != "step"}
-    sink.log(int(record["step"]), metrics)
+    tracker.log(int(record["step"]), metrics)

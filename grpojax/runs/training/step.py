@@ -152,7 +152,7 @@ def lower(state: TrainState, *, completions: int = 0, **fixed) -> LoweredStep:
         experience = collect(state, **given(_COLLECTING))
         said = Completions.of(experience, completions) if completions > 0 else None
         next_state, metrics = learn(state, experience, **given(_LEARNING))
-        return next_state, *placement.everywhere((metrics, said))
+        return next_state, *placement.replicate((metrics, said))
 
     program = eqx.filter_jit(step, donate="all-except-first")
     lowered = program.lower(fixed, state)  # pyright: ignore[reportFunctionMemberAccess]

@@ -1,4 +1,4 @@
-"""What an update measures: added up over microbatches, then named."""
+"""Metrics of an update: accumulated over microbatches, then named."""
 
 import equinox as eqx
 import jax
@@ -8,35 +8,45 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .. import masked
 from ..types import Metrics
-from ._scores import Scores
+from .loss import LossInputs
 
 
-Number = Float[Array, ""]
+Scalar = Float[Array, ""]
 
 _RATIOS = {"ratio": "ratio", "importance": "sampling/importance_sampling_ratio"}
 
 
-class Tally(eqx.Module):
-    """What a part of a batch measured, by how the numbers of parts are put together."""
+class MetricAccumulator(eqx.Module):
+    """Metrics of one microbatch: sums, maxima and minima, each with its own reduction.
 
-    total: dict[str, Number]
-    largest: dict[str, Number]
-    smallest: dict[str, Number]
+    `+` accumulates those of disjoint rows.
+    """
+
+    total: dict[str, Scalar]
+    largest: dict[str, Scalar]
+    smallest: dict[str, Scalar]
 
     @classmethod
-    def of(
+    def from_microbatch(
         cls,
-        loss: Number,
+        loss: Scalar,
         measured: dict[str, Array],
-        scores: Scores,
-        here: Bool[Array, "prompt group"],
-    ) -> "Tally":
-        """Of one part's loss and per-token values; `here` says which rows it has."""
-        mask = scores.mask
+        inputs: LossInputs,
+        included: Bool[Array, "prompt group"],
+    ) -> "MetricAccumulator":
+        """Reduces one microbatch's loss and per-token values.
+
+        **Arguments:**
+
+        - `loss`, `measured`: from the objective.
+        - `inputs`: its inputs.
+        - `included`: rows of this microbatch.
+        """
+        mask = inputs.mask
         mean = lambda name: masked.mean(measured[name], mask, axis=-1)[:, :, 0]
-        per_row = lambda name, rest: jnp.where(here, mean(name), rest)
-        behavior = scores.frozen.behavior
-        gap = scores.log_prob - (scores.log_prob if behavior is None else behavior)
+        per_row = lambda name, rest: jnp.where(included, mean(name), rest)
+        behavior = inputs.batch.behavior
+        gap = inputs.log_prob - (inputs.log_prob if behavior is None else behavior)
         per_token = {**measured, "gap": masked.fill(jnp.abs(gap), mask)}
         total = {name: jnp.sum(values) for name, values in per_token.items()}
         total |= {"loss": loss, "tokens": jnp.sum(mask, dtype=loss.dtype)}
@@ -47,31 +57,30 @@ class Tally(eqx.Module):
                 continue
             largest[name] = jnp.where(mask, measured[name], -jnp.inf)
             smallest[name] = jnp.where(mask, measured[name], jnp.inf)
-        tally = cls(
-            total, jax.tree.map(jnp.max, largest), jax.tree.map(jnp.min, smallest)
-        )
-        return jax.lax.stop_gradient(tally)
+        largest = jax.tree.map(jnp.max, largest)
+        smallest = jax.tree.map(jnp.min, smallest)
+        return jax.lax.stop_gradient(cls(total, largest, smallest))
 
-    def empty(self) -> "Tally":
-        """Of no part; reads shapes only."""
+    def zeros(self) -> "MetricAccumulator":
+        """The identity of `+`, shaped like `self`, of which only shapes are read."""
         full = lambda value: lambda x: jnp.full(x.shape, value, x.dtype)
-        return Tally(
+        return MetricAccumulator(
             jax.tree.map(full(0), self.total),
             jax.tree.map(full(-jnp.inf), self.largest),
             jax.tree.map(full(jnp.inf), self.smallest),
         )
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
+    def __add__(self, other: "MetricAccumulator") -> "MetricAccumulator":
+        return MetricAccumulator(
             jax.tree.map(jnp.add, self.total, other.total),
             jax.tree.map(jnp.maximum, self.largest, other.largest),
             jax.tree.map(jnp.minimum, self.smallest, other.smallest),
         )
 
-    def over_replicas(self) -> "Tally":
-        """Those of parts that stand on a leading axis, put together."""
+    def all_reduce(self) -> "MetricAccumulator":
+        """Reduces accumulators that are stacked on a leading axis of replicas."""
         over = lambda function: lambda x: function(x, axis=0)
-        return Tally(
+        return MetricAccumulator(
             jax.tree.map(over(jnp.sum), self.total),
             jax.tree.map(over(jnp.max), self.largest),
             jax.tree.map(over(jnp.min), self.smallest),
@@ -80,7 +89,7 @@ class Tally(eqx.Module):
     def metrics(self) -> Metrics:
         """Under TRL's names where the meaning is the same."""
         total, largest, smallest = self.total, self.largest, self.smallest
-        some = total["tokens"] > 0
+        nonempty = total["tokens"] > 0
         mean = lambda name: total[name] / jnp.maximum(total["tokens"], 1)
         low, high = mean("clip_low"), mean("clip_high")
         metrics = {
@@ -100,13 +109,16 @@ class Tally(eqx.Module):
             if name not in total:
                 continue
             metrics[f"{called}/mean"] = mean(name)
-            metrics[f"{called}/max"] = jnp.where(some, largest[name], 0)
-            metrics[f"{called}/min"] = jnp.where(some, smallest[name], 0)
+            metrics[f"{called}/max"] = jnp.where(nonempty, largest[name], 0)
+            metrics[f"{called}/min"] = jnp.where(nonempty, smallest[name], 0)
         return metrics
 
 
 def learning_rate(opt_state: PyTree) -> Metrics:
-    """The learning rate, where `optax.inject_hyperparams` has written down just one."""
+    """The learning rate, if the optimizer's state records exactly one.
+
+    `optax.inject_hyperparams` does, and `update.with_learning_rate`.
+    """
     is_number = lambda _, value: isinstance(value, jax.Array)  # Not a schedule's state.
     found = optax.tree.get_all_with_path(opt_state, "learning_rate", is_number)
     if len(found) != 1:
@@ -116,7 +128,7 @@ def learning_rate(opt_state: PyTree) -> Metrics:
 
 _FIRST = lambda values: values[0, 0]
 _LAST = lambda values: values[-1, -1]
-# Later updates have moved the policy on purpose: the gap to the sampler is the first's.
+# Later updates have moved the policy: the gap to the sampler is the first update's.
 _OVER_UPDATES = {
     "clip_ratio/low_min": jnp.min,
     "clip_ratio/high_max": jnp.max,
@@ -132,7 +144,7 @@ _OVER_UPDATES = {
 
 
 def over_updates(metrics: dict[str, Float[Array, "epoch minibatch"]]) -> Metrics:
-    """One number of each kind for all updates: the mean where nothing else is said."""
+    """Reduces the metrics of all updates of a step, by the mean unless named above."""
     return {
         name: _OVER_UPDATES.get(name, jnp.mean)(values)
         for name, values in metrics.items()
@@ -140,5 +152,5 @@ def over_updates(metrics: dict[str, Float[Array, "epoch minibatch"]]) -> Metrics
 
 
 def choose(finite: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """The new values if the step is taken, else the old ones."""
+    """The new values if the update is finite, else the old ones."""
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)

@@ -1,14 +1,14 @@
-"""Aggregation as a weight: mask -> weight, fixed on the whole batch.
+"""Aggregation as a weight: mask -> weight of each token, over the full batch.
 
-`loss = -Σ weight · surrogate`. Since the weight knows the whole batch, microbatches
-simply add up: k of them give the gradient of one.
+`loss = -Σ weight · surrogate`. Since weights are computed over the full batch, the
+losses of its microbatches sum to its loss.
 """
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .. import masked
+from ... import masked
 
 
 Mask = Bool[Array, "*rows time"]
@@ -55,12 +55,14 @@ def prompt_mean(
 
 
 class Constant(eqx.Module):
-    """1 / (B · length): a divisor that no row's own length enters (Dr. GRPO).
+    """1 / (B · length): a constant divisor (Dr. GRPO).
 
     **Fields:**
 
-    - `length`: tokens; the configured completion length, not the padded width. `None`
-        is the width of the mask, which is the environment's horizon.
+    - `length`: tokens; the width of the mask, which is the environment's horizon, when
+        `None`.
+
+    **Raises:** `ValueError` for a length below 1.
 
     Source: arXiv:2503.20783, with TRL's division by the number of rows.
     """
@@ -80,11 +82,11 @@ class Constant(eqx.Module):
 
 
 class Total(eqx.Module):
-    """1 / divisor for every token: a divisor that the caller knows.
+    """1 / divisor for every token.
 
     **Fields:**
 
-    - `divisor`: such as the number of tokens of a batch that this one is part of.
+    - `divisor`: such as the number of tokens of a larger batch.
     """
 
     divisor: float | Float[Array, ""]

@@ -1,8 +1,8 @@
-"""Reading a compiled program: its loops, and what its devices say to each other.
+"""Parser of optimized HLO text: instructions, loops and collectives.
 
-A compiler's text, `compiled.as_text()`, holds every instruction once, in whichever
-computation it stands. Here each is listed with the loops around it, so that what is
-paid once a step is told from what is paid for every layer of every token.
+The text of a compiled program, `compiled.as_text()`, has every instruction once, in its
+own computation. Here each is listed with the loops around it, which separates a cost
+paid once a step from one paid for every layer of every token.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ class Loop:
 
     **Fields:**
 
-    - `scope`: where it comes from: names of scopes and transformations, parted by `/`.
-    - `trips`: how often it runs; `None` where that depends on the data.
+    - `scope`: its `op_name`: named scopes and transformations, separated by `/`.
+    - `trips`: its trip count; `None` where that depends on the data.
     """
 
     scope: str
@@ -42,13 +42,14 @@ class Instruction:
 
     **Fields:**
 
-    - `name`, `opcode`, `arguments`, `attributes`: as in the text; arguments stand in
-        parentheses, and attributes behind them.
-    - `result`: the type of what it computes.
-    - `operands`: the types of what it reads.
-    - `scope`: as in `Loop`; of the compiler's own making where empty.
-    - `loops`: those that it stands in, the outermost first.
-    - `fused`: stands inside of another instruction, which counts for both.
+    - `name`, `opcode`: as in the text.
+    - `arguments`: the text between parentheses.
+    - `attributes`: the text behind the arguments.
+    - `result`: the type of its result.
+    - `operands`: the types of its operands.
+    - `scope`: as in `Loop`; empty if the compiler inserted it.
+    - `loops`: the loops around it, outermost first.
+    - `fused`: whether it is part of a fusion, which counts for both.
     """
 
     name: str
@@ -64,15 +65,15 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Something that devices say to each other.
+    """A collective operation.
 
     **Fields:**
 
     - `kind`: one of `COLLECTIVES`.
-    - `bytes`: of the whole: what a gather returns, what a reduction or an exchange is
-        given, for one device.
-    - `result`: the type of what it returns.
-    - `devices`: the first group of devices that take part, numbered as in the mesh.
+    - `bytes`: for one device, of the result of an all-gather, and of the operands of
+        every other kind.
+    - `result`: the type of its result.
+    - `devices`: the first group of participating devices, numbered as in the mesh.
     - `scope`, `loops`: as in `Instruction`.
     """
 
@@ -85,7 +86,7 @@ class Collective:
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Every instruction of a program, once for each place that it is called from.
+    """Every instruction of a program, once for each call site.
 
     **Arguments:**
 
@@ -101,7 +102,7 @@ def instructions(text: str) -> Iterator[Instruction]:
             yield dataclasses.replace(instruction, loops=loops, fused=fused)
             opcode, attributes = instruction.opcode, instruction.attributes
             if opcode.endswith(("-update", "-done")):
-                continue  # The start has said it all.
+                continue  # Counted at its `-start`.
             inner = loops
             if opcode == "while":
                 inner = (
@@ -113,10 +114,9 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def collectives(text: str) -> list[Collective]:
-    """What devices say to each other, once for each place where they do.
+    """The collectives of a program, once for each call site.
 
-    An all-reduce of which each device keeps its own slice is a reduce-scatter, as some
-    compilers write it.
+    Some compilers write a reduce-scatter as an all-reduce followed by a slice.
 
     **Arguments:**
 
@@ -132,7 +132,7 @@ def collectives(text: str) -> list[Collective]:
         if kind == "all-gather":
             moved *= len(devices)
         one = Collective(kind, moved, x.result, devices, x.scope, x.loops)
-        # Parts of one that goes on beside other work, even beside a loop, repeat it.
+        # The pieces of an asynchronous one, which may span a loop, share its channel.
         channel = re.search(r"channel_id=\d+", x.attributes)
         name = x.name if channel is None else f"{channel[0]} {kind} {x.scope}"
         if name not in found or len(x.loops) < len(found[name].loops):
@@ -141,7 +141,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def size_of(type: str) -> int:
-    """Bytes of an array's or a tuple's type, such as `(s32[], bf16[2,8]{1,0})`."""
+    """Bytes of an array or a tuple type, such as `(s32[], bf16[2,8]{1,0})`."""
     size = 0
     for dtype, shape in re.findall(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]", type):
         digits = re.search(r"\d+", dtype)
@@ -213,7 +213,7 @@ def _type_end(line: str, start: int) -> int:
 
 
 def _closing(line: str, opening: int) -> int:
-    """The place of the parenthesis that closes the one at `opening`."""
+    """The index of the parenthesis that closes the one at `opening`."""
     depth = 0
     for parenthesis in re.finditer(r"[()]", line[opening:]):
         depth += 1 if parenthesis[0] == "(" else -1
@@ -223,16 +223,16 @@ def _closing(line: str, opening: int) -> int:
 
 
 def _trips(loop: Instruction, computations: _Computations) -> int | None:
-    """What the compiler says, or the constant that a counter from 0 is compared to."""
+    """The known trip count, or the constant bound of a counter that starts at 0."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known is not None:
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
     if condition is None:
         return None
-    asked = {x.name: x for x in computations[condition[1]]}
-    last = asked[list(asked)[-1]]
-    limits = [asked[name] for name in _names(last.arguments) if name in asked]
+    conditions = {x.name: x for x in computations[condition[1]]}
+    last = conditions[list(conditions)[-1]]
+    limits = [conditions[x] for x in _names(last.arguments) if x in conditions]
     counts = [int(x.arguments) for x in limits if x.opcode == "constant"]
     ascending = last.opcode == "compare" and "direction=LT" in last.attributes
     return counts[0] if ascending and counts else None
@@ -243,7 +243,7 @@ def _names(arguments: str) -> list[str]:
 
 
 def _called(attributes: str) -> list[str]:
-    """Of the computations that an instruction calls, those that may hold others."""
+    """The computations that an instruction calls."""
     one = r"\b(?:calls|to_apply|body|condition|(?:true|false)_computation)=%?([\w.\-]+)"
     many = r"\b(?:branch_computations|called_computations)=\{([^}]*)\}"
     names = re.findall(one, attributes)
@@ -252,33 +252,33 @@ def _called(attributes: str) -> list[str]:
     return names
 
 
-_DEALT = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 
 
-def _dealt(mesh: str, order: str | None) -> np.ndarray:
-    """All devices, counted along the axes of a mesh that are then put in an order."""
+def _iota(mesh: str, order: str | None) -> np.ndarray:
+    """Device ids of an iota tile assignment: `reshape(mesh).transpose(order)`."""
     sizes = shape_of(mesh)
     axes = shape_of(order) if order else range(len(sizes))
     return np.arange(math.prod(sizes)).reshape(sizes).transpose(*axes).reshape(-1)
 
 
 def _devices(attributes: str) -> tuple[int, ...]:
-    """The first group, in whichever of the ways that groups are written."""
+    """The first replica group, from any of the notations of HLO."""
     found: np.ndarray | tuple[int, ...] = ()
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         found = shape_of(listed[1])
-    elif dealt := re.search(r"replica_groups=\[([\d,]+)\]<=" + _DEALT, attributes):
-        found = _dealt(dealt[2], dealt[3]).reshape(shape_of(dealt[1]))[0]
+    elif iota := re.search(r"replica_groups=\[([\d,]+)\]<=" + _IOTA, attributes):
+        found = _iota(iota[2], iota[3]).reshape(shape_of(iota[1]))[0]
     elif named := re.search(
-        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_DEALT}\))? ?"
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? ?"
         r"\{([^}]*)\}",
         attributes,
     ):
         sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        every = _dealt(named[2] or str(math.prod(sizes.values())), named[3])
+        every = _iota(named[2] or str(math.prod(sizes.values())), named[3])
         spanned = re.findall(r"'(\w+)'", named[4])
-        whole = tuple(slice(None) if name in spanned else 0 for name in sizes)
-        found = every.reshape(*sizes.values())[whole].reshape(-1)
+        group = tuple(slice(None) if name in spanned else 0 for name in sizes)
+        found = every.reshape(*sizes.values())[group].reshape(-1)
     elif "source_target_pairs" in attributes:
         pairs = re.findall(r"\{(\d+),(\d+)\}", attributes)
         found = next((shape_of(",".join(x)) for x in pairs if x[0] != x[1]), ())

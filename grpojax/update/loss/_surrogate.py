@@ -1,4 +1,4 @@
-"""What is maximized for each token, given its ratio r and advantage A."""
+"""Surrogates: what is maximized, from a token's ratio r and advantage A."""
 
 import abc
 import math
@@ -7,41 +7,36 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Bool
 
-from .. import masked
-from ._scores import Scores
-
-
-Number = float | Scalar
-"""A hyperparameter; as an array it can be swept by `vmap` without recompiling."""
-
-Tokens = Float[Array, "*rows time"]
+from ... import masked
+from ...types import FloatLike
+from ._inputs import LossInputs, PerToken
 
 
 class AbstractSurrogate(eqx.Module):
-    """Maps ratios and advantages to the quantity that is maximized."""
+    """A function of ratio and advantage that is maximized."""
 
     absorbs_importance: ClassVar[bool] = False
     """Whether the importance correction is already inside the surrogate."""
 
     @abc.abstractmethod
-    def __call__(self, ratio: Tokens, scores: Scores) -> Tokens:
-        """The surrogate of every token; what lies outside the mask is ignored."""
+    def __call__(self, ratio: PerToken, inputs: LossInputs) -> PerToken:
+        """The surrogate of every token; values outside the mask are ignored."""
 
     @abc.abstractmethod
     def clipped(
-        self, ratio: Tokens, scores: Scores
+        self, ratio: PerToken, inputs: LossInputs
     ) -> tuple[Bool[Array, "*rows time"], Bool[Array, "*rows time"]]:
         """Where the trust region binds: r too low for A < 0, or too high for A > 0."""
 
 
-def _outside(ratio: Tokens, low: Number, high: Number, scores: Scores):
-    advantage = scores.advantage
+def _outside(ratio: PerToken, low: FloatLike, high: FloatLike, inputs: LossInputs):
+    advantage = inputs.advantage
     return (ratio < low) & (advantage < 0), (ratio > high) & (advantage > 0)
 
 
-def _nowhere(ratio: Tokens):
+def _nowhere(ratio: PerToken):
     never = jnp.zeros(ratio.shape, bool)
     return never, never
 
@@ -58,19 +53,20 @@ class Clip(AbstractSurrogate):
     - `delta`: bounds the unclipped ratio (TRL's; INTELLECT-2, arXiv:2505.07291), or
         `None`.
     - `dual`: bounds the ratio where A < 0 (verl's `clip_ratio_c`, 3 there;
-        arXiv:1912.09729), or `None`. From 1 + high up, `delta` says the same; below it,
-        `delta` bounds praise, and blame only at 1 + high.
+        arXiv:1912.09729), or `None`. For values from 1 + high up, `delta` is the
+        same; below 1 + high, `delta` also clips positive-advantage tokens, while
+        negative ones are clipped only at 1 + high.
 
     Source: PPO, arXiv:1707.06347, equation 7; DAPO, arXiv:2503.14476, equation 10.
     """
 
-    low: Number = 0.2
-    high: Number = 0.2
-    delta: Number | None = None
-    dual: Number | None = None
+    low: FloatLike = 0.2
+    high: FloatLike = 0.2
+    delta: FloatLike | None = None
+    dual: FloatLike | None = None
 
-    def __call__(self, ratio, scores):
-        advantage = scores.advantage
+    def __call__(self, ratio, inputs):
+        advantage = inputs.advantage
         free = ratio if self.delta is None else jnp.minimum(ratio, self.delta)
         bound = jnp.clip(ratio, 1 - self.low, 1 + self.high)
         value = jnp.minimum(free * advantage, bound * advantage)
@@ -79,8 +75,8 @@ class Clip(AbstractSurrogate):
         floor = jnp.maximum(value, self.dual * advantage)
         return jnp.where(advantage < 0, floor, value)
 
-    def clipped(self, ratio, scores):
-        return _outside(ratio, 1 - self.low, 1 + self.high, scores)
+    def clipped(self, ratio, inputs):
+        return _outside(ratio, 1 - self.low, 1 + self.high, inputs)
 
 
 class Cispo(AbstractSurrogate):
@@ -98,15 +94,15 @@ class Cispo(AbstractSurrogate):
     Source: MiniMax-M1, arXiv:2506.13585, equation 4.
     """
 
-    cap: Number = 5.0
-    floor: Number = 0.0
+    cap: FloatLike = 5.0
+    floor: FloatLike = 0.0
 
-    def __call__(self, ratio, scores):
+    def __call__(self, ratio, inputs):
         weight = jax.lax.stop_gradient(jnp.clip(ratio, self.floor, self.cap))
-        return weight * scores.advantage * scores.log_prob
+        return weight * inputs.advantage * inputs.log_prob
 
-    def clipped(self, ratio, scores):
-        return _outside(ratio, self.floor, self.cap, scores)
+    def clipped(self, ratio, inputs):
+        return _outside(ratio, self.floor, self.cap, inputs)
 
 
 class Sapo(AbstractSurrogate):
@@ -117,17 +113,17 @@ class Sapo(AbstractSurrogate):
     Source: SAPO, arXiv:2511.20347.
     """
 
-    positive: Number = 1.0
-    negative: Number = 1.05
+    positive: FloatLike = 1.0
+    negative: FloatLike = 1.05
 
-    def __call__(self, ratio, scores):
-        advantage = scores.advantage
+    def __call__(self, ratio, inputs):
+        advantage = inputs.advantage
         tau = jnp.where(advantage > 0, self.positive, self.negative)
         tau = tau.astype(ratio.dtype)
         return advantage * 4 / tau * jax.nn.sigmoid(tau * (ratio - 1))
 
-    def clipped(self, ratio, scores):
-        del scores  # A gate never shuts.
+    def clipped(self, ratio, inputs):
+        del inputs  # A gate never shuts.
         return _nowhere(ratio)
 
 
@@ -144,32 +140,32 @@ class Vespo(AbstractSurrogate):
 
     absorbs_importance: ClassVar[bool] = True
 
-    k_positive: Number = 2.0
-    lambda_positive: Number = 3.0
-    k_negative: Number = 3.0
-    lambda_negative: Number = 2.0
+    k_positive: FloatLike = 2.0
+    lambda_positive: FloatLike = 3.0
+    k_negative: FloatLike = 3.0
+    lambda_negative: FloatLike = 2.0
 
-    def __call__(self, ratio, scores):
+    def __call__(self, ratio, inputs):
         del ratio  # The sequence's own, summed rather than averaged.
-        log_ratio = jnp.clip(scores.log_ratio, -20, 20)
+        log_ratio = jnp.clip(inputs.log_ratio, -20, 20)
         total = jnp.sum(log_ratio, axis=-1, keepdims=True)
-        importance = scores.frozen.importance
+        importance = inputs.weights.importance
         lowest = math.log(1e-8)
         if importance is not None:
             log_weight = jnp.clip(jnp.log(importance), lowest, 20)
-            if importance.shape[-1] == scores.log_prob.shape[-1]:
-                log_weight = masked.fill(log_weight, scores.mask)
+            if importance.shape[-1] == inputs.log_prob.shape[-1]:
+                log_weight = masked.fill(log_weight, inputs.mask)
             total = total + jnp.sum(log_weight, axis=-1, keepdims=True)
         total = jnp.clip(total, lowest, 20)
-        advantage = scores.advantage
+        advantage = inputs.advantage
         pick = lambda yes, no: jnp.where(advantage >= 0, yes, no).astype(total.dtype)
         k = pick(self.k_positive, self.k_negative)
         lam = pick(self.lambda_positive, self.lambda_negative)
         weight = jnp.exp(lam + k * total - lam * jnp.exp(total))
-        return jax.lax.stop_gradient(weight) * advantage * scores.log_prob
+        return jax.lax.stop_gradient(weight) * advantage * inputs.log_prob
 
-    def clipped(self, ratio, scores):
-        del scores  # Nothing is clipped.
+    def clipped(self, ratio, inputs):
+        del inputs  # Nothing is clipped.
         return _nowhere(ratio)
 
 
@@ -182,31 +178,31 @@ class Gmpo(AbstractSurrogate):
     Meant for `weight=sequence_mean`. Source: GMPO, arXiv:2507.20673, equation 4.
     """
 
-    low: Number = 0.4
-    high: Number = 0.4
+    low: FloatLike = 0.4
+    high: FloatLike = 0.4
 
-    def __call__(self, ratio, scores):
+    def __call__(self, ratio, inputs):
         del ratio  # Clipped before the mean, so the tokens' own are needed.
-        sign = jnp.sign(scores.advantage)
-        free = scores.log_ratio
+        sign = jnp.sign(inputs.advantage)
+        free = inputs.log_ratio
         bound = jnp.clip(free, -self.low, self.high)
         clipped = sign * jnp.minimum(sign * free, sign * bound)
-        row = jnp.exp(masked.mean(clipped, scores.mask, axis=-1))
-        return scores.advantage * jnp.broadcast_to(row, free.shape)
+        row = jnp.exp(masked.mean(clipped, inputs.mask, axis=-1))
+        return inputs.advantage * jnp.broadcast_to(row, free.shape)
 
-    def clipped(self, ratio, scores):
+    def clipped(self, ratio, inputs):
         del ratio
         low, high = jnp.exp(-jnp.asarray(self.low)), jnp.exp(jnp.asarray(self.high))
-        return _outside(jnp.exp(scores.log_ratio), low, high, scores)
+        return _outside(jnp.exp(inputs.log_ratio), low, high, inputs)
 
 
 class Reinforce(AbstractSurrogate):
     """A · log π: the policy gradient itself, with no ratio and no clip."""
 
-    def __call__(self, ratio, scores):
+    def __call__(self, ratio, inputs):
         del ratio
-        return scores.advantage * scores.log_prob
+        return inputs.advantage * inputs.log_prob
 
-    def clipped(self, ratio, scores):
-        del scores  # Nothing is clipped.
+    def clipped(self, ratio, inputs):
+        del inputs  # Nothing is clipped.
         return _nowhere(ratio)

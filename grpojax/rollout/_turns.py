@@ -1,0 +1,95 @@
+"""Turns of a conversation: what the environment answers inside the decode loop."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from ..env import AbstractEnvironment, TimeStep, Turn
+from ._state import Completions, DecodeSlots
+
+
+def step_shape(env: AbstractEnvironment, states: PyTree) -> TimeStep:
+    """Shapes and dtypes of what `env.step` returns.
+
+    **Arguments:**
+
+    - `env`: the environment.
+    - `states`: its states, stacked over prompts.
+    """
+    state = jax.tree.map(lambda x: x[0], states)
+    turn = Turn(
+        jnp.zeros(env.max_completion_length, jnp.int32),
+        jnp.zeros((), jnp.int32),
+        jnp.array(False),
+    )
+    return jax.eval_shape(env.step, state, turn)[1]
+
+
+def answer_turns(
+    env: AbstractEnvironment,
+    slots: DecodeSlots,
+    completions: Completions,
+    turn_over: Bool[Array, " slot"],
+    ended: Bool[Array, " slot"],
+) -> tuple[DecodeSlots, Completions, Bool[Array, " slot"]]:
+    """Steps the environment in every slot whose turn is over, if there is any.
+
+    **Arguments:**
+
+    - `env`: answers.
+    - `slots`, `completions`: with the last token recorded.
+    - `turn_over`: slots whose turn is over.
+    - `ended`: slots whose last token is an end token.
+
+    **Returns:** slots with their replies, completions with their rewards, and which
+    slots' conversations are over.
+    """
+    num_rows, time = completions.tokens.shape
+
+    def answer(slots: DecodeSlots, completions: Completions):
+        row = jnp.minimum(slots.row, num_rows - 1)
+        length = slots.age - slots.turn_start
+        offset = jnp.arange(time)[None]
+        tokens = jnp.take_along_axis(
+            completions.tokens[row],
+            jnp.minimum(slots.turn_start[:, None] + offset, time - 1),
+            axis=1,
+        )
+        tokens = jnp.where(offset < length[:, None], tokens, 0)
+        state = jax.tree.map(lambda x: x[row], completions.env_state)
+        state, step = jax.vmap(env.step)(state, Turn(tokens, length, ended))
+        last = step.done | (slots.turn + 1 >= env.max_turns)
+        # Slots whose turn goes on, and idle slots, write nowhere.
+        place = jnp.where(turn_over, slots.row, num_rows)
+        completions = Completions(
+            completions.tokens,
+            completions.sampled,
+            completions.log_prob,
+            completions.terminated.at[place].set(ended & last, mode="drop"),
+            {
+                name: total.at[place].add(step.rewards[name], mode="drop")
+                for name, total in completions.rewards.items()
+            },
+            jax.tree.map(
+                lambda all, new: all.at[place].set(new, mode="drop"),
+                completions.env_state,
+                state,
+            ),
+        )
+        pick = lambda new, old: jnp.where(turn_over, new, old)
+        slots = DecodeSlots(
+            slots.row,
+            slots.age,
+            slots.token,
+            pick(slots.turn + 1, slots.turn),
+            pick(slots.age + step.reply_length, slots.turn_start),
+            pick(slots.age, slots.reply_start),
+            jnp.where(turn_over[:, None], step.reply, slots.reply),
+        )
+        return slots, completions, turn_over & last
+
+    def unchanged(slots: DecodeSlots, completions: Completions):
+        return slots, completions, jnp.zeros_like(turn_over)
+
+    # One `cond` for all slots: batched by `vmap` it would run both branches.
+    return jax.lax.cond(jnp.any(turn_over), answer, unchanged, slots, completions)

@@ -1,0 +1,74 @@
+"""Rules that map the logical axes of a policy's arrays to axes of the mesh."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+
+from ..types import Axes
+
+
+class Rule(NamedTuple):
+    """The mesh axes that one logical axis is sharded over.
+
+    **Fields:**
+
+    - `over`: names of mesh axes.
+    - `replicate_if_indivisible`: whether an axis that cannot be split evenly is
+        replicated; otherwise it is an error.
+    """
+
+    over: tuple[str, ...]
+    replicate_if_indivisible: bool = False
+
+
+Table = Mapping[str, Rule]
+"""Rules by logical axis; an axis without a rule is replicated."""
+
+DECODING: Table = {
+    "vocab": Rule(("tensor",), replicate_if_indivisible=True),
+    "heads": Rule(("tensor",)),
+    # Several query heads share one of them, so each device may hold them all.
+    "kv_heads": Rule(("tensor",), replicate_if_indivisible=True),
+    "mlp": Rule(("tensor",)),
+}
+"""Weights as products read them: replicated over `fsdp`, so that decoding a token
+all-gathers none of them."""
+
+TRAINING: Table = {**DECODING, "hidden": Rule(("fsdp",))}
+"""Weights as they are stored between steps: sharded over `fsdp` and `tensor`, and
+replicated over `data`."""
+
+
+def partition_spec(
+    axes: Axes, mesh: Mesh | AbstractMesh, table: Table, name: str = ""
+) -> PartitionSpec:
+    """How an array with these logical axes is partitioned.
+
+    **Arguments:**
+
+    - `axes`: the array's logical axes.
+    - `mesh`: the mesh; axes that `shard_map` has made manual are left out.
+    - `table`: the rules.
+    - `name`: of the array, for the error message.
+
+    **Raises:** `ValueError` for an axis that cannot be split evenly.
+    """
+    manual = mesh.manual_axes if isinstance(mesh, AbstractMesh) else ()
+    spec = []
+    for axis, pieces in zip(axes.names, axes.pieces, strict=True):
+        rule = table.get(axis or "", Rule(()))
+        over = tuple(x for x in rule.over if mesh.shape[x] > 1 and x not in manual)
+        count = math.prod(mesh.shape[x] for x in over)
+        if pieces % count == 0:
+            spec.append(over or None)
+        elif rule.replicate_if_indivisible:
+            spec.append(None)
+        else:
+            raise ValueError(
+                f"An axis is sharded into equal parts. Received `{axis}` of {pieces} "
+                f"for the {count} parts of the mesh's {' x '.join(over)}"
+                f"{f' ({name})' if name else ''}: choose a size that divides {pieces}."
+            )
+    return PartitionSpec(*spec)

@@ -1,0 +1,36 @@
+"""What the library's phases are partitioned with: its own use, not its users'.
+
+- per-shard execution: `shard_map_batch`, `shard_map_data_parallel`,
+  `shard_map_callback`, `vmap_shards`;
+- the batch axis: `shards`, `check_prompts`, `split_batch`, `merge_batch`,
+  `permute_batch`;
+- constraints on activations and weights: `replicate`, `shard_rows`,
+  `all_gather_weight`, `weight_sharding`;
+- queries about the mesh: `is_tensor_parallel`, `is_auto_sharded`, `platform`.
+"""
+
+from ._batch import (
+    check_prompts as check_prompts,
+    merge_batch as merge_batch,
+    permute_batch as permute_batch,
+    shards as shards,
+    split_batch as split_batch,
+)
+from ._constraints import (
+    all_gather_weight as all_gather_weight,
+    replicate as replicate,
+    shard_rows as shard_rows,
+    weight_sharding as weight_sharding,
+    WeightSharding as WeightSharding,
+)
+from ._mesh import (
+    is_auto_sharded as is_auto_sharded,
+    is_tensor_parallel as is_tensor_parallel,
+    platform as platform,
+)
+from ._shard_map import (
+    shard_map_batch as shard_map_batch,
+    shard_map_callback as shard_map_callback,
+    shard_map_data_parallel as shard_map_data_parallel,
+    vmap_shards as vmap_shards,
+)

@@ -1,0 +1,81 @@
+"""Teacher forcing: log-probs and entropies of completions, in chunks of positions."""
+
+import functools as ft
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..policy import (
+    AbstractPolicy,
+    completion_hidden,
+    LOG_PROB_RESIDUALS,
+    token_log_prob,
+)
+from ..sharding import spmd
+from ..types import FloatLike, Prompt
+
+
+LogProbs = tuple[Float[Array, "prompt group time"], Float[Array, "prompt group time"]]
+"""Log-probabilities and entropies, nats."""
+
+# Elements of the largest block of logits that exists at a time, on each platform: in
+# float32 32 MiB on a CPU, which should fit its caches; 2 GiB on a GPU, which reads all
+# of the head, and writes its gradient, for each of them.
+_LOGITS_BLOCK = {"cpu": 2**23, "gpu": 2**29, "tpu": 2**28}
+_ALIGNMENT = 128  # Positions: a multiple of what matrix units take at a time.
+
+
+def log_probs(
+    policy: AbstractPolicy,
+    prompt: Prompt,
+    tokens: Int[Array, "prompt group time"],
+    *,
+    context: PyTree = None,
+    position: Int[Array, "prompt group time"] | None = None,
+    temperature: FloatLike = 1.0,
+    chunk: int | None = None,
+) -> LogProbs:
+    """Teacher-forced log-probs and entropies of a batch of completions.
+
+    Each prompt is run once for its group, and the vocabulary projection is computed in
+    chunks; where there are several, they are rematerialized in the backward pass: no
+    array of `prompt · group · time · vocab` entries ever exists.
+
+    **Arguments:**
+
+    - `policy`: computes the logits.
+    - `prompt`, `tokens`: as in `Trajectory`.
+    - `context`, `position`: as in `policy.completion_hidden`, for each prompt.
+    - `temperature`: divides the logits.
+    - `chunk`: as in `UpdateConfig`.
+
+    **Returns:** log-probabilities and entropies, nats.
+    """
+    hidden = jax.vmap(ft.partial(completion_hidden, policy))(
+        prompt, tokens, context, position
+    )
+    count = tokens.size
+    if chunk is None:
+        elements = _LOGITS_BLOCK.get(spmd.platform(), 2**23)
+        chunk = max(elements // policy.vocab_size, 1)
+    blocks = -(-count // min(chunk, count))
+    # Blocks of equal size, the smallest that needs no more of them.
+    smallest = -(-count // blocks)
+    chunk = min(chunk, -(-smallest // _ALIGNMENT) * _ALIGNMENT)
+
+    def to_blocks(x):
+        x = x.reshape(count, *x.shape[3:])
+        padding = [(0, blocks * chunk - count)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding).reshape(blocks, chunk, *x.shape[1:])
+
+    def block(operands):
+        hidden, tokens = operands
+        return token_log_prob(policy.logits(hidden), tokens, temperature)
+
+    if blocks > 1:
+        # A single block is small enough to be kept for the backward pass.
+        saved = jax.checkpoint_policies.save_only_these_names(LOG_PROB_RESIDUALS)
+        block = jax.checkpoint(block, policy=saved)
+    found = jax.lax.map(block, (to_blocks(hidden), to_blocks(tokens)))
+    return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(tokens.shape), found)
