@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax.runs.io.jsonl import read_tolerant
-from grpojax.runs.io.nested import flatten
 from grpojax.runs.io.records import Sample, SampleGroup
+from grpojax.runs.io.tables import flatten
 
 
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)

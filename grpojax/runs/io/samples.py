@@ -8,18 +8,16 @@ from jaxtyping import ArrayLike
 
 from ...text import AbstractTokenizer
 from ..training.step import Completions
+from .records import Sample, SampleGroup
 
 
 def to_records(
     step: int, completions: Completions, tokenizer: AbstractTokenizer
 ) -> Iterator[dict[str, object]]:
-    """A record for each prompt, with the samples of its group side by side.
+    """The record of each prompt: a `SampleGroup` as JSON.
 
-        {"step", "prompt", "samples": [{"text", "pieces", "log_prob", "sampled",
-         "rewards", "total", "valid", "advantage", "terminated"}]}
-
-    `pieces`, `log_prob` and `sampled` have an entry for each token, as far as the
-    policy spoke. Numbers that are not finite stand for what does not apply.
+    `pieces`, `log_prob` and `sampled` end with the last sampled token. Numbers that do
+    not apply are NaN.
 
     **Arguments:**
 
@@ -36,26 +34,24 @@ def to_records(
             length = int(np.max(np.flatnonzero(sampled), initial=-1)) + 1
             tokens = [int(token) for token in said.tokens[p, g, :length]]
             samples.append(
-                {
-                    "text": tokenizer.decode(tokens),
-                    "pieces": token_pieces(tokens, tokenizer),
-                    "log_prob": [
-                        shortest_float(x) for x in said.log_prob[p, g, :length]
-                    ],
-                    "sampled": sampled[:length].tolist(),
-                    "rewards": {
+                Sample(
+                    text=tokenizer.decode(tokens),
+                    pieces=token_pieces(tokens, tokenizer),
+                    log_prob=[shortest_float(x) for x in said.log_prob[p, g, :length]],
+                    sampled=sampled[:length].tolist(),
+                    rewards={
                         name: shortest_float(x[p, g])
                         for name, x in said.rewards.items()
                     },
-                    "total": shortest_float(said.total[p, g]),
-                    "valid": bool(said.valid[p, g]),
-                    "advantage": shortest_float(_advantage(said, p, g)),
-                    "terminated": bool(said.terminated[p, g]),
-                }
+                    total=shortest_float(said.total[p, g]),
+                    valid=bool(said.valid[p, g]),
+                    advantage=shortest_float(_advantage(said, p, g)),
+                    terminated=bool(said.terminated[p, g]),
+                )
             )
         prompt = prompts.tokens[p, : int(prompts.length[p])]
         text = tokenizer.decode([int(token) for token in prompt])
-        yield {"step": step, "prompt": text, "samples": samples}
+        yield SampleGroup(step, text, samples).to_json()
 
 
 def _advantage(said: Completions, p: int, g: int) -> ArrayLike:

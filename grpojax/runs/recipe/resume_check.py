@@ -1,8 +1,10 @@
 """Which keys of a recipe may change when a run is resumed."""
 
+import dataclasses
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from ..io.tables import flatten
 from .load import Section
 
 
@@ -34,7 +36,7 @@ def check_recipe(
 
     **Raises:** `ValueError` that names each key, what it was and what it is.
     """
-    before, now = dict(_flatten(old)), dict(_flatten(new))
+    before, now = _flat(old), _flat(new)
     if now.get("optimizer.schedule", "constant") != "constant":
         free = [key for key in free if key != "run.steps"]
     changed = [
@@ -51,12 +53,7 @@ def check_recipe(
         )
 
 
-def _flatten(
-    recipe: Section | Mapping[str, object], prefix: str = ""
-) -> Iterator[tuple[str, object]]:
-    values = recipe if isinstance(recipe, Mapping) else vars(recipe)
-    for key, value in values.items():
-        if isinstance(value, Section | Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _flat(recipe: Section | Mapping[str, object]) -> dict[str, object]:
+    return flatten(
+        recipe if isinstance(recipe, Mapping) else dataclasses.asdict(recipe)
+    )

@@ -67,7 +67,9 @@ def _embed(data: object) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("grpojax.runs.reports.page") / name).read_text(encoding="utf-8")
+    return (resources.files("grpojax.runs.reports.page") / name).read_text(
+        encoding="utf-8"
+    )
 
 
 def _hash(text: str) -> str:
