@@ -1,4 +1,4 @@
-"""What a policy said, as records that people and reports read."""
+"""Sampled completions as JSON records, with their text and rewards."""
 
 import codecs
 from collections.abc import Iterator
@@ -25,28 +25,30 @@ def to_records(
     - `completions`: on the host.
     - `tokenizer`: the policy's.
     """
-    said, prompts = completions, completions.prompt
+    prompts = completions.prompt
     for p in range(prompts.length.shape[0]):
         samples = []
-        for g in range(said.tokens.shape[1]):
-            sampled = np.asarray(said.sampled[p, g])
-            # Past the last token that was sampled there are replies or nothing.
+        for g in range(completions.tokens.shape[1]):
+            sampled = np.asarray(completions.sampled[p, g])
+            # Only replies and padding follow the last sampled token.
             length = int(np.max(np.flatnonzero(sampled), initial=-1)) + 1
-            tokens = [int(token) for token in said.tokens[p, g, :length]]
+            tokens = [int(token) for token in completions.tokens[p, g, :length]]
             samples.append(
                 Sample(
                     text=tokenizer.decode(tokens),
                     pieces=token_pieces(tokens, tokenizer),
-                    log_prob=[shortest_float(x) for x in said.log_prob[p, g, :length]],
+                    log_prob=[
+                        shortest_float(x) for x in completions.log_prob[p, g, :length]
+                    ],
                     sampled=sampled[:length].tolist(),
                     rewards={
                         name: shortest_float(x[p, g])
-                        for name, x in said.rewards.items()
+                        for name, x in completions.rewards.items()
                     },
-                    total=shortest_float(said.total[p, g]),
-                    valid=bool(said.valid[p, g]),
-                    advantage=shortest_float(_advantage(said, p, g)),
-                    terminated=bool(said.terminated[p, g]),
+                    total=shortest_float(completions.total[p, g]),
+                    valid=bool(completions.valid[p, g]),
+                    advantage=shortest_float(_advantage(completions, p, g)),
+                    terminated=bool(completions.terminated[p, g]),
                 )
             )
         prompt = prompts.tokens[p, : int(prompts.length[p])]
@@ -54,13 +56,13 @@ def to_records(
         yield SampleGroup(step, text, samples).to_json()
 
 
-def _advantage(said: Completions, p: int, g: int) -> ArrayLike:
-    """A row's advantage; the mean over its tokens if each has its own."""
-    advantage = np.asarray(said.advantages[p, g])
+def _advantage(completions: Completions, p: int, g: int) -> ArrayLike:
+    """The advantage of a completion; the mean over tokens if each has its own."""
+    advantage = np.asarray(completions.advantages[p, g])
     if advantage.ndim == 0:
         return advantage
-    spoken = advantage[np.asarray(said.sampled[p, g])]
-    return np.sum(spoken) / max(spoken.size, 1)
+    of_sampled = advantage[np.asarray(completions.sampled[p, g])]
+    return np.sum(of_sampled) / max(of_sampled.size, 1)
 
 
 def shortest_float(x: ArrayLike) -> float:

@@ -5,5 +5,5 @@ from grpojax.runs.reports import write
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Empty pictures, for the many tests that read no picture."""
+    """Empty plots, for tests that read none."""
     monkeypatch.setattr(write, "plot", lambda panel: panel.name.encode())

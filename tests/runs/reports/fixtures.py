@@ -201,12 +201,12 @@ def write_run(
     status: str = "running",
     changes: dict[str, object] | None = None,
 ) -> Path:
-    """A run of 40 steps that got to step `last`, finished if that is all of them."""
+    """A run of 40 steps that reached step `last`; finished at 40."""
     path.mkdir(parents=True)
     draw = random.Random(seed)
     complete = last == 40
-    told = recipe(run__seed=seed, **(changes or {}))
-    (path / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    config = recipe(run__seed=seed, **(changes or {}))
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     write_lines(path / "metrics.jsonl", [metrics(i + 1, draw) for i in range(last)])
     logged = [prompt_record(s, i, draw) for s in range(1, last + 1, 5) for i in (1, 2)]
     write_lines(path / "completions.jsonl", logged)

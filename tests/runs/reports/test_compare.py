@@ -17,7 +17,7 @@ from .fixtures import (
 
 
 @pytest.mark.usefixtures("quick")
-def test_no_change_is_not_called_success(tmp_path):
+def test_an_insignificant_change_is_no_success(tmp_path):
     same = report_text(write_run(tmp_path / "same", before=70, after=74))
     assert "Not significant" in same and "includes zero change" in same
     worse = report_text(write_run(tmp_path / "worse", before=160, after=70))
@@ -44,7 +44,7 @@ def test_pairs_are_used_where_the_predictions_agree(tmp_path):
     [{"n": 100}, {"split": "test"}, {"temperature": 0.5}, {"samples": 2}],
 )
 @pytest.mark.usefixtures("quick")
-def test_another_question_is_not_a_baseline(tmp_path, changes):
+def test_another_protocol_is_not_a_baseline(tmp_path, changes):
     run = write_run(tmp_path / "run")
     after = {**evaluation(40, 160, 200), **changes}
     write_lines(run / "evaluations.jsonl", [evaluation(0, 70, 200), after])
@@ -72,7 +72,7 @@ def test_greedy_is_compared_with_greedy(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_seeds_are_averaged_and_recipes_are_told_apart(tmp_path):
+def test_seeds_are_averaged_and_configurations_compared(tmp_path):
     runs = [
         write_run(tmp_path / f"a{seed}", seed=seed, after=after)
         for seed, after in enumerate((160, 150, 155))
@@ -101,7 +101,7 @@ def test_seeds_are_averaged_and_recipes_are_told_apart(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_one_seed_twice_is_no_evidence(tmp_path):
+def test_a_repeated_seed_counts_once(tmp_path):
     runs = [write_run(tmp_path / name, seed=3) for name in ("one", "two")]
     text = unescaped(write_report(runs, tmp_path / "out").read_text())
     assert [row["seeds"] for row in table_after(text, "Over seeds")] == ["1"]
@@ -109,7 +109,7 @@ def test_one_seed_twice_is_no_evidence(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_different_questions_are_not_averaged(tmp_path):
+def test_different_protocols_are_not_averaged(tmp_path):
     runs = [
         write_run(tmp_path / "one", seed=0),
         write_run(tmp_path / "two", seed=1, before=35, after=80, n=100),

@@ -14,7 +14,7 @@ from .fixtures import (
 
 @pytest.mark.parametrize("kind", ["preempted", "stopped", "failed"])
 @pytest.mark.usefixtures("quick")
-def test_an_unfinished_run_says_so_at_the_top(tmp_path, kind):
+def test_an_unfinished_run_is_reported_at_the_top(tmp_path, kind):
     event = {"step": 12, "kind": kind, "message": "SIGTERM came.", "time": 1.0}
     run = write_run(tmp_path / "run", last=12, events=[event], status=kind)
     text = report_text(run)
@@ -29,13 +29,13 @@ def test_an_unfinished_run_says_so_at_the_top(tmp_path, kind):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_killed_run_says_that_nothing_says_why(tmp_path):
+def test_a_killed_run_has_no_recorded_reason(tmp_path):
     text = report_text(write_run(tmp_path / "run", last=12))
     assert "It is still running, or was killed" in text.split("\n\n")[1]
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_resumed_run_is_not_taken_for_a_preempted_one(tmp_path):
+def test_a_resumed_run_is_not_reported_as_preempted(tmp_path):
     kinds = ("preempted", "resume", "checkpoint")
     events = [{"step": 12, "kind": kind, "message": "", "time": 1.0} for kind in kinds]
     text = report_text(write_run(tmp_path / "run", last=15, events=events))
@@ -43,7 +43,7 @@ def test_a_resumed_run_is_not_taken_for_a_preempted_one(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_complete_and_short_is_a_contradiction(tmp_path):
+def test_complete_with_missing_steps_is_inconsistent(tmp_path):
     run = write_run(tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:30]))
@@ -64,31 +64,33 @@ NAMES = ("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json")
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("harm", ["missing", "empty", "cut", "noise", "folder"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "noise", "folder"])
 @pytest.mark.usefixtures("quick")
-def test_a_harmed_file_is_named_and_never_fatal(tmp_path, name, harm):
+def test_a_damaged_file_is_named_and_never_fatal(tmp_path, name, damage):
     run = write_run(tmp_path / "run")
     path, content = run / name, (run / name).read_bytes()
     path.unlink()
-    if harm == "folder":
+    if damage == "folder":
         path.mkdir()
-    elif harm != "missing":
+    elif damage != "missing":
         half = content[: len(content) // 2].rstrip(b"\n}")
-        path.write_bytes({"empty": b"", "cut": half, "noise": b"\xff\x00[1]\n"}[harm])
+        path.write_bytes(
+            {"empty": b"", "truncated": half, "noise": b"\xff\x00[1]\n"}[damage]
+        )
     text = report_text(run)
     named = "## Missing or damaged" in text and f"`{name}`" in text
     # An empty JSONL file is a run that had not come that far; so is half of a YAML.
     assert (
         named
-        or (harm, path.suffix) in {("empty", ".jsonl"), ("cut", ".yaml")}
-        or (harm == "missing" and name == "evaluations.jsonl")
+        or (damage, path.suffix) in {("empty", ".jsonl"), ("truncated", ".yaml")}
+        or (damage == "missing" and name == "evaluations.jsonl")
     )
     if name == "summary.json":
         assert "did not finish" in text
 
 
 @pytest.mark.usefixtures("quick")
-def test_only_a_recipe_is_a_run_that_never_began(tmp_path):
+def test_a_run_with_only_a_recipe_has_no_steps(tmp_path):
     run = write_run(tmp_path / "run")
     for child in run.iterdir():
         if child.is_dir():

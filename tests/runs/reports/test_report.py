@@ -42,7 +42,7 @@ assert "jax" not in sys.modules, "a report needs no JAX"
 
 
 @pytest.mark.usefixtures("quick")
-def test_it_says_what_was_trained_on_what_and_whether_it_worked(tmp_path):
+def test_the_overview_has_configuration_and_result(tmp_path):
     text = report_text(write_run(tmp_path / "run"))
     top = unescaped(text.split("## ")[0])
     for part in ("gsm8k-tiny", "word-problems", "grpo", "5e-05", "Seed `0`"):
@@ -145,7 +145,7 @@ def test_a_long_run_fits_a_page(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_it_refuses_what_it_cannot_report(tmp_path):
+def test_invalid_runs_are_rejected(tmp_path):
     run = write_run(tmp_path / "run")
     with pytest.raises(ValueError, match="needs a run"):
         write_report([])
@@ -159,7 +159,7 @@ def test_it_refuses_what_it_cannot_report(tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_earlier_report_leaves_nothing_behind(tmp_path):
+def test_an_earlier_report_is_replaced(tmp_path):
     run = write_run(tmp_path / "run")
     write_report([run])
     assert (run / "report_files" / "kl.svg").exists()
