@@ -28,7 +28,7 @@ def every_algorithm() -> dict[str, algorithms.Algorithm]:
     return {
         name: make()
         for name, make in vars(algorithms).items()
-        if inspect.isfunction(make) and make.__module__ == algorithms.__name__
+        if inspect.isfunction(make)
     }
 
 

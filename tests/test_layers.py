@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = {
     "_files": 0,
+    "_checks": 0,
     "types": 0,
     "masked": 0,
     "env": 1,
@@ -32,7 +33,7 @@ LAYERS = {
 SIBLINGS = {name for name, layer in LAYERS.items() if layer == 2}
 FOUNDATION = {"jax", "equinox", "jaxtyping", "numpy"}
 STANDARD = {
-    "abc", "collections", "dataclasses", "functools", "math", "typing"
+    "abc", "collections", "dataclasses", "functools", "inspect", "math", "typing"
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_imports_point_downwards(path):
             assert other != "models", f"{path} may not know a concrete model"
 
 
-@pytest.mark.parametrize("name", ["types", "masked"])
+@pytest.mark.parametrize("name", ["_checks", "types", "masked"])
 def test_the_foundation_needs_only_jax(name):
     for other in imported(ROOT / "grpojax" / f"{name}.py"):
         assert other.split(".")[0] in FOUNDATION | STANDARD

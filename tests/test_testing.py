@@ -1,6 +1,7 @@
 """The conformance checks pass what keeps the contract, and name what does not."""
 
 import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
@@ -93,4 +94,70 @@ class Broken(CountEnv):
 def test_a_broken_environment_is_named(fault, words):
     env = Broken(jnp.asarray([1]), jnp.asarray(7), fault=fault)
     with pytest.raises(AssertionError, match=words):
+        check_env(env, key=jr.key(0), tries=4)
+
+
+class BrokenLater(CountEnv):
+    """Keeps the contract in its first turn, and breaks it in a later one."""
+
+    fault: str = eqx.field(static=True, default="")
+    turn: int = eqx.field(static=True, default=2)
+
+    def step(self, state, turn):
+        after, answer = super().step(state, turn)
+        late = state + 1 >= self.turn
+        pick = lambda broken, good: jnp.where(late, broken, good)
+        if self.fault == "length":
+            reply = pick(9999, answer.reply)
+            answer = TimeStep(
+                reply, pick(99, answer.reply_length), answer.rewards, answer.done
+            )
+        if self.fault == "vocab":
+            answer = dataclasses.replace(answer, reply=pick(9999, answer.reply))
+        if self.fault == "nan":
+            rewards = {n: pick(jnp.nan, x) for n, x in answer.rewards.items()}
+            answer = dataclasses.replace(answer, rewards=rewards)
+        return after, answer
+
+
+@pytest.mark.parametrize("turn", [2, 3])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("length", "A reply's length is between 0 and its width, 2. Received 99 to 99"),
+        ("vocab", "Reply tokens are below vocab_size=50 .* Received 9999"),
+        ("nan", "Rewards are finite floats. Received 'target'"),
+    ],
+)
+def test_a_fault_of_a_later_turn_is_named_with_its_turn(fault, words, turn):
+    sizes = dict(max_turns=3, reply_length=2)
+    env = BrokenLater(jnp.asarray([1]), jnp.asarray(7), fault=fault, turn=turn, **sizes)
+    with pytest.raises(AssertionError, match=f"Turn {turn}: {words}"):
+        check_env(env, key=jr.key(0))
+
+
+def test_turns_beyond_the_last_one_are_not_played():
+    sizes = dict(max_turns=3, reply_length=2, fault="length", turn=4)
+    check_env(BrokenLater(jnp.asarray([1]), jnp.asarray(7), **sizes), key=jr.key(0))
+
+
+class Impure(CountEnv):
+    """A counter outside of the state: the second turn's answer depends on history."""
+
+    def step(self, state, turn):
+        after, answer = super().step(state, turn)
+        calls = lambda _: np.float32(next(COUNTER))
+        drawn = jax.pure_callback(
+            calls, jax.ShapeDtypeStruct((), np.float32), state, vmap_method="sequential"
+        )
+        paid = answer.rewards["target"] + jnp.where(state == 1, drawn, 0)
+        return after, dataclasses.replace(answer, rewards={"target": paid})
+
+
+COUNTER = itertools.count()
+
+
+def test_a_later_step_that_is_not_pure_is_named():
+    env = Impure(jnp.asarray([1]), jnp.asarray(7), max_turns=2)
+    with pytest.raises(AssertionError, match="Turn 2: `step` is pure"):
         check_env(env, key=jr.key(0), tries=4)

@@ -1,4 +1,4 @@
-"""Phase 3: advantage."""
+"""Phase 3, advantage: estimators (Rewards -> Advantages) and row selection."""
 
 from ._estimators import (
     BatchNormalized as BatchNormalized,
@@ -13,9 +13,9 @@ from ._estimators import (
 from ._group_id import ByGroupId as ByGroupId
 from ._lengths import opo as opo, ReinforcePlusPlus as ReinforcePlusPlus
 from ._select import (
-    FirstNonzeroVariance as FirstNonzeroVariance,
     keep_all as keep_all,
     nonzero_variance as nonzero_variance,
+    NonzeroVariancePrompts as NonzeroVariancePrompts,
     take_nonzero_variance as take_nonzero_variance,
 )
 from ._statistics import Advantages as Advantages

@@ -1,39 +1,40 @@
-"""Phase 3, advantage: Rewards -> Advantages. The only baseline is the group or batch.
+"""Advantage estimators, Rewards -> Advantages, with the group or batch as baseline.
 
-A row whose reward does not apply (`valid` false) stands outside every statistic and
-gets 0. Where all rewards that a row is compared with are equal it gets 0 as well:
-exactly, not to rounding.
+A row whose reward does not apply (`valid` false) is excluded from every statistic and
+gets advantage 0. Where all rewards that a row is compared with are equal its advantage
+is 0 as well: exactly, not up to rounding.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from .. import masked
-from ..types import Rewards
+from ..types import FloatLike, Rewards
 from ._statistics import Advantages, check_group, normalized, subtract_mean
 
 
-Number = float | Float[Array, ""]
 _BATCH = (0, 1)
 
 
 class GroupNormalized(eqx.Module):
-    """A = (r - mean) / (std + eps), over the members of each group.
+    """Rewards normalized over the members of each group: GRPO's advantage.
+
+        A = (r - mean) / (std + eps)
 
     **Fields:**
 
-    - `eps`: keeps a nearly flat group finite; 1e-4 in TRL, 1e-6 in verl and Tunix.
-    - `ddof`: 1 for the sample's standard deviation (TRL, verl, Tunix), 0 for the
-        population's.
+    - `eps`: bounds the advantages of a group whose std is nearly 0; 1e-4 in TRL, 1e-6
+        in verl and Tunix.
+    - `ddof`: 1 for the sample standard deviation (TRL, verl, Tunix), 0 for that of the
+        population.
 
     **Raises:** `ValueError` for a group of one.
 
     Source: GRPO, arXiv:2402.03300, section 4.1.2.
     """
 
-    eps: Number = 1e-4
+    eps: FloatLike = 1e-4
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
@@ -43,9 +44,12 @@ class GroupNormalized(eqx.Module):
 
 
 def group_centered(rewards: Rewards) -> Advantages:
-    """A = r - mean, over the members of each group.
+    """Rewards minus the mean of their group: Dr. GRPO's advantage.
 
-    Leaves out the division that weighs easy and hard prompts more than others.
+        A = r - mean
+
+    There is no division by the std, which weighs easy and hard prompts more than
+    others.
 
     **Raises:** `ValueError` for a group of one.
 
@@ -56,9 +60,11 @@ def group_centered(rewards: Rewards) -> Advantages:
 
 
 def leave_one_out(rewards: Rewards) -> Advantages:
-    """A = r - mean of the other members of the group = n / (n - 1) · (r - mean).
+    """Rewards minus the mean of the other members of their group: RLOO's advantage.
 
-    `n` counts the rows whose reward applies; a row without others gets 0.
+        A = r - mean of the others = n / (n - 1) · (r - mean)
+
+    where `n` counts the rows whose reward applies; a row without others gets 0.
 
     **Raises:** `ValueError` for a group of one.
 
@@ -71,12 +77,14 @@ def leave_one_out(rewards: Rewards) -> Advantages:
 
 
 class BatchNormalized(eqx.Module):
-    """A = (r - mean) / (std + eps), over the whole batch: REINFORCE with a baseline.
+    """Rewards normalized over the batch: REINFORCE with a baseline.
+
+        A = (r - mean) / (std + eps)
 
     **Fields:** as `GroupNormalized`.
     """
 
-    eps: Number = 1e-4
+    eps: FloatLike = 1e-4
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
@@ -85,9 +93,11 @@ class BatchNormalized(eqx.Module):
 
 
 class BatchScaled(eqx.Module):
-    """A = (r - mean of the group) / (std of the batch + eps).
+    """Rewards centered by their group and scaled by the batch: LitePPO's advantage.
 
-    One scale for all prompts: easy and hard ones keep their weights. This is TRL's
+        A = (r - mean of the group) / (std of the batch + eps)
+
+    All prompts share one scale, so easy and hard ones keep their weights. Equals TRL's
     `scale_rewards="batch"`.
 
     **Fields:** as `GroupNormalized`.
@@ -97,7 +107,7 @@ class BatchScaled(eqx.Module):
     Source: LitePPO, arXiv:2508.08221.
     """
 
-    eps: Number = 1e-4
+    eps: FloatLike = 1e-4
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
@@ -108,10 +118,12 @@ class BatchScaled(eqx.Module):
 
 
 class BestOfGroup(eqx.Module):
-    """A = (best - second best) / (std + eps) for the best of a group, 0 for the others.
+    """The margin of the best member of each group; 0 for the other members.
 
-    Rewards what a row adds to the best of its group, so that pass@k rather than pass@1
-    goes up; a tie for the best is worth nothing. This is verl's `grpo_passk`.
+        A = (best - second best) / (std + eps)
+
+    Maximizes pass@k rather than pass@1; a tie for the best has advantage 0. Equals
+    verl's `grpo_passk`.
 
     **Fields:** as `GroupNormalized`.
 
@@ -120,14 +132,14 @@ class BestOfGroup(eqx.Module):
     Source: arXiv:2503.19595.
     """
 
-    eps: Number = 1e-6
+    eps: FloatLike = 1e-6
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:
         check_group(rewards, "BestOfGroup")
         r, valid = rewards.total, rewards.valid
         ranked, index = jax.lax.top_k(jnp.where(valid, r, -jnp.inf), 2)
-        second = jnp.isfinite(ranked[:, 1:])  # A row that is alone beats nobody.
+        second = jnp.isfinite(ranked[:, 1:])  # One valid row has nobody to beat.
         lead = jnp.where(second, ranked[:, :1] - ranked[:, 1:], 0)
         spread = masked.std(r, valid, 1, ddof=self.ddof)
         best = jnp.arange(r.shape[1]) == index[:, :1]
@@ -135,22 +147,26 @@ class BestOfGroup(eqx.Module):
 
 
 class DapoMix(eqx.Module):
-    """A = A_group + alpha · A_batch, each normalized as above.
+    """A sum of the group's and the batch's normalized rewards.
 
-    The part of the batch gives groups whose rewards are all equal something to learn
-    from. It comes from MLLM-JAX, which calls it `dapo`; the paper of that name
-    has nothing like it.
+        A = A_group + alpha · A_batch
+
+    with `GroupNormalized` and `BatchNormalized`. The second term is nonzero in groups
+    whose rewards are all equal.
 
     **Fields:**
 
-    - `alpha`: the weight of the batch's part.
-    - `eps`, `ddof`: as in `GroupNormalized`, of both parts.
+    - `alpha`: the weight of the batch term.
+    - `eps`, `ddof`: as in `GroupNormalized`, of both terms.
 
     **Raises:** `ValueError` for a group of one.
+
+    Source: MLLM-JAX, which calls it `dapo`; the paper of that name (arXiv:2503.14476)
+    has no such term.
     """
 
-    alpha: Number = 0.2
-    eps: Number = 1e-4
+    alpha: FloatLike = 0.2
+    eps: FloatLike = 1e-4
     ddof: int = eqx.field(static=True, default=0)
 
     def __call__(self, rewards: Rewards) -> Advantages:
@@ -162,15 +178,15 @@ class DapoMix(eqx.Module):
 
 
 class Gdpo(eqx.Module):
-    """Normalizes each component in its group, adds them up, normalizes the sums.
+    """Components normalized over their group, summed, and normalized over the batch.
 
         z[k] = (r[k] - mean[k]) / (std[k] + eps)     over each group
         s = Σ weight[k] · z[k]
         A = (s - mean) / (std + eps)                 over the batch
 
-    Components of different spread have a say by their weights alone. They are read
-    before weighting, so what a shaping does to the total does not reach them. This is
-    TRL's `multi_objective_aggregation="normalize_then_sum"`.
+    A component counts by its weight, whatever its std. Components are read before
+    weighting, so a shaping of the total has no effect. Equals TRL's
+    `multi_objective_aggregation="normalize_then_sum"`.
 
     **Fields:** as `GroupNormalized`.
 
@@ -179,7 +195,7 @@ class Gdpo(eqx.Module):
     Source: GDPO, arXiv:2601.05242.
     """
 
-    eps: Number = 1e-4
+    eps: FloatLike = 1e-4
     ddof: int = eqx.field(static=True, default=1)
 
     def __call__(self, rewards: Rewards) -> Advantages:

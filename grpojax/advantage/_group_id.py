@@ -1,4 +1,4 @@
-"""Groups that are named row by row, not laid out along an axis."""
+"""Groups of unequal size, given by an id for each row instead of an axis."""
 
 from collections.abc import Callable
 
@@ -6,30 +6,32 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from .._checks import check_at_least, check_parts
 from ..types import Rewards
 from ._statistics import Advantages, map_rows
 
 
 class ByGroupId(eqx.Module):
-    """Any estimator, for rows whose groups are numbered and need not be of one size.
+    """An estimator applied to groups of unequal size, given by group ids.
 
-    Rows are dealt into a grid `[groups size]` by their ids, the estimator sees the grid
-    (its empty cells are not `valid`), and each row takes its own number back.
+    Rows are scattered into a padded grid `[groups size]` by their ids, the estimator
+    is called on the grid (empty cells are not `valid`), and the advantages are gathered
+    back into the layout of the rows.
 
     **Fields:**
 
     - `estimator`: Rewards -> Advantages.
     - `ids`: the group of each row, from 0, in any order.
-    - `groups`: how many groups there may be.
-    - `size`: the largest group; as many as there are rows when `None`, which is always
-        enough.
+    - `groups`: the number of groups.
+    - `size`: the capacity of a group, rows; the number of rows when `None`, which
+        always suffices.
 
-    **Returns**, when called with rewards of as many rows as there are ids, in any
-    layout: their advantages in that layout. A valid row that fits nowhere, since its id
-    is not below `groups` or its group is full, gets NaN: `update.improve` takes no step
-    on it.
+    **Returns:** when called with rewards of as many rows as ids, in any layout: their
+    advantages in that layout. A valid row whose id is not below `groups`, or whose
+    group is full, gets NaN: `update.improve` then skips the update.
 
-    **Raises:** `ValueError` if there are not as many rows as ids.
+    **Raises:** `ValueError` if the numbers of rows and ids differ, or for `groups` or
+    `size` below 1; `TypeError` for a class in place of an estimator.
 
     !!! example
 
@@ -46,35 +48,31 @@ class ByGroupId(eqx.Module):
     size: int | None = eqx.field(static=True, kw_only=True, default=None)
 
     def __check_init__(self):
-        for name, value in (("groups", self.groups), ("size", self.size)):
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"advantage.ByGroupId: {name} must be at least 1. Received {value}."
-                )
+        check_parts("ByGroupId", estimator=self.estimator)
+        check_at_least("ByGroupId", 1, groups=self.groups, size=self.size)
 
     def __call__(self, rewards: Rewards) -> Advantages:
         rows = rewards.total.size
         if self.ids.size != rows:
             raise ValueError(
-                "advantage.ByGroupId needs the group of every row. Received "
-                f"{self.ids.size} ids for {rows} rows."
+                "`ByGroupId.ids` has the group of every row. Received "
+                f"{self.ids.size} ids for {rows} rows: pass one id for each."
             )
         size = rows if self.size is None else self.size
         cells = self.groups * size
         cell = self._cells(size)
 
-        def deal(x: Array) -> Array:
-            empty = jnp.zeros(cells, x.dtype)
-            dealt = empty.at[cell].set(x.reshape(-1), mode="drop")
-            return dealt.reshape(self.groups, size)
+        def scatter(x: Array) -> Array:
+            grid = jnp.zeros(cells, x.dtype)
+            grid = grid.at[cell].set(x.reshape(-1), mode="drop")
+            return grid.reshape(self.groups, size)
 
-        grid = map_rows(deal, rewards)
-        own = self.estimator(grid).reshape(-1).at[cell]
-        taken = own.get(mode="fill", fill_value=jnp.nan).reshape(rewards.total.shape)
-        return jnp.where(rewards.valid, taken, 0)
+        advantages = self.estimator(map_rows(scatter, rewards)).reshape(-1)
+        advantages = advantages.at[cell].get(mode="fill", fill_value=jnp.nan)
+        return jnp.where(rewards.valid, advantages.reshape(rewards.total.shape), 0)
 
     def _cells(self, size: int) -> Int[Array, " row"]:
-        """Where in the flat grid each row goes; past its end where it fits nowhere."""
+        """Each row's index in the flattened grid; past its end if there is no room."""
         ids = self.ids.reshape(-1)
         row = jnp.arange(ids.size)
         before = (ids[:, None] == ids) & (row[:, None] > row)

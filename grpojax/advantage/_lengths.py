@@ -1,12 +1,11 @@
-"""Estimators in which long rows count for more: their statistics are over tokens."""
+"""Estimators whose statistics are over tokens, so that rows count by length."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from .. import masked
-from ..types import Rewards
+from ..types import FloatLike, Rewards
 from ._statistics import Advantages, check_group, subtract_baseline, subtract_mean
 
 
@@ -17,16 +16,16 @@ class ReinforcePlusPlus(eqx.Module):
         A = (x - mean) / √(var + eps)
         mean = Σ n x / N,   var = Σ n (x - mean)² / (N - 1),   N = Σ n
 
-    where `n` is the length of a row. This is verl's `reinforce_plus_plus` without a
-    discount (gamma = 1), and `reinforce_plus_plus_baseline`: a row's tokens then all
-    have one return, so lengths are all that whitening over tokens needs. The KL
-    penalty of the paper goes into the reward, as a component.
+    where `n` is the length of a row, tokens. Equals verl's `reinforce_plus_plus` at
+    gamma = 1, and `reinforce_plus_plus_baseline`: all tokens of a row then have one
+    return, so whitening over tokens needs lengths only. The KL penalty of the paper is
+    a component of the reward: `update.KLReward`.
 
     **Fields:**
 
     - `group_baseline`: subtract the mean of the group first. The mean over tokens is
-        subtracted all the same, so a group of equal rewards need not get 0.
-    - `eps`: keeps a nearly flat batch finite.
+        subtracted as well, so a group of equal rewards need not get 0.
+    - `eps`: bounds the advantages of a batch whose variance is nearly 0.
 
     **Raises:** `ValueError` for a group of one with `group_baseline`.
 
@@ -34,7 +33,7 @@ class ReinforcePlusPlus(eqx.Module):
     """
 
     group_baseline: bool = eqx.field(static=True, default=False)
-    eps: float | Float[Array, ""] = 1e-8
+    eps: FloatLike = 1e-8
 
     def __call__(self, rewards: Rewards) -> Advantages:
         x, valid = rewards.total, rewards.valid
@@ -50,9 +49,12 @@ class ReinforcePlusPlus(eqx.Module):
 
 
 def opo(rewards: Rewards) -> Advantages:
-    """A = r - Σ n r / Σ n, over the members of each group, where n is a row's length.
+    """Rewards minus the length-weighted mean of their group: OPO's advantage.
 
-    The baseline of least variance, if a row's squared gradient grows with its length.
+        A = r - Σ n r / Σ n
+
+    where `n` is the length of a row: the baseline of least variance if the squared norm
+    of a row's gradient is proportional to its length.
 
     **Raises:** `ValueError` for a group of one.
 
@@ -61,6 +63,6 @@ def opo(rewards: Rewards) -> Advantages:
     check_group(rewards, "opo")
     r, valid = rewards.total, rewards.valid
     tokens = masked.fill(rewards.lengths.astype(r.dtype), valid)
-    paid = jnp.sum(tokens * masked.fill(r, valid), axis=1, keepdims=True)
+    total = jnp.sum(tokens * masked.fill(r, valid), axis=1, keepdims=True)
     count = jnp.sum(tokens, axis=1, keepdims=True)
-    return subtract_baseline(r, paid / jnp.maximum(count, 1), valid, 1)
+    return subtract_baseline(r, total / jnp.maximum(count, 1), valid, 1)

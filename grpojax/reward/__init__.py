@@ -1,4 +1,4 @@
-"""Phase 2: reward."""
+"""Phase 2, reward: reward functions (Trajectory -> Rewards) and their shapings."""
 
 from ._host import HostReward as HostReward
 from ._length import Cosine as Cosine, SoftOverlong as SoftOverlong

@@ -1,17 +1,14 @@
-"""Rewards that look at how long a row is: in tokens, which is what a horizon counts."""
+"""Rewards that depend on the length of a row, counted in sampled tokens."""
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from ..types import Rewards, Trajectory
-
-
-Number = float | Float[Array, ""]
+from .._checks import check_at_least
+from ..types import FloatLike, Rewards, Trajectory
 
 
 class SoftOverlong(eqx.Module):
-    """A penalty that sets in before the horizon does.
+    """A penalty that grows linearly over the last `buffer` tokens of the horizon.
 
         0                     if n <= horizon - buffer
         (safe - n) / buffer   if n <= horizon, where safe = horizon - buffer
@@ -21,8 +18,8 @@ class SoftOverlong(eqx.Module):
 
     **Fields:**
 
-    - `horizon`: the length at which the penalty is full, 20480 in DAPO.
-    - `buffer`: how many tokens before it the penalty sets in, 4096 in DAPO.
+    - `horizon`: the length from which the penalty is -1, tokens; 20480 in DAPO.
+    - `buffer`: the length of the ramp before it, tokens; 4096 in DAPO.
     - `name`: of the component.
 
     **Raises:** `ValueError` unless `1 <= buffer <= horizon`.
@@ -37,9 +34,8 @@ class SoftOverlong(eqx.Module):
     def __check_init__(self):
         if not 1 <= self.buffer <= self.horizon:
             raise ValueError(
-                "SoftOverlong(horizon, buffer): the buffer is a part of the horizon, "
-                f"1 <= buffer <= horizon. Received horizon={self.horizon} and "
-                f"buffer={self.buffer}."
+                "SoftOverlong(horizon, buffer): 1 <= buffer <= horizon. Received "
+                f"horizon={self.horizon} and buffer={self.buffer}."
             )
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
@@ -50,52 +46,49 @@ class SoftOverlong(eqx.Module):
 
 
 class Cosine(eqx.Module):
-    """Pays by correctness and length: for right rows brevity, for wrong ones effort.
+    """A cosine schedule over length: rewards short correct rows, and long wrong ones.
 
         long + (short - long) · (1 + cos(π n / horizon)) / 2
 
     where `n <= horizon` counts the tokens that the policy sampled, and `short` and
-    `long` are what a row of no length and one of the horizon's are paid.
+    `long` are the rewards at length 0 and at the horizon.
 
     **Fields:**
 
     - `horizon`: tokens.
-    - `judged_by`: the environment's component that is positive for a right row.
-    - `right_short`, `right_long`, `wrong_short`, `wrong_long`: the four ends.
+    - `component`: the environment's reward that is positive for a correct row.
+    - `correct_short`, `correct_long`: `short` and `long` of correct rows.
+    - `wrong_short`, `wrong_long`: those of wrong rows.
     - `name`: of the component.
 
-    **Raises:** `ValueError` for a horizon below 1, or if the environment does not pay
-    the component.
+    **Raises:** `ValueError` for a horizon below 1, or if the environment has no such
+    component.
 
-    Source: arXiv:2502.03373; open-r1's `cosine_scaled_reward`, which counts characters
-    and starts anew beyond the horizon, where this one stays.
+    Source: arXiv:2502.03373; open-r1's `cosine_scaled_reward`, which counts characters,
+    and whose cosine continues beyond the horizon, where this one is constant.
     """
 
     horizon: int = eqx.field(static=True)
-    judged_by: str = eqx.field(static=True, default="correct")
-    right_short: Number = eqx.field(kw_only=True, default=1.0)
-    right_long: Number = eqx.field(kw_only=True, default=0.5)
-    wrong_short: Number = eqx.field(kw_only=True, default=-1.0)
-    wrong_long: Number = eqx.field(kw_only=True, default=-0.5)
+    component: str = eqx.field(static=True, default="correct")
+    correct_short: FloatLike = eqx.field(kw_only=True, default=1.0)
+    correct_long: FloatLike = eqx.field(kw_only=True, default=0.5)
+    wrong_short: FloatLike = eqx.field(kw_only=True, default=-1.0)
+    wrong_long: FloatLike = eqx.field(kw_only=True, default=-0.5)
     name: str = eqx.field(static=True, kw_only=True, default="cosine")
 
     def __check_init__(self):
-        if self.horizon < 1:
-            raise ValueError(
-                f"Cosine(horizon): must be at least 1 token. Received {self.horizon}."
-            )
+        check_at_least("Cosine", 1, horizon=self.horizon)
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        if self.judged_by not in trajectory.rewards:
+        if self.component not in trajectory.rewards:
             raise ValueError(
-                "Cosine is judged by a component that the environment pays. Received "
-                f"judged_by={self.judged_by!r}; the environment pays "
-                f"{sorted(trajectory.rewards)}."
+                "`Cosine.component` is one of the environment's rewards, "
+                f"{sorted(trajectory.rewards)}. Received {self.component!r}."
             )
-        right = trajectory.rewards[self.judged_by] > 0
-        short = jnp.where(right, self.right_short, self.wrong_short)
-        long = jnp.where(right, self.right_long, self.wrong_long)
+        correct = trajectory.rewards[self.component] > 0
+        short = jnp.where(correct, self.correct_short, self.wrong_short)
+        long = jnp.where(correct, self.correct_long, self.wrong_long)
         lengths = trajectory.lengths
         progress = jnp.minimum(lengths.astype(short.dtype) / self.horizon, 1)
-        paid = long + (short - long) * (1 + jnp.cos(jnp.pi * progress)) / 2
-        return Rewards.of(paid, name=self.name, lengths=lengths)
+        reward = long + (short - long) * (1 + jnp.cos(jnp.pi * progress)) / 2
+        return Rewards.of(reward, name=self.name, lengths=lengths)

@@ -1,4 +1,4 @@
-"""How long a Python function may take."""
+"""Time limits of Python functions."""
 
 import multiprocessing
 import pickle
@@ -27,20 +27,27 @@ def _late(seconds: float) -> TimeoutError:
 
 
 class InThread:
-    """A function that is given up on after some seconds.
+    """A function with a time limit, run in a thread: for calls that wait on I/O.
 
-    It may be any function, a lambda or a method included. A thread cannot be killed:
-    what hangs goes on in the background until the program ends, and a function that
-    never lets go of the interpreter (a regular expression that backtracks) cannot be
-    given up on. Right for what waits, such as a judge behind a network.
+    It may be any function, a lambda or a method included. A thread cannot be killed: a
+    call that hangs runs in the background until the program ends, and there is no limit
+    for a function that never releases the interpreter lock (a regular expression that
+    backtracks).
 
     **Arguments:**
 
     - `function`: called with keyword arguments.
-    - `seconds`: for one call.
+    - `seconds`: the time limit of one call.
 
-    **Returns**, when called, what the function returns. **Raises** what it raises, or
-    `TimeoutError`.
+    **Returns:** when called, what the function returns.
+
+    **Raises:** when called, what the function raises, or `TimeoutError`.
+
+    !!! example
+
+        ```python
+        judge = HostReward(InThread(ask_server, 5.0), decode, name="judge")
+        ```
     """
 
     def __init__(self, function: Function, seconds: float):
@@ -50,7 +57,7 @@ class InThread:
     def __call__(self, **arguments) -> Any:
         answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         work = lambda: answers.put(_attempt(self.function, arguments))
-        # A daemon, so that what hangs does not keep the program from ending.
+        # A daemon, so that a call that hangs does not keep the program from ending.
         threading.Thread(target=work, daemon=True).start()
         try:
             answer = answers.get(timeout=self.seconds)
@@ -60,21 +67,29 @@ class InThread:
 
 
 class InProcess:
-    """A function that is stopped after some seconds.
+    """A function with a time limit, run in a worker process: for calls that compute.
 
-    It runs in a worker process, which is killed when it takes too long and started anew
-    for the next call. So it must be importable, defined at the top of a module, and a
-    script that makes one needs `if __name__ == "__main__":`. The worker starts with the
-    first call, and the time that its imports take is not counted. Right for what
-    computes, such as sympy.
+    The worker is killed when a call takes too long, and restarted for the next call. So
+    the function must be importable, defined at the top of a module, and a script that
+    makes one needs `if __name__ == "__main__":`. The worker starts with the first call,
+    and the time of its imports is not counted.
 
     **Arguments:**
 
-    - `function`: called with keyword arguments; it, they and its answers are pickled.
-    - `seconds`: for one call.
+    - `function`: called with keyword arguments; it, they and what it returns are
+        pickled.
+    - `seconds`: the time limit of one call.
 
-    **Returns**, when called, what the function returns. **Raises** what it raises,
-    `TimeoutError`, or `RuntimeError` if the worker dies.
+    **Returns:** when called, what the function returns.
+
+    **Raises:** `ValueError` for a function that cannot be pickled. When called, what
+    the function raises, `TimeoutError`, or `RuntimeError` if the worker dies.
+
+    !!! example
+
+        ```python
+        judge = HostReward(InProcess(verify, 10.0), decode, name="verify")
+        ```
     """
 
     def __init__(self, function: Function, seconds: float):
@@ -124,10 +139,10 @@ def _attempt(function: Function, arguments: dict[str, object]) -> _Answer:
 
 
 class _Worker:
-    """A process that answers calls of one function, one after the other."""
+    """A process that serves calls of one function, one after the other."""
 
     def __init__(self, function: Function):
-        # Not a fork: JAX has threads, which a fork would leave behind in mid-air.
+        # Not a fork: it would copy the locks of JAX's threads, but not the threads.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # A daemon, so that it ends when the program does.

@@ -1,4 +1,4 @@
-"""Mathematical answers, compared by math-verify."""
+"""A reward for mathematical answers, compared by the package math-verify."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from ._limit import InProcess
 
 
 class _Verify:
-    """Whether completions hold what their prompts ask for; runs in a worker process."""
+    """Compares completions with the solutions of their prompts, in a worker process."""
 
     def __init__(self, solutions: Mapping[str, str]):
         self.solutions = dict(solutions)
@@ -44,27 +44,29 @@ def math_verify(
     seconds: float = 10.0,
     on_error: float = -1.0,
 ) -> HostReward:
-    r"""Pays 1 for an answer that is mathematically equal to the solution, else 0.
+    r"""A reward of 1 for an answer mathematically equal to the solution, else 0.
 
-    A row whose solution cannot be read is not paid (`None`). Each row is a call of its
-    own in a worker process, so a row on which sympy hangs costs that row alone.
+    The reward does not apply (`None`) to a row whose solution cannot be parsed. Each
+    row is one call in a worker process, so a row on which sympy hangs fails alone.
 
     **Arguments:**
 
     - `decode`: token ids to text, such as `tokenizer.decode`.
-    - `solutions`: what each prompt asks for, by the text that `decode` makes of the
-        prompt: `"$\\frac{1}{2}$"`, `"0.5"`.
+    - `solutions`: from each prompt, as `decode` renders it, to its solution:
+        `"$\\frac{1}{2}$"`, `"0.5"`.
     - `name`: of the component.
-    - `seconds`: for one row.
-    - `on_error`: what a row that fails is paid.
+    - `seconds`: the time limit of one row.
+    - `on_error`: the reward of a row that fails.
+
+    **Returns:** the reward function.
 
     **Raises:** `ImportError` without the package math-verify.
 
     !!! example
 
         ```python
-        ask = lambda question: tokenizer.decode(tokenizer.encode(question))
-        solutions = {ask(row["question"]): row["answer"] for row in rows}
+        prompt = lambda question: tokenizer.decode(tokenizer.encode(question))
+        solutions = {prompt(row["question"]): row["answer"] for row in rows}
         reward = math_verify(tokenizer.decode, solutions)
         ```
     """
@@ -74,4 +76,4 @@ def math_verify(
             "Install it with `pip install 'grpojax[math]'`."
         )
     judge = InProcess(_Verify(solutions), seconds)
-    return HostReward(judge, decode, name=name, at_a_time=1, on_error=on_error)
+    return HostReward(judge, decode, name=name, batch_size=1, on_error=on_error)

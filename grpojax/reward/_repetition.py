@@ -1,62 +1,66 @@
+"""A penalty on repeated n-grams."""
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from ..types import Rewards, Trajectory
+from .._checks import check_at_least
+from ..types import FloatLike, Rewards, Trajectory
 
 
 class Repetition(eqx.Module):
-    """A penalty for saying the same over and over.
+    """A penalty on the share of repeated n-grams among the sampled tokens.
 
-        -most · (1 - distinct / all)
+        -max_penalty · (1 - distinct / all)
 
-    where `all` counts the runs of `size` tokens in what the policy sampled, and
-    `distinct` those that differ; 0 for a row shorter than `size`.
+    where `all` counts the n-grams of a row and `distinct` the different ones; 0 for a
+    row shorter than `ngram_size`.
 
     **Fields:**
 
-    - `size`: tokens in a run.
-    - `most`: what a row that repeats one run for ever loses.
+    - `ngram_size`: tokens of an n-gram.
+    - `max_penalty`: the limit for a row that repeats one n-gram.
     - `name`: of the component.
 
-    **Raises:** `ValueError` for a size below 1.
+    **Raises:** `ValueError` for an `ngram_size` below 1.
 
     Source: arXiv:2502.03373; open-r1's `get_repetition_penalty_reward`, which counts
-    runs of words.
+    n-grams of words.
     """
 
-    size: int = eqx.field(static=True, default=3)
-    most: float | Float[Array, ""] = 1.0
+    ngram_size: int = eqx.field(static=True, default=3)
+    max_penalty: FloatLike = 1.0
     name: str = eqx.field(static=True, kw_only=True, default="repetition")
 
     def __check_init__(self):
-        if self.size < 1:
-            raise ValueError(
-                f"Repetition(size): must be at least 1 token. Received {self.size}."
-            )
+        check_at_least("Repetition", 1, ngram_size=self.ngram_size)
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         count = jax.vmap(jax.vmap(self._count))
-        distinct, runs = count(trajectory.tokens, trajectory.sampled)
+        distinct, total = count(trajectory.tokens, trajectory.sampled)
         dtype = jnp.result_type(float)
-        repeated = (runs - distinct).astype(dtype) / jnp.maximum(runs, 1)
-        paid = -self.most * repeated
-        return Rewards.of(paid, name=self.name, lengths=trajectory.lengths)
+        repeated = (total - distinct).astype(dtype) / jnp.maximum(total, 1)
+        penalty = -self.max_penalty * repeated
+        return Rewards.of(penalty, name=self.name, lengths=trajectory.lengths)
 
     def _count(
         self, tokens: Int[Array, " time"], sampled: Bool[Array, " time"]
     ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """Distinct runs and all runs of one row: sorted, equal runs are neighbors."""
-        runs = tokens.shape[0] - self.size + 1
-        if runs < 1:
+        """Counts the distinct n-grams and all n-grams of one row.
+
+        Sorted, equal n-grams are neighbors; those with a token that was not sampled are
+        sorted to the end.
+        """
+        positions = tokens.shape[0] - self.ngram_size + 1
+        if positions < 1:
             return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        start = jnp.arange(runs)[:, None] + jnp.arange(self.size)
-        whole = jnp.all(sampled[start], axis=1)
-        columns = (~whole, *tokens[start].T)
-        unfinished, *said = jax.lax.sort(columns, num_keys=len(columns))
-        said = jnp.stack(said)
-        new = jnp.any(said[:, 1:] != said[:, :-1], axis=0)
-        new = jnp.concatenate([jnp.ones(1, bool), new]) & ~unfinished
+        index = jnp.arange(positions)[:, None] + jnp.arange(self.ngram_size)
+        valid = jnp.all(sampled[index], axis=1)
+        columns = (~valid, *tokens[index].T)
+        invalid, *ngrams = jax.lax.sort(columns, num_keys=len(columns))
+        ngrams = jnp.stack(ngrams)
+        new = jnp.any(ngrams[:, 1:] != ngrams[:, :-1], axis=0)
+        new = jnp.concatenate([jnp.ones(1, bool), new]) & ~invalid
         count = lambda x: jnp.sum(x, dtype=jnp.int32)
-        return count(new), count(whole)
+        return count(new), count(valid)

@@ -1,30 +1,29 @@
-"""Shapings: what becomes of rewards that the environment has paid."""
+"""Shapings: (Trajectory, Rewards) -> Rewards."""
 
 import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from ..types import Rewards, Trajectory
+from ..types import FloatLike, Rewards, Trajectory
 
 
 def zero_truncated(trajectory: Trajectory, rewards: Rewards) -> Rewards:
-    """A row that was cut short is paid nothing, and is trained on."""
+    """Sets the total of truncated rows to 0; they are trained on."""
     total = jnp.where(trajectory.terminated, rewards.total, 0)
     return dataclasses.replace(rewards, total=total)
 
 
 def drop_truncated(trajectory: Trajectory, rewards: Rewards) -> Rewards:
-    """A row that was cut short stands in its group's statistics, but not in the loss.
+    """Masks truncated rows out of the loss, but not out of their group's statistics.
 
-    This is TRL's `mask_truncated_completions`; the loss counts tokens after it.
+    Equals TRL's `mask_truncated_completions`; the divisor of the loss excludes them.
     """
     return dataclasses.replace(rewards, keep=rewards.keep & trajectory.terminated)
 
 
 def exclude_truncated(trajectory: Trajectory, rewards: Rewards) -> Rewards:
-    """A row that was cut short counts nowhere: in no statistic, and not in the loss."""
+    """Masks truncated rows out of the loss and out of all statistics."""
     return dataclasses.replace(
         rewards,
         valid=rewards.valid & trajectory.terminated,
@@ -33,10 +32,15 @@ def exclude_truncated(trajectory: Trajectory, rewards: Rewards) -> Rewards:
 
 
 class ClipTotal(eqx.Module):
-    """Bounds the total between `low` and `high`."""
+    """The total, clipped to [low, high].
 
-    low: float | Float[Array, ""]
-    high: float | Float[Array, ""]
+    **Fields:**
+
+    - `low`, `high`: the bounds.
+    """
+
+    low: FloatLike
+    high: FloatLike
 
     def __call__(self, trajectory: Trajectory, rewards: Rewards) -> Rewards:
         del trajectory

@@ -1,4 +1,4 @@
-"""Phase 2, reward: Trajectory -> Rewards."""
+"""Reward functions made of others: weighted sums, and chains of shapings."""
 
 import functools as ft
 import inspect
@@ -8,31 +8,36 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..types import Rewards, Trajectory
+from .._checks import check_parts
+from ..types import FloatLike, Rewards, Trajectory
 
 
 RewardFn = Callable[[Trajectory], Rewards]
-"""What the train step asks for."""
+"""A reward function: the argument `reward` of the train step."""
 
 Shaping = Callable[[Trajectory, Rewards], Rewards]
-"""Changes rewards that are there already; `Chain` puts them in a row."""
+"""A function that changes rewards; `Chain` applies several in order."""
 
 
 class WeightedSum(eqx.Module):
-    """total = Σ weight · component, over the components that apply to a row.
+    """The weighted sum of the reward components that apply to a row.
 
-    The components are those that the environment pays and those of further reward
-    functions: a host's judge, a penalty on length. A row to which no weighed component
+        total = Σ weight · component
+
+    The components are the environment's rewards and those of further reward functions:
+    a judge on the host, a penalty on length. A row to which no weighted component
     applies is not `valid`.
 
     **Fields:**
 
-    - `weights`: a weight for each component's name. A component that is not named is
-        recorded and weighs nothing. `None` gives each the weight 1.
-    - `others`: further reward functions; their components are weighed by name, and
-        their totals are not read.
+    - `weights`: from component names to weights. A component without a weight is
+        recorded and has weight 0. `None` gives each the weight 1.
+    - `others`: further reward functions; their components are weighted by name, and
+        their totals are ignored.
 
-    **Raises:** `ValueError` for a name that nobody pays, or that two pay.
+    **Raises:** `TypeError` for a class in place of a reward function; `ValueError` for
+    weights without a component and, when called, for the weight of an unknown
+    component, or for two components of one name.
 
     !!! example
 
@@ -44,15 +49,23 @@ class WeightedSum(eqx.Module):
         ```
     """
 
-    weights: dict[str, float | Float[Array, ""]] | None
+    weights: dict[str, FloatLike] | None
     others: tuple[RewardFn, ...]
 
     def __init__(
         self,
-        weights: dict[str, float | Float[Array, ""]] | None = None,
+        weights: dict[str, FloatLike] | None = None,
         *others: RewardFn,
     ):
         self.weights, self.others = weights, others
+
+    def __check_init__(self):
+        check_parts("WeightedSum", others=self.others)
+        if self.weights is not None and not self.weights:
+            raise ValueError(
+                "`WeightedSum.weights` names at least one component. Received {}: "
+                "leave it out to give each component the weight 1."
+            )
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         everyone = jnp.ones(trajectory.terminated.shape, bool)
@@ -60,7 +73,7 @@ class WeightedSum(eqx.Module):
         applies = dict.fromkeys(components, everyone)
         for other in self.others:
             more = checked(other, trajectory)
-            _refuse_twice(components, more.components)
+            _check_distinct(components, more.components)
             for name, component in more.components.items():
                 components[name] = component
                 applies[name] = more.valid & ~jnp.isnan(component)
@@ -69,8 +82,8 @@ class WeightedSum(eqx.Module):
         dtype = jnp.result_type(float)
         total = jnp.zeros(everyone.shape, dtype)
         for name, weight in weights.items():
-            paid = weight * components[name].astype(dtype)
-            total = total + jnp.where(applies[name], paid, 0)
+            weighted = weight * components[name].astype(dtype)
+            total = total + jnp.where(applies[name], weighted, 0)
         zero = jnp.zeros((), dtype)
         return Rewards(
             total=total,
@@ -89,9 +102,9 @@ class WeightedSum(eqx.Module):
         unknown = sorted(set(named) - set(components))
         if unknown:
             raise ValueError(
-                "WeightedSum weighs components that somebody pays. Received "
-                f"{unknown}; the environment and the other reward functions pay "
-                f"{sorted(components)}."
+                "`WeightedSum.weights` names components of the environment and of the "
+                f"other reward functions, {sorted(components)}. Received {unknown}: "
+                "correct the names, or leave them out."
             )
         dtype = jnp.result_type(float)
         return {
@@ -101,11 +114,11 @@ class WeightedSum(eqx.Module):
         }
 
 
-def _refuse_twice(components: dict[str, Array], more: dict[str, Array]):
+def _check_distinct(components: dict[str, Array], more: dict[str, Array]):
     twice = sorted(set(components) & set(more))
     if twice:
         raise ValueError(
-            f"A component is paid by one reward function. Received {twice} from two: "
+            f"A component belongs to one reward function. Received {twice} from two: "
             "give one of them another `name`."
         )
 
@@ -119,7 +132,13 @@ def _any(
 class Chain(eqx.Module):
     """A reward function followed by any number of shapings, first to last.
 
-    **Raises:** `TypeError` for one that returns no `Rewards`.
+    **Fields:**
+
+    - `first`: the reward function.
+    - `rest`: the shapings, in order.
+
+    **Raises:** `TypeError` for a class in place of an instance and, when called, for a
+    function that does not return `Rewards`.
 
     !!! example
 
@@ -134,6 +153,9 @@ class Chain(eqx.Module):
     def __init__(self, first: RewardFn, *rest: Shaping):
         self.first, self.rest = first, rest
 
+    def __check_init__(self):
+        check_parts("Chain", first=self.first, rest=self.rest)
+
     def __call__(self, trajectory: Trajectory) -> Rewards:
         rewards = checked(self.first, trajectory)
         for shaping in self.rest:
@@ -144,21 +166,33 @@ class Chain(eqx.Module):
 def checked(
     function: Callable[..., Rewards], *arguments: Trajectory | Rewards
 ) -> Rewards:
-    """What a reward function or a shaping returns, which must be `Rewards`."""
+    """Calls a reward function or a shaping and checks that it returns `Rewards`.
+
+    **Arguments:**
+
+    - `function`: the reward function or shaping.
+    - `arguments`: the trajectory, and for a shaping the rewards.
+
+    **Returns:** the rewards.
+
+    **Raises:** `TypeError` for a class in place of an instance, another number of
+    arguments, or anything but `Rewards`.
+    """
+    check_parts("train_step", reward=function)
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
         raise TypeError(
             "A reward function is called with a trajectory, a shaping with a "
             f"trajectory and rewards. Received {function!r}, which does not take "
-            f"{len(arguments)} ({error}): a shaping stands behind a reward function, "
-            "as in `Chain(WeightedSum(), shaping)`."
+            f"{len(arguments)} ({error}): a shaping follows a reward function, as in "
+            "`Chain(WeightedSum(), shaping)`."
         ) from None
     rewards = function(*arguments)
     if not isinstance(rewards, Rewards):
         raise TypeError(
             "A reward function or shaping returns `Rewards`. Received "
-            f"{rewards!r} from {function!r}: `Rewards.of` makes them of an array, and "
-            "`dataclasses.replace` of others."
+            f"{rewards!r} from {function!r}: make them with `Rewards.of(array)`, or "
+            "with `dataclasses.replace(rewards, ...)`."
         )
     return rewards

@@ -22,7 +22,7 @@ from grpojax.advantage import (
     GroupNormalized,
     leave_one_out,
     opo,
-    reinforce_plus_plus,
+    ReinforcePlusPlus,
 )
 from grpojax.types import Rewards
 
@@ -65,15 +65,15 @@ ESTIMATORS = {
     "BestOfGroup": Case(BestOfGroup(EPS), oracle.BestOfGroup(EPS), None, 0),
     "DapoMix": Case(DapoMix(0.2, EPS), oracle.DapoMix(0.2, EPS), "batch", 0, own=False),
     "Gdpo": Case(Gdpo(EPS), oracle.Gdpo(EPS), "batch", 0),
-    "reinforce_plus_plus": Case(
-        reinforce_plus_plus(),
+    "ReinforcePlusPlus": Case(
+        ReinforcePlusPlus(),
         oracle.reinforce_plus_plus(False),
         "batch tokens",
         0,
         False,
     ),
-    "reinforce_plus_plus(group_baseline)": Case(
-        reinforce_plus_plus(group_baseline=True),
+    "ReinforcePlusPlus(group_baseline)": Case(
+        ReinforcePlusPlus(group_baseline=True),
         oracle.reinforce_plus_plus(True),
         "batch tokens",
         0,
@@ -298,7 +298,7 @@ def test_statistics_are_those_of_all_devices():
 
 @pytest.mark.parametrize(
     "estimator", [c.estimator for n, c in ESTIMATORS.items() if n not in
-                  ("BatchNormalized", "reinforce_plus_plus")]
+                  ("BatchNormalized", "ReinforcePlusPlus")]
 )  # fmt: skip
 def test_a_group_of_one_has_no_baseline(estimator):
     with pytest.raises(ValueError, match="a group of one has no baseline.*group=1"):

@@ -18,7 +18,7 @@ from grpojax.advantage import (
     GroupNormalized,
     leave_one_out,
     opo,
-    reinforce_plus_plus,
+    ReinforcePlusPlus,
 )
 from grpojax.types import Rewards
 
@@ -112,7 +112,7 @@ def test_by_group_id_refuses_what_does_not_fit():
         ByGroupId(group_centered, jnp.zeros(3, int), groups=1)(
             Rewards.of(jnp.ones((2, 2)))
         )
-    with pytest.raises(ValueError, match="groups must be at least 1. Received 0"):
+    with pytest.raises(ValueError, match="groups` must be at least 1. Received 0"):
         ByGroupId(group_centered, jnp.zeros(3, int), groups=0)
 
 
@@ -155,7 +155,7 @@ def test_reinforce_plus_plus_whitens_tokens_not_rows():
     rewards = Rewards.of(jnp.array([[1.0, 0.0]]), lengths=lengths)
     deviation = np.array([[0.75, -0.25]])
     wanted = deviation / np.sqrt(0.25)  # (1 · 0.75² + 3 · 0.25²) / (4 - 1)
-    np.testing.assert_allclose(reinforce_plus_plus()(rewards), wanted, rtol=1e-6)
+    np.testing.assert_allclose(ReinforcePlusPlus()(rewards), wanted, rtol=1e-6)
     rows = BatchNormalized()(rewards)
     assert np.abs(rows - wanted).max() > 0.1
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from grpojax.advantage import (
-    FirstNonzeroVariance,
     keep_all,
     nonzero_variance,
+    NonzeroVariancePrompts,
     take_nonzero_variance,
 )
 from grpojax.types import Prompt, Rewards, Trajectory
@@ -42,7 +42,7 @@ def select(total, valid):
     return (
         keep_all(rewards),
         nonzero_variance(rewards),
-        FirstNonzeroVariance(3)(rewards),
+        NonzeroVariancePrompts(3)(rewards),
         some,
     )
 
@@ -85,12 +85,12 @@ def test_a_prompt_whose_rows_are_all_dropped_has_nothing_to_learn_from():
     rewards = Rewards.of(jnp.array([[1.0, 0.0], [1.0, 0.0]]))
     keep = jnp.array([[False, False], [True, False]])
     dropped = Rewards(rewards.total, {}, {}, rewards.valid, keep, rewards.lengths)
-    np.testing.assert_array_equal(FirstNonzeroVariance(1)(dropped), keep)
+    np.testing.assert_array_equal(NonzeroVariancePrompts(1)(dropped), keep)
 
 
 def test_counts_that_make_no_batch_are_refused():
     rewards = Rewards.of(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match="at least 1. Received 0"):
-        FirstNonzeroVariance(0)
+        NonzeroVariancePrompts(0)
     with pytest.raises(ValueError, match="count=3 for 2 prompts"):
         take_nonzero_variance(trajectory_of(rewards.total), rewards, count=3)

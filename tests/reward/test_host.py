@@ -94,7 +94,7 @@ def test_a_run_equals_its_twin_in_the_graph_bit_for_bit(caplog):
     """And raising and hanging leave a finished run behind, with the right counts."""
     judge = Judge()
     limited = InThread(judge, seconds=2.0)
-    asked = HostReward(limited, decode, name="judge", at_a_time=GROUP)
+    asked = HostReward(limited, decode, name="judge", batch_size=GROUP)
     host = WeightedSum({"judge": 1.0}, asked)
     for failing in (False, True):
         judge.failing = failing
@@ -116,14 +116,14 @@ def sevens(**options):
 
 def test_errors_are_counted_and_zero_is_a_number(caplog):
     rows = trajectory_of([[[7], [90, 7], [7, 7]], [[1], [90], [0]]])
-    rewards = sevens(at_a_time=1)(rows)
+    rewards = sevens(batch_size=1)(rows)
     np.testing.assert_array_equal(rewards.total, [[1, -1, 2], [0, -1, 0]])
     np.testing.assert_array_equal(rewards.errors["sevens"], [[0, 1, 0], [0, 1, 0]])
     assert failed_rows(caplog, "sevens") == 2
     assert "2 of 6 rows" in caplog.text and "cannot judge 'raise 7'" in caplog.text
     whole = sevens(on_error=0.0)(rows)  # One call: all is lost, and 0 is kept.
     assert whole.errors["sevens"].all() and not whole.total.any() and whole.valid.all()
-    both = WeightedSum({"sevens": 0.5}, sevens(at_a_time=3))(rows)
+    both = WeightedSum({"sevens": 0.5}, sevens(batch_size=3))(rows)
     np.testing.assert_array_equal(both.total, [[-0.5] * 3] * 2)
     assert int(both.errors["sevens"].sum()) == 6
 
@@ -231,7 +231,7 @@ def test_a_mesh_asks_once_about_all_rows():
 
 def test_a_worker_process_is_stopped_and_started_anew(caplog):
     limited = InProcess(count_sevens, seconds=5.0)
-    judge = HostReward(limited, decode, name="judge", at_a_time=1)
+    judge = HostReward(limited, decode, name="judge", batch_size=1)
     rows = trajectory_of([[[7, 7], [91], [90], [7], [93], [7, 7, 7]]])
     rewards = judge(rows)
     np.testing.assert_array_equal(rewards.total, [[2, -1, -1, 1, -1, 3]])
@@ -252,7 +252,7 @@ def test_limits_are_checked_before_anything_runs():
         with pytest.raises(ValueError, match="positive. Received seconds=0.0"):
             limit(count_sevens, 0.0)
     with pytest.raises(ValueError, match="Received 0"):
-        sevens(at_a_time=0)
+        sevens(batch_size=0)
 
 
 def test_math_verify_says_what_is_missing(monkeypatch):

@@ -43,19 +43,21 @@ def test_a_weight_of_zero_is_zero():
     """The trap of `x or default`."""
     rewards = WeightedSum({"correct": 0.0, "format": 0.0})(ROWS)
     assert not rewards.total.any() and rewards.valid.all()
-    paid = Cosine(4, right_short=0.0, right_long=0.0, wrong_short=0.0, wrong_long=0.0)
+    ends = ("correct_short", "correct_long", "wrong_short", "wrong_long")
+    paid = Cosine(4, **dict.fromkeys(ends, 0.0))
     assert not paid(ROWS).total.any()
 
 
 def test_names_are_checked():
-    with pytest.raises(ValueError, match=r"\['korrect'\].*pay \['correct', 'format'\]"):
+    words = r"\['correct', 'format'\]. Received \['korrect'\]"
+    with pytest.raises(ValueError, match=words):
         WeightedSum({"korrect": 1.0})(ROWS)
     twice = WeightedSum(None, SoftOverlong(4, 2), SoftOverlong(9, 2))
     with pytest.raises(ValueError, match=r"Received \['soft_overlong'\] from two"):
         twice(ROWS)
     named = WeightedSum(None, SoftOverlong(4, 2), SoftOverlong(9, 2, name="late"))
     assert set(named(ROWS).components) == {"correct", "format", "soft_overlong", "late"}
-    with pytest.raises(ValueError, match="judged_by='right'.*pays"):
+    with pytest.raises(ValueError, match="Cosine.component` .*Received 'right'"):
         Cosine(4, "right")(ROWS)
 
 

@@ -117,6 +117,24 @@ def test_a_run_is_never_overwritten(arguments, refused, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_evaluation_leaves_a_training_run_as_it_is(finished, refused):
+    files = lambda: {
+        path: path.read_bytes() for path in finished.rglob("*") if path.is_file()
+    }
+    before = files()
+    message = refused("evaluate", finished, "--out", finished, "--resume")
+    assert "holds one of kind 'training'. Received 'evaluation'" in message
+    assert files() == before
+
+
+def test_a_directory_that_orbax_takes_for_a_pattern_is_refused(
+    arguments, refused, tmp_path
+):
+    message = refused("train", *arguments(), "--out", tmp_path / "lr[1e-4]")
+    assert "glob character" in message and "choose another name" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_takes_no_step_and_writes_nothing(arguments, capsys, tmp_path):
     words = ["train", *arguments(), "--out", tmp_path / "run", "--dry-run"]
     printed = call(capsys, *words)

@@ -161,7 +161,7 @@ def test_metrics_that_were_deleted_come_back(recipe, whole, tmp_path, monkeypatc
     training.train(recipe, path, resume=True)
     assert_equal_runs(path, whole)
     messages = [x["message"] for x in lines(path / "events.jsonl")]
-    assert any("metrics.jsonl did not hold the 2 lines" in x for x in messages)
+    assert any("metrics.jsonl did not begin with the 2 lines" in x for x in messages)
 
 
 def test_a_finished_run_stays_as_it_is_and_can_be_longer(

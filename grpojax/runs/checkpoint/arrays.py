@@ -1,6 +1,7 @@
-"""The arrays of a state: by name, to be written, and back in their places."""
+"""The arrays of a train state, by path, as Orbax writes and restores them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,11 +14,14 @@ from ...types import TrainState
 from ..io.fingerprint import fingerprint
 
 
-def arrays_of(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
-    """The arrays of a state by their paths, such as `policy/layers/0/weight`.
+ArrayLike = jax.Array | np.ndarray
 
-    All of them but those of the policy that are not trained: they never change, and
-    are in the model's own files.
+
+def arrays_of(state: TrainState) -> dict[str, ArrayLike]:
+    """The arrays of a state by their paths, such as `policy/layers/query`.
+
+    The frozen weights of the policy are left out: they never change, and are in the
+    model's own files.
     """
     trained = eqx.filter(state.policy, state.policy.trainable())
     state = eqx.tree_at(lambda state: state.policy, state, trained)
@@ -28,67 +32,79 @@ def arrays_of(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
     }
 
 
-def frozen_of(state: TrainState) -> str | None:
-    """What tells the arrays apart that `arrays_of` leaves out, if there are any."""
+def frozen_fingerprint(state: TrainState) -> str | None:
+    """A fingerprint of the policy's frozen weights; `None` if all are trained."""
     frozen = eqx.filter(state.policy, state.policy.trainable(), inverse=True)
     arrays = eqx.filter(frozen, eqx.is_array)
     return fingerprint(arrays) if jax.tree.leaves(arrays) else None
 
 
-def with_arrays(
-    like: TrainState, values: Mapping[str, jax.Array | np.ndarray]
-) -> TrainState:
-    """A state with other values in its arrays; those without elements stay.
+def restore(path: Path, saved: Mapping[str, str], like: TrainState) -> TrainState:
+    """Restores the arrays of a state from what Orbax has written.
+
+    **Arguments:**
+
+    - `path`: the directory that was passed to Orbax, in that of a checkpoint.
+    - `saved`: what `describe` returned for the arrays that were written, by path.
+    - `like`: as in `Checkpoints.restore`.
+
+    **Raises:** as `check_fits`.
+    """
+    arrays = arrays_of(like)
+    check_fits(path.parent.name, saved, arrays)
+    present = {name: array for name, array in arrays.items() if name in saved}
+    with ocp.PyTreeCheckpointer() as orbax:
+        values = orbax.restore(path.absolute(), restore_args=restore_args(present))
+    return with_arrays(like, fill_derived(values, arrays))
+
+
+def with_arrays(like: TrainState, values: Mapping[str, ArrayLike]) -> TrainState:
+    """A state with new values in its arrays; arrays without elements are kept.
 
     **Arguments:**
 
     - `like`: the state.
-    - `values`: by path, where `places` asked for them.
+    - `values`: by path, as restored with `restore_args`.
     """
-    names = arrays_of(like)
+    arrays = arrays_of(like)
 
     def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
         name = _name(path)
-        if name not in names or not names[name].size:
+        if name not in arrays or not arrays[name].size:
             return leaf
-        like, value = names[name], values[name]
-        if isinstance(like, np.ndarray):
+        array, value = arrays[name], values[name]
+        if isinstance(array, np.ndarray):
             return value
         value = jnp.asarray(value)
-        if not _is_key(like):
+        if not _is_key(array):
             return value
-        return jr.wrap_key_data(value, impl=jr.key_impl(like))
+        return jr.wrap_key_data(value, impl=jr.key_impl(array))
 
     return jax.tree_util.tree_map_with_path(replace, like)
 
 
-def places(like: TrainState) -> dict[str, ocp.RestoreArgs]:
-    """Where every array that has elements is to be read to, for orbax.
+def restore_args(arrays: Mapping[str, ArrayLike]) -> dict[str, ocp.RestoreArgs]:
+    """How Orbax is to restore each array that has elements.
 
-    On a mesh each device is given its part. What no device has been chosen for is read
-    to the host, so that none is chosen for it here.
+    A committed array is restored with its sharding: each device reads its shards. An
+    uncommitted one is restored to the host, so that it stays uncommitted.
     """
 
-    def place(array: jax.Array | np.ndarray) -> ocp.RestoreArgs:
+    def args(array: ArrayLike) -> ocp.RestoreArgs:
         if _is_key(array):
             array = jr.key_data(array)
         if isinstance(array, np.ndarray) or not array.committed:
             return ocp.RestoreArgs(restore_type=np.ndarray)
         return ocp.ArrayRestoreArgs(sharding=array.sharding)
 
-    return {name: place(array) for name, array in arrays_of(like).items() if array.size}
+    return {name: args(array) for name, array in arrays.items() if array.size}
 
 
-def describe(array: jax.Array | np.ndarray) -> str:
-    """Its dtype and shape, such as `float32[2,3]`."""
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+def donation_safe_copy(array: ArrayLike) -> ArrayLike:
+    """An array that Orbax may read while the state's memory is donated; a key's data.
 
-
-def detached(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """An array that orbax may take its time with; of a key, its numbers.
-
-    orbax copies what lies on an accelerator to the host before it returns. On a CPU
-    what it takes for that copy is the device's memory, seen through.
+    Orbax copies an accelerator's array to the host before its save returns. On the CPU
+    that copy is a view of the array's memory.
     """
     if isinstance(array, np.ndarray):
         return array.copy()
@@ -97,29 +113,88 @@ def detached(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     return jnp.copy(array) if on_host else array
 
 
+def describe(array: ArrayLike) -> str:
+    """An array's dtype and shape, such as `float32[2,3]`."""
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+def check_readable(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Opens what Orbax has written, and checks that every array is there.
+
+    **Arguments:**
+
+    - `path`: the directory that was passed to Orbax.
+    - `shapes`: of the arrays that were passed to it, by path.
+
+    **Raises:** `ValueError` for an array that cannot be opened, or of another shape.
+    """
+    handler = ocp.PyTreeCheckpointHandler()
+    found = handler.metadata(path.absolute()).tree  # pyright: ignore[reportArgumentType]
+    readable = {name: tuple(array.shape) for name, array in found.items()}
+    if readable != shapes:
+        count = len(readable.items() & shapes.items())
+        raise ValueError(f"of {len(shapes)} arrays, {count} can be read back")
+
+
+def fill_derived(
+    values: Mapping[str, ArrayLike], like: Mapping[str, ArrayLike]
+) -> dict[str, ArrayLike]:
+    """Restored arrays with those that checkpoints of older versions lack.
+
+    An optimizer may record its learning rate beside its step count, for metrics only
+    (`.../learning_rate`, `.../count`). The rate is filled in from the state, to be
+    computed again in the next update; the count from another count of the optimizer.
+
+    **Arguments:**
+
+    - `values`: the restored arrays, by path.
+    - `like`: the arrays of the state that they are restored for.
+    """
+    filled = dict(values)
+    for name in derived(like).difference(values):
+        counts = [
+            value
+            for other, value in values.items()
+            if other.endswith("/count") and describe(value) == describe(like[name])
+        ]
+        is_count = name.endswith("/count") and counts
+        # A copy: the memory of a state's arrays is donated, of each once.
+        filled[name] = counts[0].copy() if is_count else like[name]
+    return filled
+
+
+def derived(arrays: Mapping[str, ArrayLike]) -> set[str]:
+    """The paths of recorded learning rates, and of the counts beside them."""
+    rates = [name for name in arrays if name.endswith("/learning_rate")]
+    counts = {name.removesuffix("learning_rate") + "count" for name in rates}
+    return {*rates, *(counts & arrays.keys())}
+
+
 def check_fits(
-    step: str, saved: Mapping[str, str], arrays: Mapping[str, jax.Array | np.ndarray]
+    step: str, saved: Mapping[str, str], arrays: Mapping[str, ArrayLike]
 ) -> None:
-    """Refuses a checkpoint of another state.
+    """Checks that a checkpoint was saved from a state like another.
 
     **Arguments:**
 
     - `step`: the checkpoint's.
-    - `saved`: what `describe` said of its arrays.
-    - `arrays`: those of the state that it is read for.
+    - `saved`: what `describe` returned for its arrays. Those of `derived` may be
+        missing.
+    - `arrays`: those of the state that it is restored for.
 
     **Raises:** `ValueError` that names the first array that differs.
     """
-    here = {name: describe(array) for name, array in arrays.items()}
-    for name in [*here, *saved]:
-        if saved.get(name) != here.get(name):
+    expected = {name: describe(array) for name, array in arrays.items()}
+    optional = derived(arrays).difference(saved)
+    for name in [*expected, *saved]:
+        if name not in optional and saved.get(name) != expected.get(name):
             raise ValueError(
                 "A checkpoint fits the model, optimizer and reference that it was "
                 f"saved from. In that of step {step}, `{name}` is "
                 f"{saved.get(name, 'missing')}; in this run it is "
-                f"{here.get(name, 'missing')}: this is the wrong model for the "
-                "checkpoint, or its optimizer or reference changed. Continue with the "
-                "recipe that the run began with."
+                f"{expected.get(name, 'missing')}: this is the wrong model for the "
+                "checkpoint, or its optimizer or reference changed. Resume with the "
+                "configuration that the run was started with."
             )
 
 
@@ -127,5 +202,5 @@ def _name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _is_key(array: jax.Array | np.ndarray) -> bool:
+def _is_key(array: ArrayLike) -> bool:
     return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)

@@ -1,17 +1,17 @@
-"""Checkpoints: a train state on disk, whole or not at all, and equal to the last bit.
+"""Checkpoints: train states on disk, complete or absent, and restored bit for bit.
 
 A checkpoint is a directory named by its step:
 
-    state/          the state's arrays, as orbax writes them: each process its shards;
-                    of frozen weights there is only a digest, in contents.json
-    recipe.yaml     the recipe it belongs to
-    contents.json   the step, a score, what the caller added, and what the arrays are
+    state/          the state's arrays in Orbax's format, each process its shards; of
+                    frozen weights there is only a fingerprint, in contents.json
+    recipe.yaml     the configuration of the run
+    contents.json   the step, the score, the metadata, and the arrays' shapes and dtypes
     files/          copies of small files that must agree with the state
     manifest.json   a checksum of every other file; written last
 
-It is written beside its place and renamed when it is complete and on the disk. No array
-is put together on the way, neither to be written nor to be read: any mesh can read what
-any other has written.
+It is written under another name, flushed to the disk, read back and renamed. No process
+gathers an array, neither to write nor to read it: a checkpoint can be restored on any
+mesh.
 """
 
 import concurrent.futures
@@ -20,7 +20,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,34 +30,23 @@ from ..._files import fsync_directory
 from ...types import TrainState
 from ..distributed import processes
 from ..io.atomic import explain_os_error
-from . import manifest
-from .arrays import (
-    arrays_of,
-    check_fits,
-    describe,
-    detached,
-    frozen_of,
-    places,
-    with_arrays,
-)
+from ..io.checks import check_characters
+from . import arrays, files as store, manifest
 
 
-_UNFINISHED = ".unfinished"
-_DISCARDED = ".discarded"
-_PATIENCE = 3600  # Seconds that writing one may take.
+_TIMEOUT = 3600  # Seconds to write one checkpoint.
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A state from disk, and what was found on the way to it.
+    """A restored train state, and what was saved with it.
 
     **Fields:**
 
-    - `state`: equal to the one that was saved, to the last bit.
-    - `step`: after which it was saved.
-    - `config`: the configuration that it was saved with.
-    - `metadata`, `files`: what `save` was given under these names.
-    - `problems`: a sentence for each later checkpoint that could not be used.
+    - `state`: bit for bit the one that was saved.
+    - `step`: the number of steps that it has taken.
+    - `config`, `metadata`, `files`: as passed to `Checkpoints.save`.
+    - `problems`: a sentence for each later checkpoint that is damaged.
     """
 
     state: TrainState
@@ -72,23 +60,26 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run, of which the last and the best are kept.
 
-    Nothing is written before the first `save`. All processes of a run save and restore
-    together, on a file system that they share: each writes and reads its shards, and
-    the first does the rest.
+    Nothing is written before the first `save`. `save`, `wait` and `restore` are
+    collective: all processes of a run call them, on a file system that they share. Each
+    process writes and reads its own shards, and process 0 does the rest.
 
     **Arguments:**
 
-    - `directory`: where they go; it need not exist.
-    - `keep_last`: so many of the last ones are kept; `None`: all.
-    - `keep_best`: so many of those with the greatest scores are kept besides.
-    - `in_background`: `save` returns when the state was copied to the host, and the
-        rest happens beside the next steps.
+    - `directory`: for the checkpoints; it need not exist.
+    - `keep_last`: how many of the last checkpoints are kept; `None` for all.
+    - `keep_best`: how many of those with the highest scores are kept besides.
+    - `in_background`: whether `save` returns once the state has been copied to the
+        host, and the copy is written while the next steps run.
+
+    **Raises:** `ValueError` for counts that keep nothing, or a path from which
+    checkpoints could not be read back.
 
     !!! example
 
         ```python
         with Checkpoints("run/checkpoints", keep_last=2) as checkpoints:
-            checkpoints.save(20, state, config=recipes.dump(recipe))
+            checkpoints.save(20, state)
             checkpoints.wait()
             restored = checkpoints.restore(like=state)
         ```
@@ -104,23 +95,24 @@ class Checkpoints:
     ):
         if keep_last is not None and keep_last < 1:
             raise ValueError(
-                "At least the last checkpoint must be kept, or there is none to go on "
+                "At least the last checkpoint must be kept, or there is none to resume "
                 f"from. Received keep_last={keep_last}: use 1 or more, or None."
             )
         if keep_best < 0:
             raise ValueError(
                 f"keep_best must not be negative. Received {keep_best}: use 0 or more."
             )
+        check_characters(directory)
         self._directory = Path(directory)
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._in_background = in_background
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
-        # Its own checkpointer that is not asynchronous would meet the other processes
-        # on their devices, in the midst of a step.
-        self._arrays = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(use_compression=False), timeout_secs=_PATIENCE
+        # Asynchronous in any case: Orbax's synchronous checkpointer synchronizes the
+        # processes by a collective on their devices, in the middle of a step.
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(use_compression=False), timeout_secs=_TIMEOUT
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -130,70 +122,81 @@ class Checkpoints:
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps of which there is a checkpoint, good or not, in order."""
-        if not self._directory.is_dir():
-            return []
-        names = (entry.name for entry in self._directory.iterdir())
-        return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
+        """The steps of the checkpoints, intact or not, in order."""
+        return store.steps(self._directory)
+
+    def saved_config(self) -> str | None:
+        """The configuration in the last checkpoint; `None` without any.
+
+        It is read without the arrays, and only its own checksum is verified.
+        """
+        return store.saved_config(self._directory)
 
     def save(
         self,
         step: int,
         state: TrainState,
         *,
-        config: str,
+        config: str = "",
         metadata: Mapping[str, object] | None = None,
         files: Mapping[str, bytes] | None = None,
         score: float | None = None,
     ) -> None:
         """Saves a state; its memory may be donated as soon as this returns.
 
-        A good checkpoint of that step is left as it is: a run has one state at a step.
+        An intact checkpoint of the same step is not written again: a run has one state
+        at a step.
 
         **Arguments:**
 
-        - `step`: after which the state was taken.
+        - `step`: the number of steps that the state has taken.
+        - `state`: the state; frozen weights are not written.
         - `config`: the configuration of the run, as text.
-        - `metadata`: anything that JSON has.
-        - `files`: contents by name, such as `RunDirectory.snapshot()`.
-        - `score`: greater is better; without one it is never among the best.
+        - `metadata`: values that JSON can represent.
+        - `files`: contents of files by name, such as `RunDirectory.snapshot()`.
+        - `score`: higher is better; a checkpoint without one is never among the best.
 
-        **Raises:** `OSError` if this one, or in the background the one before, could
-        not be written; all earlier ones are as they were.
+        **Raises:** `OSError` if this checkpoint, or in the background the previous one,
+        could not be written or read back; all earlier ones are unchanged.
         """
         self.wait()
-        place = self._directory / str(step)
+        path = self._directory / str(step)
         if processes.broadcast_from_0(
-            lambda: place.exists() and manifest.verify(place) is None
+            lambda: path.exists() and manifest.verify(path) is None
         ):
             return
-        arrays = arrays_of(state)
+        leaves = arrays.arrays_of(state)
         contents = {
             "step": step,
             "score": score if score is not None and math.isfinite(score) else None,
             "metadata": dict(metadata or {}),
-            "arrays": {name: describe(x) for name, x in arrays.items()},
-            "frozen": frozen_of(state),
+            "arrays": {name: arrays.describe(leaf) for name, leaf in leaves.items()},
+            "frozen": arrays.frozen_fingerprint(state),
         }
         texts = {
-            "recipe.yaml": config.encode(),
-            "contents.json": json.dumps(contents, indent=2, allow_nan=False).encode(),
-            **{f"files/{name}": content for name, content in (files or {}).items()},
+            store.CONFIG: config.encode(),
+            store.CONTENTS: json.dumps(contents, indent=2, allow_nan=False).encode(),
+            **{f"{store.FILES}/{name}": text for name, text in (files or {}).items()},
         }
-        unfinished = place.with_name(place.name + _UNFINISHED)
-        with self._explain(place):
-            processes.on_process_0(lambda: self._begin(unfinished))
-            # Copies now, not in the background: the next step takes the memory over.
-            values = {name: detached(x) for name, x in arrays.items() if x.size}
-            self._arrays.save(
-                unfinished.absolute() / "state", args=ocp.args.PyTreeSave(values)
+        with self._explain(step):
+            processes.on_process_0(lambda: store.begin(self._directory, step))
+            # Copied now, not in the background: the next step reuses the memory.
+            values = {
+                name: arrays.donation_safe_copy(leaf)
+                for name, leaf in leaves.items()
+                if leaf.size
+            }
+            unfinished = store.unfinished_path(self._directory, step)
+            self._orbax.save(
+                unfinished.absolute() / store.STATE, args=ocp.args.PyTreeSave(values)
             )
-        self._writing = self._writer.submit(self._finish, place, unfinished, texts)
+        shapes = {name: value.shape for name, value in values.items()}
+        self._writing = self._writer.submit(self._finish, step, texts, shapes)
         if not self._in_background:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until what was saved is on the disk.
+        """Waits until the last save is on the disk.
 
         **Raises:** `OSError` if it could not be written.
         """
@@ -202,129 +205,94 @@ class Checkpoints:
             writing.result()
 
     def close(self) -> None:
-        """Waits, and writes no more."""
+        """Waits, and ends the background thread."""
         try:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._arrays.close()
+            self._orbax.close()
 
     def restore(self, like: TrainState, *, max_step: int | None = None) -> Restored:
-        """The last good state.
+        """The state of the last intact checkpoint.
 
         **Arguments:**
 
-        - `like`: a state of the run, such as `grpojax.init` makes: its structure,
-            shapes, dtypes, places and everything in it that is no array.
-        - `max_step`: no later step than this one.
+        - `like`: a state of the run, such as from `grpojax.init`: its structure,
+            shapes, dtypes, shardings and everything in it that is no array.
+        - `max_step`: ignores checkpoints of later steps.
 
-        **Raises:** `FileNotFoundError` if there is no checkpoint, `OSError` that names
-        what is wrong with each if none is good, `ValueError` that names the first array
-        that differs if it is of another model, optimizer or reference.
+        **Raises:** `FileNotFoundError` if there is no checkpoint; `OSError` that names
+        the damage of each if none is intact; `ValueError` that names the first array
+        that differs if it was saved from another model, optimizer or reference.
         """
         self.wait()
-        # One process reads the files to check them, and all take its word.
-        step, problems = processes.broadcast_from_0(lambda: self._choose(max_step))
+        # Process 0 verifies the checksums for all.
+        step, problems = processes.broadcast_from_0(
+            lambda: store.last_intact(self._directory, max_step)
+        )
         if step is None and not problems:
             raise FileNotFoundError(
-                f"A run is continued from a checkpoint. {os.fspath(self._directory)!r} "
-                "holds none that is complete: start the run anew."
+                f"A run is resumed from a checkpoint. {os.fspath(self._directory)!r} "
+                "holds none that is complete: start the run again."
             )
         if step is None:
             raise OSError(
-                f"None of the checkpoints in {os.fspath(self._directory)!r} is good. "
-                f"{' '.join(problems)} Bring one back from a copy, or start the run "
-                "anew."
+                f"None of the checkpoints in {os.fspath(self._directory)!r} is intact. "
+                f"{' '.join(problems)} Restore one from a backup, or start the run "
+                "again."
             )
         return _read(self._directory / str(step), like, problems)
 
-    def _choose(self, max_step: int | None) -> tuple[int | None, tuple[str, ...]]:
-        """The last good step, if there is one, and what is wrong with later ones."""
-        problems = []
-        for step in reversed(self.steps()):
-            if max_step is not None and step > max_step:
-                continue
-            problem = manifest.verify(self._directory / str(step))
-            if problem is None:
-                return step, tuple(problems)
-            problems.append(f"The checkpoint of step {step} cannot be used: {problem}.")
-        return None, tuple(problems)
-
-    def _begin(self, unfinished: Path) -> None:
-        self._sweep()
-        (unfinished / "files").mkdir(parents=True)
-
-    def _finish(self, place: Path, unfinished: Path, texts: dict[str, bytes]) -> None:
-        """Waits until all processes have written, and makes a checkpoint of it."""
-        with self._explain(place):
+    def _finish(
+        self, step: int, texts: dict[str, bytes], shapes: dict[str, tuple[int, ...]]
+    ) -> None:
+        """Waits for the arrays of all processes, and completes the checkpoint."""
+        unfinished = store.unfinished_path(self._directory, step)
+        with self._explain(step):
             try:
-                self._arrays.wait_until_finished()
+                self._orbax.wait_until_finished()
                 if not processes.is_process_0():
                     return
                 for name, content in texts.items():
                     (unfinished / name).write_bytes(content)
                 manifest.write(unfinished)
+                # Before it replaces anything, and before anything older is deleted.
+                arrays.check_readable(unfinished / store.STATE, shapes)
             except (OSError, ValueError):
-                # Room for others, if that is what was missing.
+                # Frees the space, in case that was what was missing.
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
-            if place.exists():
-                place.rename(place.with_name(place.name + _DISCARDED))
-            unfinished.rename(place)
+            store.publish(self._directory, step)
             fsync_directory(self._directory)
-            self._prune()
+            store.prune(
+                self._directory,
+                step,
+                keep_last=self._keep_last,
+                keep_best=self._keep_best,
+            )
 
-    def _explain(self, place: Path) -> contextlib.AbstractContextManager[None]:
-        kept = [step for step in self.steps() if str(step) != place.name]
+    def _explain(self, step: int) -> contextlib.AbstractContextManager[None]:
+        kept = [other for other in self.steps() if other != step]
         last = f"That of step {kept[-1]} is kept" if kept else "There is none before it"
-        return explain_os_error(f"the checkpoint of step {place.name}", place, last)
-
-    def _sweep(self) -> None:
-        """Removes what an interrupted `save` left."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for entry in self._directory.iterdir():
-            if entry.name.endswith((_UNFINISHED, _DISCARDED)):
-                shutil.rmtree(entry)
-
-    def _prune(self) -> None:
-        steps = self.steps()
-        scores = {step: _score(self._directory / str(step)) for step in steps}
-        ranked = sorted(steps, key=lambda step: (scores[step], step))
-        best = ranked[len(steps) - self._keep_best :] if self._keep_best else []
-        kept = {step for step in best if scores[step] > -math.inf}
-        kept |= set(steps if self._keep_last is None else steps[-self._keep_last :])
-        for step in set(steps) - kept:
-            place = self._directory / str(step)
-            place.rename(place.with_name(place.name + _DISCARDED))
-        self._sweep()
+        path = self._directory / str(step)
+        return explain_os_error(f"the checkpoint of step {step}", path, last)
 
 
-def _score(place: Path) -> float:
-    """A checkpoint's score; minus infinity without one, or if it cannot be read."""
-    try:
-        score = json.loads((place / "contents.json").read_bytes())["score"]
-    except (OSError, ValueError, KeyError):
-        return -math.inf
-    return -math.inf if score is None else score
-
-
-def _read(place: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
-    """Reads a checkpoint whose checksums are right."""
-    contents = json.loads((place / "contents.json").read_text(encoding="utf-8"))
-    check_fits(place.name, contents["arrays"], arrays_of(like))
-    if contents.get("frozen") != frozen_of(like):
+def _read(path: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
+    """Reads a checkpoint whose checksums have been verified."""
+    contents = json.loads((path / store.CONTENTS).read_text(encoding="utf-8"))
+    state = arrays.restore(path / store.STATE, contents["arrays"], like)
+    if contents.get("frozen") != arrays.frozen_fingerprint(like):
         raise ValueError(
-            "A checkpoint holds what is trained, and fits the frozen weights that it "
-            f"was trained on. Those of step {place.name} are others than this run's: "
-            "bring the model back that the run began with."
+            "A checkpoint fits the frozen weights that its state was trained on. Those "
+            f"of step {path.name} are not this run's: restore the model that the run "
+            "was started with."
         )
-    with ocp.PyTreeCheckpointer() as reader:
-        values = reader.restore(place.absolute() / "state", restore_args=places(like))
     return Restored(
-        state=with_arrays(like, values),
+        state=state,
         step=contents["step"],
-        config=(place / "recipe.yaml").read_text(encoding="utf-8"),
+        config=(path / store.CONFIG).read_text(encoding="utf-8"),
         metadata=contents["metadata"],
-        files={path.name: path.read_bytes() for path in (place / "files").iterdir()},
+        files={file.name: file.read_bytes() for file in (path / store.FILES).iterdir()},
         problems=problems,
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ... import masked
+from ..._checks import check_parts
 from ...types import FloatLike
 from ._correction import Importance, OffPolicySequenceMask, TopEntropy
 from ._inputs import Batch, LossInputs, LossWeights, PerToken
@@ -44,6 +45,18 @@ class Objective(eqx.Module):
     entropy_filter: TopEntropy | None = None
     off_policy_filter: OffPolicySequenceMask | None = None
     entropy_bonus: FloatLike | None = None
+
+    def __check_init__(self):
+        check_parts(
+            "Objective",
+            ratio=self.ratio,
+            surrogate=self.surrogate,
+            weight=self.weight,
+            penalties=self.penalties,
+            importance=self.importance,
+            entropy_filter=self.entropy_filter,
+            off_policy_filter=self.off_policy_filter,
+        )
 
     def loss_weights(self, batch: Batch) -> LossWeights:
         """Per-token weights over the full batch: microbatch losses sum to its loss.

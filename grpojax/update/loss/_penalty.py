@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._checks import check_at_least, check_parts
 from ...types import FloatLike
 from ._inputs import LossInputs, PerToken
 
@@ -64,6 +65,10 @@ class KL(eqx.Module):
     coefficient: FloatLike = 0.04
     estimator: Estimator = k3
     ratio: Callable[[LossInputs], PerToken] | None = None
+
+    def __check_init__(self):
+        check_at_least("KL", 0, coefficient=self.coefficient)
+        check_parts("KL", estimator=self.estimator, ratio=self.ratio)
 
     def __call__(self, inputs: LossInputs) -> PerToken:
         """The estimate of every token, before the coefficient."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from ... import masked
+from ..._checks import check_at_least
 from ...types import FloatLike
 from ._inputs import LossInputs, PerToken
 
@@ -78,6 +79,9 @@ class Clip(AbstractSurrogate):
     def clipped(self, ratio, inputs):
         return _outside(ratio, 1 - self.low, 1 + self.high, inputs)
 
+    def __check_init__(self):
+        check_at_least("Clip", 0, low=self.low, high=self.high)
+
 
 class Cispo(AbstractSurrogate):
     """The ratio is a clipped weight without a gradient: no token loses its gradient.
@@ -103,6 +107,9 @@ class Cispo(AbstractSurrogate):
 
     def clipped(self, ratio, inputs):
         return _outside(ratio, self.floor, self.cap, inputs)
+
+    def __check_init__(self):
+        check_at_least("Cispo", 0, cap=self.cap, floor=self.floor)
 
 
 class Sapo(AbstractSurrogate):
@@ -194,6 +201,9 @@ class Gmpo(AbstractSurrogate):
         del ratio
         low, high = jnp.exp(-jnp.asarray(self.low)), jnp.exp(jnp.asarray(self.high))
         return _outside(jnp.exp(inputs.log_ratio), low, high, inputs)
+
+    def __check_init__(self):
+        check_at_least("Gmpo", 0, low=self.low, high=self.high)
 
 
 class Reinforce(AbstractSurrogate):

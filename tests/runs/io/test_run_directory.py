@@ -257,3 +257,105 @@ def test_a_directory_that_is_deleted_meanwhile(tmp_path):
     with pytest.raises(FileNotFoundError, match="run' does not exist any more"):
         directory.log({"step": 2})
     assert not path.exists()
+
+
+def test_another_run_that_began_and_died_while_this_one_loaded(tmp_path):
+    path = tmp_path / "run"
+    with RunDirectory(path) as first:
+        second = RunDirectory(path)
+        first.start("steps: 9\n", {"status": "running"})
+        first.log({"step": 1})
+    with pytest.raises(FileExistsError, match="holds config.yaml, summary"):
+        second.start("steps: 5\n", {})
+    assert (path / "config.yaml").read_text() == "steps: 9\n"
+    assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    # Nor does the one that was refused keep the lock.
+    RunDirectory(path, resume=True).lock()
+
+
+def test_another_run_that_was_resumed_while_this_one_loaded(tmp_path):
+    path = begun(tmp_path / "run", {"step": 1})
+    second = RunDirectory(path, resume=True)
+    with RunDirectory(path, resume=True) as first:
+        first.resume(1, {})
+        first.write_config("steps: 20\n")
+    with pytest.raises(BlockingIOError, match="changed by another one while this"):
+        second.resume(0, {})
+    assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    RunDirectory(path, resume=True).lock()
+
+
+OLD = {
+    "training": [
+        {"metrics.jsonl": '{"step": 1}\n'},
+        {"events.jsonl": "", "summary.json": '{"status": "failed"}'},
+        {"summary.json": '{"accuracy_before": null}'},
+        {"checkpoints/10/contents.json": ""},
+    ],
+    "evaluation": [
+        {"summary.json": '{"status": "running"}'},
+        {"summary.json": '{"ci95": [0, 1]}', "evaluations.jsonl": "{}\n"},
+        {"predictions/0-greedy.jsonl": ""},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "kind, files", [(kind, files) for kind in OLD for files in OLD[kind]]
+)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_directory_is_resumed_as_what_it_was_started_as(
+    tmp_path, kind, files, recorded
+):
+    if recorded:
+        with RunDirectory(tmp_path, kind=kind) as directory:
+            directory.start("", {})
+    else:  # As older versions left it.
+        (tmp_path / "config.yaml").write_text("steps: 1\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (recorded and name == "summary.json"):
+            (tmp_path / name).write_text(text)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    other = "training" if kind == "evaluation" else "evaluation"
+    with pytest.raises(ValueError, match=f"holds one of kind '{kind}'. Received"):
+        RunDirectory(tmp_path, resume=True, kind=other)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    RunDirectory(tmp_path, resume=True, kind=kind).lock()
+
+
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_a_run_that_was_killed_before_its_kind_was_recorded(tmp_path, kind):
+    (tmp_path / "config.yaml").write_text("steps: 1\n")
+    RunDirectory(tmp_path, resume=True, kind=kind).lock()
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "is empty: restore it"),
+        (b" \n", "is empty: restore it"),
+        (b"steps", "is not a YAML mapping: restore it"),
+        (b"steps: [1", "is not YAML: restore it"),
+        (b"\xff\xfe\xfa", "is not YAML: restore it"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_not_resumed(tmp_path, content, said):
+    path = begun(tmp_path / "run", {"step": 1})
+    (path / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        RunDirectory(path, resume=True)
+    assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_run_without_a_configuration_is_resumed(tmp_path):
+    with RunDirectory(tmp_path / "run") as directory:
+        directory.start("", {})
+    RunDirectory(tmp_path / "run", resume=True).lock()
+
+
+def test_a_path_that_checkpoints_could_not_be_read_back_from(tmp_path):
+    with pytest.raises(ValueError, match="glob character .*choose another name"):
+        RunDirectory(tmp_path / "lr[1e-4]")
+    assert list(tmp_path.iterdir()) == []
+    RunDirectory(tmp_path / "lr[1e-4]", kind="evaluation").start("", {})

@@ -8,7 +8,7 @@ from grpojax.runs.io import samples as completions
 from grpojax.runs.training.step import Completions
 from grpojax.types import Prompt
 
-from ..envs.double import ByteTokenizer
+from ...envs.double import ByteTokenizer
 
 
 def said(**changes) -> Completions:

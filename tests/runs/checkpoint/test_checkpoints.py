@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 import grpojax as gx
 from grpojax.runs.checkpoint.checkpoints import Checkpoints
 
-from ..helpers import leaves, same_bits, transformer
+from ...helpers import leaves, same_bits, transformer
 
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
@@ -271,3 +272,118 @@ def test_orbax_alone_can_open_one(saved):
     arrays = json.loads((path / "3" / "contents.json").read_text())["arrays"]
     assert arrays["policy/embedding"] == "float32[50,32]"
     assert arrays["key"] == "key<fry>[]"
+
+
+@pytest.mark.parametrize("name", ["lr[1e-4]", "a*b", "a?b", "a\\b"])
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="glob character or a backslash. Received"):
+        Checkpoints(tmp_path / name / "checkpoints")
+
+
+def test_what_cannot_be_read_back_replaces_nothing(tmp_path, monkeypatch):
+    """Below such a path Orbax saves without an error, and can restore nothing."""
+    module = "grpojax.runs.checkpoint.checkpoints.check_characters"
+    monkeypatch.setattr(module, lambda _: None)
+    path = tmp_path / "lr[1e-4]"
+    with Checkpoints(tmp_path / "good", keep_last=1) as checkpoints:
+        checkpoints.save(1, state(1))
+    shutil.copytree(tmp_path / "good", path)
+    with Checkpoints(path, keep_last=1) as checkpoints:
+        checkpoints.save(2, state(2))
+        with pytest.raises(OSError, match="step 2 .* That of step 1 is kept"):
+            checkpoints.wait()
+        assert os.listdir(path) == ["1"]
+
+
+def test_only_checkpoints_are_counted_and_pruned(tmp_path):
+    mine = [tmp_path / "98" / "notes.txt", tmp_path / "99" / "x" / "y"]
+    mine += [tmp_path / "7.unfinished", tmp_path / "x.unfinished", tmp_path / "x"]
+    mine += [tmp_path / "y.discarded" / "z", tmp_path / "007" / "manifest.json"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        assert checkpoints.steps() == []
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step))
+        assert checkpoints.restore(state()).step == 3
+        assert checkpoints.restore(state()).problems == ()
+        assert checkpoints.steps() == [2, 3]
+    assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+
+
+@pytest.mark.parametrize("name", ["4", "4.unfinished"])
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_has_the_name_of_a_checkpoint_is_moved_aside(tmp_path, name, is_file):
+    path = tmp_path / name if is_file else tmp_path / name / "notes.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state(4))
+        assert checkpoints.restore(state()).step == 4
+    if is_file or name == "4":  # A directory `4.unfinished` is an interrupted save's.
+        moved = tmp_path / f"{name}.moved-1"
+        assert (moved if is_file else moved / "notes.txt").read_text() == "mine"
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_push_good_ones_out(saved):
+    _, path = saved
+    for step in ("98", "99"):
+        shutil.copytree(path / "3", path / step)
+        (path / step / "contents.json").write_text('{"score": 9}')
+    with Checkpoints(path, keep_last=2, keep_best=1) as checkpoints:
+        assert checkpoints.restore(state()).step == 3
+        checkpoints.save(4, state(4))
+        restored = checkpoints.restore(state())
+        assert restored.step == 4 and len(restored.problems) == 2
+        assert checkpoints.steps() == [3, 4, 98, 99]
+
+
+def test_more_best_ones_than_there_are(tmp_path):
+    with Checkpoints(tmp_path, keep_last=1, keep_best=5) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(), score=float(step))
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3]
+
+
+def test_the_configuration_is_read_alone(saved):
+    checkpoints, path = saved
+    assert checkpoints.saved_config() == CONFIG
+    shutil.rmtree(path / "3" / "state")
+    checkpoints.save(4, state(4), config="run:\n  steps: 4\n")
+    checkpoints.wait()
+    assert checkpoints.saved_config() == "run:\n  steps: 4\n"
+    (path / "4" / "recipe.yaml").write_text("run:\n  steps: 9\n")
+    assert checkpoints.saved_config() == CONFIG
+    assert Checkpoints(path / "nothing").saved_config() is None
+
+
+class LearningRate(NamedTuple):
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def test_a_learning_rate_that_an_old_checkpoint_lacks_is_filled_in(tmp_path):
+    """It is derived from the count, which another part of the optimizer has."""
+    schedule = optax.chain(OPTIMIZER, optax.scale_by_schedule(lambda _: 1.0))
+    old = state(1, optimizer=schedule)
+    seven = jax.tree.map(lambda x: x + 7 if x.dtype == jnp.int32 else x, old.opt_state)
+    old = eqx.tree_at(lambda s: s.opt_state, old, seven)
+    rate = LearningRate(jnp.zeros((), jnp.int32), jnp.array(1e-3))
+    like = state(2, optimizer=schedule)
+    like = eqx.tree_at(lambda s: s.opt_state, like, (*like.opt_state, rate))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, old)
+        found = checkpoints.restore(like).state
+    assert same_bits(found.policy, old.policy)
+    *before, filled = found.opt_state
+    assert same_bits(tuple(before), old.opt_state)
+    assert (int(filled.count), float(filled.learning_rate)) == (7, np.float32(1e-3))
+    # Each has memory of its own, or none could be donated.
+    jax.jit(lambda x: x, donate_argnums=0)(found.opt_state)
+    rate = rate._replace(learning_rate=jnp.zeros(2))
+    with Checkpoints(tmp_path) as checkpoints:
+        wrong = eqx.tree_at(lambda s: s.opt_state, old, (rate, *old.opt_state))
+        with pytest.raises(ValueError, match="wrong model"):
+            checkpoints.restore(wrong)

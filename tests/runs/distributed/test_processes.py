@@ -23,7 +23,7 @@ from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.training import fit as training
 
-from ..helpers import distance, same_bits, transformer
+from ...helpers import distance, same_bits, transformer
 
 
 # Two processes of so many devices each, and one of all.
@@ -271,7 +271,7 @@ def joined(body: str, out: Path, *, each: int, **sizes: int) -> list[subprocess.
         subprocess.Popen(
             [sys.executable, "-c", script, *arguments, str(index)],
             env=environment(each),
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
