@@ -25,7 +25,7 @@ from ..distributed.preemption import Preemption
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.show import echo, print_result
 from ..io.fingerprint import describe, fingerprint
-from ..io.resume_check import check_resumable
+from ..checkpoint.resume_check import check_resumable
 from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
 from ..tracking.build import TrackerFactory
 from . import curve
@@ -34,8 +34,7 @@ from .health import Thresholds
 from .metrics_buffer import MetricsBuffer, StepRecord
 from .progress import Progress
 from .run_log import ResumePoint, RunLog
-from .step import lower, LoweredStep, Step
-from .validated import naming_step
+from .step import lower, LoweredStep, naming_step, Step
 
 
 logger = logging.getLogger(__name__)
@@ -176,13 +175,7 @@ def prepare(
     else:
         directory = processes.on_process_0(lambda: claim(out, resume=resume))
     if config is None:
-        config = Config(
-            {
-                "step": describe(step),
-                "evaluation": describe(evaluation),
-                "arrays": fingerprint(step),
-            }
-        )
+        config = _described(state, step, steps, evaluation)
     mesh = mesh_of(state)
     samples = logging.samples if logging.tokenizer is not None else 0
     checkpoints = None if path is None else Path(path) / CHECKPOINTS
@@ -207,6 +200,22 @@ def prepare(
         mesh,
         start,
     )
+
+
+def _described(
+    state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
+) -> Config:
+    """The configuration of a run without a recipe: names and plain values."""
+    parts = describe(step)
+    values = {
+        "steps": steps,
+        "policy": {"name": type(state.policy).__name__},
+        **(parts if isinstance(parts, dict) else {"step": parts}),
+        "arrays": fingerprint(step),
+    }
+    if evaluation is not None:
+        values["evaluation"] = {**evaluation.to_json(), "problems": evaluation.count}
+    return Config(values)
 
 
 def claim(

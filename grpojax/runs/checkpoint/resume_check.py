@@ -3,11 +3,11 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 
-from .nested import flatten
+from ..io.tables import flatten
 
 
 FREE = (
-    *("run.steps", "log.every", "checkpoint.*", "tracking.*", "health.*"),
+    *("run.steps", "steps", "log.every", "checkpoint.*", "tracking.*", "health.*"),
     *("mesh.*", "distributed.*"),
 )
 """Keys that do not change what is computed: length, logging and devices of a run."""
