@@ -34,7 +34,7 @@ from .health import Thresholds
 from .metrics_buffer import MetricsBuffer, StepRecord
 from .progress import Progress
 from .run_log import ResumePoint, RunLog
-from .step import lower, LoweredStep, naming_step, Step
+from .step import lower, LoweredStep, Step
 
 
 logger = logging.getLogger(__name__)
@@ -359,9 +359,8 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
         metrics = MetricsBuffer(report, every=run.logging.every)
         stack.enter_context(metrics)
         for number in range(first, run.steps + 1):
-            with naming_step(number):
-                state, values, samples = compiled.call(state)
-                metrics.add(number, values, samples)
+            state, values, samples = compiled.call(state)
+            metrics.add(number, values, samples)
             callback.on_step_end(number, state, metrics)
     return state
 
@@ -408,7 +407,7 @@ def export_to(
         if not isinstance(policy, models.Transformer):
             logger.info("the policy has no export: its checkpoints hold it")
             return
-        if models.has_adapters(policy):
+        if models.adapters(policy):
             models.save_adapters(policy, directory / ADAPTER, base=base)
         models.save(models.merge(policy), directory / MODEL, tokenizer=tokenizer)
 

@@ -1,10 +1,9 @@
 """The train step as one compiled program."""
 
-import contextlib
 import dataclasses
 import functools as ft
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,7 +11,6 @@ import jax
 
 from ..._train import TrainStep
 from ...types import Metrics, TrainState
-from ...validation import ValidationError
 from ..distributed import mesh
 from ..io.samples import Samples
 from . import allocator
@@ -118,22 +116,3 @@ def lower(state: TrainState, step: Step, *, samples: int = 0) -> LoweredStep:
     program = eqx.filter_jit(call, donate="all-except-first")
     lowered = program.lower(step, state)  # pyright: ignore[reportFunctionMemberAccess]
     return LoweredStep(lowered.compile, step, time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def naming_step(step: int) -> Iterator[None]:
-    """Re-raises a failed run-time check with the step's number in its message.
-
-    A compiled program cannot put a number that it computes into a message.
-
-    **Raises:** `ValidationError`.
-    """
-    try:
-        yield
-    except (eqx.EquinoxRuntimeError, jax.errors.JaxRuntimeError) as error:
-        message = str(error)
-        # Those of `grpojax.validate` say which stage; others are not ours to explain.
-        if "stage '" not in message:
-            raise
-        found = next(line for line in message.splitlines() if "stage '" in line)
-        raise ValidationError(f"step {step}, {found.strip()}") from None
