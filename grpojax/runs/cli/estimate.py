@@ -1,4 +1,4 @@
-"""What a run would need, found out without a step."""
+"""Memory that a run needs, estimated without taking a step."""
 
 import math
 from collections.abc import Callable
@@ -7,25 +7,28 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ... import sharding
+from ..._train import TrainStep
+from ...env import AbstractEnvironment
 from ...policy import AbstractPolicy, empty_cache
-from ..recipe.schema import Rollout
-from .fit import Setup
+from ...rollout import RolloutConfig
+from ..distributed.mesh import use
+from ..training.fit import Prepared
 
 
 class Estimate(NamedTuple):
-    """What a run would need.
+    """Memory and shapes of a run.
 
     **Fields:**
 
-    - `parameters`: how many numbers are trained.
+    - `parameters`: how many parameters are trained.
     - `rows`, `prompt_length`, `completion_length`: the shape of a step's samples.
-    - `devices`: how many hold the state.
+    - `devices`: over how many the state is placed.
     - `bytes`: of the arrays that a step is known to hold, by name, on each device.
-    - `program`: what the compiler says that the step needs on each device; see
+    - `program`: memory of the step on each device, according to the compiler; see
         `CompiledStep`.
     - `seconds_compile`: how long tracing and compiling took.
     """
@@ -40,17 +43,27 @@ class Estimate(NamedTuple):
     seconds_compile: float
 
 
-def estimate(setup: Setup) -> Estimate:
-    """Compiles the step that was prepared, and runs nothing."""
-    recipe, env, state = setup.recipe, setup.environments.train, setup.state
-    compiled = setup.step.compile()
+def estimate(prepared: Prepared) -> Estimate:
+    """Compiles a prepared step, and runs nothing.
+
+    **Arguments:**
+
+    - `prepared`: from `fit.prepare`, of a `TrainStep`.
+
+    **Raises:** `TypeError` for another step.
+    """
+    step, state, mesh = prepared.step.step, prepared.state, prepared.mesh
+    if not isinstance(step, TrainStep):
+        raise TypeError(f"estimate needs a `TrainStep`. Received {step!r:.80}.")
+    config, env = step.rollout, step.env
     trained = eqx.filter(state.policy, state.policy.trainable())
-    mesh = mesh_of(state)
-    slots = _slots(recipe.rollout, mesh)
-    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(slots), state.policy)
+    slots = _slots(config, mesh)
+    with use(mesh):  # The decoder's layout depends on the mesh.
+        compiled = prepared.step.compile()
+        decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(slots), state.policy)
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
-        rows=recipe.rollout.prompts * recipe.rollout.group,
+        rows=config.prompts * config.group,
         prompt_length=env.max_prompt_length,
         completion_length=env.max_completion_length,
         devices=1 if mesh is None else mesh.size,
@@ -60,27 +73,20 @@ def estimate(setup: Setup) -> Estimate:
             "optimizer": device_bytes(state.opt_state),
             "reference": device_bytes(state.reference),
             "decoding weights": _decoding_weights(state.policy, decoding, mesh),
-            **_caches(setup, decoding, mesh),
+            **_caches(config, env, decoding, mesh),
         },
         program=compiled.bytes,
         seconds_compile=compiled.seconds,
     )
 
 
-def mesh_of(tree: PyTree) -> Mesh | AbstractMesh | None:
-    """The mesh that a tree's arrays are cut over, if there is one."""
-    shardings = (x.sharding for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
-    meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
-    return next((mesh for mesh in meshes if mesh.size > 1), None)
-
-
 def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
-    """What a tree's arrays take on one device.
+    """Bytes of a tree's arrays on one device.
 
     **Arguments:**
 
-    - `tree`: of arrays; what else it holds is not counted.
-    - `wide`: count narrow floats as float32, such as a gradient is added up in.
+    - `tree`: of arrays; other leaves are not counted.
+    - `wide`: count 16-bit floats as float32, in which gradients are accumulated.
     """
 
     def one(x: Array) -> int:
@@ -91,58 +97,60 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
 
 
 def _caches(
-    setup: Setup, decoding: AbstractPolicy, mesh: Mesh | AbstractMesh | None
+    config: RolloutConfig,
+    env: AbstractEnvironment,
+    decoding: AbstractPolicy,
+    mesh: Mesh | None,
 ) -> dict[str, int]:
-    """Keys and values while a device decodes its share of the prompts.
+    """KV caches while a device decodes its share of the prompts.
 
-    Slots that are refilled hold a copy each of their prompt's.
+    Slots that are refilled hold a copy of their prompt's cache.
     """
-    recipe, env = setup.recipe.rollout, setup.environments.train
-    parts, slots = _parts(mesh), _slots(recipe, mesh)
-    rows = recipe.prompts * recipe.group // parts
+    shards, slots = _shards(mesh), _slots(config, mesh)
+    rows = config.prompts * config.group // shards
     tensor = 1 if mesh is None else mesh.shape["tensor"]
 
     def cache(columns: int) -> int:
-        """Of one stream; its heads are cut where they can be."""
+        """Of one stream; heads are sharded where they divide."""
         found = jax.tree.leaves(
             eqx.filter_eval_shape(lambda p: empty_cache(p, columns), decoding)
         )
-        cut = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
-        return sum(x.size * x.dtype.itemsize // cut(x) for x in found)
+        shards_of = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
+        return sum(x.size * x.dtype.itemsize // shards_of(x) for x in found)
 
-    prompts = recipe.prompts // parts + (slots if slots < rows else 0)
+    prompts = config.prompts // shards + (slots if slots < rows else 0)
     return {
         "prompt caches": prompts * cache(env.max_prompt_length),
         "completion caches": slots * cache(env.max_completion_length),
     }
 
 
-def _parts(mesh: Mesh | AbstractMesh | None) -> int:
-    """How many the prompts are dealt out to."""
+def _shards(mesh: Mesh | None) -> int:
+    """Shards of the batch."""
     return 1 if mesh is None else math.prod(mesh.shape[x] for x in sharding.BATCH)
 
 
-def _slots(recipe: Rollout, mesh: Mesh | AbstractMesh | None) -> int:
-    """How many rows each of them decodes at a time."""
-    rows = recipe.prompts * recipe.group
-    slots = rows if recipe.slots is None else min(recipe.slots, rows)
-    return slots // _parts(mesh)
+def _slots(config: RolloutConfig, mesh: Mesh | None) -> int:
+    """Rows that each shard decodes at a time."""
+    rows = config.prompts * config.group
+    slots = rows if config.slots is None else min(config.slots, rows)
+    return slots // _shards(mesh)
 
 
 def _decoding_weights(
-    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | AbstractMesh | None
+    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | None
 ) -> int:
-    """The sampler's own copy, if it is in another dtype or lies elsewhere."""
+    """The sampler's own copy, if it has another dtype or placement."""
     arrays = jax.tree.leaves(eqx.filter(decoding, _is_shape))
     if mesh is None:
         kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
         return sum(
             x.size * x.dtype.itemsize for x in arrays if (x.shape, x.dtype) not in kept
         )
-    laid_out = sharding.shardings(decoding, mesh, sharding.DECODING)
+    placed = sharding.shardings(decoding, mesh, sharding.DECODING)
     return sum(
         math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
-        for x, place in zip(arrays, jax.tree.leaves(laid_out), strict=True)
+        for x, place in zip(arrays, jax.tree.leaves(placed), strict=True)
     )
 
 
@@ -162,8 +170,8 @@ def describe(estimate: Estimate) -> str:
             f"tokens at most, completions of {estimate.completion_length}",
             f"params {estimate.parameters:,}",
             f"memory {listed(estimate.bytes)} (counted{where})",
-            f"step   {listed(estimate.program) or 'not known'} (the compiler's word"
-            f"{where})",
+            f"step   {listed(estimate.program) or 'not known'} (according to the "
+            f"compiler{where})",
             f"compiled the step in {estimate.seconds_compile:.1f} s; no step was taken "
             "and nothing was written",
         ]
@@ -171,7 +179,7 @@ def describe(estimate: Estimate) -> str:
 
 
 def readable(size: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes with a unit."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{size / scale:,.1f} {unit}"
