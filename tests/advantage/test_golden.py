@@ -112,9 +112,7 @@ def test_by_group_id_refuses_what_does_not_fit():
         ByGroupId(group_centered, jnp.zeros(3, int), groups=1)(
             Rewards.of(jnp.ones((2, 2)))
         )
-    with pytest.raises(
-        ValueError, match="groups` must be at least 1. Received 0"
-    ):
+    with pytest.raises(ValueError, match="groups` must be at least 1. Received 0"):
         ByGroupId(group_centered, jnp.zeros(3, int), groups=0)
 
 

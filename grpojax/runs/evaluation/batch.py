@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ... import rollout
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, Turn
 from ...policy import AbstractPolicy
-from ...text import Number
+from ...text import ParsedInteger
 from ...types import Prompt
 from ..distributed import mesh as placement
 from .result import Evaluation
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     rewards: dict[str, Float[Array, "problem sample"]]
     silent: Bool[Array, " problem"]
     gold: Int[Array, " problem"] | None
-    answers: Number | None
+    answers: ParsedInteger | None
 
 
 @eqx.filter_jit
@@ -158,7 +158,7 @@ def on_the_host(
     )
 
 
-def _optional(answers: Number) -> list[list[Answer]]:
+def _optional(answers: ParsedInteger) -> list[list[Answer]]:
     pick = lambda value, valid: value if valid else None
     rows = zip(answers.value.tolist(), answers.valid.tolist(), strict=True)
     return [list(map(pick, values, valid)) for values, valid in rows]
