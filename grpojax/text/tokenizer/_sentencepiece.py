@@ -1,29 +1,29 @@
+"""Tokenizers of the sentencepiece library."""
+
 import re
 from typing import final
 
 import numpy as np
 
+from .._token_bytes import TokenIds
+from ._abstract import AbstractTokenizer
 from ._files import SENTENCEPIECE, TokenizerFiles
-from ._token_bytes import TokenIds
-from ._tokenizer import AbstractTokenizer
 
 
 @final
 class SentencePieceTokenizer(AbstractTokenizer):
     """A sentencepiece model.
 
-    Sentencepiece itself reads a control symbol such as `</s>` as ordinary letters. Here
-    one that is written out in a text becomes its token, as chat templates expect, and
-    each stretch between two of them is encoded as sentencepiece encodes a text: with
-    the model's own normalization and, if it has one, its dummy prefix.
+    Sentencepiece encodes a control symbol in a text, such as `</s>`, as ordinary
+    letters. Here it becomes its token, as chat templates expect, and each stretch
+    between two of them is encoded as sentencepiece encodes a text: with the model's
+    normalization and, if it has one, its dummy prefix.
 
-    **Arguments**
+    **Arguments:**
 
     - `files`: with a `tokenizer.model` among them.
 
-    **Raises**
-
-    `ValueError` when sentencepiece cannot read the file.
+    **Raises:** `ValueError` if sentencepiece cannot read the file.
     """
 
     def __init__(self, files: TokenizerFiles):
@@ -34,16 +34,16 @@ class SentencePieceTokenizer(AbstractTokenizer):
             processor.LoadFromSerializedProto(files.contents[SENTENCEPIECE])
         except RuntimeError as error:
             raise ValueError(
-                "A .model file must be a sentencepiece model, and sentencepiece cannot "
-                f"read this one ({error}). If its format is tiktoken's, use the "
-                "tokenizer.json of the same model."
+                "A .model file must be a sentencepiece model. Received one that "
+                f"sentencepiece cannot read ({error}). If its format is tiktoken's, "
+                "use the tokenizer.json of the same model."
             ) from error
         self.files = files
         self.vocab_size = processor.get_piece_size()
         self._processor = processor
         controls = filter(processor.is_control, range(self.vocab_size))
         self._controls = {processor.id_to_piece(token): token for token in controls}
-        # The longest first: one control symbol may begin another.
+        # The longest first: a control symbol may be a prefix of another.
         names = sorted(self._controls, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, names))})")
 
@@ -62,7 +62,7 @@ class SentencePieceTokenizer(AbstractTokenizer):
         return self._processor.decode(known)
 
     def token_id(self, piece: str) -> int | None:
-        token = self._processor.piece_to_id(piece)  # The unknown token's, if unknown.
+        token = self._processor.piece_to_id(piece)  # An unknown piece has an id, too.
         return token if self.piece(token) == piece else None
 
     def piece(self, token: int) -> str | None:

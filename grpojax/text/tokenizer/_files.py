@@ -1,3 +1,5 @@
+"""The files of a tokenizer, and where they are read from."""
+
 import dataclasses
 import json
 import os
@@ -9,8 +11,8 @@ from pathlib import Path
 HUGGING_FACE = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
 
-# What describes a tokenizer beside its vocabulary. `config.json` is read for the ids
-# it declares but never written back: it belongs to the model.
+# What describes a tokenizer besides its vocabulary. `config.json` is read for the ids
+# that it declares but never written: it belongs to the model.
 _DESCRIPTIONS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -22,11 +24,11 @@ _MODEL_CONFIG = "config.json"
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """The files of one tokenizer, held in memory byte for byte.
+    """The files of one tokenizer, in memory.
 
     **Fields:**
 
-    - `contents`: file name to bytes, under the names that a model directory gives them:
+    - `contents`: from file names to bytes, with the names of a model directory:
         `tokenizer.json` or `tokenizer.model`, and any of `tokenizer_config.json`,
         `special_tokens_map.json`, `generation_config.json`, `chat_template.jinja`,
         `config.json`.
@@ -35,7 +37,7 @@ class TokenizerFiles:
     contents: Mapping[str, bytes]
 
     def read_json(self, name: str) -> dict[str, object]:
-        """The JSON object in file `name`, empty when there is no such file."""
+        """The JSON object in file `name`; empty if there is no such file."""
         return json.loads(self.contents.get(name, b"{}"))
 
     def special(self, role: str) -> str | None:
@@ -75,7 +77,7 @@ class TokenizerFiles:
 
 
 def read_files(path: str | os.PathLike[str]) -> TokenizerFiles:
-    """Reads a tokenizer from a directory, one file or the Hugging Face hub."""
+    """The tokenizer files of a directory, of one file, or of a model on the hub."""
     local = Path(path)
     if local.is_file():
         return _read_file(local)
@@ -95,7 +97,7 @@ def _read_file(path: Path) -> TokenizerFiles:
     if path.suffix not in names:
         raise ValueError(
             "A tokenizer file ends in .json (the `tokenizers` library) or in .model "
-            f"(sentencepiece). Received {str(path)!r}: rename it, or hand over its "
+            f"(sentencepiece). Received {str(path)!r}: rename it, or pass its "
             "directory."
         )
     return TokenizerFiles({names[path.suffix]: path.read_bytes()})
@@ -113,7 +115,7 @@ def _read_directory(directory: Path) -> TokenizerFiles:
         raise FileNotFoundError(
             "A tokenizer's directory holds tokenizer.json, tokenizer.model or exactly "
             f"one *.model file. {str(directory)!r} holds neither of the first two and "
-            f"{len(models)} *.model files: hand over the file itself."
+            f"{len(models)} *.model files: pass the file itself."
         )
     for name in (*_DESCRIPTIONS, _MODEL_CONFIG):
         if (directory / name).is_file():
@@ -130,6 +132,6 @@ def _download(name: str) -> Path:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"load_tokenizer({name!r}): there is no such file or directory here, and "
-            f"the Hugging Face hub did not give a model of that name ({error}). Check "
-            "the name and the connection, or hand over a local directory."
+            f"no model of that name from the Hugging Face hub ({error}). Check the "
+            "name and the connection, or pass a local directory."
         ) from error

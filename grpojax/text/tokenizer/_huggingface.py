@@ -1,3 +1,5 @@
+"""Tokenizers of the `tokenizers` library."""
+
 import functools as ft
 import re
 from collections.abc import Callable
@@ -5,22 +7,20 @@ from typing import final
 
 import numpy as np
 
+from .._token_bytes import TokenIds
+from ._abstract import AbstractTokenizer
 from ._files import HUGGING_FACE, TokenizerFiles
-from ._token_bytes import TokenIds
-from ._tokenizer import AbstractTokenizer
 
 
 @final
 class HuggingFaceTokenizer(AbstractTokenizer):
     """A `tokenizer.json`, run by the `tokenizers` library.
 
-    **Arguments**
+    **Arguments:**
 
     - `files`: with a `tokenizer.json` among them.
 
-    **Raises**
-
-    `ValueError` when `tokenizers` cannot read the file.
+    **Raises:** `ValueError` if `tokenizers` cannot read the file.
     """
 
     def __init__(self, files: TokenizerFiles):
@@ -30,8 +30,9 @@ class HuggingFaceTokenizer(AbstractTokenizer):
             tokenizer = tokenizers.Tokenizer.from_buffer(files.contents[HUGGING_FACE])
         except Exception as error:  # The library raises nothing more precise.
             raise ValueError(
-                "A tokenizer.json must be one that the installed `tokenizers` reads. "
-                f"It said: {error}. Upgrade `tokenizers`, or check the file."
+                "A tokenizer.json must be readable by the installed `tokenizers`. "
+                f"Received one with an error: {error}. Upgrade `tokenizers`, or check "
+                "the file."
             ) from error
         # Some files carry the batch settings of the run that wrote them.
         tokenizer.no_truncation()
@@ -54,7 +55,7 @@ class HuggingFaceTokenizer(AbstractTokenizer):
         return self._tokenizer.id_to_token(token)
 
     def own_special(self, role: str) -> int | None:
-        del role  # tokenizer.json does not say what its special tokens are for.
+        del role  # tokenizer.json does not declare the roles of special tokens.
         return None
 
     def pieces_as_bytes(self) -> list[bytes]:
@@ -69,15 +70,15 @@ class HuggingFaceTokenizer(AbstractTokenizer):
 
 
 def _decoder(declared: object) -> Callable[[str], bytes]:
-    """What the decoder of a tokenizer.json makes of one piece inside a text."""
+    """A function from one piece inside a text to its bytes."""
     steps = _steps(declared)
-    strange = [step for i, step in enumerate(steps) if not _is_known(step, steps[:i])]
-    if strange or not steps:
+    unknown = [step for i, step in enumerate(steps) if not _is_known(step, steps[:i])]
+    if unknown or not steps:
         raise ValueError(
             "The text of tokens follows from their bytes for byte-level decoders "
             "(ByteLevel) and for sentencepiece's (Metaspace, Replace of a string, "
-            "ByteFallback, Fuse, then Strip at the left). This tokenizer.json has "
-            f"{strange or 'no decoder'}: use a tokenizer of one of these kinds."
+            "ByteFallback, Fuse, then Strip at the left). Received a tokenizer.json "
+            f"with {unknown or 'no decoder'}: use a tokenizer of one of these kinds."
         )
 
     def to_bytes(piece: str) -> bytes:
@@ -99,8 +100,8 @@ def _is_known(step: dict, before: list[dict]) -> bool:
     if step["type"] == "Replace":
         return "String" in step["pattern"]
     if step["type"] == "Strip":
-        # Once `Fuse` has made the text one piece, `Strip` takes the dummy prefix away
-        # again. Before that it would eat into every piece.
+        # After `Fuse` has joined the text to one piece, `Strip` removes the dummy
+        # prefix. Before it, `Strip` would apply to every piece.
         return step["stop"] == 0 and any(other["type"] == "Fuse" for other in before)
     return step["type"] in ("ByteLevel", "Metaspace", "ByteFallback", "Fuse")
 
@@ -119,8 +120,8 @@ def _is_byte(piece: str) -> bool:
 
 @ft.lru_cache(maxsize=1)
 def _byte_of_character() -> dict[str, int]:
-    # GPT-2 writes each byte as one printable character: itself where it is printable,
-    # else the next one from U+0100 on.
+    # GPT-2 maps each byte to one printable character: itself if it is printable, else
+    # the next one from U+0100.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {
@@ -132,4 +133,4 @@ def _byte_level(piece: str) -> bytes:
     table = _byte_of_character()
     if all(character in table for character in piece):
         return bytes(table[character] for character in piece)
-    return piece.encode()  # An added token, which is written as it is.
+    return piece.encode()  # An added token, which is not mapped.

@@ -1,3 +1,5 @@
+"""Chat templates, rendered as `transformers` does."""
+
 import datetime
 import functools as ft
 import json
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def render(template: str, variables: Mapping[str, object]) -> str:
-    """Renders a chat template as `transformers` does, in a sandbox."""
+    """Renders a chat template in a sandbox."""
     return _compile(template).render(variables)
 
 
@@ -23,8 +25,8 @@ def _compile(template: str) -> "jinja2.Template":
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):
-        # `{% generation %}` marks what the assistant says. It renders as its body:
-        # which tokens are trained on is the sampler's record, not the template's.
+        # `{% generation %}` marks the assistant's text. It renders as its body: which
+        # tokens are trained on is recorded by the sampler, not by the template.
         tags = {"generation"}
 
         def parse(self, parser):
@@ -44,7 +46,7 @@ def _compile(template: str) -> "jinja2.Template":
 
 
 def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    # Jinja's own filter escapes HTML.
+    # Jinja's built-in filter escapes HTML.
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -1,19 +1,21 @@
+"""The interface of a tokenizer."""
+
 import abc
 import functools as ft
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .._token_bytes import byte_table, TokenBytes, TokenIds
 from ._files import TokenizerFiles
 from ._template import render
-from ._token_bytes import byte_table, TokenBytes, TokenIds
 
 
 class AbstractTokenizer(abc.ABC):
     """Text to tokens and back, on the host.
 
-    A tokenizer is an ordinary Python object and no pytree: what the compiled program
-    needs of it is `token_bytes`, which is one.
+    A tokenizer is an ordinary Python object, not a pytree: a compiled program takes its
+    `token_bytes`.
     """
 
     files: TokenizerFiles
@@ -23,8 +25,8 @@ class AbstractTokenizer(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """The tokens of a text; no token is added at its beginning or its end.
 
-        A special token that is written out in the text becomes that token, so do not
-        encode text from strangers next to text of your own.
+        A special token that is spelled out in the text becomes that token, so do not
+        encode untrusted text together with your own.
         """
 
     @abc.abstractmethod
@@ -37,57 +39,62 @@ class AbstractTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def piece(self, token: int) -> str | None:
-        """The piece of the vocabulary with that id: what `token_id` inverts."""
+        """The piece of the vocabulary with an id: the inverse of `token_id`."""
 
     @abc.abstractmethod
     def own_special(self, role: str) -> int | None:
-        """The id that the vocabulary file itself gives to `"bos"`, `"eos"`, `"pad"` or
-        `"unk"`, if it does."""
+        """The id that the vocabulary file declares for a role, if it does.
+
+        **Arguments:**
+
+        - `role`: `"bos"`, `"eos"`, `"pad"` or `"unk"`.
+
+        **Returns:** the id, or `None`.
+        """
 
     @abc.abstractmethod
     def pieces_as_bytes(self) -> list[bytes]:
-        """The bytes of every token, in order of id: what `token_bytes` is made of."""
+        """The bytes of every token, in order of id: the pieces of `token_bytes`."""
 
     @ft.cached_property
     def token_bytes(self) -> TokenBytes:
-        """The bytes of every token, made once.
+        """The bytes of every token; cached.
 
         For every token sequence whose bytes are UTF-8,
 
             token_bytes.join(ids) == decode(ids).encode()
 
-        with one exception. A tokenizer that puts a space in front of every text (a
-        "dummy prefix") has `decode` take it away again: leading spaces of the first
-        visible piece are then missing from the right-hand side. The table keeps them,
-        for a completion does not begin a text.
+        with one exception. A tokenizer that adds a space in front of every text (a
+        "dummy prefix") removes it in `decode`: leading spaces of the first visible
+        piece are then missing on the right-hand side. The table has them, since a
+        completion does not begin a text.
 
-        **Raises**
-
-        `ValueError` when the text of tokens does not follow from bytes of their own.
+        **Raises:** `ValueError` if the text of a token sequence is not the
+        concatenation of the bytes of its tokens.
         """
         return byte_table(self.pieces_as_bytes())
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """The tokens that end a completion; empty when the files name none.
+        """The tokens that end a completion; empty if the files declare none.
 
         `eos_token_id` in generation_config.json (one id or several), else `eos_token`
-        in tokenizer_config.json, else `eos_token_id` in config.json, else what the
-        vocabulary file says.
+        in tokenizer_config.json, else `eos_token_id` in config.json, else the one of
+        the vocabulary file.
         """
         return self._declared("eos")
 
     @property
     def pad_token(self) -> int | None:
-        """The token that fills a batch up, if there is one.
+        """The token for padding, if there is one.
 
-        It may be an end token as well (SmolLM2's is), so it never tells what was said.
+        It may be an end token as well (SmolLM2's is), so it cannot serve as a mask.
         """
         return next(iter(self._declared("pad")), None)
 
     @property
     def bos_token(self) -> int | None:
-        """The token that begins a text, if there is one; only templates write it."""
+        """The token that begins a text, if there is one; only templates add it."""
         return next(iter(self._declared("bos")), None)
 
     def chat_text(
@@ -97,25 +104,25 @@ class AbstractTokenizer(abc.ABC):
         add_generation_prompt: bool = True,
         **variables: object,
     ) -> str:
-        """Renders a conversation with the tokenizer's chat template.
+        """A conversation rendered by the tokenizer's chat template.
 
-        **Arguments**
+        **Arguments:**
 
         - `messages`: mappings with a `"role"` and a `"content"`, oldest first.
-        - `add_generation_prompt`: end with the words that open the assistant's turn.
+        - `add_generation_prompt`: append the beginning of the assistant's turn.
         - `variables`: further variables of the template, such as `tools` or
             `enable_thinking`.
 
-        **Raises**
+        **Returns:** the text.
 
-        `ValueError` when the tokenizer has no chat template, or when a message has no
-        role; `jinja2.TemplateError` when the template refuses the conversation.
+        **Raises:** `ValueError` if the tokenizer has no chat template, or a message has
+        no role; `jinja2.TemplateError` if the template rejects the conversation.
         """
         if self._template is None:
             raise ValueError(
-                "chat needs a chat template, and this tokenizer came with none: no "
+                "chat needs a chat template. Received a tokenizer without one: no "
                 "chat_template.jinja and no default `chat_template` in "
-                "tokenizer_config.json. Add one, or use `encode`, which needs none."
+                "tokenizer_config.json. Add one, or use `encode`."
             )
         if not all(
             isinstance(entry, Mapping) and "role" in entry for entry in messages
@@ -138,7 +145,7 @@ class AbstractTokenizer(abc.ABC):
         add_generation_prompt: bool = True,
         **variables: object,
     ) -> list[int]:
-        """The tokens of a conversation: `encode` of `chat_text`, with its arguments."""
+        """The tokens of a conversation: `encode(chat_text(...))`."""
         return self.encode(
             self.chat_text(
                 messages, add_generation_prompt=add_generation_prompt, **variables
@@ -148,8 +155,12 @@ class AbstractTokenizer(abc.ABC):
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes the files that the tokenizer was loaded from, byte for byte.
 
-        The vocabulary is called `tokenizer.json` or `tokenizer.model` whatever it was
-        called before, so that `load_tokenizer(directory)` finds it.
+        The vocabulary is written as `tokenizer.json` or `tokenizer.model`, so that
+        `load_tokenizer(directory)` finds it.
+
+        **Arguments:**
+
+        - `directory`: created if it does not exist.
         """
         self.files.write(Path(directory))
 

@@ -1,7 +1,8 @@
-"""What the functions on `Bytes` mean, in regular expressions.
+"""Reference implementations of the functions on `Bytes`, by regular expressions.
 
-Every function here has a namesake in `grpojax.text` that must agree with it on every
-sequence of bytes. A number is an `int`, or `None` where `Number.valid` is false.
+Every function has a counterpart of the same name in `grpojax.text` that must agree with
+it on every sequence of bytes. A number is an `int`, or `None` where
+`ParsedInteger.valid` is false.
 """
 
 import re
@@ -18,8 +19,8 @@ def to_bytes(
     pieces: Sequence[bytes], tokens: Sequence[int], keep: Sequence[bool], *, size: int
 ) -> bytes:
     """The last `size` bytes of the kept tokens."""
-    said = [token for token, kept in zip(tokens, keep, strict=True) if kept]
-    known = [pieces[token] for token in said if 0 <= token < len(pieces)]
+    kept_tokens = [token for token, kept in zip(tokens, keep, strict=True) if kept]
+    known = [pieces[token] for token in kept_tokens if 0 <= token < len(pieces)]
     return b"".join(known)[-size:]
 
 
@@ -31,14 +32,14 @@ def number_after(text: bytes, marker: bytes = b"####") -> int | None:
 
 
 def number_in_tag(text: bytes, tag: bytes = b"answer") -> int | None:
-    """The number that is the whole payload of the last pair of tags."""
+    """The number that is the content of the last pair of tags."""
     opening, closing = b"<" + tag + b">", b"</" + tag + b">"
     paired, found, _ = text.rpartition(closing)
     _, opened, _ = paired.rpartition(opening)
     if not (found and opened):
         return None
-    payload = text[paired.rindex(opening) + len(opening) :].split(closing)[0]
-    match = re.fullmatch(rb"\s*" + _NUMBER + rb"\.?\s*", payload)
+    content = text[paired.rindex(opening) + len(opening) :].split(closing)[0]
+    match = re.fullmatch(rb"\s*" + _NUMBER + rb"\.?\s*", content)
     return _value(match) if match else None
 
 
