@@ -96,9 +96,7 @@ def complete(
         lengths=trajectory.lengths,
         terminated=trajectory.terminated,
         rewards=trajectory.rewards,
-        empty_is_correct=jax.vmap(lambda state: _empty_is_correct(env, state, success))(
-            states
-        ),
+        empty_is_correct=empty(states),
         gold=gold,
         answers=answers,
     )
