@@ -20,10 +20,9 @@ from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ...types import Prompt
 from ..distributed import mesh as placement
-from ..io import samples as completions
+from ..io.samples import Samples, to_records
 from ..recipe import build as parts
 from ..recipe.schema import Recipe
-from ..training.step import Completions
 from .evaluate import say
 
 
@@ -160,7 +159,7 @@ def _complete(
     *,
     problems: int,
     samples: int,
-) -> Completions:
+) -> Samples:
     # Every part of a mesh has as many; what is too many is thrown away.
     dealt = -(-problems // spmd.shards()) * spmd.shards()
     numbers = jnp.minimum(jnp.arange(dealt), problems - 1)
@@ -169,18 +168,7 @@ def _complete(
         policy, env, states, prompts, group=samples, sampler=sampler, key=key
     )
     paid = None if reward is None else reward(said)
-    unknown = jnp.full((dealt, samples), jnp.nan)
-    every = Completions(
-        prompt=said.prompt,
-        tokens=said.tokens,
-        sampled=said.sampled,
-        log_prob=said.log_prob,
-        terminated=said.terminated,
-        rewards={} if paid is None else paid.components,
-        total=unknown if paid is None else paid.total,
-        valid=jnp.zeros(unknown.shape, bool) if paid is None else paid.valid,
-        advantages=unknown,
-    )
+    every = Samples.of(said, paid)
     return placement.replicate(jax.tree.map(lambda x: x[:problems], every))
 
 
@@ -203,7 +191,7 @@ def generate(
 def run(setup: Setup) -> list[dict[str, object]]:
     """Lets the model answer what was prepared.
 
-    **Returns:** a record for each problem; see `completions.to_records`. Nobody has
+    **Returns:** a record for each problem; see `to_records`. Nobody has
     learned from it: the step is 0 and the advantages are NaN.
     """
     with placement.use(setup.mesh):
@@ -216,7 +204,7 @@ def run(setup: Setup) -> list[dict[str, object]]:
             problems=setup.problems,
             samples=setup.samples,
         )
-    return list(completions.to_records(0, jax.device_get(said), setup.tokenizer))
+    return list(to_records(0, jax.device_get(said), setup.tokenizer))
 
 
 def tint(probability: float) -> str:

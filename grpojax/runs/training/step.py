@@ -10,55 +10,15 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, Int
 
-from ..._train import collect, Experience, learn, train_step
-from ...types import Metrics, Prompt, TrainState
+from ..._train import collect, learn, train_step
+from ...types import Metrics, TrainState
 from ..distributed import mesh as placement
+from ..io.samples import Samples
 from . import allocator
 
 
-class Completions(eqx.Module):
-    """What was said about a step's first prompts, and what it was worth.
-
-    **Fields:**
-
-    - `prompt`: the prompts, once for their whole group.
-    - `tokens`, `sampled`, `log_prob`, `terminated`: as in `Trajectory`.
-    - `rewards`: the components by name, before weighting; NaN where one does not apply.
-    - `total`, `valid`: as in `Rewards`.
-    - `advantages`: of each row, or of each of its tokens.
-    """
-
-    prompt: Prompt
-    tokens: Int[Array, "prompt group time"]
-    sampled: Bool[Array, "prompt group time"]
-    log_prob: Float[Array, "prompt group time"]
-    terminated: Bool[Array, "prompt group"]
-    rewards: dict[str, Float[Array, "prompt group"]]
-    total: Float[Array, "prompt group"]
-    valid: Bool[Array, "prompt group"]
-    advantages: Float[Array, "prompt group *time"]
-
-    @classmethod
-    def of(cls, experience: Experience, count: int) -> "Completions":
-        """Those of the first `count` prompts that were trained on."""
-        said, paid = experience.trajectory, experience.rewards
-        every = cls(
-            prompt=said.prompt,
-            tokens=said.tokens,
-            sampled=said.sampled,
-            log_prob=said.log_prob,
-            terminated=said.terminated,
-            rewards=paid.components,
-            total=paid.total,
-            valid=paid.valid,
-            advantages=experience.advantages,
-        )
-        return jax.tree.map(lambda x: x[:count], every)
-
-
-Step = Callable[[TrainState], tuple[TrainState, Metrics, Completions | None]]
+Step = Callable[[TrainState], tuple[TrainState, Metrics, Samples | None]]
 """The next state, metrics, and what was said, if that was asked for."""
 
 
@@ -150,7 +110,12 @@ def lower(state: TrainState, *, completions: int = 0, **fixed) -> LoweredStep:
     def step(fixed: dict, state: TrainState):
         given = lambda names: {name: x for name, x in fixed.items() if name in names}
         experience = collect(state, **given(_COLLECTING))
-        said = Completions.of(experience, completions) if completions > 0 else None
+        said = None
+        if completions > 0:
+            every = Samples.of(
+                experience.trajectory, experience.rewards, experience.advantages
+            )
+            said = jax.tree.map(lambda x: x[:completions], every)
         next_state, metrics = learn(state, experience, **given(_LEARNING))
         return next_state, *placement.replicate((metrics, said))
 
@@ -171,7 +136,7 @@ class Reading(NamedTuple):
 
     step: int
     metrics: dict[str, float]
-    completions: Completions | None
+    completions: Samples | None
 
 
 class Readings:
@@ -189,7 +154,7 @@ class Readings:
     def __init__(self, report: Callable[[Reading], None], *, every: int = 1):
         self._report, self._every = report, every
         self._pending: list[tuple[int, Metrics]] = []
-        self._completions: Completions | None = None
+        self._completions: Samples | None = None
         self._since = time.perf_counter()
 
     def __enter__(self) -> "Readings":
@@ -205,7 +170,7 @@ class Readings:
         del kind, error, traceback
         self.read()
 
-    def add(self, step: int, metrics: Metrics, completions: Completions | None) -> None:
+    def add(self, step: int, metrics: Metrics, completions: Samples | None) -> None:
         """Takes what a step returned; reads if that makes enough of them."""
         self._pending.append((step, metrics))
         self._completions = completions
