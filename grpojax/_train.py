@@ -1,5 +1,7 @@
 """The train step: four phases, one pure function, one compiled program."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from .policy import AbstractPolicy
 from .reward import RewardFn, WeightedSum
 from .rollout import generate, RolloutConfig
 from .types import Metrics, Rewards, TrainState, Trajectory
-from .update import improve, Reference, UpdateConfig
+from .update import Batch, improve, LossWeights, Reference, UpdateConfig
 
 
 def init(
@@ -106,7 +108,9 @@ def collect(
         keep = algorithm.select(rewards)
     if validate:
         trajectory, rewards, advantages = validation.validate(
-            (trajectory, rewards, advantages), stage="advantaged"
+            (trajectory, rewards, advantages),
+            stage="advantaged",
+            step=state.version + 1,
         )
     return Experience(trajectory, rewards, advantages, keep, metrics)
 
@@ -127,6 +131,18 @@ def learn(
     **Returns:** the next state, and the metrics of the step, those of `collect` among
     them.
     """
+
+    def check(batch: Batch, weights: LossWeights) -> Batch:
+        log_probs = {"behavior": batch.behavior, "reference": batch.reference}
+        log_probs |= {"old": batch.old}
+        known = {name: x for name, x in log_probs.items() if x is not None}
+        mask, *_ = validation.validate(
+            (batch.mask, weights.token, batch.advantage, known),
+            stage="train_step" if batch.old is None else "train_ready",
+            step=state.version + 1,
+        )
+        return dataclasses.replace(batch, mask=mask)
+
     with jax.named_scope("update"):
         policy, opt_state, metrics = improve(
             state.policy,
@@ -138,7 +154,7 @@ def learn(
             optimizer=optimizer,
             reference=state.reference,
             config=update,
-            validate=validation.validate_update if validate else None,
+            validate=check if validate else None,
         )
     next_state = TrainState(
         policy, opt_state, state.reference, state.version + 1, state.key

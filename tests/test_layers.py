@@ -23,7 +23,7 @@ LAYERS = {
     "update": 2,
     "models": 2,
     "algorithms": 3,
-    "validation": 3,
+    "validation": 1,
     "_measure": 4,
     "_train": 4,
     "testing": 4,

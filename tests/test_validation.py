@@ -23,16 +23,14 @@ POLICY = bigram(vocab=50)
 SAID = say(POLICY)
 PAID = reward.WeightedSum()(SAID)
 ADVANTAGES = advantage.GroupNormalized()(PAID)
-OBJECTIVE = update.Objective()
-FROZEN = OBJECTIVE.prepare(
-    update.Frozen(ADVANTAGES[..., None], SAID.sampled, SAID.log_prob, SAID.log_prob)
-)
+LOG_PROBS = {"old": SAID.log_prob, "behavior": SAID.log_prob}
+WEIGHT = update.token_mean(SAID.sampled)
 GOOD = {
     "rollout": SAID,
     "rewarded": (SAID, PAID),
     "advantaged": (SAID, PAID, ADVANTAGES),
-    "train_step": dataclasses.replace(FROZEN, old=None),
-    "train_ready": FROZEN,
+    "train_step": (SAID.sampled, WEIGHT, ADVANTAGES[..., None], {}),
+    "train_ready": (SAID.sampled, WEIGHT, ADVANTAGES[..., None], LOG_PROBS),
 }
 
 
@@ -57,13 +55,14 @@ def paid(**changes):
     return SAID, dataclasses.replace(PAID, **changes)
 
 
-def frozen(**changes):
-    return dataclasses.replace(FROZEN, **changes)
+def update_inputs(weight=WEIGHT, advantages=ADVANTAGES[..., None], **log_probs):
+    return SAID.sampled, weight, advantages, LOG_PROBS | log_probs
 
 
 LONG = Prompt(SAID.prompt.tokens, SAID.prompt.length.at[2].set(9))
 NAN, HIGH = SAID.log_prob.at[0, 0, 0].set(jnp.nan), SAID.log_prob.at[1, 0, 0].set(0.5)
 LEFT = SAID.sampled[:, :, ::-1]
+INFINITE = ADVANTAGES[..., None] / 0
 UNPAID = dataclasses.replace(PAID, valid=PAID.valid.at[2, 1].set(False))
 
 
@@ -78,7 +77,7 @@ UNPAID = dataclasses.replace(PAID, valid=PAID.valid.at[2, 1].set(False))
         ("rollout", said(log_prob=NAN), r"finite and at most 0 .* Received nan"),
         ("rollout", said(log_prob=HIGH), r"Received 0.5 at index \(1, 0, 0\); 1 of"),
         ("rollout", said(sampled=LEFT), "first position is sampled"),
-        ("rollout", said(log_prob=SAID.log_prob - 1), "0 where nothing was sampled"),
+        ("rollout", said(log_prob=SAID.log_prob - 1), "0 where no token was sampled"),
         ("rollout", said(version=SAID.version - 1), "`version` is at least 0"),
         ("rollout", said(tokens=SAID.tokens - 50), "token ids are at least 0"),
         ("rollout", said(terminated=~SAID.terminated), "has sampled a token"),
@@ -91,10 +90,18 @@ UNPAID = dataclasses.replace(PAID, valid=PAID.valid.at[2, 1].set(False))
             "component 'r'",
         ),
         ("advantaged", (SAID, PAID, ADVANTAGES / 0), "advantages are finite"),
-        ("advantaged", (SAID, UNPAID, ADVANTAGES + 9), "not valid has the advantage 0"),
-        ("train_step", frozen(weight=FROZEN.weight + 1), "0 outside the mask"),
-        ("train_step", frozen(advantage=FROZEN.advantage / 0), "advantage is finite"),
-        ("train_ready", frozen(old=FROZEN.old + 9), "`old` is finite and at most 0"),
+        ("advantaged", (SAID, UNPAID, ADVANTAGES + 9), "not valid has advantage 0"),
+        ("train_step", update_inputs(weight=WEIGHT + 1), "0 outside the mask"),
+        (
+            "train_step",
+            update_inputs(advantages=INFINITE),
+            "advantage is finite",
+        ),
+        (
+            "train_ready",
+            update_inputs(old=SAID.log_prob + 9),
+            "`old` is finite and at most 0",
+        ),
     ],
 )
 def test_broken_invariants_are_named_with_step_and_stage(stage, value, words):
@@ -114,13 +121,62 @@ def test_inside_a_program_the_error_names_the_first_broken_invariant():
             jax.block_until_ready(check(value))
 
 
+def test_the_last_stage_checks_all_stages_before_it():
+    """A step validates once."""
+    for value, words in (
+        ((said(log_prob=NAN), PAID, ADVANTAGES), "`log_prob` is finite"),
+        ((*paid(total=PAID.total * jnp.nan), ADVANTAGES), "total is finite"),
+        ((SAID, PAID, ADVANTAGES / 0), "advantages are finite"),
+    ):
+        with pytest.raises(grpojax.ValidationError, match=words):
+            grpojax.validate(value, stage="advantaged")
+
+
+@pytest.mark.parametrize("step", [7, jnp.asarray(7)])
+def test_the_number_of_the_step_may_be_traced(step):
+    check = eqx.filter_jit(
+        lambda x, step: grpojax.validate(x, stage="rewarded", step=step)
+    )
+    assert eqx.tree_equal(check((SAID, PAID), step), (SAID, PAID))
+    for value, words in (
+        (paid(total=PAID.total * jnp.nan), "total is finite"),
+        ((said(tokens=SAID.tokens - 50), PAID), "token ids are at least 0"),
+    ):
+        with pytest.raises(Exception, match=f"step 7, stage 'rewarded': .*{words}"):
+            jax.block_until_ready(check(value, step))
+        with pytest.raises(grpojax.ValidationError, match=f"step 7, .*{words}"):
+            grpojax.validate(value, stage="rewarded", step=step)
+
+
+def test_under_vmap_the_step_of_a_violation_is_named():
+    """The other lanes, in which all is well, have larger numbers."""
+    totals = jnp.stack([PAID.total, PAID.total * jnp.nan, PAID.total])
+
+    def check(total, step):
+        value = SAID, dataclasses.replace(PAID, total=total)
+        return grpojax.validate(value, stage="rewarded", step=step)[1].total
+
+    run = eqx.filter_jit(jax.vmap(check))
+    with pytest.raises(Exception, match="step 4, stage 'rewarded': the total is"):
+        jax.block_until_ready(run(totals, jnp.array([9, 4, 9])))
+
+
 @pytest.mark.parametrize(
     "stage, value, words",
     [
         ("rolled", SAID, "'rolled'"),
         ("rewarded", SAID, r"Received \(Trajectory\)"),
-        ("train_step", frozen(weight=None), "Call `Objective.prepare`"),
-        ("train_ready", frozen(old=None), "Score the batch before the first update"),
+        (
+            "train_step",
+            update_inputs(weight=None),
+            "Array.*, NoneType, .*Array.*, dict",
+        ),
+        ("train_step", update_inputs(weight=WEIGHT[:3]), r"Received \(3, 4, "),
+        (
+            "train_ready",
+            GOOD["train_step"],
+            r"Received \[\]. Take the sampler's record",
+        ),
         (
             "advantaged",
             (SAID, PAID, ADVANTAGES[:3]),

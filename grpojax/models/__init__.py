@@ -14,6 +14,7 @@ from ._huggingface_config import (
     config_to_huggingface as config_to_huggingface,
 )
 from ._lora import (
+    adapters as adapters,
     lora as lora,
     merge as merge,
     quantize as quantize,

@@ -73,7 +73,7 @@ def improve(
     - `optimizer`: an optax transformation; its schedules count updates.
     - `reference`: of a KL penalty: a policy, or a function of `policy` that returns it.
     - `config`: epochs, minibatches, microbatches.
-    - `validate`: checks a minibatch before its gradient, such as `validate_update`.
+    - `validate`: checks a minibatch before its gradient, and returns it.
 
     **Returns:** the policy, its optimizer state, and the metrics. An update whose
     gradient is not finite changes nothing and is counted in `skipped_updates`.

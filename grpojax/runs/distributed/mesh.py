@@ -4,8 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import TypeVar
 
+import equinox as eqx
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from ... import sharding
 from . import processes
@@ -62,6 +64,14 @@ def use(mesh: Mesh | None) -> Iterator[None]:
         return
     with jax.set_mesh(mesh):
         yield
+
+
+def mesh_of(tree: PyTree) -> Mesh | None:
+    """The mesh of several devices on which a tree's arrays are placed, if any."""
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    shardings = (x.sharding for x in arrays if isinstance(x, jax.Array))
+    meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
+    return next((m for m in meshes if isinstance(m, Mesh) and m.size > 1), None)
 
 
 def place(tree: _T, mesh: Mesh | None) -> _T:

@@ -1,16 +1,16 @@
-"""What was said to each problem, in a file that grows and that survives a kill.
+"""Samples of each problem in an evaluation, in a file that survives a kill.
 
     file   = header (line for each problem, in order)
-    header = {"format": 1, "problems": how many are asked for, "samples": of each, ...}
+    header = {"format": 1, "problems": how many, "samples": of each, ...}
     line   = {"problem": i, "prompt": text, "prompt_tokens": [id],
-              "answer": the right one or null, "silent": is saying nothing right,
+              "answer": the right one or null, "silent": is an empty turn correct,
               "samples": [{"text", "tokens": [id], "correct", "answer", "terminated",
                            "length", "rewards": {name: float}}]}
 
-Each line is one JSON object. The header says everything that the lines depend on, so
-that a file is only ever continued by the evaluation that began it. Lines are appended
-batch by batch and are on the disk before the next batch; a last line that a kill cut
-short is dropped. The evaluation is complete when there are as many lines as problems.
+Each line is one JSON object. The header holds everything that the lines depend on, so
+that a file is only continued by the evaluation that began it. Lines are appended batch
+by batch and are on the disk before the next batch; an unfinished last line is dropped.
+The evaluation is complete when there are as many lines as problems.
 """
 
 import json
@@ -21,91 +21,92 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .result import Evaluation
+from ..io import jsonl
+from ..io.atomic import write_bytes
+from .result import EvaluationResult
 
 
 FORMAT = 1
 
 
 class Predictions(NamedTuple):
-    """What a file of predictions holds.
+    """Content of a file of predictions.
 
     **Fields:**
 
-    - `header`: what was asked, of which model.
-    - `records`: the lines of the problems, as JSON has them.
-    - `evaluation`: what they are worth so far; `None` before the first.
+    - `header`: the evaluation's settings and fingerprints.
+    - `records`: the lines of the problems.
+    - `result`: of the problems so far; `None` before the first.
     """
 
     header: dict
     records: list[dict]
-    evaluation: Evaluation | None
+    result: EvaluationResult | None
 
     @property
     def complete(self) -> bool:
-        """Whether every problem is there."""
+        """Whether every problem has its line."""
         return len(self.records) == self.header["problems"]
 
-    def numbers(self) -> dict[str, object]:
-        """The numbers so far, and whether they are all: see `Evaluation.numbers`."""
-        known = {} if self.evaluation is None else self.evaluation.numbers()
+    def to_json(self) -> dict[str, object]:
+        """The result so far, and whether it is complete."""
+        known = {} if self.result is None else self.result.to_json()
         asked = {"asked_problems": self.header["problems"]}
         return {"complete": self.complete, **asked, **known}
 
 
 def read(path: str | os.PathLike[str]) -> Predictions:
-    """Reads a file of predictions, complete or not, and leaves it as it is.
+    """Reads a file of predictions, complete or not.
 
-    **Raises:** `ValueError` if it is none, naming the line; `OSError` if there is none.
+    **Raises:** `ValueError` naming the line that is none; `OSError` without a file.
 
     !!! example
 
         ```python
-        read("predictions/100-sampled.jsonl").numbers()["complete"]
+        read("predictions/100-sampled.jsonl").to_json()["complete"]
         ```
     """
-    whole = _whole_lines(Path(path).read_bytes())
-    if not whole:
+    content = jsonl.complete_lines(Path(path).read_bytes())
+    if not content:
         raise ValueError(
-            f"{os.fspath(path)!r} has no header: its evaluation never began. Start it "
-            "again."
+            f"{os.fspath(path)!r} has no header: its evaluation was not started. Start "
+            "it again."
         )
-    return _parse(whole, path)
+    return _parse(content, path)
 
 
 def resume(
     path: str | os.PathLike[str], header: Mapping[str, object]
-) -> Evaluation | None:
-    """Begins a file of predictions, or takes up one that the same evaluation began.
+) -> EvaluationResult | None:
+    """Starts a file of predictions, or continues one of the same evaluation.
 
-    A last line that was cut short is removed.
+    An unfinished last line is removed.
 
     **Arguments:**
 
-    - `path`: the file; its folder is made if need be.
-    - `header`: what is asked, in values that JSON has: `problems`, `samples`,
-        `max_completion_length`, `success`, `training_answer`, and everything else that
-        the completions depend on.
+    - `path`: the file; its directory is made if need be.
+    - `header`: plain values: `problems`, `samples`, `max_completion_length`, `success`,
+        `training_answer`, and everything else that the completions depend on.
 
-    **Returns:** what is already there, or `None`.
+    **Returns:** the result so far, or `None`.
 
     **Raises:** `ValueError` if the file was begun by another evaluation, with every
     difference.
     """
     path = Path(path)
     header = {"format": FORMAT, **header}
-    line = _line(header)
+    line = jsonl.encode(header)
     found = path.read_bytes() if path.exists() else b""
-    whole = _whole_lines(found)
-    if not whole:
+    content = jsonl.complete_lines(found)
+    if not content:
         if not line.startswith(found):
             raise ValueError(
                 f"{os.fspath(path)!r} is no file of predictions: choose another name."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, "wb", line)
+        write_bytes(path, line)
         return None
-    present = _parse(whole, path)
+    present = _parse(content, path)
     differences = _differences(present.header, json.loads(line))
     if differences:
         raise ValueError(
@@ -113,44 +114,28 @@ def resume(
             f"{'; '.join(differences)}. Evaluate into another file, or move that one "
             "away."
         )
-    if len(whole) < len(found):
-        os.truncate(path, len(whole))
-    return present.evaluation
+    if len(content) < len(found):
+        os.truncate(path, len(content))
+    return present.result
 
 
 def append(
     path: str | os.PathLike[str],
-    part: Evaluation,
+    part: EvaluationResult,
     decode: Callable[[list[int]], str],
     *,
     first: int,
 ) -> None:
-    """Appends what was said to some problems; it is on the disk when this returns.
+    """Appends some problems' samples; they are on the disk when this returns.
 
     **Arguments:**
 
-    - `path`: a file that `resume` has begun.
+    - `path`: a file that `resume` has started.
     - `part`: the problems that follow those in the file.
-    - `decode`: turns tokens into text.
-    - `first`: the number of the first of them.
+    - `decode`: from tokens to text.
+    - `first`: index of the first of them.
     """
-    records = _records(part, decode, first)
-    _write(Path(path), "ab", b"".join(map(_line, records)))
-
-
-def _write(path: Path, mode: str, data: bytes) -> None:
-    with path.open(mode) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _line(values: Mapping[str, object]) -> bytes:
-    return json.dumps(values, allow_nan=False).encode() + b"\n"
-
-
-def _whole_lines(data: bytes) -> bytes:
-    return data[: data.rfind(b"\n") + 1]
+    jsonl.append(path, *_records(part, decode, first))
 
 
 def _parse(data: bytes, path: str | os.PathLike[str]) -> Predictions:
@@ -166,15 +151,15 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Predictions:
             raise ValueError(
                 f"A file of predictions has a header of format {FORMAT}, and then a "
                 f"line for each problem in order. Received {os.fspath(path)!r}, line "
-                f"{number}: {error}. Cut it off there, and resume."
+                f"{number}: {error}. Truncate it there, and resume."
             ) from None
         values.append(value)
     header, *records = values
-    return Predictions(header, records, _evaluation(header, records))
+    return Predictions(header, records, _result(header, records))
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:
-    """What differs between two headers, each by its full name."""
+    """Differences between two headers, by dotted key."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             difference
@@ -188,44 +173,44 @@ def _differences(old: object, new: object, name: str = "") -> list[str]:
 
 
 def _records(
-    part: Evaluation, decode: Callable[[list[int]], str], first: int
+    part: EvaluationResult, decode: Callable[[list[int]], str], first: int
 ) -> list[dict]:
     def sample(p: int, g: int) -> dict:
-        tokens = part.tokens[p, g, : part.extents[p, g]].tolist()
+        tokens = part.tokens[p, g, : part.total_lengths[p, g]].tolist()
         return {
             "text": decode(tokens),
             "tokens": tokens,
-            "correct": bool(part.right[p, g]),
+            "correct": bool(part.correct[p, g]),
             "answer": part.answers[p][g],
             "terminated": bool(part.terminated[p, g]),
             "length": int(part.lengths[p, g]),
             "rewards": {name: float(x[p, g]) for name, x in part.rewards.items()},
         }
 
-    problems, samples = part.right.shape
+    problems, samples = part.correct.shape
     return [
         {
             "problem": first + p,
             "prompt": decode(part.prompts[p].tolist()),
             "prompt_tokens": part.prompts[p].tolist(),
             "answer": part.gold[p],
-            "silent": bool(part.silent[p]),
+            "silent": bool(part.empty_is_correct[p]),
             "samples": [sample(p, g) for g in range(samples)],
         }
         for p in range(problems)
     ]
 
 
-def _evaluation(header: Mapping, records: Sequence[Mapping]) -> Evaluation | None:
-    """What `_records` was made of."""
+def _result(header: Mapping, records: Sequence[Mapping]) -> EvaluationResult | None:
+    """The inverse of `_records`."""
     if not records:
         return None
     rows = [record["samples"] for record in records]
     take = lambda name, dtype: np.array([[x[name] for x in row] for row in rows], dtype)
     time = header["max_completion_length"]
     pad = lambda tokens: np.pad(np.array(tokens, np.int32), (0, time - len(tokens)))
-    return Evaluation(
-        right=take("correct", bool),
+    return EvaluationResult(
+        correct=take("correct", bool),
         rewards={
             name: np.array([[x["rewards"][name] for x in row] for row in rows], "f4")
             for name in rows[0][0]["rewards"]
@@ -234,9 +219,9 @@ def _evaluation(header: Mapping, records: Sequence[Mapping]) -> Evaluation | Non
         terminated=take("terminated", bool),
         prompts=[np.array(record["prompt_tokens"], np.int32) for record in records],
         tokens=np.array([[pad(x["tokens"]) for x in row] for row in rows]),
-        extents=np.array([[len(x["tokens"]) for x in row] for row in rows], np.int32),
+        total_lengths=np.array([[len(x["tokens"]) for x in row] for row in rows], np.int32),
         answers=[[x["answer"] for x in row] for row in rows],
         gold=[record["answer"] for record in records],
-        silent=np.array([record["silent"] for record in records], bool),
+        empty_is_correct=np.array([record["silent"] for record in records], bool),
         training_answer=header["training_answer"],
     )

@@ -1,4 +1,4 @@
-"""What a policy said to the problems of a data set, and what that is worth."""
+"""Result of an evaluation: samples of every problem, and their accuracy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from .statistics import (
 
 
 class Baseline(NamedTuple):
-    """What a policy earns that does not read the problem.
+    """Accuracy of a policy that does not read the problem.
 
     **Fields:**
 
     - `value`, `n`, `interval`: the accuracy, as in `Measure`.
-    - `answer`: what it answers every time, if anything.
+    - `answer`: its constant answer, if it gives one.
     """
 
     value: float
@@ -33,47 +33,49 @@ class Baseline(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What a policy said to every problem, and how often it was right; on the host.
+class EvaluationResult:
+    """Samples of every problem and their correctness, on the host.
 
     **Fields:**
 
-    - `right`: whether a sample answers its problem.
-    - `rewards`: what the environment paid, by component.
+    - `correct`: whether a sample's answer is right.
+    - `rewards`: the environment's rewards by component.
     - `lengths`: sampled tokens.
-    - `terminated`: whether a sample said its end token; the others were truncated.
-    - `prompts`, `tokens`: what was read and said, 0 past the end.
-    - `extents`: how long `tokens` is; more than `lengths` where an environment replied.
-    - `answers`: what each sample answers, by problem; `None` where it gives no answer.
-    - `gold`: the right answers; `None` of an environment that does not tell them.
-    - `silent`: whether it is right to end every turn at once.
-    - `training_answer`: the most frequent answer of what was trained on, if known.
+    - `terminated`: samples that ended with an end token; the others were truncated.
+    - `prompts`: prompt tokens of each problem.
+    - `tokens`: completion tokens, replies of the environment included, padded with 0.
+    - `total_lengths`: tokens without padding; more than `lengths` where there are
+        replies.
+    - `answers`: the answer of each sample, by problem; `None` where it has none.
+    - `gold`: the right answers; `None` if the environment does not know them.
+    - `empty_is_correct`: whether empty turns score as correct (a baseline).
+    - `training_answer`: the most frequent answer of the training problems, if known.
     - `seconds`, `seconds_compile`: how long it took, compilation apart.
     """
 
-    right: Bool[np.ndarray, "problem sample"]
+    correct: Bool[np.ndarray, "problem sample"]
     rewards: dict[str, Float[np.ndarray, "problem sample"]]
     lengths: Int[np.ndarray, "problem sample"]
     terminated: Bool[np.ndarray, "problem sample"]
     prompts: list[Int[np.ndarray, " _"]]
     tokens: Int[np.ndarray, "problem sample time"]
-    extents: Int[np.ndarray, "problem sample"]
+    total_lengths: Int[np.ndarray, "problem sample"]
     answers: list[list[Answer]]
     gold: list[Answer]
-    silent: Bool[np.ndarray, " problem"]
+    empty_is_correct: Bool[np.ndarray, " problem"]
     training_answer: Answer = None
     seconds: float = 0.0
     seconds_compile: float = 0.0
 
     @property
     def count(self) -> int:
-        """How many samples were judged."""
-        return self.right.size
+        """Number of samples."""
+        return self.correct.size
 
     @property
     def accuracy(self) -> float:
-        """The share of samples that are right."""
-        return float(np.mean(self.right))
+        """Share of samples that are correct."""
+        return float(np.mean(self.correct))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -82,16 +84,16 @@ class Evaluation:
         Wilson's, with problems as clusters if they have several samples; see
         `statistics.mean_over_problems`.
         """
-        return self.metrics[f"mean@{self.right.shape[1]}"].interval
+        return self.metrics[f"mean@{self.correct.shape[1]}"].interval
 
     @property
     def mean_length(self) -> float:
-        """Sampled tokens of a completion."""
+        """Mean number of sampled tokens of a completion."""
         return float(np.mean(self.lengths))
 
     @property
     def clipped_ratio(self) -> float:
-        """The share of samples that were truncated."""
+        """Share of samples that were truncated."""
         return float(np.mean(~self.terminated))
 
     @property
@@ -100,12 +102,12 @@ class Evaluation:
 
         With K samples of every problem:
 
-        - `pass@k`: one of k samples is right, for k = 1, 2, 4, ... and K.
-        - `mean@K`: the share of right samples, which is the accuracy.
-        - `maj@K`: the vote of the samples is right, if they have answers.
+        - `pass@k`: one of k samples is correct, for k = 1, 2, 4, ... and K.
+        - `mean@K`: the share of correct samples, which is the accuracy.
+        - `maj@K`: the majority vote of the samples is correct, if they have answers.
         """
-        samples = self.right.shape[1]
-        counts = np.sum(self.right, axis=1).tolist()
+        samples = self.correct.shape[1]
+        counts = np.sum(self.correct, axis=1).tolist()
         powers = [2**i for i in range(samples.bit_length()) if 2**i < samples]
         metrics = {
             f"pass@{k}": mean_over_problems(
@@ -125,14 +127,14 @@ class Evaluation:
 
     @property
     def baselines(self) -> dict[str, Baseline]:
-        """What is earned without reading the problem.
+        """Accuracies without reading the problem.
 
-        - `empty_completion`: every turn is ended at once.
-        - `majority_answer`: the most frequent answer of what was trained on, if known.
-        - `majority_answer_of_this_split`: the best that any constant answer does on
-            these problems, which one would have to know in advance.
+        - `empty_completion`: every turn is empty.
+        - `majority_answer`: the most frequent answer of the training problems, if known.
+        - `majority_answer_of_this_split`: the best constant answer of these problems,
+            which is not known in advance.
         """
-        baselines = {"empty_completion": _baseline(self.silent.tolist(), None)}
+        baselines = {"empty_completion": _baseline(self.empty_is_correct.tolist(), None)}
         if None in self.gold:
             return baselines
         constants = {
@@ -145,12 +147,12 @@ class Evaluation:
                 baselines[name] = _baseline(hits, answer)
         return baselines
 
-    def numbers(self) -> dict[str, object]:
-        """All of these as plain values, for JSON."""
+    def to_json(self) -> dict[str, object]:
+        """All of these as plain values."""
         return {
             "n": self.count,
-            "problems": self.right.shape[0],
-            "samples": self.right.shape[1],
+            "problems": self.correct.shape[0],
+            "samples": self.correct.shape[1],
             "accuracy": self.accuracy,
             "interval": list(self.interval),
             "metrics": _plain(self.metrics),
@@ -171,12 +173,12 @@ def _plain(named: dict[str, Measure] | dict[str, Baseline]) -> dict[str, object]
     }
 
 
-def concatenate(parts: Sequence[Evaluation]) -> Evaluation:
-    """Evaluations of one problem after another as a single one; seconds add up."""
+def concatenate(parts: Sequence[EvaluationResult]) -> EvaluationResult:
+    """The results of consecutive problems as one; seconds are added."""
     stack = lambda pick: np.concatenate([pick(part) for part in parts])
     chain = lambda pick: [item for part in parts for item in pick(part)]
-    return Evaluation(
-        right=stack(lambda x: x.right),
+    return EvaluationResult(
+        correct=stack(lambda x: x.correct),
         rewards={
             name: stack(lambda x, name=name: x.rewards[name])
             for name in parts[0].rewards
@@ -185,10 +187,10 @@ def concatenate(parts: Sequence[Evaluation]) -> Evaluation:
         terminated=stack(lambda x: x.terminated),
         prompts=chain(lambda x: x.prompts),
         tokens=stack(lambda x: x.tokens),
-        extents=stack(lambda x: x.extents),
+        total_lengths=stack(lambda x: x.total_lengths),
         answers=chain(lambda x: x.answers),
         gold=chain(lambda x: x.gold),
-        silent=stack(lambda x: x.silent),
+        empty_is_correct=stack(lambda x: x.empty_is_correct),
         training_answer=parts[0].training_answer,
         seconds=sum(part.seconds for part in parts),
         seconds_compile=sum(part.seconds_compile for part in parts),

@@ -9,10 +9,10 @@ from pathlib import Path
 from .atomic import explain_os_error
 
 
-Record = dict[str, object]
+Record = Mapping[str, object]
 
 
-def encode(*records: Mapping[str, object]) -> bytes:
+def encode(*records: Record) -> bytes:
     """Records as lines of JSON.
 
     Non-finite numbers, which JSON does not have, become null at any depth.
@@ -21,7 +21,7 @@ def encode(*records: Mapping[str, object]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def append(path: str | os.PathLike[str], *records: Mapping[str, object]) -> None:
+def append(path: str | os.PathLike[str], *records: Record) -> None:
     """Appends records to a file; they are on the disk when this returns.
 
     **Arguments:**
@@ -102,7 +102,7 @@ def truncate(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str 
 
 def read_tolerant(
     path: str | os.PathLike[str], *, optional: bool = False
-) -> tuple[list[Record], list[str]]:
+) -> tuple[list[dict[str, object]], list[str]]:
     """The readable records of a JSONL file that may be missing or damaged.
 
     **Arguments:**

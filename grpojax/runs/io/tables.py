@@ -1,4 +1,4 @@
-"""Records as plain tables."""
+"""Nested records as flat ones, and as tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -38,3 +38,22 @@ def markdown(columns: list[str], rows: list[list]) -> str:
     )
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
+
+
+def flatten(values: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one, from dotted keys to values; lists are values.
+
+    !!! example
+
+        ```python
+        flatten({"run": {"steps": 50, "seed": 0}})  # {"run.steps": 50, "run.seed": 0}
+        ```
+    """
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat

@@ -1,13 +1,11 @@
-"""Recipes: what a run is, as one value and one file.
+"""Recipes as files: YAML to a value, and back.
 
 A recipe is a frozen dataclass whose fields are `bool`, `int`, `float`, `str`, a
-`Literal`, one of these or `None`, or a section: a further such dataclass. A key is a
-field's full name, `optimizer.learning_rate`, and has one spelling.
+`Literal`, one of the `kinds`, one of these or `None`, or a section: a further such
+dataclass. A key is a field's dotted name, `optimizer.learning_rate`.
 """
 
 import dataclasses
-import difflib
-import math
 import os
 import re
 import types
@@ -18,7 +16,10 @@ from typing import ClassVar, Protocol, runtime_checkable, TypeVar
 
 import yaml
 
-from .env_interpolation import escape, expand
+from . import legacy
+from .check import check, nearest
+from .env_interpolation import escape
+from .kinds import Arguments, Merge, Part, Weights
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ Recipe = TypeVar("Recipe", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, but `1e-4` is a number and no key comes twice."""
+    """PyYAML's loader, for which `1e-4` is a number and a repeated key an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -45,7 +46,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would take for numbers, or break into lines."""
+    """PyYAML's dumper, which quotes what `_Loader` would read as something else."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         style = '"' if _BREAK.search(data) else None
@@ -69,12 +70,12 @@ def load(
     assignments: Sequence[str] = (),
     environment: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Recipe:
-    """The defaults, changed by a file and then by assignments.
+    """A recipe: the defaults, overridden by a file and then by assignments.
 
-    Everything that is not said keeps its default; what is said is kept as it is, an
-    explicit 0 included. In texts `${NAME}` stands for a variable, `${NAME:-default}`
-    for one that may be unset or empty, and `$${` for the two characters; where a number
-    or a flag is expected, what they make is read as YAML.
+    In texts `${NAME}` stands for a variable, `${NAME:-default}` for one that may be
+    unset or empty, and `$${` for the two characters; where a number or a flag is
+    expected, the result is read as YAML. A part that is written without a name keeps
+    the one it has: `algorithm.surrogate.low=0.1` changes one argument.
 
     **Arguments:**
 
@@ -84,9 +85,8 @@ def load(
         ones win.
     - `environment`: the variables; none by default.
 
-    **Raises:** `ValueError` for a key that the recipe has not (naming the nearest that
-    it has), a value of the wrong type or an unknown variable; `FileNotFoundError` if
-    there is no such file.
+    **Raises:** `ValueError` for an unknown key (naming the nearest known one), a value
+    of the wrong type or an unknown variable; `FileNotFoundError` without the file.
 
     !!! example
 
@@ -94,27 +94,63 @@ def load(
         recipe = load(Recipe(), "recipe.yaml", ["optimizer.learning_rate=1e-4"])
         ```
     """
-    said = [] if path is None else [_read(Path(path))]
-    said += map(_parse_assignment, assignments)
-    settings, kinds = {}, {}
-    for values in said:
-        for name, kind, value in _flatten(defaults, values, list(_names(defaults))):
-            settings[name], kinds[name] = value, kind
+    sources = [] if path is None else [_read(Path(path))]
+    return _override(defaults, sources, assignments, environment)
+
+
+def parse(defaults: Recipe, text: str) -> Recipe:
+    """The recipe that `dump` wrote, of any version; see `load`."""
+    values = _parse(text, "A recipe")
+    return _override(defaults, [values if isinstance(values, Mapping) else {}], (), {})
+
+
+def _override(
+    defaults: Recipe,
+    files: Sequence[Mapping],
+    assignments: Sequence[str],
+    environment: Mapping[str, str],
+) -> Recipe:
+    schema = dict(_schema(defaults))
+    settings: dict[str, object] = {}
+    for values in files:
+        for name, value in _flatten(schema, values):
+            settings[name] = _combined(defaults, schema, settings, name, value)
+    for assignment in assignments:
+        for name, value in _flatten(schema, _parse_assignment(assignment)):
+            if schema.get(name) is Weights and isinstance(value, Mapping):
+                value = Merge(value)
+            settings[name] = _combined(defaults, schema, settings, name, value)
+    legacy.translate_shapings(settings)
     # Only now: a variable in what a later assignment replaces need not be set.
     for name, value in settings.items():
-        settings[name] = _checked(name, kinds[name], value, environment)
+        settings[name] = check(name, schema.get(name, object), value, environment)
     return _replace(defaults, settings)
+
+
+def to_mapping(recipe: Section) -> dict[str, object]:
+    """The whole recipe as nested mappings of plain values."""
+    values: dict[str, object] = {}
+    for field, value in vars(recipe).items():
+        if isinstance(value, Section) and not _is_open(recipe, field):
+            values[field] = to_mapping(value)
+        elif _is_open(recipe, field):
+            values |= dict(value) if isinstance(value, Mapping) else vars(value)
+        else:
+            values[field] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def dump(recipe: Section) -> str:
     """The whole recipe as YAML, which `load` turns into an equal one."""
-    values = _escaped(dataclasses.asdict(recipe))
+    values = _escaped(to_mapping(recipe))
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _escaped(value: object) -> object:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(inner) for inner in value]
     return escape(value) if isinstance(value, str) else value
 
 
@@ -156,94 +192,112 @@ def _parse_assignment(assignment: str) -> Mapping[str, object]:
     return values
 
 
-def _names(section: Section, prefix: str = "") -> Iterator[str]:
-    """Every key below a section, sections themselves included."""
+def _schema(section: Section, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every key with its kind; of a section its fields, `Arguments` if it is open."""
+    kinds = typing.get_type_hints(type(section))
     for field, value in vars(section).items():
-        yield prefix + field
-        if isinstance(value, Section):
-            yield from _names(value, f"{prefix}{field}.")
+        if _is_open(section, field):
+            yield f"{prefix}*", Arguments
+        elif isinstance(value, Section):
+            yield prefix + field, tuple(vars(value))
+            yield from _schema(value, f"{prefix}{field}.")
+        else:
+            yield prefix + field, kinds[field]
+
+
+def _is_open(section: Section, field: str) -> bool:
+    """Whether a field holds the keys of its section that have no field."""
+    kind = typing.get_type_hints(type(section))[field]
+    return kind is Arguments or Arguments in typing.get_args(kind)
 
 
 def _flatten(
-    section: Section, values: Mapping, names: list[str], prefix: str = ""
-) -> Iterator[tuple[str, object, object]]:
-    """Yields full names, what they may be, and values."""
-    kinds = typing.get_type_hints(type(section))
+    schema: Mapping[str, object], values: Mapping, prefix: str = ""
+) -> Iterator[tuple[str, object]]:
+    """Dotted keys with their values, translated to today's."""
     for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name in names and key not in kinds:
+        name, value = legacy.translate_key(f"{prefix}{key}", value)
+        fields = schema.get(name)
+        if name in schema and not prefix and "." in str(key):
             raise ValueError(
-                f"A file writes a section once and indents its keys. Received `{name}:`"
-                f" in one line: write `{key.split('.')[0]}:` and its keys below."
+                f"A file writes a section once and indents its keys. Received `{key}:`"
+                f" in one line: write `{str(key).split('.')[0]}:` and its keys below."
             )
-        if key not in kinds:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"`{name}` is not a key of this recipe. The nearest is `{nearest}`; "
-                "--print-config shows them all."
-            )
-        inner = vars(section)[key]
-        if not isinstance(inner, Section):
-            yield name, kinds[key], value
-        elif isinstance(value, Mapping | None):
-            yield from _flatten(inner, value or {}, names, f"{name}.")
+        if isinstance(fields, tuple):
+            if not isinstance(value, Mapping | None):
+                first = next(iter(fields))
+                raise ValueError(
+                    f"`{name}` is a section with the keys {', '.join(fields)}. "
+                    f"Received {value!r}: set one of its keys, as in {name}.{first}=..."
+                )
+            yield from _flatten(schema, value or {}, f"{name}.")
+        elif name in schema or name in legacy.KEYS or f"{prefix}*" in schema:
+            yield name, value
         else:
+            keys = [known for known in schema if not known.endswith("*")]
             raise ValueError(
-                f"`{name}` is a section with the keys {', '.join(vars(inner))}. "
-                f"Received {value!r}: set one of its keys, as in "
-                f"{name}.{next(iter(vars(inner)))}=..."
+                f"`{name}` is not a key of this recipe. The nearest is "
+                f"`{nearest(name, keys)}`; --print-config shows them all."
             )
+
+
+def _combined(
+    defaults: Section,
+    schema: Mapping[str, object],
+    settings: Mapping[str, object],
+    name: str,
+    value: object,
+) -> object:
+    """A value with what it keeps of the one before it."""
+    before = settings.get(name, _default(defaults, name))
+    if isinstance(value, Merge):
+        return {**(before if isinstance(before, Mapping) else {}), **value}
+    kind = schema.get(name, Part)
+    is_part = kind is Part or Part in typing.get_args(kind)
+    if is_part and isinstance(value, Mapping) and "name" not in value:
+        named = {"name": before} if isinstance(before, str) else before
+        if isinstance(named, Mapping):
+            return {**named, **value}
+    return value
+
+
+def _default(section: object, name: str) -> object:
+    for field in name.split("."):
+        inner = vars(section) if isinstance(section, Section) else {}
+        section = inner.get(field)
+    return section
 
 
 def _replace(
     section: Recipe, settings: Mapping[str, object], prefix: str = ""
 ) -> Recipe:
     """A copy of a section in which some keys have other values."""
-    changes = {}
+    changes: dict[str, object] = {}
     for field, value in vars(section).items():
         name = prefix + field
-        if isinstance(value, Section):
+        if _is_open(section, field):
+            others = {
+                key.removeprefix(prefix): value
+                for key, value in settings.items()
+                if key.startswith(prefix) and key.removeprefix(prefix) not in changes
+            }
+            fields = vars(section)
+            others = {key: x for key, x in others.items() if key not in fields}
+            changes[field] = _arguments(section, field, changes, others)
+        elif isinstance(value, Section):
             changes[field] = _replace(value, settings, f"{name}.")
         else:
             changes[field] = settings.get(name, value)
     return dataclasses.replace(section, **changes)
 
 
-_KINDS: dict[object, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a finite number",
-    str: "a text",
-    types.NoneType: "null",
-}
-
-
-def _checked(
-    name: str, kind: object, value: object, environment: Mapping[str, str]
+def _arguments(
+    section: Section, field: str, changes: Mapping[str, object], others: dict
 ) -> object:
-    """A value as the type says, or a `ValueError` that says what was expected."""
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(kind) if union else (kind,)
-    if isinstance(value, str):
-        expanded = expand(name, value, environment)
-        if expanded != value and set(kinds) <= _KINDS.keys() - {str}:
-            value = _parse(expanded, f"The value of `{name}`")
-        else:
-            value = expanded
-    for allowed in kinds:
-        if allowed is float:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if math.isfinite(value):
-                return float(value)
-        elif type(value) is allowed or value in typing.get_args(allowed):
-            return value
-    expected = " or ".join(map(_describe, kinds))
-    hint = ": put it in quotes" if str in kinds else ""
-    raise ValueError(f"`{name}` must be {expected}. Received {value!r}{hint}.")
-
-
-def _describe(kind: object) -> str:
-    if kind in _KINDS:
-        return _KINDS[kind]
-    return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    """The keys of an open section without a field; null stands for a default."""
+    convert = vars(type(section)).get("convert")
+    before = vars(section)[field]
+    if convert is not None:
+        return convert.__func__(before, changes, others)
+    kept = dict(before) if isinstance(before, Mapping) else {}
+    return {key: x for key, x in {**kept, **others}.items() if x is not None}

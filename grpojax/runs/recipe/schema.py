@@ -1,294 +1,239 @@
-"""What a run is: every key of a recipe, with its default.
+"""The schema of a recipe: every key with its default.
 
-`recipes.load(Recipe(), "recipe.yaml")` reads one; `parts` turns it into what runs.
+`load.load(Recipe(), "recipe.yaml")` reads one; `build.build` makes the arguments of
+`grpojax.fit` of it. A part is written as its name, or as a mapping with its name and
+its arguments:
+
+    surrogate: {name: Clip, low: 0.2, high: 0.28}
+
+The name is one that `grpojax` exports for that place, or `package.module:object`.
 """
 
-from dataclasses import dataclass, field
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import get_type_hints, Literal
 
-
-def _at_least(minimum: int, section: str, **values: float | int | None) -> None:
-    for key, value in values.items():
-        if value is not None and value < minimum:
-            raise ValueError(
-                f"`{section}.{key}` must be at least {minimum}. Received {value}."
-            )
-
-
-def _positive(section: str, **values: float | int | None) -> None:
-    for key, value in values.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"`{section}.{key}` must be positive. Received {value}.")
+from . import legacy
+from .check import check, nearest
+from .kinds import Arguments, at_least, Part, Parts, positive, Weights
+from .operation import Checkpoint, Distributed, Health, Log, Mesh, Tracking
 
 
 @dataclass(frozen=True)
 class Run:
-    """How long, from which seed, and how it is judged on problems held out."""
+    """Length and seed of a run, and its evaluation on held-out problems."""
 
     steps: int = 40
     seed: int = 0
-    eval_problems: int | None = 512  # null: all that the held-out split has.
+    eval_problems: int | None = 512  # null: the whole held-out split.
     eval_samples: int = 1  # Completions of each.
-    eval_temperature: float = 1.0  # 0: the likeliest token.
-    max_eval_problems: int | None = None  # Judge the first ones only.
+    eval_temperature: float = 1.0  # 0: greedy.
+    max_eval_problems: int | None = None  # Evaluate the first ones only.
+    validate: bool = False  # Check every phase's values at run time.
 
     def __post_init__(self):
-        _at_least(0, "run", steps=self.steps, seed=self.seed)
-        _at_least(0, "run", eval_problems=self.eval_problems)
-        _at_least(0, "run", eval_temperature=self.eval_temperature)
-        _at_least(1, "run", eval_samples=self.eval_samples)
-        _at_least(1, "run", max_eval_problems=self.max_eval_problems)
+        at_least(0, "run", steps=self.steps, seed=self.seed)
+        at_least(0, "run", eval_problems=self.eval_problems)
+        at_least(0, "run", eval_temperature=self.eval_temperature)
+        at_least(1, "run", eval_samples=self.eval_samples)
+        at_least(1, "run", max_eval_problems=self.max_eval_problems)
 
 
 @dataclass(frozen=True)
 class Model:
     """A Llama, Mistral, Qwen2 or Qwen3."""
 
-    path: str = "gsm8k-tiny"  # The one that is shipped; a directory, or a hub id.
+    path: str = "gsm8k-tiny"  # The shipped model; a directory, or a hub id.
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
     compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
     # Of keys and values while sampling; null: compute_dtype.
     cache_dtype: Literal["float32", "bfloat16", "int8"] | None = None
-    # What the backward pass computes again: the later, the less memory and the more
-    # time. Recipes of old say false for elementwise, and true for layers.
+    # Rematerialization: each policy takes less memory and more time than the one
+    # before it. Old recipes have false for elementwise, and true for layers.
     remat: Literal["nothing", "elementwise", "mlp", "layers"] | bool = "elementwise"
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters, which are then all that is trained; see `models.lora`."""
+    """Low-rank adapters, over frozen weights; see `models.lora`."""
 
     rank: int | None = None  # null: no adapters; the weights are trained.
-    alpha: float = 32.0  # What is learned is scaled by alpha / rank.
-    projections: str = "query key value output gate up down"  # Or some of these.
-    int8_base: bool = False  # Keep the projections that are not trained in 8 bits.
+    alpha: float = 32.0  # Adapters are scaled by alpha / rank.
+    projections: str = "query key value output gate up down"  # Or a subset.
+    int8_base: bool = False  # Quantize the frozen projections to 8 bits.
 
     def __post_init__(self):
-        _at_least(1, "lora", rank=self.rank)
-        _positive("lora", alpha=self.alpha)
+        at_least(1, "lora", rank=self.rank)
+        positive("lora", alpha=self.alpha)
         if self.int8_base and self.rank is None:
             raise ValueError(
-                "`lora.int8_base` freezes the weights, so something else must be "
-                "trained. Received lora.rank=null: set it."
+                "`lora.int8_base` freezes the weights, so adapters must be trained. "
+                "Received lora.rank=null: set it."
             )
+
+
+def task_options(task: str) -> type | None:
+    """The dataclass of a task's options, for tasks in `envs`; needs no JAX."""
+    try:
+        return importlib.import_module("envs.options").OPTIONS.get(task)
+    except ModuleNotFoundError:
+        return None
+
+
+def _default_options() -> object:
+    options = task_options("gsm8k")
+    return {} if options is None else options()
 
 
 @dataclass(frozen=True)
 class Data:
-    """Problems, and how they are put to the model.
+    """The task, and its options.
 
-    `task` names what makes environments of all this: `envs.<task>.environments`, or a
-    function of yours with the same arguments, written `package.module:function`.
+    `task` names a module of `envs`, or a function `package.module:function`; the other
+    keys are the fields of the task's dataclass of options.
     """
 
     task: str = "gsm8k"
-    path: str = "word-problems"  # Made up; a file, a folder, or openai/gsm8k.
-    eval_path: str | None = None  # null: path's test split, or a file's first rows.
-    train_rows: int | None = None  # null: all, or 8,192 made-up ones.
-    bad_rows: Literal["raise", "skip"] = "raise"
-    long_prompts: Literal["raise", "skip"] = "raise"
-    max_prompt_length: int | None = None  # In tokens; null: the longest prompt's.
-    chat: bool = False  # The tokenizer's chat template, or plain text.
-    system_prompt: str | None = None
-    shots: int = 0  # Training problems that are shown, with their answers.
-    answer_format: Literal["####", "tag"] = "####"
-    stop: str | None = None  # Tokens that contain it end a completion, too.
+    options: Arguments | object = field(default_factory=_default_options)
 
-    def __post_init__(self):
-        _at_least(1, "data", train_rows=self.train_rows)
-        _at_least(1, "data", max_prompt_length=self.max_prompt_length)
-        _at_least(0, "data", shots=self.shots)
+    @staticmethod
+    def convert(before: object, changes: Mapping, others: Mapping) -> object:
+        """The options of a task from the keys of this section.
+
+        **Arguments:**
+
+        - `before`: the options that the keys change, if they are of the same task.
+        - `changes`: the section's other fields.
+        - `others`: the keys.
+        """
+        task = changes["task"]
+        options = task_options(task)
+        if options is None:
+            kept = dict(before) if isinstance(before, Mapping) else {}
+            return {**kept, **others}
+        others = legacy.without_defaults(task, others)
+        kinds = get_type_hints(options)
+        for key in others:
+            if key not in kinds:
+                known = [f"data.{name}" for name in ("task", *kinds)]
+                raise ValueError(
+                    f"`data.{key}` is not a key of the task {task}. The nearest is "
+                    f"`{nearest(f'data.{key}', known)}`; --print-config shows them all."
+                )
+        values = {
+            key: check(f"data.{key}", kinds[key], x, {}) for key, x in others.items()
+        }
+        if isinstance(before, options):
+            return replace(before, **values)
+        return options(**values)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a step samples."""
+    """Completions that a step samples; see `grpojax.RolloutConfig`."""
 
     prompts: int = 16
-    group: int = 8  # Samples of each prompt.
-    slots: int | None = None  # Decoded at a time; null: all of them.
+    group: int = 8  # Completions of each prompt.
+    train_prompts: int | None = None  # Train on so many, nonzero variance first.
+    slots: int | None = None  # Rows decoded at a time; null: all of them.
     max_new_tokens: int = 40
     temperature: float = 1.0
+    sampler: Part | None = None  # null: Categorical, at the temperature.
 
     def __post_init__(self):
-        _at_least(1, "rollout", prompts=self.prompts, group=self.group)
-        _at_least(1, "rollout", slots=self.slots, max_new_tokens=self.max_new_tokens)
-        _positive("rollout", temperature=self.temperature)
+        at_least(1, "rollout", prompts=self.prompts, group=self.group)
+        at_least(1, "rollout", slots=self.slots, max_new_tokens=self.max_new_tokens)
+        at_least(1, "rollout", train_prompts=self.train_prompts)
+        positive("rollout", temperature=self.temperature)
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What a completion is worth."""
+    """The reward of a completion: a weighted sum of components, then shapings.
 
-    correct: float = 1.0
-    format: float = 0.0
-    truncated: Literal["keep", "zero", "drop"] = "keep"  # Rows that were cut short.
-    shuffle: bool = False  # A control: every prompt is paid for another's answers.
+    A component with weight 0 is recorded if there is one, and may be missing.
+    """
+
+    weights: Weights = field(
+        default_factory=lambda: Weights({"correct": 1.0, "format": 0.0})
+    )
+    terms: Parts = Parts(())  # Reward functions besides the environment.
+    shapings: Parts = Parts(())  # Applied to the total, first to last.
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How rewards become a gradient: one of `grpojax.algorithms` and its numbers.
+    """From rewards to a gradient: one of `grpojax.algorithms`, with changes.
 
-    A number that is null is the algorithm's own; one that it has not is refused.
+    Further keys are arguments of the algorithm; null stands for its default. Parts that
+    are named replace the algorithm's own.
     """
 
-    name: Literal[
-        "grpo",
-        "dr_grpo",
-        "bnpo",
-        "dapo",
-        "gspo",
-        "cispo",
-        "rloo",
-        "reinforce",
-        "reinforce_plus_plus",
-        "sapo",
-        "vespo",
-        "luspo",
-        "gmpo",
-        "opo",
-    ] = "grpo"
-    low: float | None = None  # How far the ratio may move from 1, down
-    high: float | None = None  # and up.
-    beta: float | None = None  # The KL penalty to the model as it was at first.
-    cap: float | None = None
-    floor: float | None = None
-    positive: float | None = None
-    negative: float | None = None
+    name: str = "grpo"
+    beta: float | None = None  # KL penalty to the initial model, for any algorithm.
+    advantage: Part | None = None
+    select: Part | None = None
+    ratio: Part | None = None
+    surrogate: Part | None = None
+    weight: Part | None = None
+    penalties: Parts | None = None
+    importance: Part | None = None
+    entropy_filter: Part | None = None
+    off_policy_filter: Part | None = None
+    entropy_bonus: float | None = None
+    arguments: Arguments = field(default_factory=lambda: Arguments({}))
 
     def __post_init__(self):
-        _at_least(0, "algorithm", low=self.low, high=self.high, beta=self.beta)
+        at_least(0, "algorithm", beta=self.beta)
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW after a clip of the gradient's norm; schedules count its updates.
+    """An optax optimizer after a clip of the gradient's norm.
 
-    It computes in float32. Where its moments, or the weights, are bfloat16, they are
-    rounded at random: `update.stochastic_rounding`.
+    Further keys are arguments of the optimizer. It computes in float32; moments and
+    weights in bfloat16 are rounded stochastically, by `update.stochastic_rounding`.
     """
 
-    learning_rate: float = 5e-5
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    name: str = "adamw"
+    # A number, or a schedule of optax: {name: warmup_cosine_decay_schedule, ...}.
+    learning_rate: float | Part = 5e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # To 0 at the end.
     warmup_updates: int = 0
     clip_norm: float | None = 1.0
     weight_decay: float = 0.0
     state_dtype: Literal["float32", "bfloat16"] | None = None  # null: model.dtype.
+    arguments: Arguments = field(default_factory=lambda: Arguments({}))
 
     def __post_init__(self):
-        _at_least(0, "optimizer", learning_rate=self.learning_rate)
-        _at_least(0, "optimizer", warmup_updates=self.warmup_updates)
-        _at_least(0, "optimizer", weight_decay=self.weight_decay)
-        _positive("optimizer", clip_norm=self.clip_norm)
+        if isinstance(self.learning_rate, float):
+            at_least(0, "optimizer", learning_rate=self.learning_rate)
+        elif self.schedule != "constant" or self.warmup_updates:
+            raise ValueError(
+                "`optimizer.learning_rate` is a schedule by itself. Received "
+                f"optimizer.schedule={self.schedule} and optimizer.warmup_updates="
+                f"{self.warmup_updates} besides: leave them at constant and 0."
+            )
+        at_least(0, "optimizer", warmup_updates=self.warmup_updates)
+        at_least(0, "optimizer", weight_decay=self.weight_decay)
+        positive("optimizer", clip_norm=self.clip_norm)
 
 
 @dataclass(frozen=True)
 class Update:
-    """How a step's samples are used."""
+    """Optimizer updates of a step; see `grpojax.UpdateConfig`."""
 
-    train_prompts: int | None = None  # Go on with so many, the informative ones first.
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int | None = None  # For memory; null: a row of each prompt.
-    recompute: bool = False  # Old log-probabilities anew, or those of the sampler.
+    microbatches: int | None = None  # For memory; null: as many as samples of a prompt.
+    recompute: bool | None = None  # Old log-probs; null: as the objective needs.
     chunk: int | None = None  # Positions whose logits exist at a time; null: as fits.
 
     def __post_init__(self):
-        _at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
-        _at_least(1, "update", microbatches=self.microbatches, chunk=self.chunk)
-        _at_least(1, "update", train_prompts=self.train_prompts)
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """The devices that compute: data x fsdp x tensor of them; see `grpojax.sharding`.
-
-    One of the three may be -1, for all that are left. One device, the first, is the
-    default, however many there are.
-    """
-
-    data: int = 1  # Parts of the batch that each hold all of the weights.
-    fsdp: int = 1  # Parts of the batch that the weights are cut over.
-    tensor: int = 1  # Parts that every layer is cut in.
-
-    def __post_init__(self):
-        sizes = self.data, self.fsdp, self.tensor
-        if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
-            raise ValueError(
-                "`mesh.data`, `mesh.fsdp` and `mesh.tensor` must be positive, but for "
-                f"one that may be -1. Received {self.data}, {self.fsdp}, {self.tensor}."
-            )
-
-
-@dataclass(frozen=True)
-class Distributed:
-    """Processes that compute one run together, each with devices of its own.
-
-    The options `--coordinator`, `--processes` and `--process` say who they are where it
-    cannot be found out.
-    """
-
-    processes: Literal["one", "auto"] = "one"  # auto: those of a SLURM job or TPU pod.
-    start_timeout: int = 300  # Seconds that the others have to come.
-    heartbeat_timeout: int = 25  # Seconds of silence after which one counts as dead.
-
-    def __post_init__(self):
-        _at_least(1, "distributed", start_timeout=self.start_timeout)
-        _at_least(5, "distributed", heartbeat_timeout=self.heartbeat_timeout)
-
-
-@dataclass(frozen=True)
-class Log:
-    """What is written down while a run goes on."""
-
-    every: int = 1  # Steps whose metrics are read from the device together.
-    completions: int = 2  # Prompts whose completions are kept each time; 0: none.
-
-    def __post_init__(self):
-        _at_least(1, "log", every=self.every)
-        _at_least(0, "log", completions=self.completions)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """States to go on from, for a run that has a directory."""
-
-    every: int | None = 10  # Steps between two; null: none at all.
-    keep_last: int = 2
-    keep_best: int = 0  # By the step's mean reward.
-
-    def __post_init__(self):
-        _at_least(1, "checkpoint", every=self.every, keep_last=self.keep_last)
-        _at_least(0, "checkpoint", keep_best=self.keep_best)
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """Where metrics and completions go besides the run's directory."""
-
-    tensorboard: bool = False
-    wandb: Literal["off", "offline", "online"] = "off"
-    trackio: bool = False
-    project: str = "grpojax"
-    name: str | None = None  # null: the run's directory.
-
-
-@dataclass(frozen=True)
-class Guard:
-    """When a run warns, or stops; null switches a check off. See `guards.Bounds`."""
-
-    skipped_steps: int | None = 5  # In a row, with nothing finite: stop.
-    entropy: float | None = 0.1  # Warn below this share of what it was at first.
-    length: float | None = 0.2
-    log_prob_gap: float | None = 0.1  # Warn above, in nats.
-    window: int = 5  # Steps that are averaged.
-
-    def __post_init__(self):
-        _at_least(1, "guard", skipped_steps=self.skipped_steps, window=self.window)
-        _at_least(0, "guard", entropy=self.entropy, length=self.length)
-        _positive("guard", log_prob_gap=self.log_prob_gap)
+        at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
+        at_least(1, "update", microbatches=self.microbatches, chunk=self.chunk)
 
 
 @dataclass(frozen=True)
@@ -309,30 +254,23 @@ class Recipe:
     log: Log = field(default_factory=Log)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     tracking: Tracking = field(default_factory=Tracking)
-    guard: Guard = field(default_factory=Guard)
-
-    def __post_init__(self):
-        if self.reward.shuffle and self.rollout.prompts < 2:
-            raise ValueError(
-                "`reward.shuffle` pays a prompt for another's answers, so a step needs "
-                f"two prompts. Received rollout.prompts={self.rollout.prompts}."
-            )
+    health: Health = field(default_factory=Health)
 
 
 def check_paths(recipe: Recipe) -> None:
-    """Looks for the files of a recipe that cannot be anything but files.
+    """Checks that the files exist which a recipe names.
 
-    A name such as `org/name` may be a directory or an id on the hub; whoever loads it
+    A name such as `org/name` may be a directory or an id on the hub, which loading it
     finds out. This takes no time and imports nothing.
 
-    **Raises:** `FileNotFoundError` for a path that leads nowhere.
+    **Raises:** `FileNotFoundError` for a path that does not exist.
     """
-    for key, path in (
-        ("model.path", recipe.model.path),
-        ("data.path", recipe.data.path),
-        ("data.eval_path", recipe.data.eval_path),
-    ):
-        if path is None or Path(path).exists():
+    options = recipe.data.options
+    values = options if isinstance(options, Mapping) else vars(options)
+    paths = {"model.path": recipe.model.path}
+    paths |= {f"data.{key}": values.get(key) for key in ("path", "eval_path")}
+    for key, path in paths.items():
+        if not isinstance(path, str) or Path(path).exists():
             continue
         file = Path(path).suffix in (".jsonl", ".parquet", ".json", ".safetensors")
         if file or path.startswith(("/", "./", "../", "~")):

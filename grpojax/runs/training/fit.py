@@ -1,355 +1,414 @@
-"""Trains what a recipe describes: everything is loaded and checked, compiled, run."""
+"""Training as a function of values: checkpoints, evaluations, logs and resume."""
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
+import yaml
 from jax.sharding import Mesh
 from rich.console import Console
 
 from ... import models
-from ..._train import init
+from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
-from ...types import Rewards, TrainState
+from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints
-from ..cli import evaluate as evaluating
-from ..cli.evaluate import say
-from ..distributed import mesh as placement, processes
+from ..distributed import processes
+from ..distributed.mesh import mesh_of, use
 from ..distributed.preemption import Preemption
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.show import echo, print_result
+from ..io.fingerprint import describe, fingerprint
+from ..checkpoint.resume_check import check_resumable
 from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
-from ..recipe import build as parts, load as recipes
-from ..recipe.resume_check import check_recipe
-from ..recipe.schema import Recipe
-from ..tracking import build as trackers
-from . import curve as plots, step as loop
-from .callback import Keeper
+from ..tracking.build import TrackerFactory
+from . import curve
+from .checkpointing import CheckpointCallback, Checkpointing, Export
+from .health import Thresholds
+from .metrics_buffer import MetricsBuffer, StepRecord
 from .progress import Progress
-from .run_log import Journal
+from .run_log import ResumePoint, RunLog
+from .step import lower, LoweredStep, Step
 
 
 logger = logging.getLogger(__name__)
 
 
-class GoingOn(NamedTuple):
-    """Where a run that was interrupted goes on.
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What `fit` records and shows while it runs.
 
     **Fields:**
 
-    - `step`: after which; 0 for the beginning.
-    - `journals`: as they were when the checkpoint was made.
-    - `problems`: what is wrong with later checkpoints, a sentence each.
+    - `every`: steps whose metrics are read from the device together.
+    - `samples`: prompts whose completions are recorded each time; 0 for none.
+    - `tokenizer`: decodes completions; without one none are recorded.
+    - `console`: shows progress; nowhere by default.
+
+    **Raises:** `ValueError` for counts that are too small.
     """
 
-    step: int
-    journals: Mapping[str, bytes]
-    problems: tuple[str, ...]
+    every: int = 1
+    samples: int = 2
+    tokenizer: AbstractTokenizer | None = None
+    console: Console = dataclasses.field(default_factory=lambda: Console(quiet=True))
+
+    def __post_init__(self):
+        if self.every < 1 or self.samples < 0:
+            raise ValueError(
+                "Logging(every=..., samples=...): `every` is at least 1 and `samples` "
+                f"at least 0. Received every={self.every}, samples={self.samples}."
+            )
 
 
-class Setup(NamedTuple):
-    """All that a run needs, loaded, checked and traced, with nothing compiled yet.
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run computes: written to its directory, and compared when it is resumed.
 
-    Of the processes of a run the first one alone has a directory to write to; all of
-    them save and restore the state, in `checkpoints`.
+    **Fields:**
+
+    - `values`: names and plain values, nested.
+    - `parse`: from the YAML of a run to its `values`.
+    - `summary`: what is shown when a run starts, a few lines.
     """
 
-    recipe: Recipe
-    directory: RunDirectory | None
-    tokenizer: AbstractTokenizer
-    environments: parts.Environments
+    values: Mapping[str, object]
+    parse: Callable[[str], Mapping[str, object]] = yaml.safe_load
+    summary: str = ""
+
+    def to_yaml(self) -> str:
+        """The values as YAML."""
+        return yaml.safe_dump(
+            dict(self.values), sort_keys=False, allow_unicode=True
+        )
+
+
+class Prepared(NamedTuple):
+    """A run that is loaded, checked and traced; nothing is compiled or written.
+
+    In a run of several processes only the first has a directory; all of them save and
+    restore the state, in `checkpoints`. `start` is when it began, by
+    `time.perf_counter`.
+    """
+
     state: TrainState
-    step: loop.LoweredStep
-    going_on: GoingOn | None
-    mesh: Mesh | None = None
-    checkpoints: Path | None = None
+    step: LoweredStep
+    steps: int
+    directory: RunDirectory | None
+    checkpoints: Path | None
+    resume: ResumePoint | None
+    evaluation: Evaluation | None
+    checkpoint: Checkpointing
+    trackers: Mapping[str, TrackerFactory]
+    health: Thresholds
+    logging: Logging
+    config: Config
+    mesh: Mesh | None
+    start: float
 
 
 def prepare(
-    recipe: Recipe,
-    out: str | os.PathLike[str] | None = None,
+    state: TrainState,
+    step: Step,
     *,
+    steps: int,
+    out: str | os.PathLike[str] | RunDirectory | None = None,
     resume: bool = False,
-) -> Setup:
-    """Loads a recipe's parts, and refuses those that do not fit together.
+    evaluation: Evaluation | None = None,
+    checkpoint: Checkpointing = Checkpointing(),
+    trackers: Mapping[str, TrackerFactory] | None = None,
+    health: Thresholds = Thresholds(),
+    logging: Logging = Logging(),
+    config: Config | None = None,
+) -> Prepared:
+    """A training run: evaluations, steps, checkpoints and records.
+
+    `fit(...)` is `run(prepare(...))`: what can be refused is refused by `prepare`,
+    before anything is compiled or written.
+
+    The program is compiled once, and donates the state: the one that was given must not
+    be used again. On a mesh, arrays of the state decide which: `sharding.place` them.
 
     **Arguments:**
 
-    - `recipe`: what to run.
-    - `out`: the run's directory; nothing is written to it yet.
-    - `resume`: go on with the run that is there, from its last good checkpoint.
-
-    **Raises:** `ValueError`, `TypeError`, `OSError` or `ImportError` for what is not
-    there or does not fit, for a directory that holds a run that is not to be resumed,
-    and for a recipe that computes something else than the one it was begun with.
-    """
-    resume = processes.broadcast_from_0(lambda: resume)
-    directory = processes.on_process_0(lambda: _claim(recipe, out, resume))
-    mesh = placement.build_mesh(**vars(recipe.mesh))
-    with placement.use(mesh):
-        setup = _load(recipe, mesh)._replace(directory=directory)
-    if out is None:
-        return setup
-    place = Path(out) / CHECKPOINTS
-    setup = setup._replace(checkpoints=place)
-    return _restore(setup, place) if resume else setup
-
-
-def _claim(
-    recipe: Recipe, out: str | os.PathLike[str] | None, resume: bool
-) -> RunDirectory | None:
-    """The directory, if the run may have it."""
-    directory = None if out is None else RunDirectory(out, resume=resume)
-    tracking = recipe.tracking
-    trackers.check(
-        None if directory is None else directory.tracking,
-        tensorboard=tracking.tensorboard,
-        wandb=tracking.wandb,
-        trackio=tracking.trackio,
-    )
-    if directory is not None and resume:
-        check_recipe(recipes.load(Recipe(), directory.config), recipe)
-    return directory
-
-
-def _load(recipe: Recipe, mesh: Mesh | None) -> Setup:
-    """What does not depend on what there has been."""
-    algorithm = parts.build_algorithm(recipe)
-    shape = recipe.rollout.prompts, recipe.rollout.group
-    # A group that the baseline cannot do with is refused before anything is read.
-    jax.eval_shape(algorithm.advantage, Rewards.of(jnp.zeros(shape)))
-    parts.find_task(recipe.data.task)
-    logger.info("loading the model %s", recipe.model.path)
-    policy, tokenizer = parts.load_model(recipe, mesh)
-    logger.info("making the environments of the task %s", recipe.data.task)
-    environments = parts.build_environments(recipe, tokenizer, mesh)
-    policy = parts.build_adapters(recipe, policy)
-    optimizer = parts.build_optimizer(recipe)
-    reference = None
-    if recipe.algorithm.beta is not None:
-        # A copy: the step takes over the memory of the policy that it is given. What
-        # adapters adapt does not change, and is the reference where it lies.
-        copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
-        adapted = recipe.lora.rank is not None
-        reference = models.without_adapters if adapted else jax.tree.map(copy, policy)
-    updating, key = recipe.update, parts.build_keys(recipe).train
-    state = init(policy, optimizer=optimizer, reference=reference, key=key)
-    state = placement.place(state, mesh)
-    logger.info("tracing the step")
-    step = loop.lower(
-        state,
-        completions=recipe.log.completions,
-        env=environments.train,
-        optimizer=optimizer,
-        algorithm=algorithm,
-        reward=parts.build_reward(recipe),
-        prompts=recipe.rollout.prompts,
-        group=recipe.rollout.group,
-        train_prompts=updating.train_prompts,
-        slots=recipe.rollout.slots,
-        temperature=recipe.rollout.temperature,
-        epochs=updating.epochs,
-        minibatches=updating.minibatches,
-        microbatches=updating.microbatches,
-        recompute=updating.recompute,
-        chunk=updating.chunk,
-    )
-    return Setup(recipe, None, tokenizer, environments, state, step, None, mesh)
-
-
-def _restore(setup: Setup, place: Path) -> Setup:
-    """The same with the state of the last good checkpoint, if there is any."""
-    directory, found = setup.directory, None
-    processes.on_process_0(lambda: directory and directory.lock())
-    try:
-        with Checkpoints(place) as checkpoints:
-            if processes.broadcast_from_0(checkpoints.steps):
-                found = checkpoints.restore(setup.state)
-    except BaseException:
-        if directory is not None:
-            directory.close()
-        raise
-    if found is None:
-        return setup._replace(going_on=GoingOn(0, {}, ()))
-    going_on = GoingOn(found.step, found.files, found.problems)
-    return setup._replace(state=found.state, going_on=going_on)
-
-
-def train(
-    recipe: Recipe,
-    out: str | os.PathLike[str] | None = None,
-    *,
-    resume: bool = False,
-    console: Console | None = None,
-) -> TrainState:
-    """Judges a model, trains it, and judges it again.
-
-    **Arguments:**
-
-    - `recipe`: what to run.
-    - `out`: a directory of its own for what the run leaves behind; see `files`.
-    - `resume`: go on with the run that is there. The state and every record but times
-        are then those of a run that was never interrupted, to the last bit.
-    - `console`: where to say what happens; nowhere by default.
+    - `state`: from `grpojax.init`.
+    - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
+    - `steps`: how many steps the run will have taken, those included that it resumes.
+    - `out`: the run's directory; nothing is written without one.
+    - `resume`: whether to continue the run in `out` from its last good checkpoint. The
+        state and every record but times are then those of a run that was never
+        interrupted, bit for bit.
+    - `evaluation`: the problems that the policy is evaluated on before and after.
+    - `checkpoint`: how often the state is saved, and how the final policy is exported.
+    - `trackers`: experiment trackers by name, besides the run's directory.
+    - `health`: when the run warns, or stops.
+    - `logging`: what is recorded and shown.
+    - `config`: what the run computes; by default a description of `step`.
 
     **Returns:** the state after the last step.
 
-    **Raises:** what `prepare` raises; `PreemptedError` when SIGTERM or Ctrl-C asked for
-    it and a state was saved, `DivergedError` when steps do nothing any more.
+    **Raises:** `ValueError`, `TypeError` or `OSError` for values that do not fit
+    together, for a directory in use, and for a run that computed something else, all
+    by `prepare`; `PreemptedError` on SIGTERM or Ctrl-C, after the state was saved;
+    `DivergedError` when updates are not finite.
 
     !!! example
 
         ```python
-        state = train(recipes.load(Recipe(), "recipe.yaml"), "out/run")
+        step = TrainStep(env, optimizer, rollout=RolloutConfig(prompts=8, group=8))
+        state = grpojax.fit(state, step, steps=100, out="out/run", resume=True)
         ```
     """
     start = time.perf_counter()
-    setup = prepare(recipe, out, resume=resume)
-    return run(setup, console=console, start=start)
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"fit: steps must be an integer, 0 or more. Received {steps}.")
+    resume = processes.broadcast_from_0(lambda: resume)
+    path = out.path if isinstance(out, RunDirectory) else out
+    if isinstance(out, RunDirectory):
+        directory = out
+    else:
+        directory = processes.on_process_0(lambda: claim(out, resume=resume))
+    if config is None:
+        config = _described(state, step, steps, evaluation)
+    mesh = mesh_of(state)
+    samples = logging.samples if logging.tokenizer is not None else 0
+    checkpoints = None if path is None else Path(path) / CHECKPOINTS
+    with use(mesh):
+        lowered = lower(state, step, samples=samples)
+        point = None
+        if resume and checkpoints is not None:
+            state, point = _restore(state, directory, checkpoints, config)
+    return Prepared(
+        state,
+        lowered,
+        steps,
+        directory,
+        checkpoints,
+        point,
+        evaluation,
+        checkpoint,
+        trackers or {},
+        health,
+        logging,
+        config,
+        mesh,
+        start,
+    )
 
 
-def run(
-    setup: Setup, *, console: Console | None = None, start: float | None = None
-) -> TrainState:
-    """Runs what was prepared; `start` is when it began, by `time.perf_counter`."""
-    start = time.perf_counter() if start is None else start
-    console = Console(quiet=True) if console is None else console
-    with placement.use(setup.mesh):
-        return _run(setup, console, start)
+def _described(
+    state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
+) -> Config:
+    """The configuration of a run without a recipe: names and plain values."""
+    parts = describe(step)
+    values = {
+        "steps": steps,
+        "policy": {"name": type(state.policy).__name__},
+        **(parts if isinstance(parts, dict) else {"step": parts}),
+        "arrays": fingerprint(step),
+    }
+    if evaluation is not None:
+        values["evaluation"] = {**evaluation.to_json(), "problems": evaluation.count}
+    return Config(values)
 
 
-def _run(setup: Setup, console: Console, start: float) -> TrainState:
-    recipe, directory, going_on = setup.recipe, setup.directory, setup.going_on
-    say(console, describe(setup))
-    journal = Journal(recipe, directory, setup.tokenizer, start)
-    begins = going_on is None or going_on.step == 0
-    resumed = going_on and (going_on.step, going_on.journals)
-    problems = going_on.problems if going_on is not None else ()
-    with journal.open(resumed, problems), Preemption() as preemption:
-        state = setup.state
-        if begins:
-            _judge(setup, state, journal, preemption, console, "before")
-        if recipe.run.steps > 0:
-            state = _take_steps(setup, journal, preemption, console)
-            _judge(setup, state, journal, preemption, console, "after")
-        if setup.checkpoints is not None:
-            _save(setup, state.policy, setup.checkpoints)
+def claim(
+    out: str | os.PathLike[str] | None, *, resume: bool
+) -> RunDirectory | None:
+    """The directory of a run, if the run may have it.
+
+    **Raises:** as `RunDirectory`; `FileNotFoundError` if there is no run to resume.
+    """
+    if out is None:
+        return None
+    # A run to resume that has not been started is started.
+    started = (Path(out) / "config.yaml").exists()
+    return RunDirectory(out, resume=resume and started)
+
+
+def _restore(
+    state: TrainState,
+    directory: RunDirectory | None,
+    checkpoints: Path,
+    config: Config,
+) -> tuple[TrainState, ResumePoint | None]:
+    """The state of the last good checkpoint, if there is one."""
+    started = processes.broadcast_from_0(
+        lambda: directory is not None and directory.config.exists()
+    )
+    if not started:
+        return state, None
+    processes.on_process_0(lambda: directory and directory.lock())
+    try:
+        with Checkpoints(checkpoints) as saved:
+            processes.on_process_0(lambda: _check(saved, directory, config))
+            if not processes.broadcast_from_0(saved.steps):
+                return state, ResumePoint(0, {}, ())
+            found = saved.restore(state)
+    except BaseException:
         if directory is not None:
-            plots.plot_curve(
-                directory.curve,
-                journal.records,
-                before=journal.accuracy("before"),
-                after=journal.accuracy("after"),
+            directory.close()
+        raise
+    return found.state, ResumePoint(found.step, found.files, found.problems)
+
+
+def _check(
+    saved: Checkpoints, directory: RunDirectory | None, config: Config
+) -> None:
+    """Compares the run's configuration with that of its checkpoint, and its file."""
+    text = saved.saved_config()
+    where = "its last checkpoint"
+    if text is None and directory is not None:
+        text, where = directory.config.read_text(encoding="utf-8"), "its config.yaml"
+    if text:
+        check_resumable(config.parse(text), config.values, where=where)
+
+
+def run(prepared: Prepared) -> TrainState:
+    """Takes the steps of a prepared run; see `fit`."""
+    with use(prepared.mesh):
+        return _run(prepared)
+
+
+_P = ParamSpec("_P")
+
+
+def _then_run(prepare: Callable[_P, Prepared]) -> Callable[_P, TrainState]:
+    @functools.wraps(prepare)
+    def fit(*args: _P.args, **kwargs: _P.kwargs) -> TrainState:
+        return run(prepare(*args, **kwargs))
+
+    fit.__name__ = fit.__qualname__ = "fit"
+    return fit
+
+
+fit = _then_run(prepare)
+
+
+def _run(run: Prepared) -> TrainState:
+    console = run.logging.console
+    if run.config.summary:
+        echo(console, run.config.summary)
+    log = RunLog(
+        run.directory,
+        config=run.config.to_yaml(),
+        steps=run.steps,
+        thresholds=run.health,
+        tokenizer=run.logging.tokenizer,
+        start=run.start,
+    )
+    begins = run.resume is None or run.resume.step == 0
+    opened = log.open(run.resume, run.trackers, run.config.values)
+    with opened, Preemption() as preemption:
+        state = run.state
+        if begins:
+            _evaluate(run, state, log, preemption, "before")
+        if run.steps > 0:
+            state = _take_steps(run, log, preemption)
+            _evaluate(run, state, log, preemption, "after")
+        if run.checkpoints is not None:
+            export = run.checkpoint.export or export_to(run.logging.tokenizer)
+            export(state.policy, run.checkpoints.parent)
+        if run.directory is not None:
+            curve.plot_curve(
+                run.directory.curve,
+                log.records,
+                before=log.accuracy("before"),
+                after=log.accuracy("after"),
             )
-    where = "" if directory is None else f"; see {directory.path}"
-    say(
+    where = "" if run.directory is None else f"; see {run.directory.path}"
+    echo(
         console,
-        f"{journal.steps} steps in {journal.seconds:.0f} s, of which compiling took "
-        f"{journal.seconds_compile:.0f} s{where}",
+        f"{log.steps} steps in {log.seconds:.0f} s, of which compiling took "
+        f"{log.seconds_compile:.0f} s{where}",
     )
     return state
 
 
-def _save(setup: Setup, policy: models.Transformer, checkpoints: Path) -> None:
-    """Writes the model beside the checkpoints, and adapters by themselves as well."""
-    if setup.recipe.lora.rank is not None:
-        place, base = checkpoints.with_name(ADAPTER), setup.recipe.model.path
-        models.save_adapters(policy, place, base=base)
-    whole, place = models.merge(policy), checkpoints.with_name(MODEL)
-    models.save(whole, place, tokenizer=setup.tokenizer)
-
-
-def _take_steps(
-    setup: Setup, journal: Journal, preemption: Preemption, console: Console
-) -> TrainState:
-    """Compiles the step and takes all that are left."""
-    recipe, state = setup.recipe, setup.state
-    if int(state.version) >= recipe.run.steps:
+def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainState:
+    """Compiles the step and takes all that remain."""
+    state, first = run.state, int(run.state.version) + 1
+    if first > run.steps:
         return state
-    step = setup.step.compile()
-    journal.seconds_compile += step.seconds
-    say(console, f"compiled the step in {step.seconds:.1f} s")
+    compiled = run.step.compile()
+    log.seconds_compile += compiled.seconds
+    echo(run.logging.console, f"compiled the step in {compiled.seconds:.1f} s")
 
-    def report(reading: loop.Reading) -> None:
-        journal.reading(reading)
-        bar.update(reading.step, reading.metrics)
+    def report(record: StepRecord) -> None:
+        log.step(record)
+        bar.update(record.step, record.metrics)
 
     with contextlib.ExitStack() as stack:
-        keeper = Keeper(setup.directory, setup.checkpoints, recipe, journal, preemption)
-        stack.enter_context(keeper)
-        bar = stack.enter_context(Progress(recipe.run.steps, console))
-        return loop.fit(
-            state,
-            step=step.call,
-            steps=recipe.run.steps,
-            report=report,
-            every=recipe.log.every,
-            visit=keeper.visit,
+        callback = stack.enter_context(
+            CheckpointCallback(
+                run.checkpoint,
+                run.directory,
+                run.checkpoints,
+                run.steps,
+                log,
+                preemption,
+            )
         )
+        bar = stack.enter_context(Progress(run.steps, run.logging.console))
+        metrics = MetricsBuffer(report, every=run.logging.every)
+        stack.enter_context(metrics)
+        for number in range(first, run.steps + 1):
+            state, values, samples = compiled.call(state)
+            metrics.add(number, values, samples)
+            callback.on_step_end(number, state, metrics)
+    return state
 
 
-def _judge(
-    setup: Setup,
-    state: TrainState,
-    journal: Journal,
-    preemption: Preemption,
-    console: Console,
-    when: str,
+def _evaluate(
+    run: Prepared, state: TrainState, log: RunLog, preemption: Preemption, when: str
 ) -> None:
-    """Measures accuracy on what is held out, if anything, and shows some of it."""
-    recipe, predictions = setup.recipe, None
-    training, env, _ = setup.environments
-    if env is None:
+    """Evaluates the policy, if there is an evaluation, and prints some of it."""
+    if run.evaluation is None:
         return
 
-    def leave(*_: int) -> None:
+    def report(*_: int) -> None:
         if processes.any_process(preemption.requested):
             preemption.raise_preempted()
 
-    if setup.directory is not None:
-        mode = evaluating.mode(recipe)
-        predictions = setup.directory.predictions(journal.steps, mode)
-    measured = evaluating.judge(
+    predictions = None
+    if run.directory is not None and run.logging.tokenizer is not None:
+        predictions = run.directory.predictions(log.steps, run.evaluation.mode)
+    result = run.evaluation.run(
         state.policy,
-        env,
-        recipe,
-        setup.tokenizer,
-        training=training,
         predictions=predictions,
-        report=leave,
+        tokenizer=run.logging.tokenizer,
+        report=report,
     )
-    evaluating.show(measured, setup.tokenizer, console, when)
-    journal.evaluated(measured)
+    print_result(result, run.logging.tokenizer, run.logging.console, when)
+    log.evaluated(run.evaluation, result)
 
 
-def describe(setup: Setup) -> str:
-    """What a run is, in a few lines."""
-    recipe, rollout = setup.recipe, setup.recipe.rollout
-    policy, lora = setup.state.policy, recipe.lora
-    millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
-    trained = eqx.filter(policy, policy.trainable())
-    adapters = (
-        f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
-        f"{millions(trained):,.3f} million parameters are trained"
-        + (", the projections are 8 bits" if lora.int8_base else "")
-    )
-    train, held_out, notes = setup.environments
-    source = recipe.data.path if recipe.data.task == "gsm8k" else recipe.data.task
-    held = 0 if held_out is None else held_out.size
-    return "\n".join(
-        [
-            f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
-            f"{recipe.model.dtype}, on {placement.describe(setup.mesh)}",
-            *([] if lora.rank is None else [adapters]),
-            f"data   {source}: {train.size:,} training problems, {held:,} held out",
-            *(f"       {note}" for note in notes),
-            f"step   {recipe.algorithm.name}, {rollout.prompts} prompts x "
-            f"{rollout.group} samples, at most {rollout.max_new_tokens} tokens each, "
-            f"learning rate {recipe.optimizer.learning_rate:g}",
-        ]
-    )
+def export_to(
+    tokenizer: AbstractTokenizer | None, *, base: str | None = None
+) -> Export:
+    """An export in Hugging Face's format, and of adapters in PEFT's as well.
+
+    Policies that are none of `grpojax.models` are not exported: their checkpoints hold
+    them.
+
+    **Arguments:**
+
+    - `tokenizer`: written beside the weights.
+    - `base`: the model that adapters were trained on, as their file names it.
+    """
+
+    def export(policy: AbstractPolicy, directory: Path) -> None:
+        if not isinstance(policy, models.Transformer):
+            logger.info("the policy has no export: its checkpoints hold it")
+            return
+        if models.adapters(policy):
+            models.save_adapters(policy, directory / ADAPTER, base=base)
+        models.save(models.merge(policy), directory / MODEL, tokenizer=tokenizer)
+
+    return export

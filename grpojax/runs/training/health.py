@@ -1,9 +1,9 @@
-"""Whether a run is still worth its time: checks of the metrics, on the host.
+"""Health checks of a run: thresholds on its metrics, on the host.
 
-A step whose gradient is not finite changes nothing and is counted in the program
-already (`skipped_updates`). Here is what a run as a whole does about it, and warnings
-for what no single step shows. All is a pure function of the records of `metrics.jsonl`,
-so that a run that is resumed is warned no differently.
+An update whose gradient is not finite is skipped and counted by the program itself
+(`skipped_updates`). Checked here is what only several steps show: divergence, which
+stops a run, and collapse, which is warned of. All is a pure function of the records of
+`metrics.jsonl`, so that a resumed run gives the same warnings.
 """
 
 import dataclasses
@@ -19,21 +19,23 @@ _LENGTH = "completions/mean_length"
 
 
 class DivergedError(Exception):
-    """A run is not worth its time any more; the message says why."""
+    """A run has diverged; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Bounds:
-    """What is still in order. `None` switches a check off.
+class Thresholds:
+    """Thresholds of the health checks; `None` switches a check off.
 
     **Fields:**
 
-    - `skipped_steps`: so many steps in a row with an update that was skipped, or whose
-        loss is not finite, stop the run.
-    - `entropy`, `length`: the smallest share of what they were at first.
-    - `log_prob_gap`: the largest mean of |log π - what the sampler recorded|, in nats.
-    - `window`: over so many steps entropy, length and gap are averaged; those at first
-        are the first so many.
+    - `skipped_steps`: this many steps in a row with a skipped update, or a loss that is
+        not finite, stop the run.
+    - `entropy`, `length`: warn below this share of their initial value.
+    - `log_prob_gap`: warn above this mean of |log π - recorded log-prob|, in nats.
+    - `window`: steps over which entropy, length and gap are averaged; initial values
+        are means of the first `window` steps.
+
+    **Raises:** `ValueError` for a threshold out of range.
     """
 
     skipped_steps: int | None = 5
@@ -45,34 +47,34 @@ class Bounds:
     def __post_init__(self):
         if self.skipped_steps is not None and self.skipped_steps < 1:
             raise ValueError(
-                "A run is stopped after one bad step or more. Received "
-                f"skipped_steps={self.skipped_steps}: use at least 1, or None."
+                "Thresholds(skipped_steps=...) counts steps, at least 1. Received "
+                f"{self.skipped_steps}: use at least 1, or None."
             )
         if self.window < 1:
             raise ValueError(
-                f"A window holds one step or more. Received window={self.window}: use "
-                "at least 1."
+                "Thresholds(window=...) counts steps, at least 1. Received "
+                f"{self.window}."
             )
         for name in ("entropy", "length"):
             share = vars(self)[name]
             if share is not None and not 0 <= share < 1:
                 raise ValueError(
-                    f"A share of what {name} was at first is in [0, 1). Received "
-                    f"{name}={share}: use 0.1 for a tenth, or None."
+                    f"Thresholds({name}=...) is a share of the initial value in [0, 1). "
+                    f"Received {share}: use 0.1 for a tenth, or None."
                 )
         if self.log_prob_gap is not None and not self.log_prob_gap > 0:
             raise ValueError(
-                f"A gap's bound is positive. Received log_prob_gap={self.log_prob_gap}:"
-                " use some tenths of a nat, or None."
+                "Thresholds(log_prob_gap=...) is positive. Received "
+                f"{self.log_prob_gap}: use some tenths of a nat, or None."
             )
 
 
-class Verdict(NamedTuple):
-    """What a step gave rise to.
+class Report(NamedTuple):
+    """Findings of the checks after a step.
 
     **Fields:**
 
-    - `warnings`: sentences that say what to look at.
+    - `warnings`: a sentence for each check that fails since this step.
     - `stop`: why the run should stop, or `None`.
     """
 
@@ -81,53 +83,52 @@ class Verdict(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Guard:
-    """What is remembered of the steps so far. Each warning comes once, until what it is
-    about recovers.
+class Monitor:
+    """State of the health checks. A warning is given once, until its metric recovers.
 
     !!! example
 
         ```python
-        guard = Guard(Bounds(skipped_steps=3))
-        guard, verdict = guard.observe({"step": 1, "loss": 0.1, "skipped_updates": 0})
+        monitor = Monitor(Thresholds(skipped_steps=3))
+        monitor, report = monitor.observe({"step": 1, "loss": 0.1, "skipped_updates": 0})
         ```
     """
 
-    bounds: Bounds = Bounds()
+    thresholds: Thresholds = Thresholds()
     bad_steps: int = 0
     first: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     recent: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     warned: frozenset[str] = frozenset()
 
-    def observe(self, record: Record) -> tuple["Guard", Verdict]:
-        """Looks at one step's metrics, in the order of steps.
+    def observe(self, record: Record) -> tuple["Monitor", Report]:
+        """Checks one step's metrics; to be called in the order of steps.
 
-        A metric that is not there is not checked.
+        A metric that is missing is not checked.
         """
         bad = self.bad_steps + 1 if _is_bad(record) else 0
         first, recent = dict(self.first), dict(self.recent)
         for name in ("entropy", _LENGTH, _GAP):
             value = record.get(name)
             if value is not None and math.isfinite(value):
-                at_first, window = first.get(name, ()), self.bounds.window
+                at_first, window = first.get(name, ()), self.thresholds.window
                 if len(at_first) < window:
                     first[name] = (*at_first, float(value))
                 recent[name] = (*recent.get(name, ()), float(value))[-window:]
-        guard = dataclasses.replace(self, bad_steps=bad, first=first, recent=recent)
-        found = guard._found()
-        guard = dataclasses.replace(guard, warned=frozenset(found))
+        monitor = dataclasses.replace(self, bad_steps=bad, first=first, recent=recent)
+        found = monitor._found()
+        monitor = dataclasses.replace(monitor, warned=frozenset(found))
         new = tuple(text for name, text in found.items() if name not in self.warned)
-        return guard, Verdict(new, guard._stop())
+        return monitor, Report(new, monitor._stop())
 
-    def replay(self, records: Iterable[Record]) -> "Guard":
-        """The guard of a run that is resumed, after the records of its steps."""
-        guard = self
+    def replay(self, records: Iterable[Record]) -> "Monitor":
+        """The monitor of a resumed run, after the records of its steps."""
+        monitor = self
         for record in records:
-            guard, _ = guard.observe(record)
-        return guard
+            monitor, _ = monitor.observe(record)
+        return monitor
 
     def _stop(self) -> str | None:
-        most = self.bounds.skipped_steps
+        most = self.thresholds.skipped_steps
         if most is None or self.bad_steps < most:
             return None
         return (
@@ -138,9 +139,9 @@ class Guard:
         )
 
     def _found(self) -> dict[str, str]:
-        """Every check that fails now, with its sentence."""
-        bounds, found = self.bounds, {}
-        if entropy := self._fallen("entropy", bounds.entropy):
+        """Every check that fails now, by name, with its sentence."""
+        thresholds, found = self.thresholds, {}
+        if entropy := self._fallen("entropy", thresholds.entropy):
             now, before = entropy
             found["entropy"] = (
                 f"The policy hardly explores any more: `entropy` is {now:.3g} nats and "
@@ -148,7 +149,7 @@ class Guard:
                 "completions of one group; a lower learning rate, a higher clip bound "
                 "(algorithm.high) or a KL penalty (algorithm.beta) keeps it."
             )
-        if length := self._fallen(_LENGTH, bounds.length):
+        if length := self._fallen(_LENGTH, thresholds.length):
             now, before = length
             found["length"] = (
                 f"Completions collapse: `{_LENGTH}` is {now:.3g} tokens and was "
@@ -156,21 +157,21 @@ class Guard:
                 "although it says little, and at the reward's components."
             )
         gap = self.recent.get(_GAP)
-        if gap and bounds.log_prob_gap is not None:
+        if gap and thresholds.log_prob_gap is not None:
             now = sum(gap) / len(gap)
-            if now > bounds.log_prob_gap:
+            if now > thresholds.log_prob_gap:
                 found["gap"] = (
                     f"Sampler and loss disagree: `{_GAP}` is {now:.3g} nats, more than "
-                    f"{bounds.log_prob_gap:.3g}. Look at `ratio/max` and at the "
+                    f"{thresholds.log_prob_gap:.3g}. Look at `ratio/max` and at the "
                     "precision (model.compute_dtype); update.recompute, or an "
                     "importance correction, accounts for it."
                 )
         return found
 
     def _fallen(self, name: str, share: float | None) -> tuple[float, float] | None:
-        """What a metric is now and was at first, if it is below that share of it."""
+        """A metric's current and initial mean, if it is below that share of it."""
         first, recent = self.first.get(name, ()), self.recent.get(name, ())
-        if share is None or len(first) < self.bounds.window:
+        if share is None or len(first) < self.thresholds.window:
             return None
         now, before = sum(recent) / len(recent), sum(first) / len(first)
         return (now, before) if now < share * before else None

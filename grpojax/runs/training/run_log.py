@@ -1,26 +1,24 @@
-"""What a run writes down while it goes on."""
+"""Records of a run: its directory, its trackers, and the health of its metrics."""
 
 import contextlib
-import dataclasses
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ...text import AbstractTokenizer
-from ..cli import evaluate as evaluating
 from ..distributed import processes
 from ..distributed.preemption import PreemptedError
 from ..evaluation.evaluate import Evaluation
-from ..io import samples as completions
+from ..evaluation.result import EvaluationResult
 from ..io.jsonl import parse
 from ..io.run_directory import METRICS, RunDirectory
-from ..recipe import load as recipes
-from ..recipe.schema import Recipe
-from ..tracking import build as trackers
+from ..io.samples import to_records
+from ..tracking.build import start, TrackerFactory, TrackerRun
 from ..tracking.trackers import JsonLines, Tracker
-from .health import Bounds, DivergedError, Guard
-from .step import Reading
+from .health import DivergedError, Monitor, Thresholds
+from .metrics_buffer import StepRecord
 
 
 logger = logging.getLogger(__name__)
@@ -31,41 +29,66 @@ _STATUS = {
     PreemptedError: "preempted",
 }
 
+Accuracy = tuple[float, tuple[float, float]]
+"""A share of correct samples, and its 95% interval."""
 
-class Journal:
-    """Writes to a run's directory, if there is one, and remembers what matters.
+
+class ResumePoint(NamedTuple):
+    """Where a run is resumed.
+
+    **Fields:**
+
+    - `step`: of the checkpoint; 0 without one.
+    - `files`: the run's files as they were at that checkpoint.
+    - `problems`: a sentence for each later checkpoint that could not be used.
+    """
+
+    step: int
+    files: Mapping[str, bytes]
+    problems: tuple[str, ...]
+
+
+class RunLog:
+    """Writes the records of a run, and keeps those that the run itself needs.
 
     **Arguments:**
 
-    - `recipe`: what is run.
-    - `directory`: where to write; `None` also in all processes but the first.
-    - `tokenizer`: turns completions into text.
+    - `directory`: where to write; `None` for nowhere, and in all processes but the
+        first.
+    - `config`: what the run computes, as YAML.
+    - `steps`: how many steps the run will have taken.
+    - `thresholds`: of the health checks.
+    - `tokenizer`: decodes samples; without one they are not written.
     - `start`: when the run began, by `time.perf_counter`.
 
-    `records` holds the metrics of every step; `seconds_compile` is how much of the time
-    went into compiling, to which others may add.
+    `records` holds the metrics of every step. `seconds_compile` is the time spent
+    compiling, to which others add.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
         directory: RunDirectory | None,
-        tokenizer: AbstractTokenizer,
+        *,
+        config: str,
+        steps: int,
+        thresholds: Thresholds,
+        tokenizer: AbstractTokenizer | None,
         start: float,
     ):
-        self._recipe, self._directory = recipe, directory
-        self._tokenizer, self._start = tokenizer, start
-        self._guard = Guard(Bounds(**vars(recipe.guard)))
+        self.config, self._steps = config, steps
+        self._directory, self._tokenizer = directory, tokenizer
+        self._start = start
+        self._monitor = Monitor(thresholds)
         self._stop: str | None = None
         self._trackers: list[Tracker] = []
         self.records: list[dict[str, float | int]] = []
         self.seconds_compile = 0.0
-        self._measured: dict[str, tuple[float, tuple[float, float]]] = {}
-        self._judged = 0
+        self._accuracies: dict[str, Accuracy] = {}
+        self._samples_evaluated = 0
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken."""
+        """How long the run has taken, those parts of it included that it resumes."""
         return time.perf_counter() - self._start
 
     @property
@@ -74,101 +97,94 @@ class Journal:
         return len(self.records)
 
     @property
-    def in_order(self) -> bool:
-        """Whether the last step changed the policy, as far as is known."""
-        return self._guard.bad_steps == 0
+    def last_update_finite(self) -> bool:
+        """Whether the last reported step changed the policy."""
+        return self._monitor.bad_steps == 0
 
-    def accuracy(self, end: str) -> tuple[float, tuple[float, float]] | None:
-        """What was measured `"before"` or `"after"` the steps, with its interval."""
-        return self._measured.get(end)
+    def accuracy(self, when: str) -> Accuracy | None:
+        """What was measured `"before"` or `"after"` the steps."""
+        return self._accuracies.get(when)
 
     @contextlib.contextmanager
     def open(
         self,
-        resumed: tuple[int, Mapping[str, bytes]] | None = None,
-        problems: Sequence[str] = (),
+        resume: ResumePoint | None = None,
+        trackers: Mapping[str, TrackerFactory] | None = None,
+        config: Mapping[str, object] | None = None,
     ) -> Iterator[None]:
-        """Begins the run's files or goes on with them, and says how the run has ended.
+        """Starts or resumes the run's files, and records how the run ended.
 
         **Arguments:**
 
-        - `resumed`: the step that the run goes on from, and the journals of its
-            checkpoint; `None` for a run that begins.
-        - `problems`: what was found on the way there, a sentence each.
+        - `resume`: where a run is resumed; `None` for a new one.
+        - `trackers`: experiment trackers by name.
+        - `config`: hyperparameters that trackers show.
         """
-        if self._directory is None:
-            if resumed is not None:
-                self._take_up(parse(resumed[1].get(METRICS, b"")))
+        directory = self._directory
+        if directory is None:
+            if resume is not None:
+                self._restore_records(parse(resume.files.get(METRICS, b"")))
             yield
             return
-        with self._directory:
-            if resumed is None:
-                self._directory.start(recipes.dump(self._recipe), self._now("running"))
-                self.event("start", f"{self._recipe.run.steps} steps are to be taken")
+        with directory:
+            if resume is None:
+                directory.start(self.config, self._summary("running"))
+                self.event("start", f"{self._steps} steps are to be taken")
             else:
-                self._resume(*resumed, problems)
-            tracking = self._recipe.tracking
-            others = trackers.build(
-                self._directory.tracking,
-                self._warn,
-                tensorboard=tracking.tensorboard,
-                wandb=tracking.wandb,
-                trackio=tracking.trackio,
-                project=tracking.project,
-                name=tracking.name or self._directory.path.name,
-                config=dataclasses.asdict(self._recipe),
-                resume_step=self.steps,
+                self._resume(directory, resume)
+            run = TrackerRun(
+                directory.tracking, directory.path.name, dict(config or {}), self.steps
             )
-            # Each takes what it lacks of the steps that there have been.
+            others = start(trackers or {}, run, self._warn)
+            # A tracker ignores the steps that it has already got.
             for tracker in others:
                 for record in self.records:
                     _log(tracker, record)
-            self._trackers = [JsonLines(self._directory), *others]
+            self._trackers = [JsonLines(directory), *others]
             try:
                 yield
                 self.event("finish", f"{self.steps} steps were taken")
-                self._directory.finish(self._now("finished"))
+                directory.finish(self._summary("finished"))
             except BaseException as error:
-                # What ended the run may be that nothing can be written any more.
+                # The error may be that nothing can be written any more.
                 with contextlib.suppress(OSError):
                     status = _STATUS.get(type(error), "failed")
                     kind = "preempted" if status == "preempted" else "stopped"
                     self.event(kind, f"{type(error).__name__}: {error}")
-                    self._directory.update(self._now(status))
+                    directory.update(self._summary(status))
                 raise
             finally:
                 for tracker in self._trackers:
                     tracker.close()
 
-    def _resume(
-        self, step: int, saved: Mapping[str, bytes], problems: Sequence[str]
-    ) -> None:
-        """Takes up the records as they were after a step."""
-        if self._directory is None:
-            return
-        mended = self._directory.resume(step, self._now("running"), saved)
-        self._take_up(self._directory.metrics())
-        for record in self._directory.evaluations():
+    def _resume(self, directory: RunDirectory, resume: ResumePoint) -> None:
+        """Restores the records to what they were at a checkpoint."""
+        repaired = directory.resume(
+            resume.step, self._summary("running"), resume.files
+        )
+        self._restore_records(directory.metrics())
+        for record in directory.evaluations():
             accuracy = record["accuracy"], tuple(record["interval"])
-            self._remember(record["step"], accuracy, record["n"])
-        for sentence in (*problems, *mended):
+            self._set_accuracy(record["step"], accuracy, record["n"])
+        for sentence in (*resume.problems, *repaired):
             self._warn(sentence)
-        self._directory.write_config(recipes.dump(self._recipe))
-        self.event("resume", f"goes on after step {step}")
+        directory.write_config(self.config)
+        self.event("resume", f"goes on after step {resume.step}")
 
-    def _take_up(self, records: Sequence[Mapping[str, float | int | None]]) -> None:
-        """Remembers the steps that there have been."""
+    def _restore_records(
+        self, records: Sequence[Mapping[str, float | int | None]]
+    ) -> None:
         self.records = [
             {name: math.nan if x is None else x for name, x in record.items()}
             for record in records
         ]
-        self._guard = self._guard.replay(self.records)
+        self._monitor = self._monitor.replay(self.records)
         if self.records:
-            # The clock goes on from the last step that counts.
+            # The clock continues from the last step that counts.
             self._start -= float(self.records[-1]["time"])
 
     def event(self, kind: str, message: str) -> None:
-        """Writes down what happened."""
+        """Records an event."""
         if self._directory is not None:
             event = {"step": self.steps, "kind": kind, "message": message}
             self._directory.log_event(event | {"time": self.seconds})
@@ -178,66 +194,58 @@ class Journal:
             logger.warning(message)
         self.event("warning", message)
 
-    def reading(self, reading: Reading) -> None:
-        """Writes down one step's metrics, and what was said if it is there."""
-        record = {"step": reading.step, "time": self.seconds, **reading.metrics}
-        self.records.append(record)
+    def step(self, record: StepRecord) -> None:
+        """Records one step's metrics, and its samples if there are any."""
+        values = {"step": record.step, "time": self.seconds, **record.metrics}
+        self.records.append(values)
         for tracker in self._trackers:
-            _log(tracker, record)
-        if reading.completions is not None and self._trackers:
-            said = list(
-                completions.to_records(
-                    reading.step, reading.completions, self._tokenizer
-                )
-            )
+            _log(tracker, values)
+        tokenizer = self._tokenizer
+        if record.samples is not None and tokenizer is not None and self._trackers:
+            samples = list(to_records(record.step, record.samples, tokenizer))
             for tracker in self._trackers:
-                tracker.table("completions", reading.step, said)
-        self._guard, verdict = self._guard.observe(record)
-        self._stop = verdict.stop
-        for warning in verdict.warnings:
-            self._warn(f"step {reading.step}: {warning}")
+                tracker.table("completions", record.step, samples)
+        self._monitor, report = self._monitor.observe(values)
+        self._stop = report.stop
+        for warning in report.warnings:
+            self._warn(f"step {record.step}: {warning}")
 
-    def check(self) -> None:
-        """Ends a run that is not worth its time any more.
-
-        **Raises:** `DivergedError`.
-        """
+    def raise_if_diverged(self) -> None:
+        """Raises a `DivergedError` if the health checks stop the run."""
         if self._stop is not None:
             raise DivergedError(self._stop)
 
-    def evaluated(self, measured: Evaluation) -> None:
-        """Writes down an accuracy, unless a run that went on has it already."""
-        accuracy = measured.accuracy, measured.interval
-        self._remember(self.steps, accuracy, measured.count)
-        self.seconds_compile += measured.seconds_compile
+    def evaluated(self, evaluation: Evaluation, result: EvaluationResult) -> None:
+        """Records an evaluation, unless a resumed run has recorded it already."""
+        accuracy = result.accuracy, result.interval
+        self._set_accuracy(self.steps, accuracy, result.count)
+        self.seconds_compile += result.seconds_compile
         if self._directory is None:
             return
-        line = evaluating.record(measured, self._recipe, self.steps)
+        record = {"step": self.steps, **evaluation.to_json(), **result.to_json()}
         names = ("step", "split", "mode")
-        there = [[old[name] for name in names] for old in self._directory.evaluations()]
-        if [line[name] for name in names] not in there:
-            self._directory.log_evaluation(line)
+        known = [[old[name] for name in names] for old in self._directory.evaluations()]
+        if [record[name] for name in names] not in known:
+            self._directory.log_evaluation(record)
 
-    def _remember(
-        self, step: int, accuracy: tuple[float, tuple[float, float]], count: int
-    ) -> None:
-        self._judged = count
+    def _set_accuracy(self, step: int, accuracy: Accuracy, count: int) -> None:
+        self._samples_evaluated = count
         if step == 0:
-            self._measured["before"] = accuracy
-        if step == self._recipe.run.steps:  # Of a run of no steps, both.
-            self._measured["after"] = accuracy
+            self._accuracies["before"] = accuracy
+        if step == self._steps:  # Of a run of no steps, both.
+            self._accuracies["after"] = accuracy
 
-    def _now(self, status: str) -> dict[str, object]:
-        """The summary."""
-        nothing = None, None
-        before, after = (self._measured.get(x, nothing) for x in ("before", "after"))
+    def _summary(self, status: str) -> dict[str, object]:
+        unknown = None, None
+        before = self._accuracies.get("before", unknown)
+        after = self._accuracies.get("after", unknown)
         return {
             "status": status,
             "accuracy_before": before[0],
             "accuracy_after": after[0],
             "ci95_before": before[1],
             "ci95_after": after[1],
-            "n_eval": self._judged,
+            "n_eval": self._samples_evaluated,
             "steps": self.steps,
             "seconds_total": self.seconds,
             "seconds_compile": self.seconds_compile,

@@ -1,11 +1,14 @@
-"""Run directories as a training run leaves them, made up from a seed."""
+"""Synthetic run directories from a seed, and readers of reports."""
 
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import yaml
+
+from grpojax.runs.reports import write_report
 
 
 GROUP = 4
@@ -198,12 +201,12 @@ def write_run(
     status: str = "running",
     changes: dict[str, object] | None = None,
 ) -> Path:
-    """A run of 40 steps that got to step `last`, finished if that is all of them."""
+    """A run of 40 steps that reached step `last`; finished at 40."""
     path.mkdir(parents=True)
     draw = random.Random(seed)
     complete = last == 40
-    told = recipe(run__seed=seed, **(changes or {}))
-    (path / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    config = recipe(run__seed=seed, **(changes or {}))
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     write_lines(path / "metrics.jsonl", [metrics(i + 1, draw) for i in range(last)])
     logged = [prompt_record(s, i, draw) for s in range(1, last + 1, 5) for i in (1, 2)]
     write_lines(path / "completions.jsonl", logged)
@@ -231,3 +234,29 @@ def write_run(
     }
     (path / "summary.json").write_text(json.dumps(summary))
     return path
+
+
+def report_files(report: Path) -> dict[str, bytes]:
+    folder = report.parent
+    found = [report, folder / "report.html", *(folder / "report_files").iterdir()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def report_text(run: Path) -> str:
+    return write_report([run]).read_text(encoding="utf-8")
+
+
+def unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def table_after(text: str, heading: str) -> list[dict[str, str]]:
+    lines = text.split(f"## {heading}\n\n")[1].split("\n\n")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    header, _, *body = [[unescaped(cell) for cell in row] for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in body]
+
+
+def embedded(report: Path) -> dict:
+    page = (report.parent / "report.html").read_text(encoding="utf-8")
+    return json.loads(page.split('id="data">')[1].split("</script>")[0])

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from ...io.jsonl import read_tolerant, Record
-from ...io.nested import flatten
 from ...io.records import finite_float, SampleGroup
+from ...io.tables import flatten
 from .evaluations import (
     deduplicate,
     EvaluationRecord,

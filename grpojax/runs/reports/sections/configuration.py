@@ -8,8 +8,8 @@ from ..read import Run
 from .wording import setting_text
 
 
-# What is said of a run: text, the settings that may record the value, and text after
-# it. The first are a recipe's, the others those of values passed to `grpojax.fit`.
+# A fact of the summary: text, the settings that may record its value, and text after
+# it. The first settings are a recipe's, the others those of `grpojax.fit`.
 _Fact = tuple[str, Sequence[str], str]
 
 # Facts that belong together; without the first the others are left out.

@@ -1,4 +1,4 @@
-"""One batch of an evaluation: a program on the device, and one transfer."""
+"""One batch of an evaluation: a compiled program, and one transfer to the host."""
 
 from typing import NamedTuple
 
@@ -11,25 +11,25 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ... import rollout
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, Turn
 from ...policy import AbstractPolicy
-from ...text import Number
+from ...text import ParsedInteger
 from ...types import Prompt
-from ..distributed import mesh as placement
-from .result import Evaluation
+from ..distributed import mesh
+from .result import EvaluationResult
 from .statistics import Answer
 
 
-class Batch(NamedTuple):
-    """What is kept of a batch: all that travels to the host."""
+class EvalBatch(NamedTuple):
+    """Completions of a batch of problems: everything that is transferred to the host."""
 
     prompts: Prompt
     tokens: Int[Array, "problem sample time"]
-    extents: Int[Array, "problem sample"]
+    total_lengths: Int[Array, "problem sample"]
     lengths: Int[Array, "problem sample"]
     terminated: Bool[Array, "problem sample"]
     rewards: dict[str, Float[Array, "problem sample"]]
-    silent: Bool[Array, " problem"]
+    empty_is_correct: Bool[Array, " problem"]
     gold: Int[Array, " problem"] | None
-    answers: Number | None
+    answers: ParsedInteger | None
 
 
 @eqx.filter_jit
@@ -45,18 +45,18 @@ def complete(
     samples: int,
     slots: int | None,
     success: str,
-) -> Batch:
-    """Puts the `batch` problems from number `first` on to a policy.
+) -> EvalBatch:
+    """Evaluates problems `first .. first + batch - 1`.
 
     **Arguments:**
 
     - `policy`, `env`, `sampler`, `key`: as in `evaluate`.
-    - `first`: the number of the first problem.
-    - `count`: how many there are. What the last batch has too many is one token long,
-        and is left to `on_the_host` to throw away.
+    - `first`: index of the first problem.
+    - `count`: number of problems. Rows of the last batch beyond it are one token long,
+        and `to_host` drops them.
     - `batch`, `samples`, `slots`, `success`: static.
 
-    **Raises:** `ValueError` if the environment does not pay `success`.
+    **Raises:** `ValueError` if the environment has no reward `success`.
     """
     numbers = first + jnp.arange(batch, dtype=jnp.int32)
     states, prompts = jax.vmap(env.problem)(jnp.minimum(numbers, count - 1))
@@ -75,11 +75,12 @@ def complete(
     )
     if success not in trajectory.rewards:
         raise ValueError(
-            "evaluate(success=...) names the component that is 1 for a right answer. "
-            f"Received {success!r}; the environment pays {sorted(trajectory.rewards)}."
+            "evaluate(success=...) names the reward that is 1 for a right answer. "
+            f"Received {success!r}; the environment's rewards are "
+            f"{sorted(trajectory.rewards)}."
         )
     last_turns = jax.vmap(jax.vmap(_last_turn))
-    extents, turns = last_turns(
+    total_lengths, turns = last_turns(
         trajectory.tokens, trajectory.sampled, trajectory.terminated
     )
     place = jnp.arange(trajectory.tokens.shape[-1])
@@ -87,61 +88,61 @@ def complete(
     if isinstance(env, AbstractAnswerEnvironment):
         gold = jax.vmap(env.gold)(states)
         answers = jax.vmap(jax.vmap(env.answer))(turns)
-    said = Batch(
+    found = EvalBatch(
         prompts=prompts,
-        tokens=jnp.where(place < extents[..., None], trajectory.tokens, 0),
-        extents=extents,
+        tokens=jnp.where(place < total_lengths[..., None], trajectory.tokens, 0),
+        total_lengths=total_lengths,
         lengths=trajectory.lengths,
         terminated=trajectory.terminated,
         rewards=trajectory.rewards,
-        silent=jax.vmap(lambda state: _silent(env, state, success))(states),
+        empty_is_correct=jax.vmap(lambda state: _empty_is_correct(env, state, success))(states),
         gold=gold,
         answers=answers,
     )
-    return placement.replicate(said)
+    return mesh.replicate(found)
 
 
 def _last_turn(
     tokens: Int[Array, " time"], sampled: Bool[Array, " time"], ended: Bool[Array, ""]
 ) -> tuple[Int[Array, ""], Turn]:
-    """How far a row reaches, and what the policy said after the last reply in it."""
+    """A row's tokens without padding, and its last turn."""
     place = jnp.arange(tokens.shape[0], dtype=jnp.int32)
-    extent = jnp.max(jnp.where(sampled, place + 1, 0))
-    start = jnp.max(jnp.where(~sampled & (place < extent), place + 1, 0))
-    said = tokens.at[start + place].get(mode="fill", fill_value=0)
-    length = extent - start
-    return extent, Turn(jnp.where(place < length, said, 0), length, ended)
+    total = jnp.max(jnp.where(sampled, place + 1, 0))
+    start = jnp.max(jnp.where(~sampled & (place < total), place + 1, 0))
+    turn = tokens.at[start + place].get(mode="fill", fill_value=0)
+    length = total - start
+    return total, Turn(jnp.where(place < length, turn, 0), length, ended)
 
 
-def _silent(
+def _empty_is_correct(
     env: AbstractDatasetEnvironment, state: PyTree, success: str
 ) -> Bool[Array, ""]:
-    """Whether it is right to end every turn at once."""
+    """Whether ending every turn at once scores as correct."""
     tokens = jnp.zeros(env.max_completion_length, jnp.int32)
     tokens = tokens.at[0].set(env.end_tokens[0].astype(jnp.int32))
     turn = Turn(tokens, jnp.ones((), jnp.int32), jnp.ones((), bool))
 
-    def say(carry, _):
-        state, done, paid = carry
+    def end_turn(carry, _):
+        state, done, total = carry
         state, answer = env.step(state, turn)
-        paid = paid + jnp.where(done, 0, answer.rewards[success])
-        return (state, done | answer.done, paid), None
+        total = total + jnp.where(done, 0, answer.rewards[success])
+        return (state, done | answer.done, total), None
 
     start = state, jnp.zeros((), bool), jnp.zeros(())
-    (_, _, paid), _ = jax.lax.scan(say, start, length=env.max_turns)
-    return paid > 0.5
+    (_, _, total), _ = jax.lax.scan(end_turn, start, length=env.max_turns)
+    return total > 0.5
 
 
-def on_the_host(
-    batch: Batch, rows: slice, *, success: str, training_answer: Answer
-) -> Evaluation:
-    """Some rows of a batch, fetched in one transfer."""
-    fetched: Batch = jax.device_get(batch)
+def to_host(
+    batch: EvalBatch, rows: slice, *, success: str, training_answer: Answer
+) -> EvaluationResult:
+    """Some rows of a batch, in one transfer."""
+    fetched: EvalBatch = jax.device_get(batch)
     prompts, *fields, gold, answers = jax.tree.map(lambda x: x[rows], fetched)
-    tokens, extents, lengths, terminated, rewards, silent = fields
+    tokens, total_lengths, lengths, terminated, rewards, empty_is_correct = fields
     none = np.full(lengths.shape, None).tolist()
-    return Evaluation(
-        right=rewards[success] > 0.5,
+    return EvaluationResult(
+        correct=rewards[success] > 0.5,
         rewards=rewards,
         lengths=lengths,
         terminated=terminated,
@@ -150,15 +151,15 @@ def on_the_host(
             for row, length in zip(prompts.tokens, prompts.length, strict=True)
         ],
         tokens=tokens,
-        extents=extents,
+        total_lengths=total_lengths,
         answers=none if answers is None else _optional(answers),
         gold=[None] * len(lengths) if gold is None else gold.tolist(),
-        silent=silent,
+        empty_is_correct=empty_is_correct,
         training_answer=training_answer,
     )
 
 
-def _optional(answers: Number) -> list[list[Answer]]:
+def _optional(answers: ParsedInteger) -> list[list[Answer]]:
     pick = lambda value, valid: value if valid else None
     rows = zip(answers.value.tolist(), answers.valid.tolist(), strict=True)
     return [list(map(pick, values, valid)) for values, valid in rows]

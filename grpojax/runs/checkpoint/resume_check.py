@@ -1,0 +1,54 @@
+"""Whether a run may be resumed with a configuration."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from ..io.tables import flatten
+
+
+FREE = (
+    *("run.steps", "steps", "log.every", "checkpoint.*", "tracking.*", "health.*"),
+    *("mesh.*", "distributed.*"),
+)
+"""Keys that do not change what is computed: length, logging and devices of a run."""
+
+_OF_ALL_STEPS = ("linear", "cosine")
+_ABSENT = "(absent)"
+
+
+def check_resumable(
+    old: Mapping[str, object],
+    new: Mapping[str, object],
+    *,
+    where: str = "it",
+    free: Sequence[str] = FREE,
+) -> None:
+    """Checks that a run would go on to compute what it has begun to compute.
+
+    A learning rate that decays until the last step depends on the number of steps: with
+    `optimizer.schedule` linear or cosine, `run.steps` must not change either.
+
+    **Arguments:**
+
+    - `old`: the configuration of the run, nested.
+    - `new`: the one to resume with, nested.
+    - `where`: what the old one was read from, for the message.
+    - `free`: patterns of keys that may change, such as `log.*`.
+
+    **Raises:** `ValueError` that names each changed key, with both values.
+    """
+    before, now = flatten(old), flatten(new)
+    if now.get("optimizer.schedule") in _OF_ALL_STEPS:
+        free = [key for key in free if key != "run.steps"]
+    changed = [
+        f"`{key}` was {before.get(key, _ABSENT)!r} and is {now.get(key, _ABSENT)!r}"
+        for key in {**before, **now}
+        if before.get(key, _ABSENT) != now.get(key, _ABSENT)
+        and not any(fnmatch.fnmatchcase(key, pattern) for pattern in free)
+    ]
+    if changed:
+        raise ValueError(
+            "A run is resumed with the configuration that it was started with, as "
+            f"{where} records it, so that it computes what it would have. "
+            f"{'; '.join(changed)}: set these back, or start another run."
+        )

@@ -1,0 +1,133 @@
+"""Checks of a recipe's values against their kinds."""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+
+import yaml
+
+from .env_interpolation import expand
+from .kinds import Part, Parts, Weights
+
+
+_KINDS: dict[object, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a finite number",
+    str: "a text",
+    types.NoneType: "null",
+    Part: "the name of a part, or a mapping with its name and arguments",
+    Parts: "a list of parts",
+    Weights: "a mapping from names to numbers",
+    object: "a plain value",
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most similar to one that is unknown."""
+    names = list(known)
+    last = name.rpartition(".")[2].lower()
+    lower = {x.lower().replace("_", ""): x for x in names}
+    exact = lower.get(name.lower().replace("_", ""))
+    if exact is not None:
+        return exact
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    same = [x for x in names if x.rpartition(".")[2].lower() == last]
+    return (same or found or [""])[0]
+
+
+def check(
+    name: str, kind: object, value: object, environment: Mapping[str, str]
+) -> object:
+    """A value as its kind says, with variables replaced.
+
+    **Raises:** `ValueError` that says what was expected.
+    """
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(kind) if union else (kind,)
+    if isinstance(value, str):
+        value = _expanded(name, kinds, value, environment)
+    for allowed in kinds:
+        found = _as(name, allowed, value, environment)
+        if found is not _NOT:
+            return found
+    expected = " or ".join(map(_describe, kinds))
+    hint = ": put it in quotes" if str in kinds else ""
+    raise ValueError(f"`{name}` must be {expected}. Received {value!r}{hint}.")
+
+
+_NOT = object()
+
+
+def _expanded(
+    name: str, kinds: tuple, text: str, environment: Mapping[str, str]
+) -> object:
+    expanded = expand(name, text, environment)
+    texts = {str, Part, object}
+    if expanded == text or texts & set(kinds) or not set(kinds) <= _KINDS.keys():
+        return expanded
+    try:
+        return yaml.safe_load(expanded)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The value of `{name}` must be YAML. {error}") from None
+
+
+def _as(
+    name: str, kind: object, value: object, environment: Mapping[str, str]
+) -> object:
+    """The value if it is of a kind, else `_NOT`."""
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return _NOT
+        return float(value) if math.isfinite(value) else _NOT
+    if kind is object:
+        return plain(name, value, environment)
+    if kind is Part:
+        named = isinstance(value, Mapping) and isinstance(value.get("name"), str)
+        is_part = named or (isinstance(value, str) and value)
+        return plain(name, value, environment) if is_part else _NOT
+    if kind is Parts:
+        if not isinstance(value, list | tuple):
+            return _NOT
+        return tuple(
+            check(f"{name}[{i}]", Part, x, environment) for i, x in enumerate(value)
+        )
+    if kind is Weights:
+        if not isinstance(value, Mapping):
+            return _NOT
+        return {
+            str(key): check(f"{name}.{key}", float, x, environment)
+            for key, x in value.items()
+        }
+    if type(value) is kind or value in typing.get_args(kind):
+        return value
+    return _NOT
+
+
+def plain(name: str, value: object, environment: Mapping[str, str]) -> object:
+    """A value made of numbers, texts, lists and mappings, with variables replaced.
+
+    **Raises:** `ValueError` for anything else, such as a date or an infinite number.
+    """
+    if isinstance(value, str):
+        return expand(name, value, environment)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(f"{name}[{i}]", x, environment) for i, x in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(f"{name}.{key}", x, environment) for key, x in value.items()}
+    raise ValueError(
+        f"`{name}` must be made of finite numbers, texts, lists and mappings. Received "
+        f"{value!r:.80}: put a text in quotes."
+    )
+
+
+def _describe(kind: object) -> str:
+    if kind in _KINDS:
+        return _KINDS[kind]
+    return "one of " + ", ".join(map(repr, typing.get_args(kind)))

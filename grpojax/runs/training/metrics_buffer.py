@@ -1,0 +1,80 @@
+"""Metrics of steps, kept on the device until several steps' are read together."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple
+
+import jax
+
+from ...types import Metrics
+from ..io.samples import Samples
+
+
+class StepRecord(NamedTuple):
+    """Metrics of one step, on the host.
+
+    **Fields:**
+
+    - `step`: its number, from 1.
+    - `metrics`: with `step_time`, in seconds: the mean over the steps read together.
+    - `samples`: completions, if this is the last of the steps read together.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    samples: Samples | None
+
+
+class MetricsBuffer:
+    """Metrics of steps on the device, read `every` so many steps in one transfer.
+
+    A context manager: leaving it reads what is pending, whatever the reason.
+
+    **Arguments:**
+
+    - `report`: called with each step's record, in order.
+    - `every`: how many steps are read together.
+    """
+
+    def __init__(self, report: Callable[[StepRecord], None], *, every: int = 1):
+        self._report, self._every = report, every
+        self._pending: list[tuple[int, Metrics]] = []
+        self._samples: Samples | None = None
+        self._since = time.perf_counter()
+
+    def __enter__(self) -> "MetricsBuffer":
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        del kind, error, traceback
+        self.flush()
+
+    def add(self, step: int, metrics: Metrics, samples: Samples | None) -> None:
+        """Adds what a step returned; flushes if enough steps are pending."""
+        self._pending.append((step, metrics))
+        self._samples = samples
+        if step % self._every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Reads and reports all pending steps."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        metrics = [values for _, values in pending]
+        # Waits for the last of the steps: the clock is read after it.
+        metrics, samples = jax.device_get((metrics, self._samples))
+        now = time.perf_counter()
+        seconds, self._since = (now - self._since) / len(pending), now
+        last = pending[-1][0]
+        for (step, _), values in zip(pending, metrics, strict=True):
+            record = {name: float(x) for name, x in values.items()}
+            record = {"step_time": seconds, **record}
+            self._report(StepRecord(step, record, samples if step == last else None))
