@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from .._files import publish
 from ._safetensors import DTYPES, read_header, StoredTensor
 
 
@@ -81,7 +82,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
         yield Path(temporary)
         for file in sorted(Path(temporary).iterdir()):
-            file.replace(directory / file.name)
+            publish(file, directory / file.name)
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:

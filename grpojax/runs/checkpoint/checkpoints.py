@@ -30,7 +30,7 @@ from ..._files import fsync_directory
 from ...types import TrainState
 from ..distributed import processes
 from ..io.atomic import explain_os_error
-from ..io.checks import check_characters
+from ..io.run_directory import check_characters
 from . import arrays, files as store, manifest
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import types
 
 
 EXIT_PEER = 69
@@ -30,8 +29,9 @@ def fork_supervised() -> None:
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Signals between the fork and the installation of the handlers stay pending.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    # Blocked signals stay pending until `sigwait`: none is lost, whenever it comes.
+    awaited = {*_FORWARDED, signal.SIGCHLD}
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     child = os.fork()
     if child == 0:
         os.close(writing)
@@ -40,19 +40,20 @@ def fork_supervised() -> None:
         thread = threading.Thread(target=_exit_with_parent, args=(reading,))
         thread.daemon = True
         thread.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         return
     os.close(reading)
-
-    def forward(number: int, frame: types.FrameType | None) -> None:
-        del frame
-        os.kill(child, number)
-
-    for number in _FORWARDED:
-        signal.signal(number, forward)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    _, status = os.waitpid(child, 0)
-    sys.exit(_exit_code(status))
+    # Pending signals are discarded where their action is to be ignored.
+    for number in awaited:
+        signal.signal(number, lambda *_: None)
+    while True:
+        number = signal.sigwait(awaited)
+        if number != signal.SIGCHLD:
+            os.kill(child, number)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            sys.exit(_exit_code(status))
 
 
 def _exit_with_parent(reading: int) -> None:

@@ -1,10 +1,9 @@
-"""Sampled completions as JSON records, with their text and rewards."""
+"""Sampled completions: the record of a rollout on the device, and as JSON records."""
 
 import codecs
 from collections.abc import Iterator
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -14,15 +13,20 @@ from .records import Sample, SampleGroup
 
 
 class Samples(eqx.Module):
-    """Completions of a batch of prompts with their rewards, on device or host.
+    """Completions of a batch of prompts, with their rewards and advantages.
 
     **Fields:**
 
-    - `prompt`: the prompts, once for their whole group.
-    - `tokens`, `sampled`, `log_prob`, `terminated`: as in `Trajectory`.
-    - `rewards`: components by name, before weighting; NaN where one does not apply.
-    - `total`, `valid`: as in `Rewards`; NaN and false without rewards.
-    - `advantages`: of each row, or of each token; NaN without.
+    - `prompt`: the prompts, once for their whole group, `Prompt[prompt prefix]`.
+    - `tokens`, `sampled`, `log_prob`: of each token, as in `Trajectory`,
+        `[prompt group time]`.
+    - `terminated`: rows that sampled an end token, `Bool[prompt group]`.
+    - `rewards`: by component, before weighting, `Float[prompt group]` each; NaN where a
+        component does not apply.
+    - `total`, `valid`: the weighted reward, and whether a row counts in the loss, as in
+        `Rewards`, `[prompt group]`; `None` without a reward function.
+    - `advantage`: of each row or of each token, `Float[prompt group *time]`; `None`
+        where nothing is trained.
     """
 
     prompt: Prompt
@@ -31,9 +35,9 @@ class Samples(eqx.Module):
     log_prob: Float[Array, "prompt group time"]
     terminated: Bool[Array, "prompt group"]
     rewards: dict[str, Float[Array, "prompt group"]]
-    total: Float[Array, "prompt group"]
-    valid: Bool[Array, "prompt group"]
-    advantages: Float[Array, "prompt group *time"]
+    total: Float[Array, "prompt group"] | None = None
+    valid: Bool[Array, "prompt group"] | None = None
+    advantage: Float[Array, "prompt group *time"] | None = None
 
     @classmethod
     def of(
@@ -42,93 +46,109 @@ class Samples(eqx.Module):
         rewards: Rewards | None = None,
         advantages: Float[Array, "prompt group *time"] | None = None,
     ) -> "Samples":
-        """The samples of a trajectory, with what is known of their rewards."""
-        unknown = jnp.full(trajectory.terminated.shape, jnp.nan)
-        nothing = jnp.zeros(unknown.shape, bool)
+        """The samples of a trajectory.
+
+        **Arguments:**
+
+        - `trajectory`: of a rollout.
+        - `rewards`: those of a reward function; without them the components are the
+            environment's.
+        - `advantages`: of rows or tokens.
+
+        !!! example
+
+            ```python
+            samples = Samples.of(experience.trajectory, experience.rewards)
+            first = jax.tree.map(lambda x: x[:2], samples)
+            ```
+        """
         return cls(
             prompt=trajectory.prompt,
             tokens=trajectory.tokens,
             sampled=trajectory.sampled,
             log_prob=trajectory.log_prob,
             terminated=trajectory.terminated,
-            rewards={} if rewards is None else rewards.components,
-            total=unknown if rewards is None else rewards.total,
-            valid=nothing if rewards is None else rewards.valid,
-            advantages=unknown if advantages is None else advantages,
+            rewards=trajectory.rewards if rewards is None else rewards.components,
+            total=None if rewards is None else rewards.total,
+            valid=None if rewards is None else rewards.valid,
+            advantage=advantages,
         )
 
 
 def to_records(
-    step: int, completions: Samples, tokenizer: AbstractTokenizer
+    step: int, samples: Samples, tokenizer: AbstractTokenizer
 ) -> Iterator[dict[str, object]]:
-    """The record of each prompt: a `SampleGroup` as JSON.
+    """The JSON record of each prompt, with the samples of its group.
 
-    `pieces`, `log_prob` and `sampled` end with the last sampled token. Numbers that do
-    not apply are NaN.
+    See `records.SampleGroup` for the keys. `pieces`, `log_prob` and `sampled` have an
+    entry for each token up to the last sampled one. Numbers that do not apply are NaN.
 
     **Arguments:**
 
-    - `step`: the step that they were sampled in.
-    - `completions`: on the host.
+    - `step`: the step in which they were sampled.
+    - `samples`: on the host, from `jax.device_get`.
     - `tokenizer`: the policy's.
     """
-    prompts = completions.prompt
+    prompts, group = samples.prompt, samples.tokens.shape[1]
     for p in range(prompts.length.shape[0]):
-        samples = []
-        for g in range(completions.tokens.shape[1]):
-            sampled = np.asarray(completions.sampled[p, g])
-            # Only replies and padding follow the last sampled token.
-            length = int(np.max(np.flatnonzero(sampled), initial=-1)) + 1
-            tokens = [int(token) for token in completions.tokens[p, g, :length]]
-            samples.append(
-                Sample(
-                    text=tokenizer.decode(tokens),
-                    pieces=token_pieces(tokens, tokenizer),
-                    log_prob=[
-                        shortest_float(x) for x in completions.log_prob[p, g, :length]
-                    ],
-                    sampled=sampled[:length].tolist(),
-                    rewards={
-                        name: shortest_float(x[p, g])
-                        for name, x in completions.rewards.items()
-                    },
-                    total=shortest_float(completions.total[p, g]),
-                    valid=bool(completions.valid[p, g]),
-                    advantage=shortest_float(_advantage(completions, p, g)),
-                    terminated=bool(completions.terminated[p, g]),
-                )
-            )
         prompt = prompts.tokens[p, : int(prompts.length[p])]
-        text = tokenizer.decode([int(token) for token in prompt])
-        yield SampleGroup(step, text, samples).to_json()
+        yield SampleGroup(
+            step=step,
+            prompt=tokenizer.decode([int(token) for token in prompt]),
+            samples=[_to_sample(samples, p, g, tokenizer) for g in range(group)],
+        ).to_json()
 
 
-def _advantage(completions: Samples, p: int, g: int) -> ArrayLike:
-    """The advantage of a completion; the mean over tokens if each has its own."""
-    advantage = np.asarray(completions.advantages[p, g])
+def _to_sample(
+    samples: Samples, p: int, g: int, tokenizer: AbstractTokenizer
+) -> Sample:
+    sampled = np.asarray(samples.sampled[p, g])
+    # After the last sampled token there are an environment's reply, or padding.
+    length = int(np.max(np.flatnonzero(sampled), initial=-1)) + 1
+    tokens = [int(token) for token in samples.tokens[p, g, :length]]
+    total, valid = samples.total, samples.valid
+    return Sample(
+        text=tokenizer.decode(tokens),
+        pieces=token_pieces(tokens, tokenizer),
+        log_prob=[shortest_float(x) for x in samples.log_prob[p, g, :length]],
+        sampled=sampled[:length].tolist(),
+        rewards={name: shortest_float(x[p, g]) for name, x in samples.rewards.items()},
+        total=np.nan if total is None else shortest_float(total[p, g]),
+        valid=False if valid is None else bool(valid[p, g]),
+        advantage=_row_advantage(samples, p, g),
+        terminated=bool(samples.terminated[p, g]),
+    )
+
+
+def _row_advantage(samples: Samples, p: int, g: int) -> float:
+    """A row's advantage; the mean over its sampled tokens if each has its own."""
+    if samples.advantage is None:
+        return np.nan
+    advantage = np.asarray(samples.advantage[p, g])
     if advantage.ndim == 0:
-        return advantage
-    of_sampled = advantage[np.asarray(completions.sampled[p, g])]
-    return np.sum(of_sampled) / max(of_sampled.size, 1)
+        return shortest_float(advantage)
+    sampled = advantage[np.asarray(samples.sampled[p, g])]
+    return shortest_float(np.sum(sampled) / max(sampled.size, 1))
 
 
 def shortest_float(x: ArrayLike) -> float:
-    """The number with the fewest digits that is this one in its own precision."""
+    """The decimal with the fewest digits that rounds to `x` in its own dtype."""
     return float(str(np.asarray(x)[()]))
 
 
 def token_pieces(tokens: list[int], tokenizer: AbstractTokenizer) -> list[str]:
-    """What each token adds to the text.
+    """The text that each token adds to the completion.
 
-    A character that several tokens make belongs to the last of them. A token without
-    bytes, such as one that ends a turn, is shown by its name in the vocabulary.
+    A character of several tokens belongs to the last of them. A token without bytes,
+    such as one that ends a turn, is shown by its name in the vocabulary.
     """
-    known = tokenizer.token_bytes
-    table, lengths = np.asarray(known.table), np.asarray(known.length)
+    token_bytes = tokenizer.token_bytes
+    table, lengths = np.asarray(token_bytes.table), np.asarray(token_bytes.length)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    made = []
-    for place, token in enumerate(tokens, 1):
+    pieces = []
+    for position, token in enumerate(tokens, 1):
         data = table[token, : lengths[token]].tobytes()
         name = "" if data else tokenizer.piece(token) or ""
-        made.append(decoder.decode(data, final=place == len(tokens)) + name)
-    return made
+        text = decoder.decode(data, final=position == len(tokens))
+        pieces.append(text + name)
+    return pieces

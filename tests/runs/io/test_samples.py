@@ -1,17 +1,27 @@
-"""What was said, as records."""
+"""Samples on the device, and as records."""
+
+import json
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
-from grpojax.runs.io import samples as completions
-from grpojax.runs.training.step import Completions
-from grpojax.types import Prompt
+from grpojax import rollout
+from grpojax.runs.io.jsonl import encode
+from grpojax.runs.io.samples import (
+    Samples,
+    shortest_float,
+    to_records,
+    token_pieces,
+)
+from grpojax.types import Prompt, Rewards
 
 from ...envs.double import ByteTokenizer
+from ...helpers import count_env, transformer
 
 
-def said(**changes) -> Completions:
+def samples(**changes) -> Samples:
     """Two prompts and two samples each of "é1", of which the last byte is a reply."""
     tokens = np.array([1 + byte for byte in "é1".encode()] + [0, 0], np.int32)
     sampled = np.array([True, True, False, True, False])
@@ -27,14 +37,14 @@ def said(**changes) -> Completions:
         rewards={"correct": np.array([[1.0, np.nan], [0.0, 0.0]], np.float32)},
         total=np.array([[1.0, 0.5], [0.0, 0.0]], np.float32),
         valid=np.array([[True, False], [True, True]]),
-        advantages=np.array([[1.5, -0.5], [0.0, 0.0]], np.float32),
+        advantage=np.array([[1.5, -0.5], [0.0, 0.0]], np.float32),
     )
     # Equal on the host and on a device, but only the latter is what the fields say.
-    return Completions(**jax.tree.map(jnp.asarray, {**fields, **changes}))
+    return Samples(**jax.tree.map(jnp.asarray, {**fields, **changes}))
 
 
 def test_a_record_is_a_prompt_with_its_samples_side_by_side():
-    first, second = completions.to_records(7, said(), ByteTokenizer())
+    first, second = to_records(7, samples(), ByteTokenizer())
     assert (first["step"], first["prompt"], second["prompt"]) == (7, "a", "b")
     left, right = first["samples"]
     assert left["text"] == "é1"
@@ -52,13 +62,13 @@ def test_a_record_is_a_prompt_with_its_samples_side_by_side():
 def test_advantages_of_tokens_become_one_of_the_row():
     advantages = np.zeros((2, 2, 5), np.float32)
     advantages[0, 0] = [3, 6, 100, 0, 100]
-    record, _ = completions.to_records(1, said(advantages=advantages), ByteTokenizer())
+    record, _ = to_records(1, samples(advantage=advantages), ByteTokenizer())
     assert [sample["advantage"] for sample in record["samples"]] == [3.0, 0.0]
 
 
 def test_a_row_that_says_nothing():
-    silent = said(sampled=np.zeros((2, 2, 5), bool))
-    for record in completions.to_records(1, silent, ByteTokenizer()):
+    silent = samples(sampled=np.zeros((2, 2, 5), bool))
+    for record in to_records(1, silent, ByteTokenizer()):
         for sample in record["samples"]:
             assert sample["text"] == "" and sample["pieces"] == []
             assert np.isfinite(sample["advantage"])
@@ -66,10 +76,33 @@ def test_a_row_that_says_nothing():
 
 def test_bytes_that_make_no_character_are_not_lost():
     half = [1 + byte for byte in "é".encode()[:1]]
-    assert completions.token_pieces(half, ByteTokenizer()) == ["\ufffd"]
+    assert token_pieces(half, ByteTokenizer()) == ["\ufffd"]
 
 
 def test_the_shortest_number_is_the_same_number():
     random = np.random.default_rng(0)
     for x in random.normal(size=200).astype(np.float32) * 1e-3:
-        assert np.float32(completions.shortest_float(x)) == x
+        assert np.float32(shortest_float(x)) == x
+
+
+def test_what_does_not_apply_is_null():
+    every = samples(total=None, valid=None, advantage=None, rewards={})
+    for record in to_records(0, every, ByteTokenizer()):
+        for sample in json.loads(encode(record))["samples"]:
+            assert sample["total"] is None and sample["advantage"] is None
+            assert sample["valid"] is False and sample["rewards"] == {}
+
+
+def test_samples_of_a_trajectory():
+    env = count_env(target=7)
+    states, prompts = jax.vmap(env.reset)(jr.split(jr.key(0), 2))
+    made = rollout.complete(transformer(), env, states, prompts, group=3, key=jr.key(1))
+    alone = Samples.of(made)
+    assert alone.rewards is made.rewards
+    assert (alone.total, alone.valid, alone.advantage) == (None, None, None)
+    rewards = Rewards.of(jnp.ones((2, 3)), name="mine")
+    full = Samples.of(made, rewards, jnp.ones((2, 3)))
+    assert set(full.rewards) == {"mine"} and full.total is rewards.total
+    first = jax.device_get(jax.tree.map(lambda x: x[:1], full))
+    (record,) = to_records(1, first, ByteTokenizer())
+    assert [x["advantage"] for x in record["samples"]] == [1.0, 1.0, 1.0]

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from .atomic import explain_os_error
+from ..atomic import explain_os_error
 
 
 class Lock:

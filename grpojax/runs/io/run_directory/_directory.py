@@ -1,31 +1,16 @@
-"""The directory of a run: its files, its lock, and its records.
-
-config.yaml        the complete configuration
-metrics.jsonl      one record per step
-completions.jsonl  one record per logged prompt
-evaluations.jsonl  one record per evaluation
-events.jsonl       the run's history: starts, checkpoints, warnings
-summary.json       the kind of run and its result; `"complete": false` until finished
-predictions/       the completions of evaluations
-checkpoints/       train states to resume from
-tracking/          the files and positions of trackers
-curve.png          reward and accuracy over the steps
-model/             the policy, in Hugging Face's format
-adapter/           its trained LoRA adapters, in PEFT's format, if there are any
-"""
+"""The directory of a run."""
 
 import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import jsonl
-from .atomic import explain_os_error, write_bytes, write_json
-from .checks import (
-    ADAPTER as ADAPTER,
+from .. import jsonl
+from ..atomic import explain_os_error, write_bytes, write_json
+from ._checks import (
     check_characters,
     check_writable,
-    CHECKPOINTS as CHECKPOINTS,
+    CHECKPOINTS,
     COMPLETIONS,
     CONFIG,
     CURVE,
@@ -33,12 +18,12 @@ from .checks import (
     EVENTS,
     inspect,
     Kind,
-    METRICS as METRICS,
-    MODEL as MODEL,
+    METRICS,
+    MODEL,
     PREDICTIONS,
     SUMMARY,
 )
-from .lock import Lock
+from ._lock import Lock
 
 
 class RunDirectory:
