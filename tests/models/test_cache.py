@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import models, policy as policies, rollout
-from grpojax.models._attention import attend
-from grpojax.models._cache import keep
-from grpojax.models._weights import KVCache
+from grpojax.models.attention import attend, KVCache, quantize_cache
 from tests.helpers import CONFIGS, count_env, transformer
 
 
@@ -51,7 +49,7 @@ def test_attention_errs_by_no_more_than_its_bound(dtype, seed, spread):
     visible = draw.random((chunk, columns)) < 0.7
     visible[:, 0] = True
     as_float32 = lambda x: jnp.asarray(x, jnp.float32)
-    kept = keep(KVCache(as_float32(keys), as_float32(values)), dtype)
+    kept = quantize_cache(KVCache(as_float32(keys), as_float32(values)), dtype)
     got = attend(as_float32(query), [(kept, jnp.asarray(visible))], "float32")
     got = np.asarray(got, np.float64).reshape(chunk, heads, head_dim)
     exact = in_float64(query, keys, values, visible)
@@ -69,7 +67,7 @@ def test_attention_errs_by_no_more_than_its_bound(dtype, seed, spread):
 def test_a_scale_is_a_token_s_and_a_head_s():
     """127 steps each way to the largest number, and nothing to what is nothing."""
     keys = jnp.asarray([[[1.0, 100.0, 0.0], [-0.5, 25.0, 0.0]]])
-    kept = keep(KVCache(keys, jnp.swapaxes(keys, 1, 2)), "int8")
+    kept = quantize_cache(KVCache(keys, jnp.swapaxes(keys, 1, 2)), "int8")
     np.testing.assert_array_equal(kept.keys, [[[127, 127, 0], [-64, 32, 0]]])
     np.testing.assert_allclose(kept.key_scale, [[1 / 127, 100 / 127, 0]], rtol=1e-6)
     np.testing.assert_array_equal(kept.values, jnp.swapaxes(kept.keys, 1, 2))

@@ -1,13 +1,13 @@
-"""Hugging Face's config.json to a `TransformerConfig` and back."""
+"""Conversion between Hugging Face's config.json and `TransformerConfig`."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ._config import Llama3Scaling, TransformerConfig
+from ..transformer import Llama3Scaling, TransformerConfig
 
 
-# Model type to the class that `transformers` makes of it.
+# The class of `transformers` for each model type.
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -15,7 +15,7 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 
-# Keys that change the arithmetic, and the values under which they do not.
+# Keys that may change the arithmetic, and their values that do not.
 _ONLY = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False, None),
@@ -28,15 +28,15 @@ _ONLY = {
 
 
 def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
-    """The shape that a config.json describes.
+    """The configuration of a Hugging Face config.json.
 
     **Arguments:**
 
     - `values`: the file's content, as `transformers` 4 or 5 writes it, of model type
         `llama`, `mistral`, `qwen2` or `qwen3`.
 
-    **Raises:** `ValueError` when the model type is another, when a size is missing, or
-    for a key that would change the arithmetic to one that is not implemented.
+    **Raises:** `ValueError` for another model type, a missing size, or a key that would
+    change the arithmetic to one that is not implemented.
     """
     family = values.get("model_type")
     if family not in _ARCHITECTURES:
@@ -51,7 +51,7 @@ def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
     if isinstance(kinds, list) and set(kinds) - {"full_attention"}:
         _refuse("layer_types", kinds, "full_attention")
     max_positions = _integer(values, "max_position_embeddings")
-    # A Mistral config that is silent about its window has one: Mistral 7B v0.1 did.
+    # A Mistral configuration without a window has the default: Mistral 7B v0.1 did.
     window = values.get("sliding_window", 4096) if family == "mistral" else None
     if isinstance(window, int) and window < max_positions:
         _refuse("sliding_window", window, None)
@@ -82,21 +82,25 @@ def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
 
 
 def config_to_huggingface(config: TransformerConfig) -> dict[str, object]:
-    """The config.json from which `transformers` makes the same model.
+    """The config.json of the same model for `transformers`.
 
-    Query and key norms make it a Qwen3, projection biases a Qwen2; all others are
-    Llamas. The keys are those of `transformers` 4, which 5 reads as well.
+    With query and key norms it is a Qwen3, with projection biases a Qwen2, otherwise a
+    Llama. The keys are those of `transformers` 4, which version 5 reads as well.
 
-    **Raises:** `ValueError` for a shape that is none of these architectures.
+    **Arguments:**
+
+    - `config`: the configuration.
+
+    **Raises:** `ValueError` for a configuration that none of these can express.
     """
     if config.qk_norm and config.qkv_bias:
         raise ValueError(
             "No architecture of Hugging Face has both qk_norm and qkv_bias without an "
-            "output bias. Received a config with both, which cannot be saved for it."
+            "output bias. Received a config with both, which cannot be saved."
         )
     family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     if family == "llama" and config.hidden_size % config.num_heads:
-        # `transformers` refuses such a Llama. A Mistral is one without that check.
+        # `transformers` rejects such a Llama, and runs it as a Mistral.
         family = "mistral"
     scaling = config.rope_scaling
     return {

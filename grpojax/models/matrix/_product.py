@@ -1,8 +1,8 @@
-"""The matrix product of a layer: one primitive, so that batches stay one matrix.
+"""The matrix product of a layer, as a primitive that flattens batch axes to rows.
 
 Under `vmap` and `grad`, `x @ weight` becomes a contraction over every batch axis, and
-XLA's CPU backend transposes an activation for each weight's gradient. Here whatever is
-batched is flattened to rows first, forward and backward.
+XLA's CPU backend transposes an activation for each weight's gradient. Here all batch
+axes are flattened to rows first, forward and backward.
 """
 
 import math
@@ -14,11 +14,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, DTypeLike, Float, Num
 
-from ..sharding import spmd
-from ..types import Axes
+from ...sharding import spmd
+from ...types import Axes
+from ._tiles import from_tiles, to_tiles
 
 
-_FEW_ROWS = 32  # With more, tiles are put together: they would be read too often.
+_MAX_TILED_ROWS = 32  # With more rows, a product with the entire matrix is faster.
 
 Weight = Num[Array, "inputs outputs"] | Num[Array, "tile inputs width"]
 
@@ -32,16 +33,20 @@ def product(
 ) -> Float[Array, "*batch outputs"]:
     """A matrix product with operands in `dtype`, accumulated in float32.
 
-    16-bit operands and a wide accumulator are what matrix units are made for, in the
-    gradients too; float32 operands ask for the highest precision, which accelerators
-    would lower. `result` is what it is returned in, and kept in for a backward pass:
-    what goes into another product in 16 bits may be returned so.
+    The gradients accumulate in float32, too. Products of float32 operands ask for the
+    highest precision, which accelerators would lower. On a mesh, a weight with logical
+    axes is all-gathered for the product, in the narrower of its dtype and `dtype`, and
+    its gradient is reduced back to the weight's own sharding.
 
-    On a mesh a weight with named axes is put together for the product, in `dtype`, and
-    its gradient is cut again as it is added up.
+    **Arguments:**
 
-    A weight may come in tiles of its columns (`tiled`), which take a few rows a shorter
-    time on a CPU.
+    - `x`: the rows.
+    - `weight`: the matrix, or its tiles (`to_tiles`), which are faster for few rows on
+        a CPU.
+    - `dtype`: of both operands.
+    - `axes`: the weight's logical axes, if a mesh may shard it.
+    - `result`: dtype of the result, and so of what a backward pass stores of it;
+        float32 by default.
     """
     sharding = spmd.weight_sharding(axes)
     wide = jnp.promote_types(jnp.float32, dtype)
@@ -49,25 +54,8 @@ def product(
     return _product.bind(x, weight, dtype=dtype, sharding=sharding, result=result)
 
 
-def tiled(
-    weight: Num[Array, "*layer inputs outputs"], width: int
-) -> Num[Array, "*layer tile inputs width"]:
-    """A weight in tiles of so many columns, which divide it."""
-    *layer, inputs, outputs = weight.shape
-    cut = weight.reshape(*layer, inputs, outputs // width, width)
-    return jnp.swapaxes(cut, -3, -2)
-
-
-def untiled(
-    tiles: Num[Array, "*layer tile inputs width"],
-) -> Num[Array, "*layer inputs outputs"]:
-    """The inverse of `tiled`."""
-    *layer, count, inputs, width = tiles.shape
-    return jnp.swapaxes(tiles, -3, -2).reshape(*layer, inputs, count * width)
-
-
 def save_products(primitive: Primitive, *_: object, **__: object) -> bool:
-    """A policy of `jax.checkpoint`: only products are kept for the backward pass."""
+    """A policy for `jax.checkpoint`: only products are saved."""
     return primitive is _product
 
 
@@ -80,47 +68,45 @@ def _contract(x: Array, y: Array, axes: tuple[int, int], dtype: str) -> Array:
         precision=jax.lax.Precision.HIGHEST if exact else None,
         preferred_element_type=jnp.promote_types(jnp.float32, dtype),
     )
-    # XLA gives a product in 16 bits to a library, and may then make a transpose of the
-    # result part of it, which the library refuses as the program runs.
-    return jax.lax.optimization_barrier(z) if _narrow_on_cpu(dtype) else z
+    # XLA calls a library for a product in 16 bits, and may fuse a transpose of the
+    # result into the call, which the library rejects at run time.
+    return jax.lax.optimization_barrier(z) if _is_16_bit_on_cpu(dtype) else z
 
 
-def _narrow_on_cpu(dtype: str) -> bool:
+def _is_16_bit_on_cpu(dtype: str) -> bool:
     return jnp.dtype(dtype).itemsize < 4 and spmd.platform() == "cpu"
 
 
 def _contract_tiles(x: Array, tiles: Array, dtype: str) -> Array:
-    """Each tile is a matrix of a batch: those are read where they lie.
-
-    XLA's CPU library first copies a wide matrix into an order of its own, which takes
-    as long as a product with a few rows.
-    """
+    """A batched product with every tile: see `_tiles`."""
     count, _, width = tiles.shape
     multiply = jax.vmap(lambda x, tile: _contract(x, tile, (1, 0), dtype))
     y = multiply(jnp.broadcast_to(x, (count, *x.shape)), tiles)
     return jnp.swapaxes(y, 0, 1).reshape(len(x), count * width)
 
 
-def _columns(rows: Array) -> Array:
-    """The transpose, which XLA does not make part of the product that takes it.
+def _transpose(rows: Array) -> Array:
+    """The transpose, kept out of the product that reads it.
 
-    Its CPU backend multiplies 16 bits at twice the rate of float32, but not where the
-    first operand's first axis is contracted: there it widens both.
+    XLA's CPU backend multiplies 16 bits at twice the rate of float32, except where the
+    first operand's first axis is contracted: there it widens both operands.
     """
     flat = jax.lax.optimization_barrier(rows.T.reshape(-1))
     return flat.reshape(rows.shape[1], rows.shape[0])
 
 
-def _matrix(weight: Array) -> Array:
-    return untiled(weight) if weight.ndim == 3 else weight
+def _untile(weight: Array) -> Array:
+    return from_tiles(weight) if weight.ndim == 3 else weight
 
 
-def _rows(x: Array) -> Array:
+def _flatten(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _used(weight: Array, dtype: str, sharding: spmd.WeightSharding | None) -> Array:
-    """The weight as it is multiplied with, sent in the narrower of two dtypes."""
+def _all_gather(
+    weight: Array, dtype: str, sharding: spmd.WeightSharding | None
+) -> Array:
+    """The weight in `dtype`, all-gathered in the narrower of its dtype and `dtype`."""
     if sharding is None:
         return weight.astype(dtype)
     if weight.dtype.itemsize > jnp.dtype(dtype).itemsize:
@@ -136,11 +122,11 @@ def _compute(
     sharding: spmd.WeightSharding | None,
     result: str,
 ) -> Array:
-    rows, weight = _rows(x), _used(weight, dtype, sharding)
-    if weight.ndim == 3 and len(rows) <= _FEW_ROWS:
+    rows, weight = _flatten(x), _all_gather(weight, dtype, sharding)
+    if weight.ndim == 3 and len(rows) <= _MAX_TILED_ROWS:
         flat = _contract_tiles(rows, weight, dtype)
     else:
-        flat = _contract(rows, _matrix(weight), (1, 0), dtype)
+        flat = _contract(rows, _untile(weight), (1, 0), dtype)
     return flat.astype(result).reshape(*x.shape[:-1], flat.shape[1])
 
 
@@ -156,7 +142,7 @@ def _batch(operands, axes, **options):
     if weight_axis is None:
         x = jnp.moveaxis(x, x_axis, 0)
         return _product.bind(x, weight, **options), 0
-    # Many weights, as in a sweep over seeds: not one product, but a batch of them.
+    # Many weights, as in a sweep over seeds: a batch of products.
     one = lambda x, weight: _compute(x, weight, **options)
     return jax.vmap(one, axes)(x, weight), 0
 
@@ -164,23 +150,23 @@ def _batch(operands, axes, **options):
 def _gradient_of_x(
     cotangent, x, weight, *, dtype: str, sharding: spmd.WeightSharding | None, **_
 ):
-    weight = _matrix(_used(weight, dtype, sharding))
-    flat = _contract(_rows(cotangent), weight, (1, 1), dtype)
+    weight = _untile(_all_gather(weight, dtype, sharding))
+    flat = _contract(_flatten(cotangent), weight, (1, 1), dtype)
     return flat.reshape(*cotangent.shape[:-1], -1).astype(x.aval.dtype)
 
 
 def _gradient_of_weight(
     cotangent, x, weight, *, dtype: str, sharding: spmd.WeightSharding | None, **_
 ):
-    rows, cotangents = _rows(x).astype(dtype), _rows(cotangent)
-    if _narrow_on_cpu(dtype) and not spmd.is_auto_sharded():
-        flat = _contract(_columns(rows), cotangents, (1, 0), dtype)
+    rows, cotangents = _flatten(x).astype(dtype), _flatten(cotangent)
+    if _is_16_bit_on_cpu(dtype) and not spmd.is_auto_sharded():
+        flat = _contract(_transpose(rows), cotangents, (1, 0), dtype)
     else:
         flat = _contract(rows, cotangents, (0, 0), dtype)
     if sharding is not None:
         flat = jax.lax.with_sharding_constraint(flat, sharding.storage)
     if weight.aval.ndim == 3:
-        flat = tiled(flat, weight.aval.shape[2])
+        flat = to_tiles(flat, weight.aval.shape[2])
     return flat.astype(weight.aval.dtype)
 
 

@@ -1,4 +1,4 @@
-"""LoRA: transformations of a policy, none of which touches its base."""
+"""LoRA and 8-bit quantization: transformations of a policy."""
 
 import dataclasses
 import difflib
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key
 
-from ._matrix import dense, Int8Matrix, LowRankMatrix, Matrix, shape_of, to_int8
+from ..matrix import dense, Int8Matrix, LowRankMatrix, Matrix, matrix_shape, to_int8
 from ._transformer import Transformer
 from ._weights import PROJECTIONS
 
@@ -22,22 +22,27 @@ def lora(
     alpha: float | int,
     key: Key[Array, ""],
 ) -> Transformer:
-    """The policy with low-rank adapters, which are then all of it that is trained.
+    """The policy with low-rank adapters (LoRA), which alone are trained.
 
         x W  becomes  x W + (alpha / rank) · (x A) B
 
-    `A` is uniform in ±1/√inputs, as PEFT draws it, and `B` is zero: the adapted policy
-    is the policy. Adapters are float32, whatever the dtype of the weights.
+    `A` is uniform in ±1/√inputs, as PEFT draws it, and `B` is zero, so the adapted
+    policy equals the policy. Adapters are float32, whatever the dtype of the weights.
 
     **Arguments:**
 
     - `policy`: its weights may be 8 bits (`quantize`).
     - `projections`: which of `query`, `key`, `value`, `output`, `gate`, `up`, `down`.
-    - `rank`, `alpha`: of every adapter.
-    - `key`: draws `A`; a projection's does not depend on which others there are.
+    - `rank`: of every adapter.
+    - `alpha`: scales every adapter by alpha / rank.
+    - `key`: draws `A`; that of one projection does not depend on the others' names.
 
-    **Raises:** `ValueError` for a rank below 1, an alpha that is not positive, and
-    projections that do not exist or have an adapter.
+    **Returns:** the adapted policy; it shares the weights of `policy`.
+
+    **Raises:** `ValueError` for a rank below 1, an alpha that is not positive, an
+    unknown projection, or one that has an adapter already.
+
+    Source: arXiv:2106.09685.
 
     !!! example
 
@@ -54,11 +59,13 @@ def lora(
             "An adapter has a rank of at least 1 and a positive alpha. Received "
             f"rank={rank}, alpha={alpha}."
         )
-    split = jr.split(key, len(PROJECTIONS))
-    keys: dict[str, Array] = dict(zip(PROJECTIONS, split, strict=True))
+    keys: dict[str, Array] = dict(
+        zip(PROJECTIONS, jr.split(key, len(PROJECTIONS)), strict=True)
+    )
+    matrices = policy.layers.projections
 
     def draw(name: str) -> tuple[Array, Array]:
-        layers, inputs, outputs = shape_of(vars(policy.layers)[name])
+        layers, inputs, outputs = matrix_shape(matrices[name])
         shape, bound = (layers, inputs, rank), inputs**-0.5
         a = jr.uniform(keys[name], shape, jnp.float32, -bound, bound)
         return a, jnp.zeros((layers, rank, outputs), jnp.float32)
@@ -69,7 +76,16 @@ def lora(
 def attach(
     policy: Transformer, factors: Mapping[str, tuple[Array, Array]], alpha: float
 ) -> Transformer:
-    """The policy with the given `A` and `B` of some of its projections."""
+    """The policy with adapters of given factors.
+
+    **Arguments:**
+
+    - `policy`: the policy.
+    - `factors`: `A` and `B` by projection.
+    - `alpha`: of every adapter.
+
+    **Raises:** `ValueError` if one of the projections has an adapter already.
+    """
 
     def adapt(name: str, matrix: Matrix) -> Matrix:
         if name not in factors:
@@ -85,49 +101,50 @@ def attach(
 
 
 def merge(policy: Transformer) -> Transformer:
-    """The policy with plain weights, in the dtype of its embedding.
+    """The policy with dense weights, in the dtype of its embedding.
 
-    Adapters are added to what they adapt and 8 bits are written out; what is plain
-    stays as it is. In 16 bits the sum is rounded: go on training with the adapters.
+    Adapters are added to their base and 8-bit matrices are dequantized; dense weights
+    are unchanged. In 16 bits the sum is rounded: continue training from the adapters.
     """
     return _map(lambda _, matrix: dense(matrix, policy.embedding.dtype), policy)
 
 
 def without_adapters(policy: Transformer) -> Transformer:
-    """The base of an adapted policy: the same arrays, no copy of them.
+    """The base of an adapted policy; it shares the base's arrays.
 
-    As the `reference` of `grpojax.init` it is what a KL penalty compares with.
+    As the `reference` of `grpojax.init` it is the reference policy of a KL penalty.
     """
-    base = lambda x: x.base if isinstance(x, LowRankMatrix) else x
-    return _map(lambda _, matrix: base(matrix), policy)
+    return _map(lambda _, x: x.base if isinstance(x, LowRankMatrix) else x, policy)
 
 
 def quantize(policy: Transformer) -> Transformer:
-    """The policy with its projections in 8 bits, an absolute maximum to each output.
+    """The policy with its projections in 8 bits, one absmax scale for each output.
 
-    Embedding, head, norms and biases stay as they are, and so do adapters. What has 8
-    bits is frozen: `lora` gives such a policy something to train.
+    Embedding, head, norms, biases and adapters are unchanged. An 8-bit policy is
+    frozen: `lora` adds adapters to train.
     """
 
-    def narrow(matrix: Matrix) -> Matrix:
+    def quantize_matrix(matrix: Matrix) -> Matrix:
         if isinstance(matrix, LowRankMatrix):
-            return dataclasses.replace(matrix, base=narrow(matrix.base))
+            return dataclasses.replace(matrix, base=quantize_matrix(matrix.base))
         if isinstance(matrix, Int8Matrix):
             return matrix
         return to_int8(dense(matrix, jnp.float32))
 
-    return _map(lambda _, matrix: narrow(matrix), policy)
+    return _map(lambda _, matrix: quantize_matrix(matrix), policy)
 
 
 def adapters(policy: Transformer) -> dict[str, LowRankMatrix]:
     """The projections that have an adapter, by name."""
-    fields = vars(policy.layers)
-    found = {name: fields[name] for name in PROJECTIONS}
-    return {name: x for name, x in found.items() if isinstance(x, LowRankMatrix)}
+    matrices = policy.layers.projections.items()
+    return {name: x for name, x in matrices if isinstance(x, LowRankMatrix)}
 
 
 def check_projections(projections: Sequence[str]) -> None:
-    """Raises a `ValueError` unless these are some of a layer's projections."""
+    """Checks names of projections.
+
+    **Raises:** `ValueError` for an unknown name, or if there are none.
+    """
     for name in projections:
         if name not in PROJECTIONS:
             near = difflib.get_close_matches(name, PROJECTIONS, 1, 0)
@@ -143,8 +160,6 @@ def check_projections(projections: Sequence[str]) -> None:
 
 
 def _map(change: Callable[[str, Matrix], Matrix], policy: Transformer) -> Transformer:
-    """Changes the matrix of every projection."""
-    fields = vars(policy.layers)
-    changed = {name: change(name, fields[name]) for name in PROJECTIONS}
-    layers = dataclasses.replace(policy.layers, **changed)
+    """The policy with `change(name, matrix)` in the place of every projection."""
+    layers = policy.layers.map_projections(change)
     return eqx.tree_at(lambda p: p.layers, policy, layers)

@@ -6,10 +6,10 @@ from jaxtyping import DTypeLike, PyTree
 
 
 def to_bits(tree: PyTree, dtype: DTypeLike) -> PyTree:
-    """The bits of all arrays of a 16-bit dtype; other arrays as they are."""
-    bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint16)
+    """The tree with its arrays of a 16-bit dtype as uint16; other leaves unchanged."""
     if jnp.dtype(dtype).itemsize != 2:
         return tree
+    bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint16)
     return jax.tree.map(lambda x: bits(x) if x.dtype == dtype else x, tree)
 
 

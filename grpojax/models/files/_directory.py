@@ -1,4 +1,4 @@
-"""The files of a Hugging Face model directory, found and checked before use."""
+"""The files of a Hugging Face model directory, checked before use."""
 
 import contextlib
 import json
@@ -18,12 +18,15 @@ WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*.safetensors"
 
-# What a file may hold beside the weights: old Llamas stored their rotary frequencies.
-_COMPUTED = ".rotary_emb.inv_freq"
+# Tensors beside the weights: old Llamas stored their rotary frequencies.
+_IGNORED = ".rotary_emb.inv_freq"
 
 
 def model_directory(path: str | os.PathLike[str]) -> Path:
-    """The directory at `path`, or one with what the hub gives by that name."""
+    """The directory at `path`, or a snapshot of the model of that id on the hub.
+
+    **Raises:** `FileNotFoundError` if there is neither.
+    """
     if Path(path).is_dir():
         return Path(path)
     missing = f"load({str(path)!r}): there is no such directory"
@@ -39,17 +42,21 @@ def model_directory(path: str | os.PathLike[str]) -> Path:
         return Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{missing}, and the Hugging Face hub did not give a model of that name "
-            f"({error}). Check the name and the connection, or hand over a local "
+            f"{missing}, and downloading a model of that name from the Hugging Face "
+            f"hub failed ({error}). Check the name and the connection, or pass a local "
             "directory."
         ) from error
 
 
 def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file of a model directory.
+
+    **Raises:** `FileNotFoundError` if there is no file, `ValueError` if it holds none.
+    """
     if not path.is_file():
         raise FileNotFoundError(
-            f"A model directory holds {path.name}. {str(path.parent)!r} does not: hand "
-            "over the directory that `save_pretrained` wrote."
+            f"A model directory contains {path.name}. {str(path.parent)!r} does not: "
+            "pass the directory that `save_pretrained` wrote."
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -66,12 +73,13 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Writes a JSON object, indented."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder whose files come to lie in the directory `path` once all are there."""
+def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary directory whose files are moved to `path` when all are written."""
     directory = Path(path)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(
@@ -86,13 +94,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Every tensor in a directory's safetensors, by name, from the headers alone."""
+    """The tensors of a model directory by name, from the headers of its safetensors.
+
+    **Raises:** `FileNotFoundError` for missing files, `ValueError` for corrupt ones.
+    """
     if (directory / WEIGHTS).is_file():
         return read_header(directory / WEIGHTS)
     if not (directory / _INDEX).is_file():
         raise FileNotFoundError(
-            f"A model directory holds {WEIGHTS}, or {_INDEX} and its shards. "
-            f"{str(directory)!r} holds neither: save the model as safetensors."
+            f"A model directory contains {WEIGHTS}, or {_INDEX} and its shards. "
+            f"{str(directory)!r} contains neither: save the model as safetensors."
         )
     weight_map = read_json(directory / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -118,17 +129,20 @@ def check_tensors(
     expected: Mapping[str, tuple[int, ...]],
     config: str = CONFIG,
 ) -> None:
-    """Raises a `ValueError` unless what is stored is what the config describes.
+    """Checks that the stored tensors are those that a configuration describes.
 
     **Arguments:**
 
     - `stored`: every tensor of the model's files.
-    - `expected`: the shape of every tensor that the config asks for.
-    - `config`: the name of its file.
+    - `expected`: the shape of every tensor, by the configuration.
+    - `config`: the name of the configuration's file, for the error message.
+
+    **Raises:** `ValueError` for missing or unexpected tensors, and for shapes or dtypes
+    that differ.
     """
     missing = [name for name in expected if name not in stored]
     unexpected = [
-        name for name in stored if name not in expected and not name.endswith(_COMPUTED)
+        name for name in stored if name not in expected and not name.endswith(_IGNORED)
     ]
     if missing or unexpected:
         raise ValueError(

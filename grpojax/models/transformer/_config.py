@@ -1,4 +1,4 @@
-"""One configuration for the decoder family: Llama, Qwen2, Qwen3 are values of it."""
+"""The configuration of a decoder-only transformer: Llama, Mistral, Qwen2 and Qwen3."""
 
 import dataclasses
 import math
@@ -9,9 +9,18 @@ from jaxtyping import Float
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Llama 3's rotary scaling: long wavelengths are slowed, short ones are kept.
+    """Llama 3's rotary scaling: divides low frequencies by a factor.
 
-    Source: the Llama 3.1 reference, `rope_type="llama3"` in Hugging Face configs.
+    Frequencies above `high_freq_factor` are unchanged, and those in between are
+    interpolated. Source: the Llama 3.1 reference, `rope_type="llama3"` in Hugging Face
+    configurations.
+
+    **Fields:**
+
+    - `factor`: divides the frequencies below `low_freq_factor`.
+    - `low_freq_factor`, `high_freq_factor`: bounds, in rotations over
+        `original_max_position_embeddings`.
+    - `original_max_position_embeddings`: the context length before scaling, in tokens.
     """
 
     factor: float
@@ -20,11 +29,11 @@ class Llama3Scaling:
     original_max_position_embeddings: int
 
     def __call__(self, frequency: Float[np.ndarray, " half"]) -> np.ndarray:
-        """Scales inverse wavelengths (radians a position)."""
+        """Scaled frequencies, in radians per position."""
         wavelength = 2 * math.pi / frequency
-        turns = self.original_max_position_embeddings / wavelength
-        spread = self.high_freq_factor - self.low_freq_factor
-        smooth = np.clip((turns - self.low_freq_factor) / spread, 0, 1)
+        rotations = self.original_max_position_embeddings / wavelength
+        width = self.high_freq_factor - self.low_freq_factor
+        smooth = np.clip((rotations - self.low_freq_factor) / width, 0, 1)
         return frequency * (smooth + (1 - smooth) / self.factor)
 
 
@@ -34,14 +43,17 @@ class TransformerConfig:
 
     **Arguments:**
 
-    - `vocab_size`, `hidden_size`, `intermediate_size`, `num_layers`: sizes.
+    - `vocab_size`: rows of the embedding.
+    - `hidden_size`: width of the residual stream.
+    - `intermediate_size`: width of the MLP.
+    - `num_layers`: number of layers.
     - `num_heads`, `num_kv_heads`, `head_dim`: grouped-query attention.
-    - `rope_theta`, `rope_scaling`: rotary positions.
+    - `rope_theta`, `rope_scaling`: rotary position embeddings.
     - `norm_eps`: of every RMS norm.
     - `qkv_bias`: biases on the query, key and value projections (Qwen2).
     - `qk_norm`: RMS norms on each query and key head (Qwen3).
-    - `tied`: the vocabulary projection is the embedding, transposed.
-    - `max_positions`: the longest sequence that the model was made for.
+    - `tied`: the head is the embedding, transposed.
+    - `max_positions`: the longest sequence that the model was trained for, in tokens.
 
     **Raises:** `ValueError` for sizes that are not positive or do not divide.
     """
@@ -71,19 +83,19 @@ class TransformerConfig:
                 )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                "Every key-value head serves the same number of query heads, so "
+                "Every key-value head is shared by as many query heads, so "
                 "num_heads must be a multiple of num_kv_heads. Received "
                 f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}."
             )
         if self.head_dim % 2:
             raise ValueError(
-                "Rotary positions turn pairs of features, so head_dim must be even. "
+                "Rotary embeddings rotate pairs of features, so head_dim must be even. "
                 f"Received head_dim={self.head_dim}."
             )
 
     @property
     def inverse_frequency(self) -> Float[np.ndarray, " half"]:
-        """Radians that each pair of features turns by at every position, float32."""
+        """Rotary frequency of each pair of features, in radians per position."""
         exponent = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
         frequency = self.rope_theta**-exponent
         if self.rope_scaling is not None:

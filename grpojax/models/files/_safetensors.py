@@ -23,12 +23,13 @@ _LONGEST_HEADER = 100_000_000  # The format's own limit.
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that lies in a file.
+    """A tensor in a safetensors file.
 
     **Fields:**
 
-    - `path`, `name`: where.
-    - `dtype`: the format's word for it, such as `"BF16"`.
+    - `path`: the file.
+    - `name`: the tensor's name in the file.
+    - `dtype`: the format's name of the dtype, such as `"BF16"`.
     - `shape`: as stored.
     """
 
@@ -38,7 +39,7 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
-        """A part of it, and nothing else, from the file; all of it by default."""
+        """A slice of the tensor, and nothing else, from the file; by default all."""
         with safe_open(self.path, framework="numpy") as file:
             if part is None:
                 return file.get_tensor(self.name)
@@ -46,7 +47,7 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """What a safetensors file holds, by name, from its header alone.
+    """The tensors of a safetensors file by name, from its header.
 
     **Raises:** `ValueError` when the file is incomplete, corrupt or of another format.
     """
@@ -68,9 +69,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def write_file(
     path: Path, tensors: Mapping[str, Callable[[], Float[Array, "..."]]]
 ) -> None:
-    """Writes a safetensors file: the header's length, a JSON header, bytes.
+    """Writes a safetensors file, one tensor at a time.
 
-    The package would want all tensors at once, which is a second copy of the model.
+    The format is the header's length, a JSON header and the tensors' bytes. The
+    `safetensors` package takes all tensors at once: a second copy of the model.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `tensors`: functions that compute each tensor, by name.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -86,24 +93,24 @@ def write_file(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for make in tensors.values():
-            file.write(gathered(make()).tobytes())
+            file.write(to_host(make()).tobytes())
 
 
-def follow(tensors: Mapping[str, Callable[[], Float[Array, "..."]]]) -> None:
-    """What others do while the first process writes: they hand over their parts."""
+def contribute(tensors: Mapping[str, Callable[[], Float[Array, "..."]]]) -> None:
+    """The counterpart of `write_file` on other processes: all-gathers each tensor."""
     for make in tensors.values():
-        gathered(make())
+        to_host(make())
 
 
-def gathered(x: Array) -> np.ndarray:
-    """All of an array on the host; all processes that hold a part of it call this."""
+def to_host(x: Array) -> np.ndarray:
+    """An array on the host; every process with a shard of it must call this."""
     if x.is_fully_addressable:
         return np.asarray(x)
     return multihost_utils.process_allgather(x, tiled=True)
 
 
 def _check_size(path: Path) -> None:
-    """A file that was cut off must say what it lacks; the package does not."""
+    """Checks for a truncated file, for which the package reports no sizes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
