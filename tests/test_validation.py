@@ -16,23 +16,22 @@ from grpojax import advantage, reward, rollout, update
 from grpojax.types import Prompt
 
 from .helpers import count_env
-from .update.doubles import bigram, say
+from .update.doubles import bigram, random_trajectory
 
 
 POLICY = bigram(vocab=50)
-SAID = say(POLICY)
+SAID = random_trajectory(POLICY)
 PAID = reward.WeightedSum()(SAID)
 ADVANTAGES = advantage.GroupNormalized()(PAID)
 OBJECTIVE = update.Objective()
-FROZEN = OBJECTIVE.prepare(
-    update.Frozen(ADVANTAGES[..., None], SAID.sampled, SAID.log_prob, SAID.log_prob)
-)
+BATCH = update.Batch(ADVANTAGES[..., None], SAID.sampled, SAID.log_prob, SAID.log_prob)
+WEIGHTS = OBJECTIVE.loss_weights(BATCH)
 GOOD = {
     "rollout": SAID,
     "rewarded": (SAID, PAID),
     "advantaged": (SAID, PAID, ADVANTAGES),
-    "train_step": dataclasses.replace(FROZEN, old=None),
-    "train_ready": FROZEN,
+    "train_step": (dataclasses.replace(BATCH, old=None), WEIGHTS),
+    "train_ready": (BATCH, WEIGHTS),
 }
 
 
@@ -43,9 +42,8 @@ def test_good_values_pass_as_they_are(stage):
 
 def test_what_the_engine_says_is_valid():
     env = count_env(max_turns=2, reply_length=2)
-    said = eqx.filter_jit(rollout.generate)(
-        POLICY, env, prompts=3, group=2, key=jr.key(0)
-    )
+    config = rollout.RolloutConfig(prompts=3, group=2)
+    said = eqx.filter_jit(rollout.generate)(POLICY, env, config, key=jr.key(0))
     grpojax.validate(said, stage="rollout")
 
 
@@ -57,8 +55,12 @@ def paid(**changes):
     return SAID, dataclasses.replace(PAID, **changes)
 
 
-def frozen(**changes):
-    return dataclasses.replace(FROZEN, **changes)
+def batch(**changes):
+    return dataclasses.replace(BATCH, **changes), WEIGHTS
+
+
+def weights(**changes):
+    return BATCH, dataclasses.replace(WEIGHTS, **changes)
 
 
 LONG = Prompt(SAID.prompt.tokens, SAID.prompt.length.at[2].set(9))
@@ -92,9 +94,9 @@ UNPAID = dataclasses.replace(PAID, valid=PAID.valid.at[2, 1].set(False))
         ),
         ("advantaged", (SAID, PAID, ADVANTAGES / 0), "advantages are finite"),
         ("advantaged", (SAID, UNPAID, ADVANTAGES + 9), "not valid has the advantage 0"),
-        ("train_step", frozen(weight=FROZEN.weight + 1), "0 outside the mask"),
-        ("train_step", frozen(advantage=FROZEN.advantage / 0), "advantage is finite"),
-        ("train_ready", frozen(old=FROZEN.old + 9), "`old` is finite and at most 0"),
+        ("train_step", weights(token=WEIGHTS.token + 1), "0 outside the mask"),
+        ("train_step", batch(advantage=BATCH.advantage / 0), "advantage is finite"),
+        ("train_ready", batch(old=BATCH.old + 9), "`old` is finite and at most 0"),
     ],
 )
 def test_broken_invariants_are_named_with_step_and_stage(stage, value, words):
@@ -119,8 +121,8 @@ def test_inside_a_program_the_error_names_the_first_broken_invariant():
     [
         ("rolled", SAID, "'rolled'"),
         ("rewarded", SAID, r"Received \(Trajectory\)"),
-        ("train_step", frozen(weight=None), "Call `Objective.prepare`"),
-        ("train_ready", frozen(old=None), "Score the batch before the first update"),
+        ("train_step", (BATCH,), r"Received \(Batch\)"),
+        ("train_ready", batch(old=None), "Score the batch before the first update"),
         (
             "advantaged",
             (SAID, PAID, ADVANTAGES[:3]),
@@ -136,7 +138,8 @@ def test_what_is_no_value_of_the_stage_is_refused(stage, value, words):
 
 
 OPTIMIZER = optax.sgd(0.1)
-FIXED = dict(env=count_env(), optimizer=OPTIMIZER, prompts=3, group=4)
+ROLLOUT = rollout.RolloutConfig(prompts=3, group=4)
+FIXED = dict(env=count_env(), optimizer=OPTIMIZER, rollout=ROLLOUT)
 
 
 def start(policy=POLICY):
@@ -148,14 +151,12 @@ def program(step, **fixed) -> str:
     return re.sub(r"module @\w+", "module", text)
 
 
-def by_hand(state, *, env, optimizer, prompts, group):
+def by_hand(state, *, env, optimizer, rollout):
     """The four arrows without a word about validation."""
-    said = rollout.generate(
+    said = grpojax.rollout.generate(
         state.policy,
         env,
-        prompts=prompts,
-        group=group,
-        sampler=rollout.Categorical(1.0),
+        rollout,
         version=state.version,
         key=jr.fold_in(state.key, state.version),
     )
@@ -190,5 +191,5 @@ def test_it_stops_a_step_inside_its_program():
     good, metrics = step(start(), **FIXED, validate=True)
     np.testing.assert_allclose(metrics["skipped_updates"], 0)
     broken = eqx.tree_at(lambda p: p.table, POLICY, POLICY.table * jnp.nan)
-    with pytest.raises(Exception, match="stage 'rollout': `log_prob` is finite"):
+    with pytest.raises(Exception, match="stage 'advantaged': `log_prob` is finite"):
         jax.block_until_ready(step(start(broken), **FIXED, validate=True))

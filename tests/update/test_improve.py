@@ -241,7 +241,9 @@ def test_extra_padding_changes_nothing():
 
 def test_a_row_that_is_not_kept_does_not_exist():
     keep = jnp.ones((4, 4), bool).at[1, 2].set(False)
-    dropped = dataclasses.replace(TRAJECTORY, sampled=TRAJECTORY.sampled & keep[..., None])
+    dropped = dataclasses.replace(
+        TRAJECTORY, sampled=TRAJECTORY.sampled & keep[..., None]
+    )
     nan = ADVANTAGES.at[1, 2].set(jnp.nan)
     kept, _, metrics = improve(advantages=nan, keep=keep)
     absent, _, _ = improve(dropped)
@@ -258,7 +260,9 @@ def test_an_empty_row_leaves_every_number_finite():
     policy, _, metrics = improve(STALE, objective=CORRECTED)
     assert all(bool(jnp.isfinite(x)) for x in metrics.values())
     _, entropy = log_probs(POLICY.table, TRAJECTORY)
-    np.testing.assert_allclose(metrics["entropy"], entropy[TRAJECTORY.sampled].mean(), 1e-5)
+    np.testing.assert_allclose(
+        metrics["entropy"], entropy[TRAJECTORY.sampled].mean(), 1e-5
+    )
     assert jnp.isfinite(policy.table).all()
 
 
@@ -300,7 +304,7 @@ def test_schedules_count_optimizer_updates():
     kept, _, metrics = improve(optimizer=optax.sgd(schedule), epochs=2, minibatches=2)
     none, _, _ = improve(optimizer=optax.sgd(1.0), epochs=2, minibatches=2)
     assert same_bits(kept, none)
-    assert "learning_rate" not in metrics # The state does not record it.
+    assert "learning_rate" not in metrics  # The state does not record it.
 
 
 def test_the_learning_rate_is_that_of_the_last_update():
@@ -318,7 +322,10 @@ def test_kl_enters_the_loss():
     reference = bigram(seed=5)
     _, _, without = improve(reference=reference)
     moved, _, metrics = improve(reference=reference, objective=grpo(beta=0.5).objective)
-    x = log_probs(reference.table, TRAJECTORY)[0] - log_probs(POLICY.table, TRAJECTORY)[0]
+    x = (
+        log_probs(reference.table, TRAJECTORY)[0]
+        - log_probs(POLICY.table, TRAJECTORY)[0]
+    )
     x, mask = np.asarray(x), np.asarray(TRAJECTORY.sampled)
     k3 = np.where(mask, np.exp(x) - x - 1, 0)
     np.testing.assert_allclose(metrics["kl"], k3.sum() / mask.sum(), rtol=1e-5)
@@ -334,7 +341,10 @@ def test_kl_enters_the_loss():
 
 def test_kl_enters_the_reward():
     reference = bigram(seed=5)
-    gap = log_probs(POLICY.table, TRAJECTORY)[0] - log_probs(reference.table, TRAJECTORY)[0]
+    gap = (
+        log_probs(POLICY.table, TRAJECTORY)[0]
+        - log_probs(reference.table, TRAJECTORY)[0]
+    )
     wanted = np.where(TRAJECTORY.sampled, gap, 0).sum(-1)
     for microbatches in (1, 8):
         rewards = update.KLReward(reference, microbatches=microbatches)(TRAJECTORY)
