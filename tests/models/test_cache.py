@@ -122,7 +122,7 @@ def test_the_rollout_holds_no_cache_in_floats():
         head_dim=64,
     )
     env = count_env(max_completion_length=128)
-    sizes = dict(prompts=4, group=8, key=jr.key(0))
+    sizes = dict(config=rollout.RolloutConfig(prompts=4, group=8), key=jr.key(0))
 
     def temporary_and_cache(cache_dtype):
         make = lambda: models.Transformer(
@@ -160,9 +160,8 @@ def test_a_token_copies_no_cache_of_layers_that_are_written_out():
     )
     policy, env = models.Transformer(config, key=jr.key(0)), count_env()
     columns = env.max_completion_length
-    run = lambda policy: rollout.generate(
-        policy, env, prompts=3, group=5, key=jr.key(1)
-    )
+    sizes = rollout.RolloutConfig(prompts=3, group=5)
+    run = lambda policy: rollout.generate(policy, env, sizes, key=jr.key(1))
     text = jax.jit(run).lower(policy).compile().as_text()
     cache = rf"f32\[1,15,2,(24,{columns}|{columns},24)\]"
     assert re.search(cache, text)
@@ -177,9 +176,7 @@ def in_slots():
     run = lambda slots, seed: generate(
         transformer(cache_dtype="int8"),
         count_env(),
-        prompts=3,
-        group=4,
-        slots=slots,
+        rollout.RolloutConfig(prompts=3, group=4, slots=slots),
         key=jr.key(seed),
     )
     return functools.cache(run)
@@ -217,9 +214,7 @@ def test_wide_caches_of_narrow_products_hold_the_same_numbers():
         generate(
             transformer(compute_dtype="bfloat16", cache_dtype=cache_dtype),
             count_env(),
-            prompts=3,
-            group=4,
-            slots=5,
+            rollout.RolloutConfig(prompts=3, group=4, slots=5),
             key=jr.key(0),
         )
         for cache_dtype in ("bfloat16", "float32")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .._files import publish
+from ..._files import publish
 from ._safetensors import DTYPES, read_header, StoredTensor
 
 

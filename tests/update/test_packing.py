@@ -1,4 +1,4 @@
-"""Packing changes where tokens lie and how much is computed, and nothing else."""
+"""Packing changes the layout of tokens and the work, and no result."""
 
 import functools as ft
 import math
@@ -14,8 +14,8 @@ from hypothesis import given, settings, strategies as st
 
 from grpojax import rollout, sharding, update
 from grpojax.algorithms import grpo
-from grpojax.update._pack import pack, to_rows, to_streams
-from grpojax.update._streams import evenly, in_streams
+from grpojax.update._microbatches import pack_rows
+from grpojax.update._packing import balance_tokens, pack, to_rows, to_streams
 
 from ..helpers import count_env, distance, transformer
 
@@ -35,7 +35,7 @@ def packed(lengths):
 
 @law
 @given(lengths)
-def test_every_token_stands_once_in_the_order_of_its_row(lengths):
+def test_every_token_is_packed_once_in_the_order_of_its_row(lengths):
     packing = packed(lengths)
     flat = lengths.reshape(-1)
     wanted = [row * TIME + t for row in range(ROWS) for t in range(flat[row])]
@@ -74,18 +74,18 @@ def sequential_first_fit(lengths) -> int:
 
 @law
 @given(lengths, st.sampled_from([1, 2, 3, 4, 6, 12]), st.integers(0, 99))
-def test_there_and_back(lengths, at_a_time, seed):
+def test_packing_and_unpacking_are_inverse(lengths, streams, seed):
     packing = packed(lengths)
     rows = jr.normal(jr.key(seed), (PROMPTS, GROUP, TIME))
     inside = np.arange(TIME) < lengths[..., None]
     seen = np.zeros((PROMPTS, GROUP), bool)
-    for first in range(0, int(packing.used), at_a_time):
-        source = packing.source[first : first + at_a_time]
-        back, here = to_rows(to_streams(rows, source), packing, jnp.asarray(first))
-        keep = inside & np.asarray(here)[..., None]
+    for first in range(0, int(packing.used), streams):
+        source = packing.source[first : first + streams]
+        back, included = to_rows(to_streams(rows, source), packing, jnp.asarray(first))
+        keep = inside & np.asarray(included)[..., None]
         np.testing.assert_array_equal(np.where(keep, back, 0), np.where(keep, rows, 0))
-        assert not (seen & here & (lengths > 0)).any()
-        seen |= np.asarray(here)
+        assert not (seen & included & (lengths > 0)).any()
+        seen |= np.asarray(included)
     assert seen[lengths > 0].all()
 
 
@@ -94,42 +94,43 @@ OPTIMIZER = optax.sgd(1.0)
 
 
 @pytest.fixture(scope="module")
-def said():
+def rolled_out():
     policy = transformer()
     generate = eqx.filter_jit(rollout.generate)
     limits = jnp.array([[1, 3, 12, 2], [5, 4, 2, 9], [12, 12, 1, 12]])
-    sizes = dict(prompts=3, group=4, limits=limits)
-    return policy, generate(policy, ENV, **sizes, key=jr.key(0))
+    config = rollout.RolloutConfig(prompts=3, group=4, limits=limits)
+    return policy, generate(policy, ENV, config, key=jr.key(0))
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3])
-def test_parts_follow_the_tokens(said, at_a_time):
+@pytest.mark.parametrize("streams", [1, 3])
+def test_microbatches_follow_the_tokens(rolled_out, streams):
     """Twelve rows may need twelve streams; short ones share them."""
-    _, trajectory = said
+    _, trajectory = rolled_out
     prompt, tokens, sampled = trajectory.prompt, trajectory.tokens, trajectory.sampled
-    streams = in_streams(prompt, tokens, sampled, at_a_time)
+    rows = pack_rows(prompt, tokens, sampled, streams)
     used = sum(map(sequential_first_fit, np.asarray(trajectory.lengths)))
-    assert int(streams.parts) == math.ceil(used / at_a_time)
+    assert int(rows.microbatches) == math.ceil(used / streams)
     assert used < 12
-    nothing = in_streams(prompt, tokens, jnp.zeros_like(sampled), at_a_time)
-    assert int(nothing.parts) == 1
+    empty = pack_rows(prompt, tokens, jnp.zeros_like(sampled), streams)
+    assert int(empty.microbatches) == 1
 
 
 @pytest.mark.parametrize("microbatches", [None, 1, 2, 4, 12])
-def test_the_update_equals_that_of_rows_as_they_are(said, microbatches):
-    policy, trajectory = said
+def test_the_update_equals_that_of_unpacked_rows(rolled_out, microbatches):
+    policy, trajectory = rolled_out
     advantages = jr.normal(jr.key(1), (3, 4))
     objective = grpo().objective
 
     @eqx.filter_grad
     def plain(policy):
-        frozen = update.Frozen(
+        batch = update.Batch(
             advantage=advantages[:, :, None],
             mask=trajectory.sampled,
             old=trajectory.log_prob,
         )
-        scored = update.score(policy, trajectory.prompt, trajectory.tokens)
-        return objective(update.Scores(*scored, objective.prepare(frozen)))[0]
+        found = update.log_probs(policy, trajectory.prompt, trajectory.tokens)
+        weights = objective.loss_weights(batch)
+        return objective(update.LossInputs(*found, batch, weights))[0]
 
     gradient = eqx.filter_jit(plain)(policy)
     wanted = eqx.apply_updates(policy, jax.tree.map(lambda g: -g, gradient))
@@ -142,32 +143,32 @@ def test_the_update_equals_that_of_rows_as_they_are(said, microbatches):
         advantages,
         objective=objective,
         optimizer=OPTIMIZER,
-        microbatches=microbatches,
+        config=update.UpdateConfig(microbatches=microbatches),
     )
     assert distance(wanted, policy) > 1e-2
     assert distance(got, wanted) <= 1e-5
     assert float(metrics["sampling/sampling_logp_difference/max"]) <= 1e-5
 
 
-SHARDS, BY_PROMPT, ROOM = 4, 2, 3
+SHARDS, CHUNKS, ROOM = 4, 2, 3
 counts = st.lists(
     st.integers(0, GROUP * TIME),
-    min_size=SHARDS * BY_PROMPT * ROOM,
-    max_size=SHARDS * BY_PROMPT * ROOM,
+    min_size=SHARDS * CHUNKS * ROOM,
+    max_size=SHARDS * CHUNKS * ROOM,
 ).map(np.array)
 
 
 @ft.cache
-def dealer():
-    """Numbers of prompts as `evenly` deals them out, and put back in their order."""
+def permutation():
+    """Indices of prompts as `balance_tokens` permutes them, and restored."""
 
-    def deal(tokens):
+    def balance(tokens):
         mask = jnp.arange(GROUP * TIME) < tokens[:, None]
         mask = mask.reshape(-1, GROUP, TIME)
-        dealt, back = evenly(mask, BY_PROMPT, jnp.arange(len(tokens)))
-        return dealt, back(dealt)
+        permuted, restore = balance_tokens(mask, CHUNKS, jnp.arange(len(tokens)))
+        return permuted, restore(permuted)
 
-    return jax.jit(deal)
+    return jax.jit(balance)
 
 
 @pytest.mark.skipif(
@@ -176,13 +177,13 @@ def dealer():
 )
 @law
 @given(counts)
-def test_shards_and_their_parts_get_about_as_many_tokens_as_any_other(tokens):
+def test_chunks_of_all_shards_have_about_as_many_tokens(tokens):
     with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)):
-        dealt, back = dealer()(tokens)
-    every = np.arange(len(tokens))
-    np.testing.assert_array_equal(back, every)
-    np.testing.assert_array_equal(np.sort(dealt), every)
-    of_shard = np.split(np.asarray(dealt), SHARDS)
-    parts = [tokens[shard[part::BY_PROMPT]] for shard in of_shard for part in (0, 1)]
-    held = [part.sum() for part in parts]
+        permuted, restored = permutation()(tokens)
+    indices = np.arange(len(tokens))
+    np.testing.assert_array_equal(restored, indices)
+    np.testing.assert_array_equal(np.sort(permuted), indices)
+    shards = np.split(np.asarray(permuted), SHARDS)
+    chunks = [tokens[shard[chunk::CHUNKS]] for shard in shards for chunk in (0, 1)]
+    held = [chunk.sum() for chunk in chunks]
     assert max(held) - min(held) <= tokens.max()
