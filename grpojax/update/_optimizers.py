@@ -47,7 +47,7 @@ def with_learning_rate(
 
     def init(params: optax.Params) -> tuple:
         count = jnp.zeros((), jnp.int32)
-        inner = optimizer.init(params)
+        inner: PyTree = optimizer.init(params)
         inner = inner if _is_plain_tuple(inner) else (inner,)
         return (*inner, LearningRateState(count, rate(count)))
 
