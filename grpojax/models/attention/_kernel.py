@@ -10,6 +10,8 @@ to, so columns that a cache does not hold yet cost nothing.
 Operands are those of one sequence, as in `attend`; `vmap` adds axes to the grid.
 """
 
+import functools as ft
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -25,6 +27,40 @@ from ._blocks import (
     source_blocks,
     source_operands,
 )
+
+
+def _one_column(query, source, carry):
+    """The online softmax after a source of a single column."""
+    output, total, peak = carry
+    wide = query.astype(jnp.float32)
+    scores = jnp.sum(wide * source.single_column(source.keys_ref), axis=1)
+    seen = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
+    scores = jnp.where(jnp.broadcast_to(seen, scores.shape) != 0, scores, -jnp.inf)
+    higher = jnp.maximum(peak, scores)
+    level = jnp.where(higher == -jnp.inf, 0.0, higher)
+    rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
+    values = source.single_column(source.values_ref)
+    output = output * rescale[:, None] + weight[:, None] * values
+    return output, total * rescale + weight, higher
+
+
+def _block(config, rows, query, source, start, carry):
+    """The online softmax after a block of columns."""
+    output, total, peak = carry
+    keys, values = source.keys(start), source.values(start)
+    seen = rows.mask(source, start)
+    scores = jnp.where(seen, triton.dot(query, keys), -jnp.inf)
+    higher = jnp.maximum(peak, jnp.max(scores, axis=1))
+    # A row without a visible column so far has nothing to rescale.
+    level = jnp.where(higher == -jnp.inf, 0.0, higher)
+    rescale = jnp.exp(peak - level)
+    weights = jnp.exp(scores - level[:, None])
+    more = triton.dot(weights.astype(config.dtype), values)
+    return (
+        output * rescale[:, None] + more,
+        total * rescale + jnp.sum(weights, axis=1),
+        higher,
+    )
 
 
 def forward(
@@ -47,38 +83,7 @@ def forward(
         rows = RowBlock(config, shape[1])
         query = rows.load(query_ref)
 
-        def one_column(source, carry):
-            output, total, peak = carry
-            wide = query.astype(jnp.float32)
-            scores = jnp.sum(wide * source.single_column(source.keys_ref), axis=1)
-            seen = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
-            scores = jnp.where(
-                jnp.broadcast_to(seen, scores.shape) != 0, scores, -jnp.inf
-            )
-            higher = jnp.maximum(peak, scores)
-            level = jnp.where(higher == -jnp.inf, 0.0, higher)
-            rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
-            values = source.single_column(source.values_ref)
-            output = output * rescale[:, None] + weight[:, None] * values
-            return output, total * rescale + weight, higher
-
-        def block(source, start, carry):
-            output, total, peak = carry
-            keys, values = source.keys(start), source.values(start)
-            seen = rows.mask(source, start)
-            scores = jnp.where(seen, triton.dot(query, keys), -jnp.inf)
-            higher = jnp.maximum(peak, jnp.max(scores, axis=1))
-            # A row without a visible column so far has nothing to rescale.
-            level = jnp.where(higher == -jnp.inf, 0.0, higher)
-            rescale = jnp.exp(peak - level)
-            weights = jnp.exp(scores - level[:, None])
-            more = triton.dot(weights.astype(config.dtype), values)
-            return (
-                output * rescale[:, None] + more,
-                total * rescale + jnp.sum(weights, axis=1),
-                higher,
-            )
-
+        block = ft.partial(_block, config, rows, query)
         carry = (
             jnp.zeros((config.block_rows, shape[2]), jnp.float32),
             jnp.zeros((config.block_rows,), jnp.float32),
@@ -88,7 +93,7 @@ def forward(
             # A token's own column needs neither a matrix product nor a loop.
             alone = source.visible_ref.shape == (1,)
             carry = (
-                one_column(source, carry)
+                _one_column(query, source, carry)
                 if alone
                 else source.scan_columns(block, carry)
             )

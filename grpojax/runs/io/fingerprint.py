@@ -105,13 +105,13 @@ def _digest(x: Array) -> UInt32[Array, "2"]:
         iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place = place + iota * stride
     sums = [
-        jnp.sum(_mix(bits ^ _mix(place + np.uint32(seed))), dtype=jnp.uint32)
+        jnp.sum(_murmur(bits ^ _murmur(place + np.uint32(seed))), dtype=jnp.uint32)
         for seed in (0x9E3779B9, 0x7F4A7C15)
     ]
     return jnp.stack(sums)
 
 
-def _mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+def _murmur(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """The finalizer of MurmurHash3: every bit reaches every bit."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

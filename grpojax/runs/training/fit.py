@@ -24,7 +24,7 @@ from ..distributed import processes
 from ..distributed.mesh import mesh_of, use
 from ..distributed.preemption import Preemption
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.show import echo, print_result
+from ..evaluation.printing import echo, print_result
 from ..io.fingerprint import describe, fingerprint
 from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
 from ..tracking.build import TrackerFactory
