@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 
 import equinox as eqx
 import jax
@@ -12,6 +13,9 @@ from jaxtyping import PyTree
 from .fingerprint import fingerprint
 
 
+_MOST = 64  # Entries of a collection that are described one by one.
+
+
 def describe(value: object) -> object:
     """Names and plain values of a tree, such as a `TrainStep`.
 
@@ -19,7 +23,8 @@ def describe(value: object) -> object:
 
     Arrays become `dtype[shape]`; those of one element their value. Functions become
     `module:name`, with the variables that they enclose: the learning rate in an optax
-    optimizer is one. Fields that are `None` are left out.
+    optimizer is one. Long collections become a digest. Fields that are `None` are left
+    out.
 
     **Arguments:**
 
@@ -42,6 +47,8 @@ def describe_arrays(values: Mapping[str, PyTree]) -> dict[str, str]:
 def _describe(value: object, outer: tuple[object, ...]) -> object:
     """`outer`: the functions that enclose the value, which may enclose themselves."""
     inside = functools.partial(_describe, outer=outer)
+    if isinstance(value, Mapping | tuple | list) and len(value) > _MOST:
+        return _digest(value)
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return _describe_array(value)
     for kind in (bool, int, float, str):
@@ -61,6 +68,12 @@ def _describe(value: object, outer: tuple[object, ...]) -> object:
     if callable(value):
         return _describe_function(value, outer)
     return None if value is None else type(value).__name__
+
+
+def _digest(values: Collection) -> str:
+    """A long collection, such as the problems that a function of rewards looks up."""
+    digest = hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
+    return f"{type(values).__name__} of {len(values)}: {digest}"
 
 
 def _named(
