@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Collection, Mapping
 
 import equinox as eqx
@@ -80,7 +81,8 @@ def _named(
     name: str, fields: Mapping[str, object], outer: tuple[object, ...]
 ) -> dict[str, object]:
     inner = {key: _describe(x, outer) for key, x in fields.items()}
-    return {"name": name, **{key: x for key, x in inner.items() if x is not None}}
+    known = {key: x for key, x in inner.items() if x is not None}
+    return {"class" if "name" in known else "name": name, **known}
 
 
 def _describe_array(array: jax.Array | np.ndarray | np.generic) -> object:
@@ -102,8 +104,8 @@ def _describe_function(function: Callable, outer: tuple[object, ...]) -> object:
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = getattr(function, "__closure__", None) or ()
     enclosed = dict(zip(names, map(_content, cells), strict=False))
-    # A method encloses its object.
-    enclosed |= {"self": getattr(function, "__self__", None)}
+    if inspect.ismethod(function):
+        enclosed["self"] = function.__self__
     described = _named(name, enclosed, (*outer, function))
     return described if len(described) > 1 else name
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from grpojax import algorithms, fit, testing
-from grpojax.runs.tracking import build as tracking
 from grpojax.runs.training.checkpointing import Checkpointing
 from grpojax.runs.training.fit import Logging
 from grpojax.runs.training.health import Thresholds
@@ -207,16 +206,14 @@ def test_every_tracker_gets_every_step_of_a_resumed_run(full, copy):
         (lambda: Checkpointing(keep_last=0), r"keep_last=...\) .* Received 0"),
         (lambda: Checkpointing(keep_best=-1), r"keep_best=...\) .* Received -1"),
         (lambda: Thresholds(window=0), r"window=...\) .* Received 0"),
-        (lambda: tracking.factories(wandb="of"), "Received 'of'"),  # pyright: ignore
         (lambda: fit(start(), make_step(), steps=-1), "steps .* Received -1"),
-        (lambda: fit(start(), make_step(), steps=1.5), "steps .* Received 1.5"),
         (
-            lambda: fit(start(), make_step(), steps=1, trackers={"mine": 3}),
-            "trackers .* Received mine=3",
+            lambda: fit(start(), make_step(), steps=1, trackers={"mine": Recorder}),
+            "trackers .* Received mine without one",
         ),
     ],
 )
 def test_bad_numbers_are_refused_in_a_sentence(make, message):
-    with pytest.raises((ValueError, TypeError), match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -62,7 +62,7 @@ def make_step(*, rate=0.05, ends=(1, 2), target=7, algorithm=None):
         algorithms.grpo() if algorithm is None else algorithm,
         rollout=RolloutConfig(4, 4),
         reward=WeightedSum(
-            {"target": 1.0, "sevens": 0.5}, HostReward(sevens, str, name="sevens")
+            {"target": 1.0, "sevens": 0.5}, HostReward(sevens, repr, name="sevens")
         ),
     )
 
