@@ -131,4 +131,4 @@ class AbstractAnswerEnvironment(AbstractDatasetEnvironment[_State]):
 
     @abc.abstractmethod
     def answer(self, turn: Turn) -> ParsedInteger:
-        """The answer parsed from the last turn of a conversation; total as `step` is."""
+        """The answer in the last turn of a conversation; total as `step` is."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -124,16 +125,16 @@ def leaves(tree) -> list[Array]:
 
 
 def same_bits(a, b) -> bool:
-    """Whether all arrays of two trees are equal to the last bit (keys included)."""
-    raw = lambda x: jr.key_data(x) if jnp.issubdtype(x.dtype, jr.key(0).dtype) else x
-    return all(
-        bool(jnp.array_equal(raw(x), raw(y), equal_nan=False))
-        for x, y in zip(leaves(a), leaves(b), strict=True)
-    )
+    """Whether `chex.assert_trees_all_equal` passes, where a boolean is needed."""
+    try:
+        chex.assert_trees_all_equal(a, b, strict=True)
+    except AssertionError:
+        return False
+    return True
 
 
 def distance(a, b) -> float:
-    """The largest difference between float arrays of two trees."""
+    """The largest difference of floats: for lower bounds, which chex has not."""
     floats = lambda t: jax.tree.leaves(eqx.filter(t, eqx.is_inexact_array))
     pairs = zip(floats(a), floats(b), strict=True)
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
