@@ -1,5 +1,6 @@
 """The learning rate as a record in the optimizer's state."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ import pytest
 from grpojax import update
 from grpojax.algorithms import grpo
 
-from ..helpers import same_bits
 from .doubles import bigram, random_trajectory
 
 
@@ -59,7 +59,7 @@ def test_updates_are_those_of_the_optimizer(name):
     wrapped = update.with_learning_rate(optimizer, SCHEDULE)
     wanted, _, state = descend(optimizer)
     got, records, extended = descend(wrapped)
-    assert same_bits(wanted, got)
+    chex.assert_trees_all_equal(wanted, got)
     rates = optax.tree.get(records[-1], "learning_rate")
     np.testing.assert_array_equal(rates, jax.vmap(SCHEDULE)(jnp.arange(6)))
     # The record is appended: the arrays of a tuple have the paths that they had.
