@@ -158,7 +158,8 @@ def training(options: argparse.Namespace) -> Iterator[str]:
             microseconds(forwards, options.calls, *given),
             microseconds(backwards, options.calls, *given, mixed, normalizer),
         ]
-        shape = f"| {choice.block_rows} | {choice.block_columns} | {choice.num_warps} | {choice.num_stages} "
+        sizes = f"{choice.block_rows} | {choice.block_columns}"
+        shape = f"| {sizes} | {choice.num_warps} | {choice.num_stages} "
         yield f"{shape}| {took[0]:.0f} | {took[1]:.0f} |"
 
 

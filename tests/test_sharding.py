@@ -26,7 +26,7 @@ MESHES = {
     "2x2x2": dict(data=2, fsdp=2, tensor=2),
     "1x2x4": dict(fsdp=2, tensor=4),
 }
-# One that cuts everything, in every run of the tests; the others take their minutes.
+# One that shards every axis, in every run of the tests; the others take minutes.
 one_mesh_or_all = pytest.mark.parametrize(
     "mesh",
     [
@@ -65,7 +65,7 @@ def begin(policy=None) -> grpojax.TrainState:
 
 
 def steps(state, count: int, **fixed):
-    """So many steps, with what each of them said."""
+    """Several steps, with the tokens that each of them sampled."""
 
     @eqx.filter_jit
     def step(state):
@@ -81,8 +81,8 @@ def steps(state, count: int, **fixed):
 
     tokens = []
     for _ in range(count):
-        state, metrics, said = step(state)
-        tokens.append(np.asarray(said))
+        state, metrics, sampled = step(state)
+        tokens.append(np.asarray(sampled))
     return state, {k: float(v) for k, v in metrics.items()}, tokens
 
 
@@ -105,12 +105,12 @@ def on(mesh_sizes, state, count: int, **fixed):
 def test_three_steps_are_those_of_one_device(mesh):
     changes = dict(slots=8) if mesh == "2x2x2" else {}
     state, metrics, tokens = on_one_device(**changes)
-    placed, found, said = on(MESHES[mesh], begin(), 3, **FIXED, **changes)
-    np.testing.assert_array_equal(said, tokens)
+    placed, found, sampled = on(MESHES[mesh], begin(), 3, **FIXED, **changes)
+    np.testing.assert_array_equal(sampled, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert distance(placed.opt_state, state.opt_state) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
-    # The next step takes what this one returned, where it lies.
+    # The next step takes what this one returned, where it is placed.
     wanted = sharding.shardings(placed, sharding.make_mesh(**MESHES[mesh]))
     for leaf, place in zip(leaves(placed), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
@@ -124,19 +124,19 @@ def test_adapters_over_eight_bits_are_those_of_one_device(mesh):
         return models.lora(base, rank=2, alpha=4.0, key=jr.key(3))
 
     state, metrics, tokens = steps(begin(adapted()), 3, **FIXED)
-    placed, found, said = on(MESHES[mesh], begin(adapted()), 3, **FIXED)
-    np.testing.assert_array_equal(said, tokens)
+    placed, found, sampled = on(MESHES[mesh], begin(adapted()), 3, **FIXED)
+    np.testing.assert_array_equal(sampled, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_on_a_mesh():
-    """Minibatches, microbatches and old log-probabilities anew, dealt out to shards."""
+def test_microbatches_on_a_mesh():
+    """Minibatches, microbatches and recomputed log-probs, split over shards."""
     changes = dict(minibatches=2, microbatches=4, epochs=2, recompute=True)
     state, metrics, tokens = on_one_device(**changes)
-    placed, found, said = on(dict(data=2, tensor=4), begin(), 3, **FIXED, **changes)
-    np.testing.assert_array_equal(said, tokens)
+    placed, found, sampled = on(dict(data=2, tensor=4), begin(), 3, **FIXED, **changes)
+    np.testing.assert_array_equal(sampled, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
@@ -147,15 +147,15 @@ def test_parts_of_a_batch_on_a_mesh():
 def test_every_algorithm_is_that_of_one_device(mesh, index):
     algorithm = ALGORITHMS[index]()
     state, metrics, tokens = steps(begin(), 3, **FIXED, algorithm=algorithm)
-    placed, found, said = on(MESHES[mesh], begin(), 3, **FIXED, algorithm=algorithm)
-    np.testing.assert_array_equal(said, tokens)
+    placed, found, sampled = on(MESHES[mesh], begin(), 3, **FIXED, algorithm=algorithm)
+    np.testing.assert_array_equal(sampled, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("index", range(len(ALGORITHMS)))
-def test_statistics_are_of_the_whole_batch(index):
-    """One shard's mean would differ: each holds one prompt, paid unlike the others."""
+def test_statistics_are_over_the_full_batch(index):
+    """One shard's mean would differ: each has one prompt, with rewards unlike the rest."""
     algorithm = ALGORITHMS[index]()
     rewards = Rewards.of(
         jr.normal(jr.key(0), (8, 4)) + jnp.arange(8)[:, None],
@@ -163,15 +163,15 @@ def test_statistics_are_of_the_whole_batch(index):
     )
     compare = lambda rewards: (algorithm.advantage(rewards), algorithm.select(rewards))
     mesh = sharding.make_mesh(data=4, fsdp=2)
-    dealt = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
-    placed = jax.tree.map(lambda x: jax.device_put(x, dealt) if x.ndim else x, rewards)
+    split = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
+    placed = jax.tree.map(lambda x: jax.device_put(x, split) if x.ndim else x, rewards)
     with jax.set_mesh(mesh):
         found = jax.jit(compare)(placed)
     for a, b in zip(found, compare(rewards), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_a_judge_is_asked_about_its_own_rows():
+def test_a_host_reward_is_called_once_for_each_shard():
     asked = []
 
     def judge(completions, **_):
@@ -182,22 +182,22 @@ def test_a_judge_is_asked_about_its_own_rows():
     judged = reward.HostReward(judge, decode, name="length")
 
     @eqx.filter_jit
-    def pay(policy):
-        said = rollout.generate(policy, ENV, prompts=8, group=4, key=jr.key(2))
-        return judged(said).total
+    def total(policy):
+        sampled = rollout.generate(policy, ENV, prompts=8, group=4, key=jr.key(2))
+        return judged(sampled).total
 
     mesh = sharding.make_mesh(**MESHES["2x2x2"])
-    wanted = pay(transformer())
+    wanted = total(transformer())
     assert asked == [32]
     asked.clear()
     with jax.set_mesh(mesh):
-        found = pay(sharding.place(transformer(), mesh))
-    # Four parts of the batch, each asked once and not once for each device.
+        found = total(sharding.place(transformer(), mesh))
+    # Four shards of the batch, each called once and not once for each device.
     np.testing.assert_array_equal(found, wanted)
     assert asked == [8] * 4
 
 
-def test_weights_and_moments_are_cut_and_nothing_is_whole():
+def test_weights_and_moments_are_sharded_and_not_replicated():
     mesh = sharding.make_mesh(**MESHES["2x2x2"])
     state = sharding.place(begin(), mesh)
     spec = lambda leaf: leaf.sharding.spec
@@ -211,7 +211,7 @@ def test_weights_and_moments_are_cut_and_nothing_is_whole():
     assert spec(state.key) == spec(state.version) == PartitionSpec()
 
 
-def test_few_key_heads_stay_whole_and_query_heads_do_not():
+def test_few_key_heads_are_replicated_and_query_heads_are_not():
     mesh = sharding.make_mesh(tensor=8)
     found = sharding.shardings(transformer(), mesh)
     assert found.layers.key.spec == PartitionSpec(None, None, None)
@@ -221,7 +221,7 @@ def test_few_key_heads_stay_whole_and_query_heads_do_not():
         sharding.shardings(transformer(), wide)
 
 
-def test_a_policy_without_names_is_whole_everywhere():
+def test_a_policy_without_axis_names_is_replicated():
     class Strange(UniformPolicy):
         table: jax.Array = eqx.field(default_factory=lambda: jnp.ones((8, 8)))
 
@@ -238,12 +238,12 @@ def test_a_policy_without_names_is_whole_everywhere():
         (dict(data=-1, tensor=3), "multiply to the number of devices"),
     ],
 )
-def test_meshes_that_cannot_be(sizes, message):
+def test_invalid_meshes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         sharding.make_mesh(**sizes)
 
 
-def test_a_mesh_takes_what_is_left():
+def test_an_axis_of_a_mesh_is_inferred():
     assert dict(sharding.make_mesh(fsdp=-1, tensor=2).shape) == {
         "data": 1,
         "fsdp": 4,
@@ -259,12 +259,12 @@ def test_a_mesh_takes_what_is_left():
         (dict(minibatches=2), "minibatches / microbatches=4"),
     ],
 )
-def test_batches_that_cannot_be_dealt_out(changes, message):
+def test_batches_that_cannot_be_split(changes, message):
     with pytest.raises(ValueError, match=message):
         on(MESHES["8x1x1"], begin(), 1, **{**FIXED, **changes})
 
 
-def test_a_mesh_with_other_names_is_not_ours():
+def test_a_mesh_with_other_axes_is_ignored():
     other = jax.make_mesh((8,), ("model",), (AxisType.Auto,))
     with jax.set_mesh(other):
         assert sharding.spmd.shards() == 1

@@ -47,7 +47,7 @@ def estimate(setup: Setup) -> Estimate:
     trained = eqx.filter(state.policy, state.policy.trainable())
     mesh = mesh_of(state)
     slots = _slots(recipe.rollout, mesh)
-    decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(slots), state.policy)
+    decoding = abstract_decoder(state.policy, mesh, slots)
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
         rows=recipe.rollout.prompts * recipe.rollout.group,
@@ -72,6 +72,21 @@ def mesh_of(tree: PyTree) -> Mesh | AbstractMesh | None:
     shardings = (x.sharding for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
     meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
     return next((mesh for mesh in meshes if mesh.size > 1), None)
+
+
+def abstract_decoder(
+    policy: AbstractPolicy, mesh: Mesh | AbstractMesh | None, slots: int
+) -> AbstractPolicy:
+    """The shapes of the decoder that a step builds.
+
+    Its layout, and even its tree, depend on the mesh that is set when it is built.
+    """
+    make = lambda: eqx.filter_eval_shape(lambda p: p.for_decoding(slots), policy)
+    if mesh is None:
+        return make()
+    abstract = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
+    with jax.sharding.use_abstract_mesh(abstract):
+        return make()
 
 
 def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
