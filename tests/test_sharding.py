@@ -107,7 +107,9 @@ def test_three_steps_are_those_of_one_device(mesh):
     state, metrics, tokens = on_one_device(**changes)
     placed, found, sampled = on(MESHES[mesh], begin(), 3, **FIXED, **changes)
     np.testing.assert_array_equal(sampled, tokens)
-    assert distance(placed.policy, state.policy) < 1e-5
+    # Adam divides small gradients by their own size, and so amplifies their rounding:
+    # 1.2e-5 was measured after steps of up to 3e-3 in all.
+    assert distance(placed.policy, state.policy) < 2e-5
     assert distance(placed.opt_state, state.opt_state) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
     # The next step takes what this one returned, where it is placed.
@@ -155,7 +157,7 @@ def test_every_algorithm_is_that_of_one_device(mesh, index):
 
 @pytest.mark.parametrize("index", range(len(ALGORITHMS)))
 def test_statistics_are_over_the_full_batch(index):
-    """One shard's mean would differ: each has one prompt, with rewards unlike the rest."""
+    """One shard's mean would differ: each has one prompt, with its own rewards."""
     algorithm = ALGORITHMS[index]()
     rewards = Rewards.of(
         jr.normal(jr.key(0), (8, 4)) + jnp.arange(8)[:, None],

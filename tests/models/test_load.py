@@ -141,7 +141,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("rest", [4, 100, 3000])
-def test_a_file_that_was_cut_off_says_what_it_lacks(tmp_path, rest):
+def test_a_truncated_file_reports_its_sizes(tmp_path, rest):
     file = make_directory(tmp_path) / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:rest])
@@ -216,7 +216,7 @@ def test_a_path_that_is_no_name_never_asks_the_hub(path, monkeypatch):
         models.load(path)
 
 
-def test_a_hub_out_of_reach_is_said(monkeypatch):
+def test_an_unreachable_hub_is_reported(monkeypatch):
     def offline(name, **_):
         raise ConnectionError(f"no route to {name}")
 
