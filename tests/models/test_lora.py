@@ -334,7 +334,7 @@ def test_a_step_on_a_mesh_is_that_of_one_device():
         (dict(projections=("querry",)), "did you mean 'query'"),
     ],
 )
-def test_what_cannot_be_adapted_is_refused(change, words):
+def test_invalid_adapters_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         lora(transformer(), **change)
 
@@ -348,7 +348,7 @@ def test_a_projection_has_one_adapter():
     assert (twice.layers.key.rank, twice.layers.up.rank) == (3, 4)
 
 
-def test_what_is_frozen_as_a_whole_is_not_trained():
+def test_a_frozen_policy_is_not_trained():
     coarse = models.quantize(transformer())
     assert not any(jax.tree.leaves(coarse.trainable()))
     with pytest.raises(ValueError, match="8 bits need adapters"):
