@@ -69,16 +69,14 @@ def main():
     def train(keys, algorithm, env):
         def run(key):
             state = grpojax.init(policy, optimizer=optimizer, key=key)
-            state, metrics = grpojax.train(
-                state,
-                steps=options.steps,
-                env=env,
-                optimizer=optimizer,
-                algorithm=algorithm,
+            step = grpojax.TrainStep(
+                env,
+                optimizer,
+                algorithm,
+                rollout=grpojax.RolloutConfig(options.prompts, options.group),
                 reward=reward.WeightedSum({"correct": 1.0}),
-                prompts=options.prompts,
-                group=options.group,
             )
+            state, metrics = grpojax.train(state, step, steps=options.steps)
             return state.policy, metrics["skipped_updates"].sum()
 
         return eqx.filter_vmap(run)(keys)

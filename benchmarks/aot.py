@@ -133,13 +133,14 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
         state, env = eqx.combine((state, env), static)
         state, metrics = grpojax.train_step(
             state,
-            env=env,
-            optimizer=optimizer,
-            prompts=options.prompts,
-            group=options.group,
-            slots=options.slots,
-            microbatches=options.microbatches,
-            chunk=options.chunk,
+            env,
+            optimizer,
+            rollout=grpojax.RolloutConfig(
+                options.prompts, options.group, slots=options.slots
+            ),
+            update=grpojax.UpdateConfig(
+                microbatches=options.microbatches, chunk=options.chunk
+            ),
         )
         return eqx.filter(state, eqx.is_array), metrics
 

@@ -1,4 +1,4 @@
-"""Attention's kernels on a GPU, by how their work is cut.
+"""Attention's kernels on a GPU, by their block sizes.
 
     python benchmarks/attention.py --head-dim 64 --repeats 7
 
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
 
-from grpojax.models._fused import backward, forward
-from grpojax.models._tiles import Columns, Tiles, tiles_for
+from grpojax.models.attention._blocks import kernel_config, KernelConfig, Source
+from grpojax.models.attention._kernel import backward, forward
 
 
 DTYPE = jnp.bfloat16
@@ -59,13 +59,13 @@ def caches(keys: Iterator, *shape: int) -> tuple[Array, Array]:
     return draw(shape), draw(flipped)
 
 
-def variants(tiles: Tiles, **choices: list[int]) -> list[Tiles]:
-    """The tiles that are used first, and then every other choice."""
+def variants(config: KernelConfig, **choices: list[int]) -> list[KernelConfig]:
+    """The configuration that is used, and then every other choice."""
     every = [
-        tiles._replace(**dict(zip(choices, values, strict=True)))
+        config._replace(**dict(zip(choices, values, strict=True)))
         for values in itertools.product(*choices.values())
     ]
-    return [tiles, *(other for other in every if other != tiles)]
+    return [config, *(x for x in every if x != config)]
 
 
 def decoding(options: argparse.Namespace) -> Iterator[str]:
@@ -76,31 +76,35 @@ def decoding(options: argparse.Namespace) -> Iterator[str]:
     own, ring = (caches(keys, *rows, heads, head_dim, n) for n in (1, time))
     prompt = caches(keys, options.prompts, heads, head_dim, options.prefix)
 
-    def loop(tiles: Tiles, visible: int):
+    def loop(config: KernelConfig, visible: int):
         def one(query, own, prompt, ring):
             seen = [jnp.arange(x[0].shape[-1])[None] for x in (own, prompt, ring)]
             shown = (1, options.prefix - 1, visible)
             sources = tuple(
-                Columns(*x, columns < n)
+                Source(*x, columns < n)
                 for x, columns, n in zip((own, prompt, ring), seen, shown, strict=True)
             )
-            return forward(tiles, query, sources)[0]
+            return forward(config, query, sources)[0]
 
         every = jax.vmap(jax.vmap(one, in_axes=(0, 0, None, 0)))
         return lambda query, *rest: jax.lax.fori_loop(
             0, options.calls, lambda _, query: every(query, *rest), query
         )
 
-    tiles = tiles_for(query[0, 0], options.repeats, DTYPE, interpret=options.interpret)
+    config = kernel_config(
+        query[0, 0], options.repeats, DTYPE, interpret=options.interpret
+    )
     yield f"| columns | warps | stages | {time // 8} visible, µs | {time}, µs |"
     yield "|---|---|---|---|---|"
-    for cut in variants(tiles, columns=[64, 128], warps=[2, 4, 8], stages=[1, 2, 3]):
+    for choice in variants(
+        config, block_columns=[64, 128], num_warps=[2, 4, 8], num_stages=[1, 2, 3]
+    ):
         operands = query, own, prompt, ring
         took = [
-            microseconds(loop(cut, visible), options.calls, *operands)
+            microseconds(loop(choice, visible), options.calls, *operands)
             for visible in (time // 8, time)
         ]
-        shape = f"| {cut.columns} | {cut.warps} | {cut.stages} "
+        shape = f"| {choice.block_columns} | {choice.num_warps} | {choice.num_stages} "
         yield f"{shape}| {took[0]:.1f} | {took[1]:.1f} |"
 
 
@@ -114,32 +118,34 @@ def training(options: argparse.Namespace) -> Iterator[str]:
     )
     before = jnp.ones((1, options.prefix), bool)
     causal = jnp.tril(jnp.ones((time, time), bool))
-    sources_of = lambda prompt, own: (Columns(*prompt, before), Columns(*own, causal))
+    sources_of = lambda prompt, own: (Source(*prompt, before), Source(*own, causal))
 
-    def ahead(tiles: Tiles):
-        one = lambda query, prompt, own: forward(tiles, query, sources_of(prompt, own))
+    def ahead(config: KernelConfig):
+        one = lambda query, prompt, own: forward(config, query, sources_of(prompt, own))
         return jax.vmap(one)
 
-    def back(tiles: Tiles):
+    def back(config: KernelConfig):
         def one(query, prompt, own, mixed, normalizer, gradient):
             sources = sources_of(prompt, own)
-            return backward(tiles, query, sources, mixed, normalizer, gradient)
+            return backward(config, query, sources, mixed, normalizer, gradient)
 
         return jax.vmap(one)
 
-    tiles = tiles_for(query[0], repeats, DTYPE, interpret=options.interpret)
+    config = kernel_config(query[0], repeats, DTYPE, interpret=options.interpret)
     yield "| rows | columns | warps | stages | forward, µs | backward, µs |"
     yield "|---|---|---|---|---|---|"
-    for cut in variants(tiles, rows=[32, 64, 128], warps=[4, 8], stages=[2, 3]):
+    for choice in variants(
+        config, block_rows=[32, 64, 128], num_warps=[4, 8], num_stages=[2, 3]
+    ):
 
-        def forwards(query, prompt, own, cut=cut):
-            call = lambda _, query: ahead(cut)(query, prompt, own)[0]
+        def forwards(query, prompt, own, choice=choice):
+            call = lambda _, query: ahead(choice)(query, prompt, own)[0]
             return jax.lax.fori_loop(0, options.calls, call, query)
 
-        def backwards(query, prompt, own, mixed, normalizer, cut=cut):
+        def backwards(query, prompt, own, mixed, normalizer, choice=choice):
             def call(_, gradient):
                 rest = mixed, normalizer, gradient
-                found = jax.tree.leaves(back(cut)(query, prompt, own, *rest))
+                found = jax.tree.leaves(back(choice)(query, prompt, own, *rest))
                 # All of them are asked for, so that none is left out.
                 least = sum(jnp.sum(x.astype(jnp.float32)) for x in found) * 1e-9
                 return found[0] + least.astype(DTYPE)
@@ -147,12 +153,15 @@ def training(options: argparse.Namespace) -> Iterator[str]:
             return jax.lax.fori_loop(0, options.calls, call, mixed)
 
         given = query, prompt, own
-        mixed, normalizer = jax.jit(ahead(cut))(*given)
+        mixed, normalizer = jax.jit(ahead(choice))(*given)
         took = [
             microseconds(forwards, options.calls, *given),
             microseconds(backwards, options.calls, *given, mixed, normalizer),
         ]
-        shape = f"| {cut.rows} | {cut.columns} | {cut.warps} | {cut.stages} "
+        shape = (
+            f"| {choice.block_rows} | {choice.block_columns} "
+            f"| {choice.num_warps} | {choice.num_stages} "
+        )
         yield f"{shape}| {took[0]:.0f} | {took[1]:.0f} |"
 
 

@@ -104,8 +104,9 @@ def remat() -> Iterator[str]:
     for name in ("nothing", "elementwise", "mlp", "layers"):
         policy = models.Transformer(PRESETS["tiny"], remat=name, key=jr.key(0))
         env = RandomPrompts(policy.vocab_size, prefix, horizon)
+        config = rollout.RolloutConfig(prompts, group)
         said = eqx.filter_eval_shape(
-            rollout.generate, policy, env, prompts=prompts, group=group, key=jr.key(0)
+            rollout.generate, policy, env, config, key=jr.key(0)
         )
         sgd = optax.sgd(1e-3)
 
@@ -207,7 +208,7 @@ def chunk() -> Iterator[str]:
 
         @eqx.filter_grad
         def gradient(policy, prompt, tokens, size=size):
-            return jnp.sum(update.score(policy, prompt, tokens, chunk=size)[0])
+            return jnp.sum(update.log_probs(policy, prompt, tokens, chunk=size)[0])
 
         program = on_shapes(gradient, policy, prompt, tokens)
         arrays = eqx.filter((policy, prompt, tokens), eqx.is_array)

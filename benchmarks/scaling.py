@@ -15,11 +15,10 @@ import jax.random as jr
 import matplotlib.pyplot as plt
 import optax
 from presets import PRESETS, RandomPrompts
-from step_throughput import repeat
+from step_throughput import compile_step, repeat
 
 import grpojax
 from grpojax import models
-from grpojax.runs.training import step as loop
 
 
 AXES = {
@@ -48,20 +47,19 @@ def measure(axis: str, value: int, steps: int, dtype: str) -> tuple[float, float
     policy = models.Transformer(config, compute_dtype=dtype, key=jr.key(0))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
-    compiled = loop.lower(
-        state,
-        env=RandomPrompts(config.vocab_size, 64, sizes["time"]),
-        optimizer=optimizer,
-        prompts=sizes["prompts"],
-        group=sizes["group"],
-    ).compile()
+    step = grpojax.TrainStep(
+        RandomPrompts(config.vocab_size, 64, sizes["time"]),
+        optimizer,
+        rollout=grpojax.RolloutConfig(sizes["prompts"], sizes["group"]),
+    )
+    compiled, seconds = compile_step(step, state)
 
-    def step():
+    def call():
         nonlocal state
-        state, metrics, _ = compiled.call(state)
+        state, metrics = compiled(state)
         return metrics
 
-    return compiled.seconds, statistics.median(repeat(step, steps))
+    return seconds, statistics.median(repeat(call, steps))
 
 
 def draw(points: dict[str, list[tuple[int, float, float]]], path: Path) -> None:

@@ -10,11 +10,13 @@ is does not depend on what is said: every run does the same work.
 """
 
 import argparse
+import functools as ft
 import json
 import math
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
@@ -27,9 +29,9 @@ from presets import iterations_of, lengths_of, PRESETS, RandomPrompts
 from roofline import ceilings, count
 
 import grpojax
-from grpojax import algorithms, models, reward, rollout, sharding, update
+from grpojax import models, rollout, sharding, update
 from grpojax.runs.distributed import mesh as placement
-from grpojax.runs.training import step as loop
+from grpojax.runs.training import allocator
 
 
 def sizes_of(text: str) -> tuple[int, ...]:
@@ -122,12 +124,22 @@ def repeat(call, steps: int) -> list[float]:
     return seconds[1:]
 
 
-def time_phases(options, state, fixed, microbatches) -> dict[str, list[float]]:
-    """The same step as four programs; what one returns is what the next is given."""
-    optimizer, algorithm = fixed.pop("optimizer"), algorithms.grpo()
-    sample = eqx.filter_jit(lambda s: rollout.generate(s.policy, key=s.key, **fixed))
-    pay = eqx.filter_jit(reward.WeightedSum())
-    compare = eqx.filter_jit(algorithm.advantage)
+def compile_step(
+    step: grpojax.TrainStep, state: grpojax.TrainState
+) -> tuple[Callable, float]:
+    """The step as one program, which reuses its state's memory; seconds it took."""
+    start = time.perf_counter()
+    program = eqx.filter_jit(lambda step, state: step(state), donate="all-except-first")
+    compiled = program.lower(step, state).compile()
+    allocator.give_back()
+    return ft.partial(compiled, step), time.perf_counter() - start
+
+
+def time_phases(options, state, step: grpojax.TrainStep) -> dict[str, list[float]]:
+    """The same step as four programs, each called with the results of the others."""
+    env, sizes, algorithm = step.env, step.rollout, step.algorithm
+    sample = eqx.filter_jit(lambda s: rollout.generate(s.policy, env, sizes, key=s.key))
+    reward, advantage = map(eqx.filter_jit, (step.reward, algorithm.advantage))
 
     @eqx.filter_jit
     def improve(state, trajectory, advantages):
@@ -137,17 +149,17 @@ def time_phases(options, state, fixed, microbatches) -> dict[str, list[float]]:
             trajectory,
             advantages,
             objective=algorithm.objective,
-            optimizer=optimizer,
-            microbatches=microbatches,
+            optimizer=step.optimizer,
+            config=step.update,
         )
 
     trajectory = sample(state)
-    rewards = pay(trajectory)
-    advantages = compare(rewards)
+    rewards = reward(trajectory)
+    advantages = advantage(rewards)
     calls = {
         "rollout": lambda: sample(state),
-        "reward": lambda: pay(trajectory),
-        "advantage": lambda: compare(rewards),
+        "reward": lambda: reward(trajectory),
+        "advantage": lambda: advantage(rewards),
         "update": lambda: improve(state, trajectory, advantages),
     }
     if options.compile_only:
@@ -186,33 +198,28 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
     state, env = placement.place((state, env), mesh)
-    fixed = dict(
-        env=env,
-        optimizer=optimizer,
-        prompts=options.prompts,
-        group=options.group,
-        slots=slots,
-        limits=None if options.lengths == "full" else jnp.asarray(lengths),
+    limits = None if options.lengths == "full" else jnp.asarray(lengths)
+    step = grpojax.TrainStep(
+        env,
+        optimizer,
+        rollout=grpojax.RolloutConfig(*shape, slots=slots, limits=limits),
+        update=grpojax.UpdateConfig(microbatches=options.microbatches),
     )
-    apart = {}
-    if options.phases:
-        apart = time_phases(options, state, dict(fixed), options.microbatches)
+    apart = time_phases(options, state, step) if options.phases else {}
     seconds, compile_seconds = [], None
     if options.phases != "only":
-        lowered = loop.lower(state, **fixed, microbatches=options.microbatches)
-        compiled = lowered.compile()
-        compile_seconds = compiled.seconds
+        compiled, compile_seconds = compile_step(step, state)
 
-        def step():
+        def call():
             nonlocal state
-            state, metrics, _ = compiled.call(state)
+            state, metrics = compiled(state)
             return metrics
 
         if not options.compile_only:
-            seconds = repeat(step, options.steps)
+            seconds = repeat(call, options.steps)
         if options.trace is not None:
             with jax.profiler.trace(str(options.trace)):
-                jax.block_until_ready(step())
+                jax.block_until_ready(call())
     if options.compile_only:
         return
     tokens = int(lengths.sum())

@@ -1,0 +1,1 @@
+"""Environments: tasks that come with grpojax."""

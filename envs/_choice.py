@@ -1,4 +1,4 @@
-"""Options that are one of a few words."""
+"""Arguments that are one of a few words."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""From questions to rows of prompt tokens, on the host."""
+"""Prompts: from questions to arrays of tokens, on the host."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from ._choice import check_choice
 
 
 RAW_TEMPLATE = "Question: {question}\nAnswer:"
-"""How a question is put to a model that is no chat model."""
+"""The prompt of a model without a chat template."""
 
 
 class PaddedPrompts(NamedTuple):
-    """Prompts of one width.
+    """Prompts, right-padded to one width.
 
     **Fields:**
 
-    - `tokens`: token ids, zero past each length, int32.
-    - `lengths`: int32.
-    - `kept`: which of the prompts these are; the others were too long.
+    - `tokens`: token ids, 0 past each length; int32.
+    - `lengths`: tokens of each prompt; int32.
+    - `kept`: the indices of these prompts; the others were too long.
     """
 
     tokens: Int[np.ndarray, "problem prefix"]
@@ -32,10 +32,10 @@ class PaddedPrompts(NamedTuple):
 
 
 def worked_answer(answer: str, answer_format: str) -> str:
-    """A worked answer as a model should write it.
+    """A worked answer in the format that the model should write.
 
-    GSM8K's calculator annotations, `<<48/2=24>>`, are left out; with tags, the last
-    line `#### 24` becomes `<answer>24</answer>`.
+    GSM8K's calculator annotations, `<<48/2=24>>`, are removed; with tags, the last line
+    `#### 24` becomes `<answer>24</answer>`.
     """
     answer = re.sub(r"<<[^<>]*>>", "", answer)
     if answer_format == "tag":
@@ -55,17 +55,19 @@ def raw_prompt(
         system_prompt "\\n\\n" (asked " " answer "\\n\\n")* asked
 
     where `asked` is the template with its question.
+
+    **Raises:** `ValueError` for a template without `{question}`.
     """
     if "{question}" not in template:
         raise ValueError(
-            "A prompt template must contain `{question}`, where the question goes. "
-            f"Received {template!r}."
+            "A prompt template must contain `{question}`. Received "
+            f"{template!r}: put it where the question belongs."
         )
     # Not `str.format`: a template may have other braces.
-    ask = lambda question: template.replace("{question}", question)
+    fill = lambda question: template.replace("{question}", question)
     parts = [] if system_prompt is None else [system_prompt]
-    parts += [f"{ask(shown)} {answer}" for shown, answer in shots]
-    return "\n\n".join([*parts, ask(question)])
+    parts += [f"{fill(example)} {answer}" for example, answer in shots]
+    return "\n\n".join([*parts, fill(question)])
 
 
 def chat_messages(
@@ -74,11 +76,11 @@ def chat_messages(
     system_prompt: str | None = None,
 ) -> list[Mapping[str, str]]:
     """A prompt as a conversation in which the examples have been answered."""
-    says = lambda role, content: {"role": role, "content": content}
-    messages = [] if system_prompt is None else [says("system", system_prompt)]
-    for shown, answer in shots:
-        messages += [says("user", shown), says("assistant", answer)]
-    return [*messages, says("user", question)]
+    message = lambda role, content: {"role": role, "content": content}
+    messages = [] if system_prompt is None else [message("system", system_prompt)]
+    for example, answer in shots:
+        messages += [message("user", example), message("assistant", answer)]
+    return [*messages, message("user", question)]
 
 
 def pad_prompts(
@@ -86,16 +88,19 @@ def pad_prompts(
     max_prompt_length: int | None = None,
     long_prompts: str = "raise",
 ) -> PaddedPrompts:
-    """Puts prompts into one array.
+    """Right-pads prompts to one width.
 
     **Arguments:**
 
     - `prompts`: token ids of each.
-    - `max_prompt_length`: the width; that of the longest prompt by default.
-    - `long_prompts`: whether a longer prompt is an error or is left out.
+    - `max_prompt_length`: the width, tokens; that of the longest prompt by default.
+    - `long_prompts`: whether a longer prompt is an error (`"raise"`) or skipped
+        (`"skip"`).
+
+    **Returns:** the padded prompts.
 
     **Raises:** `ValueError` for a prompt that is too long or empty, named by its row,
-    or if none is left.
+    or if all are skipped.
     """
     check_choice("long_prompts", long_prompts, ("raise", "skip"))
     longest = max(map(len, prompts), default=0)
@@ -113,13 +118,13 @@ def pad_prompts(
             raise ValueError(
                 f"A prompt must fit max_prompt_length={width} tokens. That of row "
                 f"{row + 1} has {len(prompt)}, and the longest has {longest}. Raise "
-                "max_prompt_length, or pass long_prompts='skip' to leave such rows out."
+                "max_prompt_length, or skip such rows with long_prompts='skip'."
             )
     if not kept:
         raise ValueError(
             "An environment needs at least one problem. Received "
             f"{len(prompts)} rows, of which none has a prompt of at most {width} "
-            "tokens. Hand over more rows, or raise max_prompt_length."
+            "tokens. Pass more rows, or raise max_prompt_length."
         )
     tokens = np.zeros((len(kept), width), np.int32)
     for problem, row in enumerate(kept):
@@ -131,9 +136,9 @@ def pad_prompts(
 def end_token_array(
     tokenizer: AbstractTokenizer, extra: Sequence[int]
 ) -> Int[np.ndarray, " end"]:
-    """The tokenizer's end tokens and some more, each once.
+    """The union of the tokenizer's end tokens and further ones, sorted.
 
-    **Raises:** `ValueError` if there is none, or one outside the vocabulary.
+    **Raises:** `ValueError` if it is empty, or has a token outside the vocabulary.
     """
     tokens = sorted({*tokenizer.end_tokens, *extra})
     if not tokens or tokens[0] < 0 or tokens[-1] >= tokenizer.vocab_size:
@@ -146,10 +151,10 @@ def end_token_array(
 
 
 def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...]:
-    """All tokens whose bytes contain a pattern, in order of id.
+    """All tokens whose bytes contain a pattern, in order of id: a stop string.
 
-    A model that is no chat model seldom says its end token. What ends its answer is a
-    stop string, in this sense: `end_tokens=tokens_containing(table, b"\\n")`.
+    A model without chat training seldom samples its end token. Its answers are ended by
+    a stop string: `end_tokens=tokens_containing(table, b"\\n")`.
 
     !!! example
 

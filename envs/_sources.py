@@ -1,4 +1,4 @@
-"""Where rows of questions and worked answers come from."""
+"""Loading of rows of questions and worked answers."""
 
 import itertools
 import json
@@ -13,18 +13,18 @@ from ._word_problems import word_problems
 
 
 WORD_PROBLEMS = "word-problems"
-"""The source that needs no file: problems made up from a seed."""
+"""The source that needs no file: synthetic problems, generated from a seed."""
 
-_LARGEST = 2**31 - 1  # Of either sign, as in `grpojax.text`.
+_LARGEST = 2**31 - 1  # The largest magnitude, as in `grpojax.text`.
 
 
-class Rows(NamedTuple):
-    """Rows in GSM8K's form, and how many were left out because they were not.
+class LoadedRows(NamedTuple):
+    """Rows in GSM8K's format.
 
     **Fields:**
 
     - `rows`: `{"question": str, "answer": str}` each, where `answer` ends in `#### n`.
-    - `skipped`: how many rows had no such answer.
+    - `skipped`: how many other rows were skipped.
     """
 
     rows: list[dict[str, str]]
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 
 def final_answer(answer: str) -> int:
-    """The integer that a worked answer ends in.
+    """The integer at the end of a worked answer.
 
         answer = working "####" " "* number " "*
         number = "-"? digit (digit | ",")*
@@ -41,8 +41,10 @@ def final_answer(answer: str) -> int:
 
     - `answer`: a worked answer.
 
-    **Raises:** `ValueError` if there is no `####`, or what follows the last one is not
-    an integer that 32 bits hold.
+    **Returns:** the integer.
+
+    **Raises:** `ValueError` if there is no `####`, or the text after the last one is
+    not an integer of 32 bits.
 
     !!! example
 
@@ -69,26 +71,28 @@ def load_rows(
     count: int | None = None,
     seed: int = 0,
     bad_rows: str = "raise",
-) -> Rows:
-    """Reads questions and worked answers.
+) -> LoadedRows:
+    """Loads rows of questions and worked answers.
 
     **Arguments:**
 
     - `source`: one of
-        - `"word-problems"`, problems made up from `seed`;
-        - a `.jsonl` or `.parquet` file, which is read whole whatever the split;
+        - `"word-problems"`, synthetic problems generated from `seed`;
+        - a `.jsonl` or `.parquet` file, which has no splits: all of it is read;
         - a folder with files called `train.jsonl` or `train-00000-of-00001.parquet`,
           for each split;
         - the id of a data set on the Hugging Face hub, such as `"openai/gsm8k"`.
     - `split`: `"train"` or `"test"`.
-    - `count`: how many rows, the first ones; all of them by default. Made-up problems
-        have no end, so they need one.
-    - `seed`: chooses the made-up problems, and nothing else.
+    - `count`: how many rows, the first ones; all of them by default. Required for
+        synthetic problems, of which there is no end.
+    - `seed`: of the synthetic problems.
     - `bad_rows`: whether a row without a question, or whose answer does not end in
-        `#### n`, is an error or is left out and counted.
+        `#### n`, is an error (`"raise"`) or skipped and counted (`"skip"`).
 
-    **Raises:** `ValueError` for a bad row, named by its place, or if no row is left;
-    `FileNotFoundError` if there is no such source.
+    **Returns:** the rows, and how many were skipped.
+
+    **Raises:** `ValueError` for a bad row, named by its location, or if there are no
+    rows; `FileNotFoundError` if there is no such source.
     """
     check_choice("bad_rows", bad_rows, ("raise", "skip"))
     if count is not None and count < 1:
@@ -97,7 +101,7 @@ def load_rows(
         )
     rows: list[dict[str, str]] = []
     skipped = 0
-    for place, row in _read(source, split, count, seed):
+    for location, row in _read(source, split, count, seed):
         if len(rows) == count:
             break
         try:
@@ -106,9 +110,8 @@ def load_rows(
             if bad_rows == "raise":
                 raise ValueError(
                     "Every row needs a `question`, and an `answer` that ends in "
-                    f"`#### n`. {place}: {error}. Correct it, or leave "
-                    "such rows out with `bad_rows='skip'` (`data.bad_rows: skip` in a "
-                    "recipe)."
+                    f"`#### n`. {location}: {error}. Correct it, or skip such rows "
+                    "with `bad_rows='skip'` (`data.bad_rows: skip` in a recipe)."
                 ) from None
             skipped += 1
     if not rows:
@@ -116,11 +119,11 @@ def load_rows(
             f"{os.fspath(source)!r} must hold at least one row in its split {split!r}. "
             f"Found none, after {skipped} were skipped. Check the file and the split."
         )
-    return Rows(rows, skipped)
+    return LoadedRows(rows, skipped)
 
 
 def _checked(row: object) -> dict[str, str]:
-    """The two columns of a row, or a `ValueError` that says what is wrong with it."""
+    """The two columns of a row; raises a `ValueError` with its fault."""
     if not isinstance(row, Mapping):
         raise ValueError(f"it is not a JSON object: {row!r:.80}")
     for column in ("question", "answer"):
@@ -133,16 +136,16 @@ def _checked(row: object) -> dict[str, str]:
 def _read(
     source: str | os.PathLike[str], split: str, count: int | None, seed: int
 ) -> Iterator[tuple[str, object]]:
-    """Yields every row of a source, after the place where it was found."""
+    """Yields the location and the value of every row of a source."""
     path = Path(source)
     if source == WORD_PROBLEMS:
         if count is None:
             raise ValueError(
-                "Made-up problems have no end: `load_rows('word-problems', count=...)` "
-                "needs a count. Received None."
+                "`load_rows('word-problems', count=...)` needs a count: synthetic "
+                "problems have no end. Received None."
             )
-        made = word_problems(count, split=split, seed=seed)
-        return _numbered("word-problems, row", made)
+        rows = word_problems(count, split=split, seed=seed)
+        return _numbered("word-problems, row", rows)
     if path.is_dir():
         return itertools.chain.from_iterable(map(_file, _files_of_split(path, split)))
     if path.is_file():
@@ -156,12 +159,12 @@ def _read(
     )
 
 
-def _numbered(place: str, rows) -> Iterator[tuple[str, object]]:
-    return ((f"{place} {number}", row) for number, row in enumerate(rows, 1))
+def _numbered(prefix: str, rows) -> Iterator[tuple[str, object]]:
+    return ((f"{prefix} {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:
-    """`split.jsonl`, or the shards `split-*.parquet` in the manner of the hub."""
+    """`split.jsonl`, or the shards `split-*.parquet` as the hub names them."""
     stem = re.compile(re.escape(split) + r"(-[\w-]+)?")
     files = [
         path
@@ -172,8 +175,8 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise FileNotFoundError(
             f"A folder must hold {split}.jsonl or {split}.parquet for its split "
-            f"{split!r}. {os.fspath(folder)!r} holds {found}: rename the file, or hand "
-            "it over by its own path."
+            f"{split!r}. {os.fspath(folder)!r} holds {found}: rename the file, or pass "
+            "its own path."
         )
     return files
 
@@ -190,7 +193,7 @@ def _file(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
-    # Bytes: a text's lines would also end at the U+2028 that questions may contain.
+    # Binary mode: in text mode a line would also end at the U+2028 in some questions.
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -201,7 +204,7 @@ def _json(line: bytes) -> object:
     try:
         return json.loads(line)
     except ValueError:
-        return line  # Not a mapping, so it is reported as a bad row.
+        return line  # Not a mapping, so it is reported as a bad row with its line.
 
 
 def _parquet(path: Path) -> Iterator[object]:
@@ -222,6 +225,6 @@ def _download(name: str, split: str) -> Iterator[object]:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"load_rows({name!r}, split={split!r}): there is no such file or folder "
-            f"here, and the Hugging Face hub did not give a data set ({error}). Check "
-            "the name and the connection, or hand over a local file."
+            f"here, and no data set from the Hugging Face hub ({error}). Check the "
+            "name and the connection, or pass a local file."
         ) from error

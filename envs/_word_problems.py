@@ -1,4 +1,4 @@
-"""Word problems in the manner of GSM8K, made up from a seed.
+"""Synthetic word problems in the style of GSM8K, generated from a seed.
 
     row      = {"question": ..., "answer": line* "#### " number}
     line     = number operator number "=" number " " unit "\\n"
@@ -20,8 +20,11 @@ from ._choice import check_choice
 class _Template(NamedTuple):
     """A family of problems.
 
-    `worked` is the solution that is written down, and also the program that computes
-    it: each line names two known numbers and the one that it makes.
+    **Fields:**
+
+    - `question`: with the names of its numbers in braces.
+    - `worked`: the solution, and the program that computes it: each line names two
+        known numbers and their result.
     """
 
     question: str
@@ -123,7 +126,7 @@ _OPERATORS = {
 
 
 def _solve(worked: str, numbers: dict[str, int]) -> dict[str, int] | None:
-    """The given numbers and those that the lines make, or `None` if one is too hard."""
+    """The given numbers and the results of the lines, or `None` if one is too hard."""
     known = dict(numbers)
     for left, sign, right, result in _LINE.findall(worked):
         a, b = known[left], known[right]
@@ -138,10 +141,10 @@ def _solve(worked: str, numbers: dict[str, int]) -> dict[str, int] | None:
 
 
 def _held_out(problem: int, numbers: dict[str, int]) -> bool:
-    """Whether a problem belongs to the test split: one in eight does.
+    """Whether a problem belongs to the test split, as one in eight does.
 
-    Its template and its numbers decide, so renaming the people and the things in a
-    problem never carries it across.
+    It is a hash of the template and the numbers, so two problems that differ only in
+    the names of people and things are in the same split.
     """
     content = f"{problem}:{sorted(numbers.items())}".encode()
     return hashlib.blake2b(content, digest_size=8).digest()[0] % 8 == 0
@@ -150,18 +153,18 @@ def _held_out(problem: int, numbers: dict[str, int]) -> bool:
 def word_problems(
     count: int, *, split: str = "train", seed: int = 0
 ) -> list[dict[str, str]]:
-    """Makes up `count` word problems of one to three steps, drawn with replacement.
+    """Generates `count` word problems of one to three steps, drawn with replacement.
 
-    The two splits have no problem in common, whatever the seeds and the counts. The
-    same seed gives the same rows, and more rows begin with the fewer.
+    The two splits have no problem in common, for any seeds and counts. The same seed
+    gives the same rows; the first rows do not depend on the count.
 
     **Arguments:**
 
     - `count`: how many rows.
     - `split`: `"train"` or `"test"`.
-    - `seed`: chooses the rows.
+    - `seed`: of the random draws.
 
-    **Returns:** rows in GSM8K's form, `{"question": str, "answer": str}`.
+    **Returns:** rows in GSM8K's format, `{"question": str, "answer": str}`.
 
     !!! example
 
@@ -172,7 +175,7 @@ def word_problems(
     """
     if count < 1:
         raise ValueError(
-            f"`count` must be at least 1. Received {count}. Ask for at least one row."
+            f"`count` must be at least 1. Received {count}: pass a positive number."
         )
     check_choice("split", split, ("train", "test"))
     draw = random.Random(f"{split}:{seed}")

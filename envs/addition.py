@@ -1,69 +1,62 @@
-"""One-digit addition, asked in plain text after three examples.
+"""One-digit addition, prompted in plain text after three examples.
 
     2 + 3 = 5
     9 + 4 = 13
     0 + 7 = 7
     8 + 6 =
 
-A task that a small pretrained model can do, though not reliably, in four tokens: the
+A task that a small pretrained model solves, though not reliably, in four tokens: the
 cheapest way to see a real model learn.
 """
 
-import dataclasses
 import functools as ft
 import random
-from typing import ClassVar, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool
 
-from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
-from grpojax.text import AbstractTokenizer, Bytes, last_number, Number, TokenBytes
-from grpojax.types import Prompt
+from grpojax.text import (
+    AbstractTokenizer,
+    Bytes,
+    last_number,
+    ParsedInteger,
+)
 
 from ._choice import check_choice
 from ._prompts import end_token_array, pad_prompts, tokens_containing
-from ._single_turn import last_step, text_of
+from ._question_answer import AbstractQuestionAnswer, check_horizon
+from .options import AdditionOptions
 
 
-_SHOWN = ((2, 3), (9, 4), (0, 7))
-_HELD_OUT = 32
+_EXAMPLES = ((2, 3), (9, 4), (0, 7))
+_TEST_PAIRS = 32
 
 
 def pairs(split: str) -> list[tuple[int, int]]:
     """The pairs of digits of a split: 65 to train on, 32 others to test.
 
-    The three that every prompt shows, with their sums, are in neither.
+    The three examples of the prompt are in neither.
+
+    **Arguments:**
+
+    - `split`: `"train"` or `"test"`.
+
+    **Returns:** the pairs, in a fixed random order.
     """
     check_choice("split", split, ("train", "test"))
     digits = range(10)
-    every = [(a, b) for a in digits for b in digits if (a, b) not in _SHOWN]
+    every = [(a, b) for a in digits for b in digits if (a, b) not in _EXAMPLES]
     random.Random("addition").shuffle(every)
-    return every[:_HELD_OUT] if split == "test" else every[_HELD_OUT:]
+    return every[:_TEST_PAIRS] if split == "test" else every[_TEST_PAIRS:]
 
 
-class Addition(AbstractAnswerEnvironment[Int[Array, ""]]):
+class Addition(AbstractQuestionAnswer):
     """Sums of two digits; the answer is the last integer before the first newline.
 
-    Actions: what the policy says until a token that contains a newline, or an end token
-    of its tokenizer. Rewards, each 0 or 1: `correct`, the answer is the sum; `format`,
-    there is an answer. One turn. The state is the sum.
-
-    **Fields:**
-
-    - `prompts`, `prompt_lengths`, `answers`: the problems, right-padded with 0.
-    - `token_bytes`: the bytes of every token.
-    - `end_tokens`: the tokens that end a turn.
-    - `max_completion_length`: as it was given.
+    A turn ends with a token that contains a newline, or with an end token of the
+    tokenizer. Rewards, each 0 or 1: `correct`, the answer is the sum; `format`, there
+    is an answer.
     """
-
-    prompts: Int[Array, "problem prefix"]
-    prompt_lengths: Int[Array, " problem"]
-    answers: Int[Array, " problem"]
-    token_bytes: TokenBytes
-    end_tokens: Int[Array, " end"]
-    max_completion_length: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -75,16 +68,12 @@ class Addition(AbstractAnswerEnvironment[Int[Array, ""]]):
         """**Arguments:**
 
         - `tokenizer`: the policy's.
-        - `split`: which pairs of digits; the two have none in common.
-        - `max_completion_length`: the horizon in tokens.
+        - `split`: `"train"` or `"test"`; they have no pair of digits in common.
+        - `max_completion_length`: the horizon, tokens.
         """
-        if max_completion_length < 1:
-            raise ValueError(
-                "`max_completion_length` must be at least 1. Received "
-                f"{max_completion_length}."
-            )
-        shown = "".join(f"{a} + {b} = {a + b}\n" for a, b in _SHOWN)
-        prompts = [tokenizer.encode(f"{shown}{a} + {b} =") for a, b in pairs(split)]
+        check_horizon(max_completion_length)
+        examples = "".join(f"{a} + {b} = {a + b}\n" for a, b in _EXAMPLES)
+        prompts = [tokenizer.encode(f"{examples}{a} + {b} =") for a, b in pairs(split)]
         padded = pad_prompts(prompts)
         newlines = tokens_containing(tokenizer.token_bytes, b"\n")
         self.prompts = jnp.asarray(padded.tokens)
@@ -94,83 +83,41 @@ class Addition(AbstractAnswerEnvironment[Int[Array, ""]]):
         self.end_tokens = jnp.asarray(end_token_array(tokenizer, newlines))
         self.max_completion_length = max_completion_length
 
-    @property
-    def vocab_size(self) -> int:
-        return self.token_bytes.length.shape[0]
-
-    @property
-    def max_prompt_length(self) -> int:
-        return self.prompts.shape[1]
-
-    @property
-    def max_turns(self) -> int:
-        return 1
-
-    @property
-    def size(self) -> int:
-        return self.prompts.shape[0]
-
-    def problem(self, index: Int[Array, ""]) -> tuple[Int[Array, ""], Prompt]:
-        prompt = Prompt(self.prompts[index], self.prompt_lengths[index])
-        return self.answers[index], prompt
-
-    def step(
-        self, state: Int[Array, ""], turn: Turn
-    ) -> tuple[Int[Array, ""], TimeStep]:
-        number = self.answer(turn)
-        correct = number.valid & (number.value == state)
-        return state, last_step(correct=correct, format=number.valid)
-
-    def gold(self, state: Int[Array, ""]) -> Int[Array, ""]:
-        return state
-
-    def answer(self, turn: Turn) -> Number:
-        text = text_of(self.token_bytes, turn)
-        place = jnp.arange(text.data.shape[0], dtype=jnp.int32)
-        newline = jnp.where(text.data == ord("\n"), place, text.length)
-        return last_number(Bytes(text.data, jnp.min(newline)))
-
-
-@runtime_checkable
-class Settings(Protocol):
-    """A recipe's section `data`, of which this task needs nothing."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+    def parse(self, text: Bytes) -> tuple[ParsedInteger, Bool[Array, ""]]:
+        position = jnp.arange(text.data.shape[0], dtype=jnp.int32)
+        newline = jnp.where(text.data == ord("\n"), position, text.length)
+        number = last_number(Bytes(text.data, jnp.min(newline)))
+        return number, number.valid
 
 
 def environments(
-    data: Settings, tokenizer: AbstractTokenizer, *, horizon: int, held_out: int | None
+    data: AdditionOptions,
+    tokenizer: AbstractTokenizer,
+    *,
+    horizon: int,
+    held_out: int | None,
 ) -> tuple[Addition, Addition | None, list[str]]:
-    """What a recipe with `data.task: addition` trains on and is judged on.
+    """The environments of a recipe with `data.task: addition`.
 
     **Arguments:**
 
-    - `data`: the recipe's section of that name, of which no other key may be set.
+    - `data`: the task's options, of which there are none.
     - `tokenizer`: the policy's.
-    - `horizon`: the longest completion, in tokens.
-    - `held_out`: how many problems will be judged: the first of the 32 that there are.
+    - `horizon`: the longest completion, tokens.
+    - `held_out`: how many problems the evaluation takes, at most 32; all when `None`.
 
-    **Returns:** the environment to train on, the one that is held out (`None` if
-    nothing is), and no remarks.
+    **Returns:** the environment to train on, the one to evaluate on (`None` for 0
+    problems), and no messages.
 
-    **Raises:** `ValueError` for another key of `data`, or more problems than there are.
+    **Raises:** `ValueError` if `held_out` is above 32.
     """
-    changed = [
-        field.name
-        for field in dataclasses.fields(data)
-        if field.name != "task" and vars(data)[field.name] != field.default
-    ]
-    if changed:
-        raise ValueError(
-            "`data.task: addition` makes its own problems and takes no other key of "
-            f"`data`. Received {', '.join(changed)}: leave them out."
-        )
+    del data
     make = ft.partial(Addition, tokenizer, max_completion_length=horizon)
     test = make(split="test")
     if held_out is not None and held_out > test.size:
         raise ValueError(
             f"`run.eval_problems` asks for {held_out} rows. Received {test.size}, "
-            "which is all there are: lower it, raise `run.eval_samples` instead, or "
-            "leave it null."
+            "the size of the test split: lower it, raise `run.eval_samples` instead, "
+            "or leave it null."
         )
     return make(split="train"), None if held_out == 0 else test, []

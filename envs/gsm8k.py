@@ -3,8 +3,8 @@
     rows = load_rows("openai/gsm8k", split="train").rows
     env = GSM8K(rows, tokenizer, prompt_style="chat", max_completion_length=256)
 
-The rewards are `correct` and `format`, both 0 or 1, both read off the tokens inside the
-compiled program.
+The rewards are `correct` and `format`, both 0 or 1, both computed from the tokens
+inside the compiled program.
 """
 
 import functools as ft
@@ -12,19 +12,16 @@ from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool
 
-from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
 from grpojax.text import (
     AbstractTokenizer,
     Bytes,
-    Number,
     number_after,
     number_in_tag,
+    ParsedInteger,
     tags_in_order,
-    TokenBytes,
 )
-from grpojax.types import Prompt
 
 from ._choice import check_choice
 from ._prompts import (
@@ -36,46 +33,35 @@ from ._prompts import (
     tokens_containing as tokens_containing,
     worked_answer,
 )
-from ._single_turn import last_step, text_of
+from ._question_answer import AbstractQuestionAnswer, check_horizon
 from ._sources import (
     final_answer as final_answer,
     load_rows as load_rows,
-    Rows as Rows,
+    LoadedRows as LoadedRows,
     WORD_PROBLEMS as WORD_PROBLEMS,
 )
-from ._splits import load_split as load_split, Questions, Split as Split
+from ._splits import load_split as load_split, Split as Split
 from ._word_problems import word_problems as word_problems
+from .options import GSM8KOptions
 
 
-class GSM8K(AbstractAnswerEnvironment[Int[Array, ""]]):
-    """Word problems of which the policy must find the number that answers them.
+class GSM8K(AbstractQuestionAnswer):
+    """Word problems that an integer answers.
 
-    Actions: what the policy says until an end token, at most `max_completion_length`
-    tokens. Rewards, each 0 or 1:
+    A turn ends with an end token, after at most `max_completion_length` tokens.
+    Rewards, each 0 or 1:
 
     - `correct`: the integer in the completion equals the answer.
-    - `format`: the completion holds a well-formed answer: an integer after its last
-        `####`, or, with tags, exactly one `<answer>` and one `</answer>` with an
-        integer between them.
+    - `format`: the completion is well-formed: an integer after its last `####`, or,
+        with tags, exactly one `<answer>` and one `</answer>` with an integer between
+        them.
 
-    The conversation is over after one turn. The state is the answer.
+    **Fields:** besides those of `AbstractQuestionAnswer`,
 
-    **Fields:**
-
-    - `prompts`, `prompt_lengths`: the prompts, right-padded with 0.
-    - `answers`: the integers that answer them.
-    - `token_bytes`: the bytes of every token.
-    - `end_tokens`: the tokens that end a turn.
-    - `max_completion_length`, `answer_format`: as they were given.
-    - `skipped`: how many rows were left out because their prompts were too long.
+    - `answer_format`: `"####"` or `"tag"`.
+    - `skipped`: how many rows were skipped because their prompts were too long.
     """
 
-    prompts: Int[Array, "problem prefix"]
-    prompt_lengths: Int[Array, " problem"]
-    answers: Int[Array, " problem"]
-    token_bytes: TokenBytes
-    end_tokens: Int[Array, " end"]
-    max_completion_length: int = eqx.field(static=True)
     answer_format: str = eqx.field(static=True)
     skipped: int = eqx.field(static=True)
 
@@ -100,36 +86,34 @@ class GSM8K(AbstractAnswerEnvironment[Int[Array, ""]]):
 
         - `rows`: the problems, in GSM8K's form (see `load_rows`).
         - `tokenizer`: the policy's.
-        - `max_completion_length`: the horizon in tokens.
-        - `max_prompt_length`: the width of the prompts; the longest one's by default.
-        - `long_prompts`: whether a longer prompt is an error or is left out.
+        - `max_completion_length`: the horizon, tokens.
+        - `max_prompt_length`: the width of the prompts, tokens; that of the longest
+            prompt by default.
+        - `long_prompts`: whether a longer prompt is an error (`"raise"`) or skipped
+            (`"skip"`).
         - `prompt_style`: `"raw"` text, or the tokenizer's `"chat"` template.
-        - `template`: how raw text puts a question.
-        - `system_prompt`: what is said before everything else.
-        - `shots`: rows that are shown with their worked answers, before each question.
-            They should not be among `rows`.
+        - `template`: of a raw prompt, with `{question}` in it.
+        - `system_prompt`: instructions in front of every prompt.
+        - `shots`: rows that every prompt shows with their worked answers. They should
+            not be among `rows`.
         - `answer_format`: the answer is expected as `#### 7`, or in a `"tag"`:
             `<answer>7</answer>`.
         - `end_tokens`: tokens that end a turn besides the tokenizer's own.
 
         **Raises:** `ValueError` for rows, prompts or sizes that do not fit, named.
         """
-        if max_completion_length < 1:
-            raise ValueError(
-                "`max_completion_length` must be at least 1. Received "
-                f"{max_completion_length}."
-            )
+        check_horizon(max_completion_length)
         check_choice("answer_format", answer_format, ("####", "tag"))
         check_choice("prompt_style", prompt_style, ("raw", "chat"))
-        shown = [
+        examples = [
             (shot["question"], worked_answer(shot["answer"], answer_format))
             for shot in shots
         ]
 
         def prompt(question: str) -> list[int]:
             if prompt_style == "chat":
-                return tokenizer.chat(chat_messages(question, shown, system_prompt))
-            text = raw_prompt(question, shown, system_prompt, template)
+                return tokenizer.chat(chat_messages(question, examples, system_prompt))
+            text = raw_prompt(question, examples, system_prompt, template)
             return tokenizer.encode(text)
 
         answers = [_answer_of(row, number) for number, row in enumerate(rows, 1)]
@@ -145,67 +129,35 @@ class GSM8K(AbstractAnswerEnvironment[Int[Array, ""]]):
         self.answer_format = answer_format
         self.skipped = len(rows) - len(padded.kept)
 
-    @property
-    def vocab_size(self) -> int:
-        return self.token_bytes.length.shape[0]
-
-    @property
-    def max_prompt_length(self) -> int:
-        return self.prompts.shape[1]
-
-    @property
-    def max_turns(self) -> int:
-        return 1
-
-    @property
-    def size(self) -> int:
-        return self.prompts.shape[0]
-
-    def problem(self, index: Int[Array, ""]) -> tuple[Int[Array, ""], Prompt]:
-        prompt = Prompt(self.prompts[index], self.prompt_lengths[index])
-        return self.answers[index], prompt
-
-    def step(
-        self, state: Int[Array, ""], turn: Turn
-    ) -> tuple[Int[Array, ""], TimeStep]:
-        text = text_of(self.token_bytes, turn)
-        number = self._number(text)
-        formatted = number.valid
+    def parse(self, text: Bytes) -> tuple[ParsedInteger, Bool[Array, ""]]:
         if self.answer_format == "tag":
-            formatted = formatted & tags_in_order(text, (b"answer",))
-        correct = number.valid & (number.value == state)
-        return state, last_step(correct=correct, format=formatted)
-
-    def gold(self, state: Int[Array, ""]) -> Int[Array, ""]:
-        return state
-
-    def answer(self, turn: Turn) -> Number:
-        return self._number(text_of(self.token_bytes, turn))
-
-    def _number(self, text: Bytes) -> Number:
-        return (
-            number_in_tag(text) if self.answer_format == "tag" else number_after(text)
-        )
+            number = number_in_tag(text)
+            return number, number.valid & tags_in_order(text, (b"answer",))
+        number = number_after(text)
+        return number, number.valid
 
 
 def environments(
-    data: Questions,
+    data: GSM8KOptions,
     tokenizer: AbstractTokenizer,
     *,
     horizon: int,
     held_out: int | None,
 ) -> tuple[GSM8K, GSM8K | None, list[str]]:
-    """What a recipe with `data.task: gsm8k` trains on and is judged on.
+    """The environments of a recipe with `data.task: gsm8k`.
 
     **Arguments:**
 
-    - `data`: the recipe's section of that name.
+    - `data`: the task's options.
     - `tokenizer`: the policy's.
-    - `horizon`: the longest completion, in tokens.
-    - `held_out`: how many problems to hold out; all that there are when `None`.
+    - `horizon`: the longest completion, tokens.
+    - `held_out`: how many problems to hold out; the whole test split when `None`.
 
-    **Returns:** the environment to train on, the one that is held out (`None` if
-    nothing is), and remarks for whoever reads along.
+    **Returns:** the environment to train on, the one to evaluate on (`None` for 0
+    problems), and messages about skipped rows.
+
+    **Raises:** `ValueError` or `FileNotFoundError` for rows that do not fit; see
+    `load_rows` and `GSM8K`.
     """
     split = load_split(data, held_out)
     shots, train = split.train[: data.shots], split.train[data.shots :]
@@ -224,11 +176,14 @@ def environments(
         answer_format=data.answer_format,
         end_tokens=ends,
     )
-    made = make(train), make(split.held_out) if split.held_out else None
-    long = sum(env.skipped for env in made if env is not None)
-    notes = [f"{split.skipped} rows without an answer left out"] * (split.skipped > 0)
-    notes += [f"{long} rows with too long a prompt left out"] * (long > 0)
-    return *made, notes
+    both = make(train), make(split.held_out) if split.held_out else None
+    long = sum(env.skipped for env in both if env is not None)
+    messages = []
+    if split.skipped > 0:
+        messages.append(f"{split.skipped} rows without an answer left out")
+    if long > 0:
+        messages.append(f"{long} rows with too long a prompt left out")
+    return *both, messages
 
 
 def _answer_of(row: Mapping[str, str], number: int) -> int:
@@ -236,13 +191,13 @@ def _answer_of(row: Mapping[str, str], number: int) -> int:
     if missing:
         raise ValueError(
             "Every row needs a `question` and an `answer`. Received row "
-            f"{number} with {sorted(row)}."
+            f"{number} with {sorted(row)}: rename its columns."
         )
     try:
         return final_answer(row["answer"])
     except ValueError as error:
         raise ValueError(
             "Every row needs an `answer` that ends in `#### n`. "
-            f"Row {number}: {error}. Correct it, or leave such rows out with "
+            f"Row {number}: {error}. Correct it, or skip such rows with "
             "`load_rows(bad_rows='skip')`."
         ) from None

@@ -1,9 +1,9 @@
-"""The environment contract: gym's words, pure, unbatched, total, vmappable.
+"""The environment contract: `reset` and `step`, pure, unbatched, total, vmappable.
 
-One action is one *turn*: what the policy says until a token that ends a turn. A
-single-turn environment answers `done=True`. A multi-turn environment answers with
-reply tokens, which the engine forces into the same stream: they are read by the
-policy, and never trained on.
+One action is one *turn*: the tokens that the policy samples until one that ends a turn.
+A single-turn environment returns `done=True`. A multi-turn environment returns reply
+tokens, which the engine appends to the same sequence: the policy attends to them, and
+they are never trained on.
 """
 
 import abc
@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .text import Number
+from .text import ParsedInteger
 from .types import Prompt
 
 
@@ -21,13 +21,13 @@ _State = TypeVar("_State")
 
 
 class Turn(eqx.Module):
-    """What the policy said in one turn.
+    """The tokens that the policy sampled in one turn: the action.
 
     **Fields:**
 
-    - `tokens`: the token ids, `Int[*batch time]`, 0 past `length`.
-    - `length`: how many were said, the token that ended the turn included.
-    - `ended`: whether the last one ends a turn; otherwise the horizon cut it short.
+    - `tokens`: token ids, 0 past `length`.
+    - `length`: tokens of the turn, the token that ended it included.
+    - `ended`: whether the last token ends a turn; else the horizon truncated it.
     """
 
     tokens: Int[Array, "*batch time"]
@@ -36,15 +36,14 @@ class Turn(eqx.Module):
 
 
 class TimeStep(eqx.Module):
-    """What the environment answers to one turn.
+    """The environment's answer to one turn: observation, rewards, done.
 
     **Fields:**
 
-    - `reply`: token ids that the policy reads next, `Int[*batch reply]`; its width
-        may be 0.
-    - `reply_length`: how many of them are real.
-    - `rewards`: what this turn was paid, by component. The names are the same at every
-        step; the trajectory holds the sum over its turns.
+    - `reply`: token ids that follow the turn, right-padded; their width may be 0.
+    - `reply_length`: tokens of the reply.
+    - `rewards`: rewards of this turn, by component. The names are the same at every
+        step; the trajectory records the sum over its turns.
     - `done`: whether the conversation is over.
     """
 
@@ -58,8 +57,9 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
     """A text environment: a pure pair of `reset` and `step` with static sizes.
 
     Its data set, if any, is array leaves, so that it is an argument of the compiled
-    step and never a constant inside it. Nothing resets itself, nothing is global, and
+    step and never a constant inside it. There is no auto-reset and no global state, and
     `step` takes no key: a stochastic environment keeps a key in its state.
+    `grpojax.testing.check_env` checks the contract.
     """
 
     vocab_size: eqx.AbstractVar[int]
@@ -67,53 +67,68 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
     max_prompt_length: eqx.AbstractVar[int]
     """The width of every prompt."""
     max_completion_length: eqx.AbstractVar[int]
-    """The horizon: sampled and reply tokens of all turns together."""
+    """The horizon: the sum of sampled and reply tokens over all turns."""
     max_turns: eqx.AbstractVar[int]
-    """The longest conversation; after that many turns a row ends regardless."""
+    """The most turns of a conversation; after them it is over whatever `done` is."""
     end_tokens: eqx.AbstractVar[Int[Array, " end"]]
     """Any of these tokens ends a turn."""
 
     @abc.abstractmethod
     def reset(self, key: Key[Array, ""]) -> tuple[_State, Prompt]:
-        """Starts a conversation.
+        """The start of a random conversation.
 
         **Arguments:**
 
-        - `key`: chooses it; the key is consumed.
+        - `key`: of the random draw; consumed.
 
         **Returns:** the state, and a prompt of width `max_prompt_length`.
         """
 
     @abc.abstractmethod
     def step(self, state: _State, turn: Turn) -> tuple[_State, TimeStep]:
-        """Answers one turn; total: whatever the tokens are, an answer comes back."""
+        """The answer to one turn; total: defined for any tokens.
+
+        **Arguments:**
+
+        - `state`: from `reset`, or from the step before.
+        - `turn`: the policy's turn.
+
+        **Returns:** the next state, of the same structure, and the answer.
+        """
 
 
 class AbstractDatasetEnvironment(AbstractEnvironment[_State]):
     """An environment with numbered problems, so that a whole split can be evaluated."""
 
     size: eqx.AbstractVar[int]
-    """How many problems there are."""
+    """The number of problems."""
 
     @abc.abstractmethod
     def problem(self, index: Int[Array, ""]) -> tuple[_State, Prompt]:
-        """The conversation about problem number `index`."""
+        """The start of the conversation about one problem.
+
+        **Arguments:**
+
+        - `index`: of the problem, from 0 to `size - 1`.
+
+        **Returns:** as `reset`.
+        """
 
     def reset(self, key: Key[Array, ""]) -> tuple[_State, Prompt]:
-        """Starts a conversation about a problem drawn uniformly."""
+        """The start of a conversation about a problem drawn uniformly."""
         return self.problem(jr.randint(key, (), 0, self.size))
 
 
 class AbstractAnswerEnvironment(AbstractDatasetEnvironment[_State]):
-    """Numbered problems that an integer answers, which can be read off what was said.
+    """Numbered problems whose answer is an integer parsed from the completion.
 
-    An evaluation then lets samples vote, and knows what guessing would earn.
+    An evaluation can then report majority votes and the accuracy of constant guesses.
     """
 
     @abc.abstractmethod
     def gold(self, state: _State) -> Int[Array, ""]:
-        """The right answer, known from the state of a conversation that has started."""
+        """The correct answer, from the state that `problem` returned."""
 
     @abc.abstractmethod
-    def answer(self, turn: Turn) -> Number:
-        """What the last turn of a conversation answers; total, like `step`."""
+    def answer(self, turn: Turn) -> ParsedInteger:
+        """The answer parsed from a conversation's last turn; total as `step` is."""

@@ -1,8 +1,7 @@
-"""Masked statistics: the only place where a mask meets a denominator.
+"""Masked statistics: the only module that divides by the count of a mask.
 
-An empty mask has no mean; every function here answers 0 for it, and its gradient is
-finite. Values under a false mask never reach the result or the gradient, not even
-when they are NaN.
+Over an empty mask every function returns 0, with a finite gradient. Values outside the
+mask never reach the result or the gradient, not even when they are NaN.
 """
 
 import jax.numpy as jnp
@@ -12,14 +11,14 @@ from jaxtyping import Array, Bool, Float
 def fill(
     values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """The values where the mask holds, 0 elsewhere."""
+    """The values inside the mask, 0 outside."""
     return jnp.where(mask, values, 0)
 
 
 def count(
     mask: Bool[Array, "..."], axis: int | tuple[int, ...] | None = None
 ) -> Float[Array, "..."]:
-    """How many entries the mask holds, at least 1 so that it may divide."""
+    """The number of entries of the mask, at least 1 so that it can be a divisor."""
     total = jnp.sum(mask, axis=axis, keepdims=axis is not None, dtype=jnp.int32)
     return jnp.maximum(total, 1).astype(jnp.result_type(float))
 
@@ -29,7 +28,7 @@ def mean(
     mask: Bool[Array, "*shape"],
     axis: int | tuple[int, ...] | None = None,
 ) -> Float[Array, "..."]:
-    """The mean over the mask; reduced axes are kept when an axis is named."""
+    """The mean over the mask; reduced axes are kept if `axis` is given."""
     total = jnp.sum(fill(values, mask), axis=axis, keepdims=axis is not None)
     return total / count(mask, axis).astype(values.dtype)
 
@@ -57,6 +56,6 @@ def std(
 ) -> Float[Array, "..."]:
     """The standard deviation over the mask, with gradient 0 where it is 0."""
     spread = variance(values, mask, axis, ddof=ddof)
-    # sqrt has an infinite slope at 0; the double `where` keeps it out of the gradient.
+    # sqrt has an infinite slope at 0; the double `where` masks it in the gradient, too.
     positive = spread > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, spread, 1)), 0)

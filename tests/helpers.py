@@ -1,4 +1,4 @@
-"""Doubles whose right answer fits on paper, and small things to try laws on."""
+"""Test doubles with known answers, and small policies and environments."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ class UniformPolicy(AbstractPolicy[None]):
 
 
 class CountEnv(AbstractEnvironment[Int[Array, ""]]):
-    """Random prompts of random length; pays how often `target` was said.
+    """Random prompts of random length; the reward counts `target` tokens.
 
     With `max_turns > 1` it replies with `reply_length` tokens that count up from the
     turn's number, so that a forced token is recognized.
@@ -103,13 +103,14 @@ class CountEnv(AbstractEnvironment[Int[Array, ""]]):
         return jnp.zeros((), jnp.int32), Prompt(tokens, length)
 
     def step(self, state, turn):
-        said = jnp.arange(self.max_completion_length) < turn.length
-        paid = jnp.sum((turn.tokens == self.target) & said, dtype=jnp.float32)
+        sampled = jnp.arange(self.max_completion_length) < turn.length
+        is_target = (turn.tokens == self.target) & sampled
+        count = jnp.sum(is_target, dtype=jnp.float32)
         reply = state + jnp.arange(self.reply_length, dtype=jnp.int32)
         answer = TimeStep(
             reply=reply,
             reply_length=jnp.asarray(self.reply_length, jnp.int32),
-            rewards={"target": paid, "turns": jnp.ones(())},
+            rewards={"target": count, "turns": jnp.ones(())},
             done=state + 1 >= self.max_turns,
         )
         return state + 1, answer

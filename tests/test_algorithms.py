@@ -80,22 +80,22 @@ def draw(seed: int) -> Drawn:
     return _draw(jr.key(seed))
 
 
-def freeze(algorithm, drawn: Drawn) -> update.Frozen:
+def batch_and_weights(algorithm, drawn: Drawn):
     advantages = algorithm.advantage(drawn.rewards)
     mask = drawn.mask & algorithm.select(drawn.rewards)[..., None]
-    frozen = update.Frozen(advantages[..., None], mask, drawn.old)
-    return algorithm.objective.prepare(frozen)
+    batch = update.Batch(advantages[..., None], mask, drawn.old)
+    return batch, algorithm.objective.loss_weights(batch)
 
 
-def loss_and_gradient(objective, log_prob, entropy, frozen):
-    loss = lambda x: objective(update.Scores(x, entropy, frozen))[0]
+def loss_and_gradient(objective, log_prob, entropy, batch, weights):
+    loss = lambda x: objective(update.LossInputs(x, entropy, batch, weights))[0]
     return jax.value_and_grad(loss)(log_prob)
 
 
 @eqx.filter_jit
 def whole(algorithm, drawn: Drawn):
-    frozen = freeze(algorithm, drawn)
-    return loss_and_gradient(algorithm.objective, drawn.log_prob, drawn.entropy, frozen)
+    fixed = batch_and_weights(algorithm, drawn)
+    return loss_and_gradient(algorithm.objective, drawn.log_prob, drawn.entropy, *fixed)
 
 
 def test_every_algorithm_is_in_the_matrix():
@@ -122,11 +122,11 @@ def test_no_gradient_reaches_a_token_that_was_not_sampled(algorithm, seed):
 @eqx.filter_jit
 def at_ratio_one(objective, drawn: Drawn, advantages):
     objective = dataclasses.replace(objective, weight=update.token_mean)
-    frozen = update.Frozen(advantages[..., None], drawn.mask, drawn.log_prob)
-    frozen = objective.prepare(frozen)
-    both = frozen, dataclasses.replace(frozen, old=None)
-    scores = objective, drawn.log_prob, drawn.entropy
-    return [loss_and_gradient(*scores, frozen)[1] for frozen in both]
+    batch = update.Batch(advantages[..., None], drawn.mask, drawn.log_prob)
+    weights = objective.loss_weights(batch)
+    both = batch, dataclasses.replace(batch, old=None)
+    current = objective, drawn.log_prob, drawn.entropy
+    return [loss_and_gradient(*current, batch, weights)[1] for batch in both]
 
 
 @every_algorithm
@@ -150,7 +150,7 @@ def test_at_ratio_one_all_have_one_gradient(algorithm, seed):
 @eqx.filter_jit
 def in_parts(algorithm, drawn: Drawn):
     """Gradients of 2, 4, 8 and 16 microbatches, with their rows put back."""
-    rows = drawn.log_prob, drawn.entropy, freeze(algorithm, drawn)
+    rows = drawn.log_prob, drawn.entropy, *batch_and_weights(algorithm, drawn)
     gradient = jax.vmap(ft.partial(loss_and_gradient, algorithm.objective))
 
     def of(parts):
@@ -286,8 +286,8 @@ def test_the_documents_programs_run():
     for name in ("lite_ppo", "gspo_token", "verl_grpo", "forking_tokens"):
         algorithm = namespace[name]
         advantages = algorithm.advantage(drawn.rewards)[..., None]
-        frozen = update.Frozen(advantages, drawn.mask, drawn.old, entropy=drawn.entropy)
-        frozen = algorithm.objective.prepare(frozen)
-        scores = update.Scores(drawn.log_prob, drawn.entropy, frozen)
-        assert jnp.isfinite(algorithm.objective(scores)[0])
+        batch = update.Batch(advantages, drawn.mask, drawn.old, entropy=drawn.entropy)
+        weights = algorithm.objective.loss_weights(batch)
+        inputs = update.LossInputs(drawn.log_prob, drawn.entropy, batch, weights)
+        assert jnp.isfinite(algorithm.objective(inputs)[0])
     assert isinstance(namespace["decoupled"].objective.importance, update.Importance)

@@ -55,10 +55,9 @@ def collectives(mesh: str) -> list[hlo.Collective]:
     def step(arrays):
         state, metrics = grpojax.train_step(
             eqx.combine(arrays, static),
-            env=env,
-            optimizer=optimizer,
-            prompts=8,
-            group=4,
+            env,
+            optimizer,
+            rollout=grpojax.RolloutConfig(prompts=8, group=4),
         )
         return eqx.filter(state, eqx.is_array), metrics
 

@@ -15,32 +15,33 @@ from grpojax import reward, update
 from grpojax.types import Rewards
 
 from .helpers import count_env
-from .update.doubles import bigram, say
+from .update.doubles import bigram, random_trajectory
 
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 
 
-def even(said):
-    """Calls rows of even length right."""
-    return Rewards.of(1 - said.lengths % 2, name="correct", lengths=said.lengths)
+def even(trajectory):
+    """Rows of even length are correct."""
+    lengths = trajectory.lengths
+    return Rewards.of(1 - lengths % 2, name="correct", lengths=lengths)
 
 
 def judge(**_):
-    raise RuntimeError("never asked while tracing")
+    raise RuntimeError("not called while tracing")
 
 
-def step_names(**fixed) -> set[str]:
+def step_names(optimizer=optax.sgd(0.1), **options) -> set[str]:
     policy = bigram(vocab=50)
-    optimizer = fixed.pop("optimizer", optax.sgd(0.1))
 
     def step():
         state = grpojax.init(
             policy, optimizer=optimizer, reference=policy, key=jr.key(0)
         )
-        env = count_env()
-        sizes = dict(prompts=3, group=4)
-        return grpojax.train_step(state, env=env, optimizer=optimizer, **sizes, **fixed)
+        rollout = grpojax.RolloutConfig(prompts=3, group=4)
+        return grpojax.train_step(
+            state, count_env(), optimizer, rollout=rollout, **options
+        )
 
     return set(eqx.filter_eval_shape(step)[1])
 
@@ -59,8 +60,7 @@ def test_the_document_lists_what_a_step_returns():
     grpo = grpojax.algorithms.grpo()
     everything = step_names(
         algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
-        optimizer=optax.inject_hyperparams(optax.sgd)(0.1),
-        recompute=True,
+        optimizer=update.with_learning_rate(optax.sgd(0.1), 0.1),
         reward=reward.WeightedSum(
             None, even, reward.HostReward(judge, str, name="judged")
         ),
@@ -69,7 +69,7 @@ def test_the_document_lists_what_a_step_returns():
         re.sub(r"^rewards/\w+/", "rewards/<component>/", name) for name in everything
     }
     assert names == documented()
-    # And what is said to be there only sometimes is.
+    # Some are returned only where their part is configured.
     plain = step_names()
     for name in ("kl", "learning_rate", "completions/mean_correct_length"):
         assert name in everything and name not in plain
@@ -77,8 +77,11 @@ def test_the_document_lists_what_a_step_returns():
 
 
 def test_measure_counts_rows():
-    said = say(bigram())
-    components = {"correct": said.rewards["correct"], "sometimes": jnp.ones((4, 4))}
+    trajectory = random_trajectory(bigram())
+    components = {
+        "correct": trajectory.rewards["correct"],
+        "sometimes": jnp.ones((4, 4)),
+    }
     components["sometimes"] = components["sometimes"].at[:2].set(jnp.nan)
     rewards = Rewards(
         total=components["correct"].at[3].set(2.0),
@@ -86,11 +89,11 @@ def test_measure_counts_rows():
         weights={name: jnp.ones(()) for name in components},
         valid=jnp.ones((4, 4), bool).at[0, 0].set(False),
         keep=jnp.zeros((4, 4), bool),
-        lengths=said.lengths,
+        lengths=trajectory.lengths,
         errors={"sometimes": jnp.zeros((4, 4), bool).at[1].set(True)},
     )
-    got = grpojax.measure(said, rewards)
-    total, length = np.asarray(rewards.total), np.asarray(said.lengths)
+    got = grpojax.measure(trajectory, rewards)
+    total, length = np.asarray(rewards.total), np.asarray(trajectory.lengths)
     valid, right = np.asarray(rewards.valid), np.asarray(components["correct"]) > 0
     np.testing.assert_allclose(got["reward"], total[valid].mean(), rtol=1e-6)
     groups = [row[keep].std(ddof=1) for row, keep in zip(total, valid, strict=True)]
@@ -100,7 +103,7 @@ def test_measure_counts_rows():
     assert got["rewards/sometimes/mean"] == 1 and got["rewards/sometimes/std"] == 0
     assert got["rewards/sometimes/errors"] == 4
     assert got["num_tokens"] == length.sum()
-    ended = np.asarray(said.terminated)
+    ended = np.asarray(trajectory.terminated)
     assert got["completions/clipped_ratio"] == pytest.approx(1 - ended.mean())
     everyone = np.ones_like(ended)
     for kind, rows in (

@@ -1,5 +1,6 @@
 """One step on many devices is the step on one."""
 
+import dataclasses
 import functools as ft
 
 import equinox as eqx
@@ -12,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import grpojax
-from grpojax import models, reward, rollout, sharding
+from grpojax import models, reward, rollout, sharding, update
 from grpojax.models import Transformer, TransformerConfig
 from grpojax.types import Axes, Rewards
 
@@ -46,7 +47,9 @@ CONFIG = TransformerConfig(
 )
 ENV = count_env(vocab_size=64, target=7)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-FIXED = dict(env=ENV, optimizer=OPTIMIZER, prompts=8, group=4)
+ROLLOUT = rollout.RolloutConfig(prompts=8, group=4)
+STEP = grpojax.TrainStep(ENV, OPTIMIZER, rollout=ROLLOUT)
+change = dataclasses.replace
 
 pytestmark = pytest.mark.skipif(
     len(jax.devices()) < 8,
@@ -64,48 +67,41 @@ def begin(policy=None) -> grpojax.TrainState:
     return grpojax.init(policy, optimizer=OPTIMIZER, key=jr.key(1))
 
 
-def steps(state, count: int, **fixed):
-    """So many steps, with what each of them said."""
+def steps(state, count: int, step: grpojax.TrainStep):
+    """State and metrics after so many steps, and the completions of each."""
 
     @eqx.filter_jit
-    def step(state):
-        experience = grpojax.collect(
-            state, **{k: v for k, v in fixed.items() if k not in LEARNING}
-        )
-        state, metrics = grpojax.learn(
-            state,
-            experience,
-            **{k: v for k, v in fixed.items() if k not in COLLECTING},
-        )
+    def call(state):
+        experience = step.collect(state)
+        state, metrics = step.learn(state, experience)
         return state, metrics, experience.trajectory.tokens
 
     tokens = []
     for _ in range(count):
-        state, metrics, said = step(state)
-        tokens.append(np.asarray(said))
+        state, metrics, completions = call(state)
+        tokens.append(np.asarray(completions))
     return state, {k: float(v) for k, v in metrics.items()}, tokens
 
 
-LEARNING = {"optimizer", "microbatches", "minibatches", "epochs", "recompute"}
-COLLECTING = {"env", "prompts", "group", "slots", "reward"}
-
-
 @ft.cache
-def on_one_device(**changes):
-    return steps(begin(), 3, **{**FIXED, **changes})
+def on_one_device(step=STEP):
+    return steps(begin(), 3, step)
 
 
-def on(mesh_sizes, state, count: int, **fixed):
+def on(mesh_sizes, state, count: int, step=STEP):
     mesh = sharding.make_mesh(**mesh_sizes)
     with jax.set_mesh(mesh):
-        return steps(sharding.place(state, mesh), count, **fixed)
+        return steps(sharding.place(state, mesh), count, step)
+
+
+WITH_SLOTS = change(STEP, rollout=change(ROLLOUT, slots=8))
 
 
 @one_mesh_or_all
 def test_three_steps_are_those_of_one_device(mesh):
-    changes = dict(slots=8) if mesh == "2x2x2" else {}
-    state, metrics, tokens = on_one_device(**changes)
-    placed, found, said = on(MESHES[mesh], begin(), 3, **FIXED, **changes)
+    step = WITH_SLOTS if mesh == "2x2x2" else STEP
+    state, metrics, tokens = on_one_device(step)
+    placed, found, said = on(MESHES[mesh], begin(), 3, step)
     np.testing.assert_array_equal(said, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert distance(placed.opt_state, state.opt_state) < 1e-5
@@ -123,8 +119,8 @@ def test_adapters_over_eight_bits_are_those_of_one_device(mesh):
         base = models.quantize(transformer())
         return models.lora(base, rank=2, alpha=4.0, key=jr.key(3))
 
-    state, metrics, tokens = steps(begin(adapted()), 3, **FIXED)
-    placed, found, said = on(MESHES[mesh], begin(adapted()), 3, **FIXED)
+    state, metrics, tokens = steps(begin(adapted()), 3, STEP)
+    placed, found, said = on(MESHES[mesh], begin(adapted()), 3)
     np.testing.assert_array_equal(said, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
@@ -133,9 +129,12 @@ def test_adapters_over_eight_bits_are_those_of_one_device(mesh):
 @pytest.mark.slow
 def test_parts_of_a_batch_on_a_mesh():
     """Minibatches, microbatches and old log-probabilities anew, dealt out to shards."""
-    changes = dict(minibatches=2, microbatches=4, epochs=2, recompute=True)
-    state, metrics, tokens = on_one_device(**changes)
-    placed, found, said = on(dict(data=2, tensor=4), begin(), 3, **FIXED, **changes)
+    config = update.UpdateConfig(
+        minibatches=2, microbatches=4, epochs=2, recompute=True
+    )
+    step = change(STEP, update=config)
+    state, metrics, tokens = on_one_device(step)
+    placed, found, said = on(dict(data=2, tensor=4), begin(), 3, step)
     np.testing.assert_array_equal(said, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
@@ -145,9 +144,9 @@ def test_parts_of_a_batch_on_a_mesh():
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("index", range(len(ALGORITHMS)))
 def test_every_algorithm_is_that_of_one_device(mesh, index):
-    algorithm = ALGORITHMS[index]()
-    state, metrics, tokens = steps(begin(), 3, **FIXED, algorithm=algorithm)
-    placed, found, said = on(MESHES[mesh], begin(), 3, **FIXED, algorithm=algorithm)
+    step = change(STEP, algorithm=ALGORITHMS[index]())
+    state, metrics, tokens = steps(begin(), 3, step)
+    placed, found, said = on(MESHES[mesh], begin(), 3, step)
     np.testing.assert_array_equal(said, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
@@ -183,7 +182,7 @@ def test_a_judge_is_asked_about_its_own_rows():
 
     @eqx.filter_jit
     def pay(policy):
-        said = rollout.generate(policy, ENV, prompts=8, group=4, key=jr.key(2))
+        said = rollout.generate(policy, ENV, ROLLOUT, key=jr.key(2))
         return judged(said).total
 
     mesh = sharding.make_mesh(**MESHES["2x2x2"])
@@ -254,14 +253,20 @@ def test_a_mesh_takes_what_is_left():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(prompts=6), "data x fsdp = 8. Received prompts=6"),
-        (dict(slots=4), "data x fsdp = 8. Received slots=4"),
-        (dict(minibatches=2), "minibatches / microbatches=4"),
+        (
+            dict(rollout=change(ROLLOUT, prompts=6)),
+            "data x fsdp = 8. Received prompts=6",
+        ),
+        (dict(rollout=change(ROLLOUT, slots=4)), "data x fsdp = 8. Received slots=4"),
+        (
+            dict(update=update.UpdateConfig(minibatches=2)),
+            "minibatches / microbatches=4",
+        ),
     ],
 )
 def test_batches_that_cannot_be_dealt_out(changes, message):
     with pytest.raises(ValueError, match=message):
-        on(MESHES["8x1x1"], begin(), 1, **{**FIXED, **changes})
+        on(MESHES["8x1x1"], begin(), 1, change(STEP, **changes))
 
 
 def test_a_mesh_with_other_names_is_not_ours():

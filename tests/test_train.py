@@ -1,5 +1,6 @@
 """The step is one pure function and one compiled program."""
 
+import dataclasses
 import re
 from importlib import resources
 
@@ -13,13 +14,16 @@ import pytest
 
 import grpojax
 from envs.gsm8k import GSM8K, load_rows
-from grpojax import reward
+from grpojax import reward, rollout, RolloutConfig, TrainStep
 
 from .helpers import count_env, same_bits, transformer
 
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
-FIXED = dict(env=count_env(), optimizer=OPTIMIZER, prompts=3, group=4, slots=5)
+ROLLOUT = RolloutConfig(prompts=3, group=4, slots=5)
+STEP = TrainStep(count_env(), OPTIMIZER, rollout=ROLLOUT)
+change = dataclasses.replace
+ONE = jnp.ones(())
 
 
 def start(seed=0):
@@ -28,36 +32,61 @@ def start(seed=0):
 
 @eqx.filter_jit
 @eqx.debug.assert_max_traces(max_traces=1)
-def step(state, fixed):
-    return grpojax.train_step(state, **fixed)
+def take(step, state):
+    return step(state)
+
+
+def arguments(step: TrainStep) -> dict:
+    """The arguments of `train_step` but the state."""
+    return {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
 
 
 def test_train_equals_steps_bit_for_bit_with_one_trace():
     state, rewards = start(), []
     for _ in range(4):
-        state, metrics = step(state, FIXED)
+        state, metrics = take(STEP, state)
         rewards.append(metrics["reward"])
-    scanned, stacked = eqx.filter_jit(grpojax.train)(start(), steps=4, **FIXED)
+    scanned, stacked = eqx.filter_jit(grpojax.train)(start(), STEP, steps=4)
     assert same_bits(state, scanned)
     np.testing.assert_array_equal(stacked["reward"], jnp.stack(rewards))
     assert int(state.version) == 4
 
 
-def test_a_step_is_its_two_halves():
-    """As two programs, which round as they like, and with nothing in between."""
-    collecting = {name: x for name, x in FIXED.items() if name != "optimizer"}
+def test_a_train_step_is_the_function_of_its_fields():
+    """Bit for bit, and its two halves are those of the functions."""
+    state, metrics = take(STEP, start())
+    same, measured = eqx.filter_jit(grpojax.train_step)(start(), **arguments(STEP))
+    assert same_bits((state, metrics), (same, measured))
+    assert same_bits(eqx.filter_jit(STEP)(start()), (state, metrics))
+
+
+def test_two_programs_are_one_bit_for_bit():
+    """`collect` and `learn`, each compiled alone, with nothing in between."""
     collect, learn = eqx.filter_jit(grpojax.collect), eqx.filter_jit(grpojax.learn)
-    whole, metrics = step(start(), FIXED)
-    experience = collect(start(), **collecting)
-    halves, measured = learn(start(), experience, optimizer=OPTIMIZER)
+    state, metrics = take(STEP, start())
+    experience = collect(start(), STEP.env, rollout=ROLLOUT)
+    halves, measured = learn(start(), experience, OPTIMIZER)
     assert set(experience.metrics) < set(measured) == set(metrics)
     assert int(halves.version) == 1
-    for name, value in metrics.items():
-        np.testing.assert_allclose(measured[name], value, atol=1e-4, err_msg=name)
-    for mine, wanted in zip(
-        jax.tree.leaves(halves.policy), jax.tree.leaves(whole.policy), strict=True
-    ):
-        np.testing.assert_allclose(mine, wanted, atol=1e-4)
+    assert same_bits(halves, state)
+    assert same_bits(measured, metrics)
+
+
+def test_the_environment_is_an_argument_and_no_constant():
+    """One compiled program takes another environment, algorithm and temperature."""
+    program = eqx.filter_jit(lambda step, state: step(state))
+    step = change(STEP, rollout=change(ROLLOUT, sampler=rollout.Categorical(ONE)))
+    step = change(step, algorithm=grpojax.algorithms.grpo(high=ONE))
+    compiled = program.lower(step, start()).compile()
+    state, metrics = compiled(step, start())
+    assert same_bits(compiled(step, start()), (state, metrics))
+    env = count_env(ends=(30, 31, 32, 33, 34))
+    _, other = compiled(change(step, env=env), start())
+    assert other["num_tokens"] != metrics["num_tokens"]
+    colder = change(step.rollout, sampler=rollout.Categorical(ONE / 2))
+    _, other = compiled(change(step, rollout=colder), start())
+    assert float(other["entropy"]) < float(metrics["entropy"]) - 0.1
+    assert float(other["sampling/sampling_logp_difference/max"]) <= 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +97,10 @@ def gsm8k():
     tokenizer = grpojax.text.load_tokenizer(path)
     rows, _ = load_rows("word-problems", split="train", count=64)
     env = GSM8K(rows, tokenizer, max_completion_length=24)
-    fixed = dict(env=env, optimizer=OPTIMIZER, prompts=2, group=4, slots=5)
+    step = TrainStep(env, OPTIMIZER, rollout=RolloutConfig(2, 4, slots=5))
     state = grpojax.init(policy, optimizer=OPTIMIZER, key=jr.key(0))
-    lowered = eqx.filter_jit(grpojax.train_step).lower(state, **fixed)
-    return state, fixed, lowered, lowered.compile()
+    lowered = eqx.filter_jit(lambda step, state: step(state)).lower(step, state)
+    return state, step, lowered, lowered.compile()
 
 
 def test_no_host_in_the_program(gsm8k):
@@ -83,11 +112,11 @@ def test_no_host_in_the_program(gsm8k):
 
 
 def test_three_steps_without_a_transfer(gsm8k):
-    state, fixed, _, step = gsm8k
+    state, step, _, compiled = gsm8k
     seen = []
     with jax.transfer_guard("disallow"):
         for _ in range(3):
-            state, metrics = step(state, **fixed)
+            state, metrics = compiled(step, state)
             seen.append(metrics)
     assert int(state.version) == 3
     for metrics in seen:
@@ -96,50 +125,40 @@ def test_three_steps_without_a_transfer(gsm8k):
 
 
 def test_same_seed_same_bits_and_another_seed_others():
-    a, _ = step(start(0), FIXED)
-    b, _ = step(start(0), FIXED)
-    c, _ = step(start(1), FIXED)
-    assert same_bits(a, b) and not same_bits(a.policy, c.policy)
-
-
-def test_one_temperature_for_the_sampler_and_the_loss():
-    """Tokens are scored at what they were drawn at, and that is what was asked for."""
-    entropy = []
-    train_step = eqx.filter_jit(grpojax.train_step)
-    for temperature in (0.5, 1.0, 2.0):
-        temperature = jnp.asarray(temperature)
-        _, metrics = train_step(start(), **FIXED, temperature=temperature)
-        assert float(metrics["sampling/sampling_logp_difference/max"]) <= 1e-5
-        entropy.append(float(metrics["entropy"]))
-    assert entropy == sorted(entropy) and entropy[0] < entropy[2] - 0.1
+    first, _ = take(STEP, start(0))
+    again, _ = take(STEP, start(0))
+    other, _ = take(STEP, start(1))
+    assert same_bits(first, again) and not same_bits(first.policy, other.policy)
 
 
 @pytest.mark.slow
 def test_every_step_draws_anew():
-    """A policy that never changes still says other things in the next step."""
-    still = dict(FIXED, optimizer=optax.sgd(0.0))
-    state = grpojax.init(transformer(), optimizer=optax.sgd(0.0), key=jr.key(0))
-    _, metrics = eqx.filter_jit(grpojax.train)(state, steps=3, **still)
+    """A policy that never changes still has other completions in the next step."""
+    step = change(STEP, optimizer=optax.sgd(0.0))
+    state = grpojax.init(transformer(), optimizer=step.optimizer, key=jr.key(0))
+    _, metrics = eqx.filter_jit(grpojax.train)(state, step, steps=3)
     assert len(set(metrics["entropy"].tolist())) == 3
 
 
 def test_the_state_that_went_in_is_still_there():
     state = start()
     kept = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)
-    step(state, FIXED)
+    take(STEP, state)
     assert same_bits(state, kept)
 
 
-def test_it_learns_what_it_is_paid_for():
-    env = count_env(ends=(1,), max_completion_length=8)
-    fixed = dict(env=env, optimizer=optax.adam(1e-2), prompts=4, group=16)
-    reward_fn = reward.WeightedSum({"target": 1.0})
+def test_it_learns_what_is_rewarded():
+    step = TrainStep(
+        count_env(ends=(1,), max_completion_length=8),
+        optax.adam(1e-2),
+        rollout=RolloutConfig(prompts=4, group=16),
+        reward=reward.WeightedSum({"target": 1.0}),
+    )
     train = eqx.filter_jit(grpojax.train)
-    policy = transformer()
-    state = grpojax.init(policy, optimizer=fixed["optimizer"], key=jr.key(0))
-    _, metrics = train(state, steps=60, reward=reward_fn, **fixed)
-    said = metrics["rewards/target/mean"]
-    assert said[-5:].mean() > said[:5].mean() + 2
+    state = grpojax.init(transformer(), optimizer=step.optimizer, key=jr.key(0))
+    _, metrics = train(state, step, steps=60)
+    targets = metrics["rewards/target/mean"]
+    assert targets[-5:].mean() > targets[:5].mean() + 2
 
 
 @pytest.mark.slow
@@ -151,10 +170,14 @@ def test_a_sweep_compiles_once():
         traces.append(None)
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
         state = grpojax.init(transformer(), optimizer=optimizer, key=key)
-        changed = dict(
-            algorithm=grpojax.algorithms.grpo(high=high), optimizer=optimizer, epochs=2
+        step = TrainStep(
+            STEP.env,
+            optimizer,
+            grpojax.algorithms.grpo(high=high),
+            rollout=ROLLOUT,
+            update=grpojax.UpdateConfig(epochs=2),
         )
-        state, metrics = grpojax.train(state, steps=2, **{**FIXED, **changed})
+        state, metrics = grpojax.train(state, step, steps=2)
         return metrics["reward"], metrics["grad_norm"], state.policy.norm
 
     sweep = jax.jit(jax.vmap(run))
@@ -175,8 +198,8 @@ def test_a_sweep_compiles_once():
     assert abs(lanes[2][0] - lanes[2][1]).max() > 1e-3
 
 
-def test_metrics_say_what_happened():
-    state, metrics = step(start(), FIXED)
+def test_metrics_agree_with_one_another():
+    _, metrics = take(STEP, start())
     assert metrics["completions/min_length"] >= 1
     assert metrics["completions/max_length"] <= 12
     assert metrics["num_tokens"] == pytest.approx(
@@ -189,40 +212,35 @@ def test_metrics_say_what_happened():
 
 
 def test_a_group_of_one_has_no_baseline():
+    step = change(STEP, rollout=change(ROLLOUT, group=1))
     with pytest.raises(ValueError, match="a group of one has no baseline"):
-        eqx.filter_jit(grpojax.train_step)(start(), **{**FIXED, "group": 1})
+        eqx.filter_jit(step)(start())
 
 
-class OneTalker(eqx.Module):
-    """Two of every three prompts pay all their samples alike."""
+class EveryThird(eqx.Module):
+    """Two of every three prompts have equal rewards for all their samples."""
 
     def __call__(self, trajectory):
-        paid = jnp.zeros(trajectory.terminated.shape).at[2::3, 0].set(1.0)
-        return grpojax.Rewards.of(paid, lengths=trajectory.lengths)
+        total = jnp.zeros(trajectory.terminated.shape).at[2::3, 0].set(1.0)
+        return grpojax.Rewards.of(total, lengths=trajectory.lengths)
 
 
 @pytest.mark.slow
-def test_train_prompts_go_on_with_the_informative_ones():
-    """The update of 2 of 6 prompts is that of a batch which held no others."""
-    fixed = {**FIXED, "prompts": 6, "reward": OneTalker(), "train_prompts": 2}
-    state, metrics = eqx.filter_jit(grpojax.train_step)(start(), **fixed)
+def test_train_prompts_are_those_whose_rewards_differ():
+    """The update of 2 of 6 prompts is that of a batch of these two."""
+    config = change(ROLLOUT, prompts=6, train_prompts=2)
+    step = change(STEP, rollout=config, reward=EveryThird())
+    state, metrics = eqx.filter_jit(step)(start())
     assert metrics["frac_reward_zero_std"] == pytest.approx(4 / 6)
-    trajectory = grpojax.rollout.generate(
-        start().policy,
-        FIXED["env"],
-        prompts=6,
-        group=4,
-        slots=5,
-        key=jr.fold_in(start().key, 0),
-    )
-    talkers = jax.tree.map(lambda x: x[2::3], trajectory)
+    key = jr.fold_in(start().key, 0)
+    trajectory = rollout.generate(start().policy, STEP.env, config, key=key)
     algorithm = grpojax.algorithms.grpo()
-    paid = jnp.zeros((2, 4)).at[:, 0].set(1.0)
+    total = jnp.zeros((2, 4)).at[:, 0].set(1.0)
     policy, *_ = eqx.filter_jit(grpojax.update.improve)(
         start().policy,
         start().opt_state,
-        talkers,
-        algorithm.advantage(grpojax.Rewards.of(paid)),
+        trajectory.take(jnp.array([2, 5])),
+        algorithm.advantage(grpojax.Rewards.of(total)),
         objective=algorithm.objective,
         optimizer=OPTIMIZER,
     )
@@ -230,17 +248,15 @@ def test_train_prompts_go_on_with_the_informative_ones():
         jax.tree.leaves(state.policy), jax.tree.leaves(policy), strict=True
     ):
         np.testing.assert_allclose(mine, wanted, atol=1e-6)
+    step = change(STEP, rollout=change(config, train_prompts=7))
     with pytest.raises(ValueError, match="Received count=7 for 6 prompts"):
-        eqx.filter_eval_shape(
-            grpojax.train_step, start(), **{**fixed, "train_prompts": 7}
-        )
+        eqx.filter_eval_shape(step, start())
 
 
-def test_a_trajectory_remembers_how_its_conversations_began():
-    env, key = FIXED["env"], jr.key(3)
-    trajectory = grpojax.rollout.generate(
-        transformer(), env, prompts=3, group=2, slots=2, key=key
-    )
+def test_a_trajectory_has_the_initial_states_of_its_conversations():
+    env, key = STEP.env, jr.key(3)
+    config = RolloutConfig(prompts=3, group=2, slots=2)
+    trajectory = rollout.generate(transformer(), env, config, key=key)
     reset_key, _ = jr.split(key)
     keys = jax.vmap(lambda index: jr.fold_in(reset_key, index))(jnp.arange(3))
     states, _ = jax.vmap(env.reset)(keys)
@@ -259,19 +275,18 @@ def test_a_trajectory_remembers_how_its_conversations_began():
 )
 def test_a_reward_that_is_none_is_refused(wrong, words):
     with pytest.raises(TypeError, match=re.escape(words)):
-        eqx.filter_eval_shape(grpojax.train_step, start(), **{**FIXED, "reward": wrong})
+        options = {**arguments(STEP), "reward": wrong}
+        eqx.filter_eval_shape(grpojax.train_step, start(), **options)
 
 
 def test_another_optimizers_state_is_refused():
     for other in (optax.sgd(1e-3), optax.adam(1e-3)):
         with pytest.raises(ValueError, match="one optimizer"):
-            eqx.filter_eval_shape(
-                grpojax.train_step, start(), **{**FIXED, "optimizer": other}
-            )
+            eqx.filter_eval_shape(change(STEP, optimizer=other), start())
 
 
 def test_negative_steps_are_refused_and_zero_is_zero():
     with pytest.raises(ValueError, match="Received -1"):
-        grpojax.train(start(), steps=-1, **FIXED)
-    state, metrics = eqx.filter_jit(grpojax.train)(start(), steps=0, **FIXED)
+        grpojax.train(start(), STEP, steps=-1)
+    state, metrics = eqx.filter_jit(grpojax.train)(start(), STEP, steps=0)
     assert same_bits(state, start()) and metrics["reward"].shape == (0,)

@@ -16,11 +16,11 @@ from grpojax import advantage, reward, rollout, update
 from grpojax.types import Prompt
 
 from .helpers import count_env
-from .update.doubles import bigram, say
+from .update.doubles import bigram, random_trajectory
 
 
 POLICY = bigram(vocab=50)
-SAID = say(POLICY)
+SAID = random_trajectory(POLICY)
 PAID = reward.WeightedSum()(SAID)
 ADVANTAGES = advantage.GroupNormalized()(PAID)
 LOG_PROBS = {"old": SAID.log_prob, "behavior": SAID.log_prob}
@@ -41,9 +41,8 @@ def test_good_values_pass_as_they_are(stage):
 
 def test_what_the_engine_says_is_valid():
     env = count_env(max_turns=2, reply_length=2)
-    said = eqx.filter_jit(rollout.generate)(
-        POLICY, env, prompts=3, group=2, key=jr.key(0)
-    )
+    config = rollout.RolloutConfig(prompts=3, group=2)
+    said = eqx.filter_jit(rollout.generate)(POLICY, env, config, key=jr.key(0))
     grpojax.validate(said, stage="rollout")
 
 
@@ -192,7 +191,8 @@ def test_what_is_no_value_of_the_stage_is_refused(stage, value, words):
 
 
 OPTIMIZER = optax.sgd(0.1)
-FIXED = dict(env=count_env(), optimizer=OPTIMIZER, prompts=3, group=4)
+ROLLOUT = rollout.RolloutConfig(prompts=3, group=4)
+FIXED = dict(env=count_env(), optimizer=OPTIMIZER, rollout=ROLLOUT)
 
 
 def start(policy=POLICY):
@@ -204,14 +204,12 @@ def program(step, **fixed) -> str:
     return re.sub(r"module @\w+", "module", text)
 
 
-def by_hand(state, *, env, optimizer, prompts, group):
+def by_hand(state, *, env, optimizer, rollout):
     """The four arrows without a word about validation."""
-    said = rollout.generate(
+    said = grpojax.rollout.generate(
         state.policy,
         env,
-        prompts=prompts,
-        group=group,
-        sampler=rollout.Categorical(1.0),
+        rollout,
         version=state.version,
         key=jr.fold_in(state.key, state.version),
     )
@@ -246,5 +244,5 @@ def test_it_stops_a_step_inside_its_program():
     good, metrics = step(start(), **FIXED, validate=True)
     np.testing.assert_allclose(metrics["skipped_updates"], 0)
     broken = eqx.tree_at(lambda p: p.table, POLICY, POLICY.table * jnp.nan)
-    with pytest.raises(Exception, match="stage 'rollout': `log_prob` is finite"):
+    with pytest.raises(Exception, match="stage 'advantaged': `log_prob` is finite"):
         jax.block_until_ready(step(start(broken), **FIXED, validate=True))

@@ -12,10 +12,10 @@ import optax
 from protocol import arguments, Steps, Workload
 
 import grpojax
-from grpojax import algorithms, models, reward, rollout, sharding, update
+from grpojax import models, sharding
 from grpojax.env import AbstractDatasetEnvironment, TimeStep
 from grpojax.runs.distributed import mesh as placement
-from grpojax.runs.training import step as loop
+from grpojax.runs.training import allocator
 from grpojax.types import Prompt
 
 
@@ -27,9 +27,9 @@ SETTINGS = {
     "cache": None,
     # What the backward pass computes again.
     "remat": "elementwise",
-    # Keywords of `train_step` that `generate` takes, such as `slots`.
+    # Fields of `RolloutConfig`, such as `slots`.
     "rollout": {},
-    # Keywords of `train_step` that `improve` takes, such as `microbatches`.
+    # Fields of `UpdateConfig`, such as `microbatches`.
     "update": {},
     # Sizes of data, fsdp and tensor; a CPU counts as as many devices as that takes.
     "mesh": [1, 1, 1],
@@ -76,43 +76,29 @@ def questions(workload: Workload) -> Questions:
     )
 
 
-def phases(env, optimizer, sampling: dict, learning: dict):
-    """`train_step` cut in two: its keywords are those of `generate` and `improve`."""
-    algorithm = algorithms.grpo()
+def one_program(step: grpojax.TrainStep, state: grpojax.TrainState):
+    """The step, compiled; it reuses its state's memory."""
+    program = eqx.filter_jit(lambda step, state: step(state), donate="all-except-first")
+    compiled = program.lower(step, state).compile()
+    allocator.give_back()
+    return lambda state: (*compiled(step, state), None)
 
-    @eqx.filter_jit
-    def sample(state, env, sampling):
-        key = jax.random.fold_in(state.key, state.version)
-        trajectory = rollout.generate(
-            state.policy, env, **sampling, version=state.version, key=key
-        )
-        rewards = reward.WeightedSum()(trajectory)
-        return trajectory, algorithm.advantage(rewards), algorithm.select(rewards)
+
+def two_programs(step: grpojax.TrainStep):
+    """The step's halves, compiled apart, and the seconds of the first."""
+    collect = eqx.filter_jit(lambda step, state: step.collect(state))
 
     @eqx.filter_jit(donate="all")
-    def learn(state, trajectory, advantages, keep):
-        policy, opt_state, metrics = update.improve(
-            state.policy,
-            state.opt_state,
-            trajectory,
-            advantages,
-            keep,
-            objective=algorithm.objective,
-            optimizer=optimizer,
-            **learning,
-        )
-        version = state.version + 1
-        return grpojax.TrainState(policy, opt_state, None, version, state.key), metrics
+    def learn(state, experience):
+        return step.learn(state, experience)
 
-    def step(state):
+    def call(state):
         start = time.perf_counter()
-        trajectory, *rest = jax.block_until_ready(sample(state, env, sampling))
+        experience = jax.block_until_ready(collect(step, state))
         seconds = time.perf_counter() - start
-        tokens = jnp.sum(trajectory.sampled)
-        state, metrics = learn(state, trajectory, *rest)
-        return state, metrics | {"num_tokens": tokens}, seconds
+        return *learn(state, experience), seconds
 
-    return step
+    return call
 
 
 def main():
@@ -144,19 +130,21 @@ def work(steps: Steps, workload: Workload, settings: dict, mesh):
     state = grpojax.init(policy, optimizer=optimizer, key=jax.random.key(workload.seed))
     state, env = placement.place((state, questions(workload)), mesh)
     prompts, group = len(workload.prompts), workload.group
-    sampling = {"prompts": prompts, "group": group, **settings["rollout"]}
+    limits = None
     if not workload.full:
-        lengths = jnp.array(workload.lengths, jnp.int32)
-        sampling["limits"] = lengths.reshape(prompts, group)
-    if settings["phases"]:
-        step = phases(env, optimizer, sampling, settings["update"])
-    else:
-        fixed = sampling | settings["update"]
-        compiled = loop.lower(state, env=env, optimizer=optimizer, **fixed).compile()
-        step = lambda state: (*compiled.call(state)[:2], None)
+        limits = jnp.array(workload.lengths, jnp.int32).reshape(prompts, group)
+    step = grpojax.TrainStep(
+        env,
+        optimizer,
+        rollout=grpojax.RolloutConfig(
+            prompts, group, limits=limits, **settings["rollout"]
+        ),
+        update=grpojax.UpdateConfig(**settings["update"]),
+    )
+    call = two_programs(step) if settings["phases"] else one_program(step, state)
     steps.ready(jax=jax.__version__, device=jax.devices()[0].device_kind)
     while steps.wait():
-        state, metrics, seconds = step(state)
+        state, metrics, seconds = call(state)
         metrics = jax.device_get(metrics)  # Waits for the step.
         memory = jax.devices()[0].memory_stats() or {}
         steps.answer(

@@ -51,7 +51,9 @@ class RolloutConfig(eqx.Module):
 def check_sizes(**sizes: int | None):
     """Raises a `ValueError` unless sizes are positive integers or `None`."""
     for name, size in sizes.items():
-        if size is not None and (not isinstance(size, int) or size < 1):
+        if size is None:
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(
                 f"rollout: {name} must be a positive integer. Received {name}={size!r}."
             )

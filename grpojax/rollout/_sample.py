@@ -113,6 +113,9 @@ class Greedy(AbstractSampler):
     was sampled from, so tokens drawn greedily should not be trained on.
     """
 
+    def __init__(self):
+        pass
+
     @property
     def temperature(self) -> float:
         """1: the logits are not scaled."""

@@ -1,3 +1,5 @@
+"""Texts inside a compiled program, and how tokens become one."""
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,15 @@ from ._token_bytes import TokenBytes
 
 
 class Bytes(eqx.Module):
-    """A text inside a compiled program: `data[:length]`, followed by zeros.
+    """A text inside a compiled program: `data[:length]`, right-padded with 0.
 
-    The functions on it take one text (`vmap` them); `bytes(text)` brings one to the
+    The functions on it take one text (`vmap` them); `bytes(text)` copies one to the
     host.
 
     **Fields:**
 
-    - `data`: room for `size` bytes.
-    - `length`: how many of them are the text; int32.
+    - `data`: the padded bytes.
+    - `length`: of the text, bytes; int32.
     """
 
     data: UInt8[Array, "*batch size"]
@@ -26,11 +28,16 @@ class Bytes(eqx.Module):
 
 
 def pack(text: bytes, *, size: int) -> Bytes:
-    """Puts a text from the host into room for `size` bytes.
+    """A text from the host, padded to `size` bytes.
 
-    **Raises**
+    **Arguments:**
 
-    `ValueError` when the text is longer than that.
+    - `text`: the text.
+    - `size`: the padded length, bytes.
+
+    **Returns:** the padded text.
+
+    **Raises:** `ValueError` if the text is longer than `size`.
 
     !!! example
 
@@ -40,7 +47,7 @@ def pack(text: bytes, *, size: int) -> Bytes:
     """
     if len(text) > size:
         raise ValueError(
-            f"pack(size=...) must hold the text: it has {len(text)} bytes. Received "
+            f"pack(size=...) must be at least the text's {len(text)} bytes. Received "
             f"size={size}. Raise it."
         )
     data = np.frombuffer(text.ljust(size, b"\0"), np.uint8)
@@ -54,35 +61,41 @@ def to_bytes(
     *,
     size: int,
 ) -> Bytes:
-    """The text of the kept tokens of one stream; its last `size` bytes if it has more.
+    """The text of the kept tokens of one row, truncated to its last `size` bytes.
 
-    What is cut off is the beginning, since answers stand at the end. A token that is
-    not kept contributes nothing wherever it stands, and neither does an id outside the
-    table: a model's vocabulary is often padded beyond its tokenizer's.
+    The beginning is truncated, since answers are at the end. Tokens that are not kept
+    contribute nothing, nor do ids outside the table: a model's vocabulary is often
+    padded beyond its tokenizer's.
 
-    **Arguments**
+    **Arguments:**
 
-    - `tokens`: int32.
-    - `keep`: usually what the policy said itself, `Trajectory.sampled`; never guessed
-        from the ids, for a padding token may be one that can be said.
-    - `size`: static.
+    - `token_bytes`: the bytes of every token.
+    - `tokens`: token ids; int32.
+    - `keep`: a mask, usually `Trajectory.sampled`. It cannot be derived from the ids: a
+        padding token may be sampled as well.
+    - `size`: bytes of the result; static.
+
+    **Returns:** the text.
+
+    **Raises:** `ValueError` for a `size` below 1.
     """
     if size < 1:
         raise ValueError(
             f"to_bytes(size=...) must be at least 1. Received size={size}. Take the "
-            "longest text that a reward has to see."
+            "length of the longest text that a reward reads."
         )
     vocab, time = token_bytes.length.shape[0], tokens.shape[0]
     keep = keep & (tokens >= 0) & (tokens < vocab)
     length = jnp.where(keep, token_bytes.length[tokens], 0)
     end = jnp.cumsum(length, dtype=jnp.int32)
     total = jnp.sum(length, dtype=jnp.int32)
-    cut = jnp.maximum(total - size, 0)
-    source = jnp.arange(size, dtype=jnp.int32) + cut
-    # Which token does a byte come from? As many precede that token as have ended by
-    # then. One scatter of `time` counts says so for every byte at once, four times as
-    # fast on a CPU as a binary search for each.
-    ended = jnp.zeros(size, jnp.int32).at[jnp.maximum(end - cut, 0)].add(1, mode="drop")
+    truncated = jnp.maximum(total - size, 0)
+    source = jnp.arange(size, dtype=jnp.int32) + truncated
+    # The token of a byte: its index is the number of tokens that end before the byte.
+    # One scatter of `time` counts gives it for all bytes, four times as fast on a CPU
+    # as a binary search for each.
+    ended = jnp.zeros(size, jnp.int32)
+    ended = ended.at[jnp.maximum(end - truncated, 0)].add(1, mode="drop")
     index = jnp.minimum(jnp.cumsum(ended, dtype=jnp.int32), time - 1)
     offset = source - (end - length)[index]
     data = token_bytes.table[tokens[index], offset]

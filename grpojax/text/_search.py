@@ -1,3 +1,5 @@
+"""Searches for patterns in a text, inside a compiled program."""
+
 import re
 
 import jax.numpy as jnp
@@ -7,30 +9,33 @@ from ._bytes import Bytes
 
 
 def positions(text: Bytes) -> Int[Array, " size"]:
+    """The index of every byte."""
     return jnp.arange(text.data.shape[0], dtype=jnp.int32)
 
 
 def visible(text: Bytes) -> UInt8[Array, " size"]:
-    """The bytes of a text, with zero for everything behind its end."""
+    """The bytes of a text, with 0 past its end."""
     return jnp.where(positions(text) < text.length, text.data, 0)
 
 
 def first(mask: Bool[Array, " size"]) -> Int[Array, ""]:
-    """The first position where the mask holds, `size` if there is none."""
+    """The first position of a mask; `size` if it is empty."""
     size = mask.shape[0]
     return jnp.min(jnp.where(mask, jnp.arange(size, dtype=jnp.int32), size))
 
 
 def last(mask: Bool[Array, " size"]) -> Int[Array, ""]:
-    """The last position where the mask holds, -1 if there is none."""
+    """The last position of a mask; -1 if it is empty."""
     size = mask.shape[0]
     return jnp.max(jnp.where(mask, jnp.arange(size, dtype=jnp.int32), -1))
 
 
 def occurrences(text: Bytes, pattern: bytes) -> Bool[Array, " size"]:
-    """Where a pattern begins that lies wholly inside the text."""
+    """Mask of the positions at which an occurrence of a pattern begins."""
     if len(pattern) == 0:
-        raise ValueError("A pattern must have at least one byte. Received b''.")
+        raise ValueError(
+            "A pattern must have at least one byte. Received b'': pass what to find."
+        )
     size = text.data.shape[0]
     data = jnp.pad(text.data, (0, len(pattern) - 1))
     begins = positions(text) + len(pattern) <= text.length
@@ -43,22 +48,39 @@ def tag_marks(tag: bytes) -> tuple[bytes, bytes]:
     """`<tag>` and `</tag>`."""
     if re.fullmatch(rb"[A-Za-z][A-Za-z0-9_-]*", tag) is None:
         raise ValueError(
-            "A tag is a letter followed by letters, digits, `_` and `-`, without its "
-            f'angle brackets. Received {tag!r}: for <answer>, write b"answer".'
+            "A tag is a letter followed by letters, digits, `_` and `-`, without "
+            f'angle brackets. Received {tag!r}: for <answer>, pass b"answer".'
         )
     return b"<" + tag + b">", b"</" + tag + b">"
 
 
 def count(text: Bytes, pattern: bytes) -> Int[Array, ""]:
-    """The number of positions at which a pattern begins; int32.
+    """The number of occurrences of a pattern; they may overlap.
 
-    Occurrences may overlap: `###` has two of `##`.
+    **Arguments:**
+
+    - `text`: one text.
+    - `pattern`: static.
+
+    **Returns:** the number of positions at which it begins, int32: 2 for `##` in `###`.
+
+    **Raises:** `ValueError` for an empty pattern.
     """
     return jnp.sum(occurrences(text, pattern), dtype=jnp.int32)
 
 
 def contains(text: Bytes, pattern: bytes) -> Bool[Array, ""]:
-    """Whether a pattern occurs in a text."""
+    """Whether a pattern occurs in a text.
+
+    **Arguments:**
+
+    - `text`: one text.
+    - `pattern`: static.
+
+    **Returns:** a boolean.
+
+    **Raises:** `ValueError` for an empty pattern.
+    """
     return jnp.any(occurrences(text, pattern))
 
 
@@ -68,16 +90,23 @@ def tags_in_order(
     """Whether every tag is opened once and closed once, one after the other.
 
     For `think` and `answer`: `<think>`, `</think>`, `<answer>` and `</answer>` occur
-    exactly once each and in that order. What stands between them and around them is
-    free.
+    exactly once each and in that order, with any text between and around them.
 
-    **Arguments**
+    **Arguments:**
 
+    - `text`: one text.
     - `tags`: their names, in order; static.
+
+    **Returns:** a boolean.
+
+    **Raises:** `ValueError` for no tags, or for what is not the name of a tag.
     """
     if len(tags) == 0:
-        raise ValueError("tags_in_order(tags=...) needs at least one tag.")
+        raise ValueError(
+            "tags_in_order(tags=...) needs at least one tag. Received none: pass their "
+            'names, as in (b"answer",).'
+        )
     found = [occurrences(text, mark) for tag in tags for mark in tag_marks(tag)]
     once = [jnp.sum(mark, dtype=jnp.int32) == 1 for mark in found]
-    place = jnp.stack([first(mark) for mark in found])
-    return jnp.all(jnp.stack(once)) & jnp.all(place[:-1] < place[1:])
+    position = jnp.stack([first(mark) for mark in found])
+    return jnp.all(jnp.stack(once)) & jnp.all(position[:-1] < position[1:])

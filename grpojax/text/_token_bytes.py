@@ -1,3 +1,5 @@
+"""The table of the bytes of every token."""
+
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -11,15 +13,15 @@ TokenIds: TypeAlias = Sequence[int] | Int[np.ndarray, " time"] | Int[Array, " ti
 
 
 class TokenBytes(eqx.Module):
-    """The bytes of every token: what turns tokens into text inside a compiled program.
+    """The bytes of every token, to decode tokens inside a compiled program.
 
-    Token `i` stands for `table[i, :length[i]]`; the rest of the row is zero. Special
-    tokens, and ids to which no token belongs, have length 0.
+    Token `i` is `table[i, :length[i]]`; the row is right-padded with 0. Special tokens
+    and unused ids have length 0.
 
     **Fields:**
 
-    - `table`: as wide as the longest token is long.
-    - `length`: int32.
+    - `table`: as wide as the longest token.
+    - `length`: of each token, bytes; int32.
     """
 
     table: UInt8[Array, "vocab width"]
@@ -28,7 +30,11 @@ class TokenBytes(eqx.Module):
     def join(self, ids: TokenIds) -> bytes:
         """The concatenated bytes of tokens, on the host.
 
-        Ids outside the table contribute nothing.
+        **Arguments:**
+
+        - `ids`: token ids; those outside the table contribute nothing.
+
+        **Returns:** the bytes.
         """
         table, length = np.asarray(self.table), np.asarray(self.length)
         return b"".join(
@@ -39,11 +45,15 @@ class TokenBytes(eqx.Module):
 
 
 def byte_table(pieces: Sequence[bytes]) -> TokenBytes:
-    """Makes the table in which token `i` stands for `pieces[i]`.
+    """The table of given tokens.
 
-    **Arguments**
+    **Arguments:**
 
     - `pieces`: the bytes of each token, in order of id; `b""` for a special token.
+
+    **Returns:** the table.
+
+    **Raises:** `ValueError` for no pieces.
 
     !!! example
 
@@ -53,7 +63,10 @@ def byte_table(pieces: Sequence[bytes]) -> TokenBytes:
         ```
     """
     if len(pieces) == 0:
-        raise ValueError("A byte table needs at least one piece. Received none.")
+        raise ValueError(
+            "byte_table(pieces) needs at least one piece. Received none: pass the "
+            "bytes of every token."
+        )
     length = np.array([len(piece) for piece in pieces], np.int32)
     width = max(int(length.max()), 1)
     padded = b"".join(piece.ljust(width, b"\0") for piece in pieces)

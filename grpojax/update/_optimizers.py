@@ -1,7 +1,6 @@
 """Wrappers of optax optimizers: stochastic rounding, recorded learning rate."""
 
-from collections.abc import Callable
-from typing import cast, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,9 @@ def with_learning_rate(
     - `optimizer`: an optax transformation that uses the schedule.
     - `schedule`: the number of updates -> learning rate, or a constant.
 
-    **Returns:** the optimizer; the record is appended to its state, so that paths of
-    the state's other arrays stay.
+    **Returns:** the optimizer; the record is appended to its state, so that the other
+    arrays of a tuple, such as that of `optax.chain`, keep their paths. Another state
+    becomes the first of two.
 
     !!! example
 
@@ -40,10 +40,6 @@ def with_learning_rate(
         optimizer = update.with_learning_rate(optax.adamw(schedule), schedule)
         ```
     """
-    probe = {"weight": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
-    if type(jax.eval_shape(optimizer.init, probe)) is not tuple:
-        optimizer = optax.chain(optimizer)
-    begin = cast("Callable[[optax.Params], tuple]", optimizer.init)
 
     def rate(count: Int[Array, ""]) -> Float[Array, ""]:
         value = schedule(count) if callable(schedule) else schedule
@@ -51,18 +47,29 @@ def with_learning_rate(
 
     def init(params: optax.Params) -> tuple:
         count = jnp.zeros((), jnp.int32)
-        return (*begin(params), LearningRateState(count, rate(count)))
+        inner: PyTree = optimizer.init(params)
+        inner = inner if _is_plain_tuple(inner) else (inner,)
+        return (*inner, LearningRateState(count, rate(count)))
 
     def update(
         updates: optax.Updates, state: PyTree, params: optax.Params | None = None
     ) -> tuple[optax.Updates, PyTree]:
         *inner, record = state
-        new: PyTree
-        updates, new = optimizer.update(updates, tuple(inner), params)
+        # Only the optimizer knows whether a tuple of one is its state: masks and labels
+        # fit no other tree than the weights', whose structure the gradients have.
+        appended = _is_plain_tuple(jax.eval_shape(optimizer.init, updates))
+        inner = tuple(inner) if appended else inner[0]
+        updates, new = optimizer.update(updates, inner, params)
+        new: PyTree = new if appended else (new,)
         record = LearningRateState(record.updates + 1, rate(record.updates))
         return updates, (*new, record)
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_plain_tuple(state: PyTree) -> bool:
+    """Whether a state is a tuple, and no named one."""
+    return type(state) is tuple
 
 
 class RoundingState(NamedTuple):

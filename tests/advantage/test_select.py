@@ -32,6 +32,7 @@ def trajectory_of(total) -> Trajectory:
         version=number,
         terminated=jnp.ones(total.shape, bool),
         rewards={"reward": jnp.asarray(total)},
+        temperature=jnp.asarray(0.5),
     )
 
 
@@ -60,6 +61,7 @@ def test_prompts_with_something_to_learn_come_first(total, valid):
     first = np.isin(np.arange(6), found[:3])
     np.testing.assert_array_equal(mask, wanted & first[:, None])
     chosen = (found + others)[:3]
+    assert trajectory.temperature == 0.5
     numbers = np.asarray(trajectory.tokens[:, 0, 0])
     np.testing.assert_array_equal(numbers, chosen)
     for x in (trajectory.version, -trajectory.log_prob, trajectory.prompt.tokens):

@@ -1,4 +1,4 @@
-"""What is trained on and what is held out."""
+"""The rows to train on and the rows that are held out."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from envs.gsm8k import load_split
-from grpojax.runs.recipe.schema import Data
+from envs.options import GSM8KOptions
 
 
 def split(path: Path, held: int | None, **more):
-    return load_split(Data(path=str(path), **more), held)
+    return load_split(GSM8KOptions(path=str(path), **more), held)
 
 
 def write_rows(path: Path, count: int) -> Path:

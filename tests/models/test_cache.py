@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import models, policy as policies, rollout
-from grpojax.models._attention import attend
-from grpojax.models._cache import keep
-from grpojax.models._weights import KVCache
+from grpojax.models.attention import attend, KVCache, quantize_cache
 from tests.helpers import CONFIGS, count_env, transformer
 
 
@@ -51,7 +49,7 @@ def test_attention_errs_by_no_more_than_its_bound(dtype, seed, spread):
     visible = draw.random((chunk, columns)) < 0.7
     visible[:, 0] = True
     as_float32 = lambda x: jnp.asarray(x, jnp.float32)
-    kept = keep(KVCache(as_float32(keys), as_float32(values)), dtype)
+    kept = quantize_cache(KVCache(as_float32(keys), as_float32(values)), dtype)
     got = attend(as_float32(query), [(kept, jnp.asarray(visible))], "float32")
     got = np.asarray(got, np.float64).reshape(chunk, heads, head_dim)
     exact = in_float64(query, keys, values, visible)
@@ -69,7 +67,7 @@ def test_attention_errs_by_no_more_than_its_bound(dtype, seed, spread):
 def test_a_scale_is_a_token_s_and_a_head_s():
     """127 steps each way to the largest number, and nothing to what is nothing."""
     keys = jnp.asarray([[[1.0, 100.0, 0.0], [-0.5, 25.0, 0.0]]])
-    kept = keep(KVCache(keys, jnp.swapaxes(keys, 1, 2)), "int8")
+    kept = quantize_cache(KVCache(keys, jnp.swapaxes(keys, 1, 2)), "int8")
     np.testing.assert_array_equal(kept.keys, [[[127, 127, 0], [-64, 32, 0]]])
     np.testing.assert_allclose(kept.key_scale, [[1 / 127, 100 / 127, 0]], rtol=1e-6)
     np.testing.assert_array_equal(kept.values, jnp.swapaxes(kept.keys, 1, 2))
@@ -124,7 +122,7 @@ def test_the_rollout_holds_no_cache_in_floats():
         head_dim=64,
     )
     env = count_env(max_completion_length=128)
-    sizes = dict(prompts=4, group=8, key=jr.key(0))
+    sizes = dict(config=rollout.RolloutConfig(prompts=4, group=8), key=jr.key(0))
 
     def temporary_and_cache(cache_dtype):
         make = lambda: models.Transformer(
@@ -162,9 +160,8 @@ def test_a_token_copies_no_cache_of_layers_that_are_written_out():
     )
     policy, env = models.Transformer(config, key=jr.key(0)), count_env()
     columns = env.max_completion_length
-    run = lambda policy: rollout.generate(
-        policy, env, prompts=3, group=5, key=jr.key(1)
-    )
+    sizes = rollout.RolloutConfig(prompts=3, group=5)
+    run = lambda policy: rollout.generate(policy, env, sizes, key=jr.key(1))
     text = jax.jit(run).lower(policy).compile().as_text()
     cache = rf"f32\[1,15,2,(24,{columns}|{columns},24)\]"
     assert re.search(cache, text)
@@ -179,9 +176,7 @@ def in_slots():
     run = lambda slots, seed: generate(
         transformer(cache_dtype="int8"),
         count_env(),
-        prompts=3,
-        group=4,
-        slots=slots,
+        rollout.RolloutConfig(prompts=3, group=4, slots=slots),
         key=jr.key(seed),
     )
     return functools.cache(run)
@@ -219,9 +214,7 @@ def test_wide_caches_of_narrow_products_hold_the_same_numbers():
         generate(
             transformer(compute_dtype="bfloat16", cache_dtype=cache_dtype),
             count_env(),
-            prompts=3,
-            group=4,
-            slots=5,
+            rollout.RolloutConfig(prompts=3, group=4, slots=5),
             key=jr.key(0),
         )
         for cache_dtype in ("bfloat16", "float32")

@@ -12,11 +12,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import models, policy as policies
-from grpojax.models._attention import attend
-from grpojax.models._cache import keep, write
-from grpojax.models._matrix import dense, in_tiles, multiply, TiledMatrix, to_int8
-from grpojax.models._product import product, tiled, untiled
-from grpojax.models._weights import KVCache, PROJECTIONS
+from grpojax.models.attention import attend, KVCache, quantize_cache, write_cache
+from grpojax.models.matrix import (
+    dense,
+    from_tiles,
+    multiply,
+    product,
+    tile,
+    TiledMatrix,
+    to_int8,
+    to_tiles,
+)
 from grpojax.policy import Past
 
 
@@ -47,9 +53,9 @@ def test_a_product_with_tiles_is_that_with_their_matrix(rows, dtype):
         normal(1, 48, 24),
         normal(2, *rows, 1, 24),
     )
-    tiles = tiled(weight, 8)
+    tiles = to_tiles(weight, 8)
     assert tiles.shape == (3, 48, 8)
-    np.testing.assert_array_equal(untiled(tiles), weight)
+    np.testing.assert_array_equal(from_tiles(tiles), weight)
 
     def total(x, weight):
         one = lambda x: product(x, weight, dtype)
@@ -62,28 +68,28 @@ def test_a_product_with_tiles_is_that_with_their_matrix(rows, dtype):
     (_, found), (same_x, of_tiles) = grad(x, tiles)
     close(found, wanted)
     close(same_x, of_x)
-    close(untiled(of_tiles), of_weight)
+    close(from_tiles(of_tiles), of_weight)
 
 
 def test_what_is_put_in_tiles():
     wide, narrow = normal(0, 3, 8, 256), normal(0, 8, 128)
-    matrix = in_tiles(wide)
+    matrix = tile(wide)
     assert isinstance(matrix, TiledMatrix) and matrix.tiles.shape == (3, 4, 8, 64)
     np.testing.assert_array_equal(dense(matrix, "float32"), wide)
-    assert in_tiles(narrow) is narrow and in_tiles(matrix) is matrix
+    assert tile(narrow) is narrow and tile(matrix) is matrix
     uneven, eighths = normal(0, 8, 200), to_int8(wide)
-    assert in_tiles(uneven) is uneven and in_tiles(eighths) is eighths
+    assert tile(uneven) is uneven and tile(eighths) is eighths
     adapted = models.LowRankMatrix(wide[0], normal(1, 8, 2), normal(2, 2, 256), 4.0)
     x = normal(3, 5, 8)
-    found = in_tiles(adapted)
+    found = tile(adapted)
     assert isinstance(found, models.LowRankMatrix)
     assert isinstance(found.base, TiledMatrix)
     close(multiply(x, found, "float32"), multiply(x, adapted, "float32"))
 
 
 def of_stacks(decoder) -> set[str]:
-    is_tiled = lambda name: isinstance(vars(decoder.stacks[0])[name], TiledMatrix)
-    return {name for name in PROJECTIONS if is_tiled(name)}
+    projections = decoder.stacks[0].projections
+    return {name for name, x in projections.items() if isinstance(x, TiledMatrix)}
 
 
 @pytest.mark.parametrize(
@@ -96,8 +102,8 @@ def test_fewer_rows_have_more_in_tiles(rows, wanted, head):
     policy = models.Transformer(CONFIG, key=jr.key(0))
     decoder = policy.for_decoding(rows)
     assert of_stacks(decoder) == wanted
-    assert isinstance(decoder.transformer.head, TiledMatrix) == head
-    of_head = dense(decoder.transformer.head, "float32")
+    assert isinstance(decoder.head, TiledMatrix) == head
+    of_head = dense(decoder.head, "float32")
     np.testing.assert_array_equal(of_head, policy.embedding.T)
     tokens = jnp.arange(7)
 
@@ -144,12 +150,12 @@ def test_keys_are_written_where_they_belong(data):
     column = data.draw(st.integers(0, columns - size))
     make = lambda seed, n: KVCache(normal(seed, 2, 4, n), normal(seed + 1, 2, n, 4))
     whole, chunk = make(0, columns), make(2, size)
-    kept, fresh = keep(whole, "float32"), keep(chunk, "float32")
+    kept, fresh = quantize_cache(whole, "float32"), quantize_cache(chunk, "float32")
     assert has_tiles(kept) == (columns % 64 == 0)
-    written = write(kept, fresh, column)
-    plain = write(whole, chunk, column)
+    written = write_cache(kept, fresh, column)
+    plain = write_cache(whole, chunk, column)
     assert has_tiles(written) == has_tiles(kept)
-    keys = untiled(written.keys.tiles) if has_tiles(written) else written.keys
+    keys = from_tiles(written.keys.tiles) if has_tiles(written) else written.keys
     np.testing.assert_array_equal(keys, plain.keys)
     np.testing.assert_array_equal(written.values, plain.values)
     query, seen = normal(5, 1, 4, 4), jnp.arange(columns)[None] <= column
@@ -160,7 +166,7 @@ def test_keys_are_written_where_they_belong(data):
 def test_other_caches_are_not_put_in_tiles():
     cache = KVCache(normal(0, 2, 4, 128), normal(1, 2, 128, 4))
     for dtype in ("bfloat16", "int8"):
-        assert not has_tiles(keep(cache, dtype))
+        assert not has_tiles(quantize_cache(cache, dtype))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPUs")

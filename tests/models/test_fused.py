@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import sharding
-from grpojax.models._attention import attend
-from grpojax.models._fused import backward, forward
-from grpojax.models._tiles import _bounds, _packed, Columns, fits, tiles_for
-from grpojax.models._weights import KVCache
+from grpojax.models.attention import attend, KVCache
+from grpojax.models.attention._blocks import (
+    _block_bounds,
+    _pack_mask,
+    kernel_config,
+    Source,
+    supports_kernel,
+)
+from grpojax.models.attention._kernel import backward, forward
 
 
 BFLOAT16 = jnp.bfloat16
@@ -59,7 +64,7 @@ def draw(seed, kv_heads, chunk, repeats, head_dim, widths):
 
 
 def sources_of(pairs, masks):
-    return tuple(Columns(*pair, mask) for pair, mask in zip(pairs, masks, strict=True))
+    return tuple(Source(*pair, mask) for pair, mask in zip(pairs, masks, strict=True))
 
 
 shapes = st.tuples(
@@ -76,14 +81,14 @@ def test_it_is_attention_and_its_gradient(shape, shared, seed):
     chunk, repeats, head_dim, columns = shape
     widths = [(width, 1 if shared else chunk) for width in columns]
     query, pairs, masks = draw(seed, 2, chunk, repeats, head_dim, widths)
-    tiles = tiles_for(query, repeats, BFLOAT16, interpret=True)
+    config = kernel_config(query, repeats, BFLOAT16, interpret=True)
     sources = sources_of(pairs, masks)
-    mixed, normalizer = forward(tiles, query, sources)
+    mixed, normalizer = forward(config, query, sources)
     whole = lambda query, pairs: in_float32(query, pairs, masks)
     wanted, pull = jax.vjp(whole, query, pairs)
     assert error(mixed, wanted) < FORWARD
     cotangent = jr.normal(jr.key(seed), query.shape, BFLOAT16)
-    got = backward(tiles, query, sources, mixed, normalizer, cotangent)
+    got = backward(config, query, sources, mixed, normalizer, cotangent)
     wanted = pull(cotangent.astype(jnp.float32))
     scale = max(float(jnp.linalg.norm(x)) for x in jax.tree.leaves(wanted))
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -97,22 +102,22 @@ def test_it_is_attention_and_its_gradient(shape, shared, seed):
 def test_what_nobody_sees_changes_no_bit(seed, chunk):
     widths = [(130, 1), (chunk, chunk)]
     query, pairs, masks = draw(seed, 1, chunk, 3, 16, widths)
-    tiles = tiles_for(query, 3, BFLOAT16, interpret=True)
+    config = kernel_config(query, 3, BFLOAT16, interpret=True)
     poison = lambda x, unseen: jnp.where(unseen, 1e4, x).astype(x.dtype)
     unseen = [~jnp.any(mask, axis=0) for mask in masks]
     poisoned = tuple(
         (poison(keys, hidden), poison(values, hidden[:, None]))
         for (keys, values), hidden in zip(pairs, unseen, strict=True)
     )
-    clean, _ = forward(tiles, query, sources_of(pairs, masks))
-    other, _ = forward(tiles, query, sources_of(poisoned, masks))
+    clean, _ = forward(config, query, sources_of(pairs, masks))
+    other, _ = forward(config, query, sources_of(poisoned, masks))
     np.testing.assert_array_equal(clean, other)
 
 
 def test_bits_and_shared_sources_are_read_as_what_they_stand_for():
     """As the engine calls it: under `vmap`, over a prompt that a group shares."""
     query, pairs, masks = draw(0, 2, 1, 3, 32, [(40, 1), (70, 1), (1, 1)])
-    tiles = tiles_for(query, 3, BFLOAT16, interpret=True)
+    config = kernel_config(query, 3, BFLOAT16, interpret=True)
     group = 3
     several = lambda x: jnp.stack([x * (1 + number) for number in range(group)])
     queries, rings = several(query), jax.tree.map(several, pairs[1])
@@ -120,7 +125,7 @@ def test_bits_and_shared_sources_are_read_as_what_they_stand_for():
 
     def one(query, ring, read):
         own = jax.tree.map(read, (pairs[0], ring, pairs[2]))
-        return forward(tiles, query, sources_of(own, masks))[0]
+        return forward(config, query, sources_of(own, masks))[0]
 
     every = jax.vmap(lambda query, ring: one(query, ring, bits))(queries, rings)
     for got, query, *ring in zip(every, queries, *rings, strict=True):
@@ -142,12 +147,14 @@ def test_blocks_outside_of_the_bounds_hold_nothing(
     visible = np.random.default_rng(seed).random((tokens, columns)) < density
     rows = max(tokens, 5) * repeats if tokens == 1 else tokens * repeats
     query = jnp.zeros((1, rows, 16), BFLOAT16)
-    tiles = tiles_for(query, repeats, BFLOAT16)
-    width = tiles.width(Columns(query, query, visible))
+    config = kernel_config(query, repeats, BFLOAT16)
+    width = config.width(Source(query, query, visible))
     every_row = np.repeat(visible, rows // tokens, axis=0)
     for by_column in (False, True):
-        found = _bounds(tiles, jnp.asarray(visible), width, rows, by_column)
-        ours, theirs = (width, tiles.rows) if by_column else (tiles.rows, width)
+        found = _block_bounds(config, jnp.asarray(visible), width, rows, by_column)
+        ours, theirs = (
+            (width, config.block_rows) if by_column else (config.block_rows, width)
+        )
         grid = every_row.T if by_column else every_row
         for block, (first, last) in enumerate(
             zip(*map(np.asarray, found), strict=True)
@@ -162,7 +169,7 @@ def test_blocks_outside_of_the_bounds_hold_nothing(
 
 def test_bits_of_visibility():
     visible = np.random.default_rng(0).random((3, 70)) < 0.5
-    packed = np.asarray(_packed(jnp.asarray(visible))).T
+    packed = np.asarray(_pack_mask(jnp.asarray(visible))).T
     assert packed.shape == (3, 4)  # Two words for every tile of 64 columns.
     bits = (packed[:, :, None].astype(np.int64) >> np.arange(32)) & 1
     np.testing.assert_array_equal(bits.reshape(3, -1)[:, :70], visible)
@@ -188,9 +195,11 @@ def traced(dtype) -> str:
 def test_only_products_of_16_bits_on_one_device_have_a_kernel():
     assert "pallas_call" in traced("bfloat16")
     assert "pallas_call" not in traced("float32")
-    assert not fits(80, "bfloat16") and not fits(64, "float32") and fits(64, "bfloat16")
+    assert supports_kernel(64, "bfloat16")
+    assert not supports_kernel(80, "bfloat16")
+    assert not supports_kernel(64, "float32")
     with jax.set_mesh(sharding.make_mesh(tensor=2, devices=jax.devices()[:2])):
-        # The compiler cuts heads, and cannot cut a kernel.
+        # The compiler partitions heads, and cannot partition a kernel.
         assert "pallas_call" not in traced("bfloat16")
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
         assert "pallas_call" in traced("bfloat16")

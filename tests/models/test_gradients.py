@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from grpojax.models._attention import attend
-from grpojax.models._layers import rms_norm, row_products
-from grpojax.models._weights import KVCache
+from grpojax.models.attention import attend, KVCache
+from grpojax.models.matrix import row_products
+from grpojax.models.transformer._layers import rms_norm
 
 
 def cases(seed: int, chunk: int, columns: int, heads: int, kv_heads: int, dim: int):

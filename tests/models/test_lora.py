@@ -124,8 +124,9 @@ def test_the_sampler_is_the_trainer_over_16_bits():
     )
     adapted = learned(lora(policy), size=1e-3)
     generate = eqx.filter_jit(grpojax.rollout.generate)
-    said = generate(adapted, count_env(), prompts=2, group=2, key=jr.key(5))
-    score = eqx.filter_jit(update.score)
+    config = grpojax.RolloutConfig(prompts=2, group=2)
+    said = generate(adapted, count_env(), config, key=jr.key(5))
+    score = eqx.filter_jit(update.log_probs)
     gap = lambda policy: jnp.where(
         said.sampled, score(policy, said.prompt, said.tokens)[0] - said.log_prob, 0
     )
@@ -137,7 +138,8 @@ def test_the_sampler_is_the_trainer_over_16_bits():
 
 ENV = count_env()
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-FIXED = dict(env=ENV, optimizer=OPTIMIZER, prompts=3, group=4, slots=5)
+ROLLOUT = grpojax.RolloutConfig(prompts=3, group=4, slots=5)
+FIXED = dict(env=ENV, optimizer=OPTIMIZER, rollout=ROLLOUT)
 
 
 @pytest.mark.slow
@@ -195,7 +197,8 @@ def test_the_gradient_is_the_weights_projected():
     """dA = s dW Bᵀ and dB = s Aᵀ dW, with dW that of a model with merged weights."""
     adapted = learned(lora(models.quantize(transformer("qwen2", sharpen=5.0))))
     generate = eqx.filter_jit(grpojax.rollout.generate)
-    said = generate(adapted, ENV, prompts=2, group=3, key=jr.key(5))
+    config = grpojax.RolloutConfig(prompts=2, group=3)
+    said = generate(adapted, ENV, config, key=jr.key(5))
     rows = jr.normal(jr.key(6), (2, 3))
     mine = gradient(adapted, said, rows)
     whole = gradient(models.merge(adapted), said, rows)
@@ -214,8 +217,9 @@ def test_the_gradient_is_the_weights_projected():
 def test_nothing_is_computed_for_what_is_frozen():
     """Of three products of a weight, forward, for x and for itself, two are left."""
     base = transformer()
-    generate = ft.partial(grpojax.rollout.generate, prompts=2, group=2, key=jr.key(5))
-    said = eqx.filter_eval_shape(generate, base, ENV)
+    generate = ft.partial(grpojax.rollout.generate, key=jr.key(5))
+    config = grpojax.RolloutConfig(prompts=2, group=2)
+    said = eqx.filter_eval_shape(generate, base, ENV, config)
 
     def operations(policy):
         params, rest = eqx.partition(policy, policy.trainable())
@@ -354,5 +358,5 @@ def test_another_policys_optimizer_state_is_refused():
     adapted = lora(base)
     state = grpojax.init(base, optimizer=OPTIMIZER, key=jr.key(0))
     state = eqx.tree_at(lambda s: s.policy, state, adapted)
-    with pytest.raises(ValueError, match="over the arrays that are trained"):
+    with pytest.raises(ValueError, match="over the trainable arrays"):
         eqx.filter_eval_shape(grpojax.train_step, state, **FIXED)

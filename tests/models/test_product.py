@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from grpojax import models
-from grpojax.models._matrix import multiply, to_int8
-from grpojax.models._product import product
+from grpojax.models.matrix import multiply, product, to_int8
 from tests.helpers import transformer
 
 

@@ -9,8 +9,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from grpojax import models, sharding
-from grpojax.models import _attention
+from grpojax import models
+from grpojax.models.attention import _attend
+from grpojax.sharding import spmd
 from tests.helpers import CONFIGS
 
 
@@ -54,8 +55,8 @@ def test_layers_written_out_have_the_gradient_of_a_scan(remat, monkeypatch):
 
     (loops, barriers), expected = compute()
     assert (loops, barriers) == (2, 0)
-    monkeypatch.setattr(sharding, "platform", lambda: "gpu")
-    monkeypatch.setattr(_attention, "fits", lambda *_: False)
+    monkeypatch.setattr(spmd, "platform", lambda: "gpu")
+    monkeypatch.setattr(_attend, "supports_kernel", lambda *_: False)
     (loops, barriers), actual = compute()
     assert loops == 0
     assert barriers > 0  # Layers call one function.

@@ -121,7 +121,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("grpojax.models._huggingface.write_json", full)
+    monkeypatch.setattr("grpojax.models.files._huggingface.write_json", full)
     with pytest.raises(OSError, match="No space left"):
         models.save(jax.tree.map(lambda x: 2 * x, policy), tmp_path)
     assert _bytes(tmp_path) == before

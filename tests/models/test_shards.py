@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grpojax import models, sharding
-from grpojax.models._safetensors import StoredTensor
+from grpojax.models.files._safetensors import StoredTensor
 
 
 CONFIG = models.TransformerConfig(

@@ -172,9 +172,9 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
     # A tied head lies the other way round: its sums are added up in another order.
     assert_close(whole(decoding, jnp.arange(TIME))[0], np.asarray(expected))
     assert expected.dtype == jnp.float32
-    rest, layer = decoding.transformer, decoding.stacks[-1]
-    assert layer.up.dtype == rest.embedding.dtype == compute_dtype
-    assert rest.norm.dtype == layer.mlp_norm.dtype == jnp.float32
+    layer = decoding.stacks[-1]
+    assert layer.up.dtype == decoding.embedding.dtype == compute_dtype
+    assert decoding.norm.dtype == layer.mlp_norm.dtype == jnp.float32
     stored = whole(decoding, jnp.arange(TIME))[1][0].keys.dtype
     assert stored == {"float32": "float32", "bfloat16": "uint16"}[compute_dtype]
 

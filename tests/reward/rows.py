@@ -27,6 +27,7 @@ def trajectory_of(completions, *, terminated=True, **rewards) -> Trajectory:
         version=jnp.where(sampled, 0, -1),
         terminated=jnp.broadcast_to(jnp.asarray(terminated), shape),
         rewards={name: jnp.asarray(x, jnp.float32) for name, x in rewards.items()},
+        temperature=jnp.ones(()),
     )
 
 

@@ -1,4 +1,4 @@
-"""The laws of the rollout."""
+"""Laws of the rollout."""
 
 import equinox as eqx
 import jax
@@ -17,18 +17,22 @@ from ..helpers import count_env, transformer, UniformPolicy
 
 SINGLE = count_env()
 TWO = count_env(max_turns=2, reply_length=3, max_completion_length=16)
-generate = eqx.filter_jit(rollout.generate)
+compiled = eqx.filter_jit(rollout.generate)
 
 
-def teacher_forced(policy, trajectory, temperature):
+def generate(policy, env, *, key, **sizes):
+    """`rollout.generate`, compiled; `sizes` are the fields of `RolloutConfig`."""
+    return compiled(policy, env, rollout.RolloutConfig(**sizes), key=key)
+
+
+@eqx.filter_jit
+def teacher_forced(policy, trajectory):
     def row(prompt, tokens):
+        temperature = trajectory.temperature
         return policies.log_prob(policy, prompt, tokens, temperature=temperature)
 
     group = jax.vmap(row, in_axes=(None, 0))
     return jax.vmap(group)(trajectory.prompt, trajectory.tokens)
-
-
-score = eqx.filter_jit(teacher_forced)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +48,9 @@ def test_recorded_log_prob_equals_teacher_forced(family, env):
         trajectory = generate(
             policy, env, prompts=3, group=4, slots=5, sampler=sampler, key=jr.key(seed)
         )
-        scored = score(policy, trajectory, temperature)
-        gap = jnp.where(trajectory.sampled, scored - trajectory.log_prob, 0)
+        assert trajectory.temperature == temperature
+        exact = teacher_forced(policy, trajectory)
+        gap = jnp.where(trajectory.sampled, exact - trajectory.log_prob, 0)
         assert float(jnp.abs(gap).max()) <= 1e-5
         assert not trajectory.log_prob[~trajectory.sampled].any()
 
@@ -56,17 +61,17 @@ def test_recorded_log_prob_equals_teacher_forced(family, env):
 def test_the_same_tokens_for_every_number_of_slots(env, seed, slots):
     policy = transformer()
     sizes = dict(prompts=3, group=4, key=jr.key(seed))
-    every = generate(policy, env, **sizes)
+    full = generate(policy, env, **sizes)
     some = generate(policy, env, slots=slots, **sizes)
     for name in ("tokens", "sampled", "version", "terminated"):
-        np.testing.assert_array_equal(getattr(every, name), getattr(some, name))
-    assert float(jnp.abs(every.log_prob - some.log_prob).max()) <= 1e-5
-    for name, paid in every.rewards.items():
-        np.testing.assert_array_equal(paid, some.rewards[name])
+        np.testing.assert_array_equal(getattr(full, name), getattr(some, name))
+    assert float(jnp.abs(full.log_prob - some.log_prob).max()) <= 1e-5
+    for name, reward in full.rewards.items():
+        np.testing.assert_array_equal(reward, some.rewards[name])
 
 
 def test_a_row_does_not_depend_on_its_batch():
-    """The first prompts of a larger batch say what they say in a smaller one."""
+    """The first prompts of a larger batch have the completions of a smaller one."""
     policy = transformer()
     keys = jax.vmap(lambda p: jr.fold_in(jr.key(3), p))(jnp.arange(4))
     states, prompts = jax.vmap(SINGLE.reset)(keys)
@@ -78,19 +83,19 @@ def test_a_row_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(large.tokens[:2], small.tokens)
 
 
-def test_parts_of_a_batch_are_completed_as_in_one():
+def test_a_split_batch_has_the_completions_of_one_batch():
     policy = transformer()
     keys = jax.vmap(lambda p: jr.fold_in(jr.key(3), p))(jnp.arange(5))
     states, prompts = jax.vmap(SINGLE.reset)(keys)
     complete = eqx.filter_jit(rollout.complete)
     sizes = dict(group=3, key=jr.key(5))
-    whole = complete(policy, SINGLE, states, prompts, **sizes)
-    assert len({tuple(row) for row in whole.tokens[:, 0].tolist()}) > 1
-    for cuts in ((0, 2, 5), (0, 1, 4, 5)):
-        for start, end in zip(cuts, cuts[1:], strict=False):
+    full = complete(policy, SINGLE, states, prompts, **sizes)
+    assert len({tuple(row) for row in full.tokens[:, 0].tolist()}) > 1
+    for bounds in ((0, 2, 5), (0, 1, 4, 5)):
+        for start, end in zip(bounds, bounds[1:], strict=False):
             some = jax.tree.map(lambda x, s=slice(start, end): x[s], (states, prompts))
-            part = complete(policy, SINGLE, *some, first=start, **sizes)
-            np.testing.assert_array_equal(part.tokens, whole.tokens[start:end])
+            chunk = complete(policy, SINGLE, *some, first=start, **sizes)
+            np.testing.assert_array_equal(chunk.tokens, full.tokens[start:end])
 
 
 def test_nothing_is_sampled_after_the_end():
@@ -105,8 +110,8 @@ def test_nothing_is_sampled_after_the_end():
         assert not ends[p, g, : length - 1].any()
         assert ends[p, g, length - 1] == trajectory.terminated[p, g]
         assert trajectory.terminated[p, g] or length == SINGLE.max_completion_length
-        said = tokens[p, g, :length]
-        assert trajectory.rewards["target"][p, g] == (said == 7).sum()
+        completion = tokens[p, g, :length]
+        assert trajectory.rewards["target"][p, g] == (completion == 7).sum()
     np.testing.assert_array_equal(trajectory.version, np.where(sampled, 0, -1))
 
 
@@ -156,11 +161,11 @@ def test_replies_are_forced_and_never_sampled():
     assert two_turns > 5
 
 
-def test_deferring_the_last_answer_changes_nothing():
-    """One turn, answered in the loop or after it, pays the same."""
+def test_stepping_the_environment_after_the_loop_changes_nothing():
+    """One turn, answered in the loop or after it, has the same rewards."""
 
-    class Patient(type(SINGLE)):
-        """Says that it could go on, and never does."""
+    class ManyTurns(type(SINGLE)):
+        """Declares several turns, and ends after the first."""
 
         def step(self, state, turn):
             state, answer = super().step(state, turn)
@@ -169,11 +174,11 @@ def test_deferring_the_last_answer_changes_nothing():
     fields = dict(end_tokens=SINGLE.end_tokens, target=SINGLE.target)
     sizes = dict(prompts=3, group=4, slots=5, key=jr.key(9))
     after = generate(transformer(), SINGLE, **sizes)
-    inside = generate(transformer(), Patient(**fields, max_turns=3), **sizes)
+    inside = generate(transformer(), ManyTurns(**fields, max_turns=3), **sizes)
     np.testing.assert_array_equal(after.tokens, inside.tokens)
     np.testing.assert_array_equal(after.terminated, inside.terminated)
-    for name, paid in after.rewards.items():
-        np.testing.assert_array_equal(paid, inside.rewards[name])
+    for name, reward in after.rewards.items():
+        np.testing.assert_array_equal(reward, inside.rewards[name])
 
 
 def test_keys_differ_between_members_and_steps():
@@ -193,12 +198,12 @@ def test_uniform_policy_records_its_log_probability():
     policy = UniformPolicy(vocab_size=4)
     env = count_env(ends=(0,), target=1, vocab_size=4, max_completion_length=40)
     trajectory = generate(policy, env, prompts=8, group=16, slots=24, key=jr.key(0))
-    said = np.asarray(trajectory.tokens)[np.asarray(trajectory.sampled)]
+    tokens = np.asarray(trajectory.tokens)[np.asarray(trajectory.sampled)]
     recorded = trajectory.log_prob[trajectory.sampled]
     np.testing.assert_allclose(recorded, -np.log(4), rtol=1e-6)
-    share = np.bincount(said, minlength=4) / len(said)
+    share = np.bincount(tokens, minlength=4) / len(tokens)
     # Rows end at token 0, so every share is 1/4: four standard errors.
-    assert np.abs(share - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / len(said))
+    assert np.abs(share - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / len(tokens))
 
 
 def test_greedy_takes_the_most_likely_token():
@@ -208,14 +213,15 @@ def test_greedy_takes_the_most_likely_token():
     )
     np.testing.assert_array_equal(trajectory.tokens[:, 0], trajectory.tokens[:, 1])
     length = int(trajectory.prompt.length[0])
-    said = trajectory.tokens[0, 0, : int(trajectory.lengths[0, 0])]
-    stream = jnp.concatenate([trajectory.prompt.tokens[0, :length], said])
+    completion = trajectory.tokens[0, 0, : int(trajectory.lengths[0, 0])]
+    stream = jnp.concatenate([trajectory.prompt.tokens[0, :length], completion])
     likely = jnp.argmax(policies.logits(policy, stream), axis=-1)
-    np.testing.assert_array_equal(said, likely[length - 1 : -1])
+    np.testing.assert_array_equal(completion, likely[length - 1 : -1])
+    assert trajectory.temperature == 1
 
 
 def test_early_exit_equals_running_to_the_horizon():
-    """A longer horizon only adds to rows that the shorter one cut."""
+    """A longer horizon only adds to rows that the shorter one truncated."""
     policy = transformer()
     short = generate(policy, count_env(), prompts=3, group=4, key=jr.key(4))
     long = generate(
@@ -226,19 +232,19 @@ def test_early_exit_equals_running_to_the_horizon():
 
 @pytest.mark.parametrize("env", [SINGLE, TWO], ids=["one turn", "two turns"])
 def test_limits_are_each_rows_own_horizon(env):
-    """A row is the beginning of what it would have been, and is cut short."""
+    """A row is truncated, and its tokens are those of the row without a limit."""
     policy, time = transformer(), env.max_completion_length
     sizes = dict(prompts=3, group=4, key=jr.key(7))
-    whole = generate(policy, env, **sizes)
+    full = generate(policy, env, **sizes)
     limits = jr.randint(jr.key(8), (3, 4), -1, time + 3)
     for slots in (None, 5):
         some = generate(policy, env, limits=limits, slots=slots, **sizes)
         inside = jnp.arange(time) < jnp.clip(limits, 1, time)[..., None]
-        np.testing.assert_array_equal(some.sampled, whole.sampled & inside)
+        np.testing.assert_array_equal(some.sampled, full.sampled & inside)
         kept = jnp.where(some.sampled, some.tokens, 0)
-        np.testing.assert_array_equal(kept, jnp.where(some.sampled, whole.tokens, 0))
-        reached = jnp.any(whole.sampled & ~inside, axis=-1)
-        np.testing.assert_array_equal(some.terminated, whole.terminated & ~reached)
+        np.testing.assert_array_equal(kept, jnp.where(some.sampled, full.tokens, 0))
+        reached = jnp.any(full.sampled & ~inside, axis=-1)
+        np.testing.assert_array_equal(some.terminated, full.terminated & ~reached)
 
 
 def test_slots_do_the_work_of_the_tokens():
@@ -257,8 +263,8 @@ def test_slots_do_the_work_of_the_tokens():
             keys=jr.split(jr.key(1), (8, 16)),
             context=None,
             sampler=rollout.Categorical(),
-            limits=jnp.full((8, 16), 128),
-            slots=slots,
+            max_lengths=jnp.full((8, 16), 128),
+            num_slots=slots,
         )
         rows, count = eqx.filter_jit(lambda e: e.run())(engine)
         return int(count), int(rows.sampled.sum())
@@ -279,14 +285,20 @@ def test_slots_do_the_work_of_the_tokens():
 )
 def test_sizes_are_checked_before_anything_is_traced(sizes, words):
     with pytest.raises(ValueError, match=words):
-        rollout.generate(UniformPolicy(), SINGLE, key=jr.key(0), **sizes)
+        rollout.RolloutConfig(**sizes)
+    if "prompts" in words:
+        return  # `complete` is given the prompts.
+    states, prompts = jax.vmap(SINGLE.reset)(jr.split(jr.key(0), sizes.pop("prompts")))
+    with pytest.raises(ValueError, match=words):
+        rollout.complete(
+            UniformPolicy(), SINGLE, states, prompts, key=jr.key(0), **sizes
+        )
 
 
 def test_an_environment_for_another_tokenizer_is_refused():
+    config = rollout.RolloutConfig(prompts=1, group=1)
     with pytest.raises(ValueError, match="env.vocab_size=50 and policy.vocab_size=4"):
-        rollout.generate(
-            UniformPolicy(vocab_size=4), SINGLE, prompts=1, group=1, key=jr.key(0)
-        )
+        rollout.generate(UniformPolicy(vocab_size=4), SINGLE, config, key=jr.key(0))
 
 
 def test_prompt_is_kept_once_for_its_group():

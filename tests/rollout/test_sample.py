@@ -13,7 +13,7 @@ from grpojax.rollout._sample import _in_blocks, _inverse_cdf
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_are_the_recorded_probabilities_tail_included(temperature):
-    """A sampler that cut the tail off, or tempered one of the two, is seen here."""
+    """Detects a truncated tail, and a temperature on one of the two alone."""
     count, logits = 40_000, jnp.log(jnp.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01]))
     sampler = rollout.Categorical(temperature)
     draw = jax.jit(jax.vmap(lambda key: sampler(logits, key=key)))

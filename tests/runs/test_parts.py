@@ -33,6 +33,7 @@ def trajectory(prompts: int, group: int) -> Trajectory:
         version=jnp.zeros(shape, jnp.int32),
         terminated=paid % 2 == 0,
         rewards={"correct": paid, "format": jnp.ones_like(paid)},
+        temperature=jnp.ones(()),
     )
 
 

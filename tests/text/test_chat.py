@@ -138,7 +138,7 @@ def test_sentencepiece_brings_its_own_names(directory):
 
 
 def test_messages(directory):
-    with pytest.raises(ValueError, match="use `encode`, which needs none"):
+    with pytest.raises(ValueError, match="Add one, or use `encode`"):
         load_tokenizer(directory()).chat(TURNS)
     tokenizer = load_tokenizer(directory(chat_template=CHATML))
     with pytest.raises(ValueError, match="wrap the text as"):

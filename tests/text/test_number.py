@@ -171,5 +171,5 @@ def test_messages():
     content = text.pack(b"", size=4)
     with pytest.raises(ValueError, match="at least one byte"):
         text.number_after(content, b"")
-    with pytest.raises(ValueError, match="without its angle brackets"):
+    with pytest.raises(ValueError, match="without angle brackets"):
         text.number_in_tag(content, b"<answer>")

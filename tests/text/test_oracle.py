@@ -76,7 +76,7 @@ def graph(content):
 
 
 def host(result):
-    if isinstance(result, text.Number):
+    if isinstance(result, text.ParsedInteger):
         assert result.value.dtype == jnp.int32
         assert result.valid or result.value == 0
         return result.value.item() if result.valid else None

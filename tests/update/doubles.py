@@ -1,4 +1,4 @@
-"""The cheapest policy that learns, and what it might have said."""
+"""The cheapest policy that learns, and a trajectory for it."""
 
 import dataclasses
 from typing import Any
@@ -39,26 +39,37 @@ def bigram(seed: int = 0, vocab: int = 12) -> Bigram:
     return Bigram(2 * jr.normal(jr.key(seed), (vocab, vocab)))
 
 
-def score(table, said: Trajectory):
-    """Log-probabilities and entropies of what was said, from the table itself."""
-    scores = table - jnp.log(jnp.sum(jnp.exp(table), axis=-1, keepdims=True))
-    entropy = -jnp.sum(jnp.exp(scores) * scores, axis=-1)
-    last = jnp.broadcast_to(
-        said.prompt.tokens[:, None, -1:], said.tokens[..., :1].shape
-    )
-    before = jnp.concatenate([last, said.tokens[..., :-1]], axis=-1)
-    return scores[before, said.tokens], entropy[before]
+def log_probs(table, trajectory: Trajectory):
+    """Log-probabilities and entropies of the completions, from the table itself.
+
+    At the temperature of the trajectory.
+    """
+    table = table / trajectory.temperature
+    table = table - jnp.log(jnp.sum(jnp.exp(table), axis=-1, keepdims=True))
+    entropy = -jnp.sum(jnp.exp(table) * table, axis=-1)
+    tokens = trajectory.tokens
+    last = trajectory.prompt.tokens[:, None, -1:]
+    last = jnp.broadcast_to(last, tokens[..., :1].shape)
+    before = jnp.concatenate([last, tokens[..., :-1]], axis=-1)
+    return table[before, tokens], entropy[before]
 
 
-def say(
-    policy: Bigram, prompts: int = 4, group: int = 4, time: int = 7, gap: float = 0.0
+def random_trajectory(
+    policy: Bigram,
+    prompts: int = 4,
+    group: int = 4,
+    time: int = 7,
+    *,
+    gap: float = 0.0,
+    temperature: float = 1.0,
 ) -> Trajectory:
-    """Arbitrary tokens, in rows of 0 to `time`; one row is empty.
+    """Random tokens, in rows of 0 to `time`; one row is empty.
 
     **Arguments:**
 
     - `gap`: how far, in nats, the recorded log-probabilities are from the policy's, as
         if an older one had sampled.
+    - `temperature`: that they were recorded at.
     """
     keys = jr.split(jr.key(prompts * group * time), 4)
     shape = prompts, group, time
@@ -66,7 +77,7 @@ def say(
     length = jr.randint(keys[1], shape[:2], 1, time + 1).at[0, 1].set(0)
     sampled = jnp.arange(time) < length[..., None]
     prompt = jr.randint(keys[2], (prompts, 3), 0, policy.vocab_size)
-    said = Trajectory(
+    trajectory = Trajectory(
         prompt=Prompt(prompt, jnp.full((prompts,), 3)),
         tokens=jnp.where(sampled, tokens, 0),
         sampled=sampled,
@@ -74,7 +85,9 @@ def say(
         version=jnp.where(sampled, 0, -1),
         terminated=(length < time) & (length > 0),
         rewards={"correct": jr.bernoulli(keys[3], 0.5, shape[:2]).astype(float)},
+        temperature=jnp.asarray(temperature, jnp.float32),
     )
-    log_prob, _ = score(policy.table, said)
+    log_prob, _ = log_probs(policy.table, trajectory)
     log_prob = jnp.minimum(log_prob + gap * jr.normal(keys[3], shape), 0)
-    return dataclasses.replace(said, log_prob=jnp.where(sampled, log_prob, 0))
+    log_prob = jnp.where(sampled, log_prob, 0)
+    return dataclasses.replace(trajectory, log_prob=log_prob)

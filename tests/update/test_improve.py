@@ -1,4 +1,4 @@
-"""The laws of the update."""
+"""Laws of the update."""
 
 import dataclasses
 
@@ -13,25 +13,42 @@ import pytest
 from grpojax import policy as policies, update
 from grpojax.algorithms import dr_grpo, grpo, gspo
 from grpojax.types import Prompt
-from grpojax.update import _improve
 
 from ..helpers import distance, same_bits, transformer
-from .doubles import Bigram, bigram, say, score
+from .doubles import Bigram, bigram, log_probs, random_trajectory
 
 
 SGD = optax.sgd(1.0)
 POLICY = bigram()
-SAID = say(POLICY)
-STALE = say(POLICY, gap=0.4)
+TRAJECTORY = random_trajectory(POLICY)
+STALE = random_trajectory(POLICY, gap=0.4)
 ADVANTAGES = jr.normal(jr.key(1), (4, 4))
 
 
 @eqx.filter_jit
-def improve(trajectory=SAID, advantages=ADVANTAGES, keep=None, **options):
-    options = {"objective": grpo().objective, "optimizer": SGD, **options}
-    policy = options.pop("policy", POLICY)
-    opt_state = options["optimizer"].init(eqx.filter(policy, eqx.is_inexact_array))
-    return update.improve(policy, opt_state, trajectory, advantages, keep, **options)
+def improve(
+    trajectory=TRAJECTORY,
+    advantages=ADVANTAGES,
+    keep=None,
+    *,
+    policy=POLICY,
+    objective=grpo().objective,
+    optimizer=SGD,
+    reference=None,
+    **config,
+):
+    """`update.improve` with defaults; `config` are the fields of `UpdateConfig`."""
+    return update.improve(
+        policy,
+        optimizer.init(eqx.filter(policy, eqx.is_inexact_array)),
+        trajectory,
+        advantages,
+        keep,
+        objective=objective,
+        optimizer=optimizer,
+        reference=reference,
+        config=update.UpdateConfig(**config),
+    )
 
 
 def relative(a, b, start=POLICY) -> float:
@@ -50,38 +67,32 @@ CORRECTED = update.Objective(
 
 @pytest.mark.parametrize("objective", [grpo().objective, CORRECTED])
 def test_microbatches_add_up(objective):
-    """The traps of averaging twice, and of applying the last part's gradient alone."""
-    options = dict(objective=objective, recompute=objective.importance is not None)
-    whole, _, measured = improve(STALE, **options)
-    assert distance(whole, POLICY) > 0.01
-    for parts in (2, 4, 8):
-        some, _, again = improve(STALE, **options, microbatches=parts)
-        np.testing.assert_allclose(some.table, whole.table, rtol=1e-6, atol=1e-6)
-        assert relative(whole, some) <= 1e-5
+    """The traps of averaging twice, and of keeping the last microbatch's gradient."""
+    full, _, measured = improve(STALE, objective=objective)
+    assert distance(full, POLICY) > 0.01
+    for microbatches in (2, 4, 8):
+        some, _, again = improve(STALE, objective=objective, microbatches=microbatches)
+        np.testing.assert_allclose(some.table, full.table, rtol=1e-6, atol=1e-6)
+        assert relative(full, some) <= 1e-5
         assert again.keys() == measured.keys()
         for name, value in measured.items():
             np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("microbatches, times", [(None, 1), (2, 1), (8, 2)])
-def test_a_gradient_is_traced_once_unless_prompts_are_cut(
-    monkeypatch, microbatches, times
-):
-    """Tracing is a good part of a start; a loop over prompts traces for shapes, too."""
-    gradient, traced = _improve.gradient_in_parts, []
-    count = lambda *args, **options: traced.append(0) or gradient(*args, **options)
-    monkeypatch.setattr(_improve, "gradient_in_parts", count)
-    opt_state = SGD.init(eqx.filter(POLICY, eqx.is_inexact_array))
-    update.improve(
-        POLICY,
-        opt_state,
-        SAID,
-        ADVANTAGES,
-        objective=grpo().objective,
-        optimizer=SGD,
-        microbatches=microbatches,
-    )
-    assert len(traced) == times
+def test_a_gradient_is_traced_once_unless_prompts_are_split(microbatches, times):
+    """Tracing is a good part of a start; a loop over prompts traces for shapes, too.
+
+    Each trace of the gradient traces the loss twice: for its shapes, and in its loop.
+    """
+    traced = []
+
+    def ratio(inputs):
+        traced.append(inputs)
+        return update.token_ratio(inputs)
+
+    improve(objective=update.Objective(ratio), microbatches=microbatches)
+    assert len(traced) == 2 * times
 
 
 def test_gradient_equals_the_formula_written_out():
@@ -91,9 +102,9 @@ def test_gradient_equals_the_formula_written_out():
     prompt that is read at the wrong positions.
     """
     start, lengths = transformer(), (2, 3)
-    said = say(bigram(vocab=50), prompts=2, group=2)
-    prompt = Prompt(said.prompt.tokens, jnp.asarray(lengths))
-    said = dataclasses.replace(said, prompt=prompt)
+    sampled = random_trajectory(bigram(vocab=50), prompts=2, group=2, temperature=0.7)
+    prompt = Prompt(sampled.prompt.tokens, jnp.asarray(lengths))
+    sampled = dataclasses.replace(sampled, prompt=prompt)
     params, static = eqx.partition(start, eqx.is_inexact_array)
 
     def value_of_row(policy, prompt, tokens, mask, old, a):
@@ -107,20 +118,19 @@ def test_gradient_equals_the_formula_written_out():
     def loss(params):
         policy, total = eqx.combine(params, static), 0.0
         for p, length in enumerate(lengths):
-            prompt = said.prompt.tokens[p, :length]
+            prompt = sampled.prompt.tokens[p, :length]
             row = lambda *x, prompt=prompt: value_of_row(policy, prompt, *x)
-            rows = said.tokens[p], said.sampled[p], said.log_prob[p], ADVANTAGES[p, :2]
-            total += jnp.sum(jax.vmap(row)(*rows)) / 4
+            rows = sampled.tokens[p], sampled.sampled[p], sampled.log_prob[p]
+            total += jnp.sum(jax.vmap(row)(*rows, ADVANTAGES[p, :2])) / 4
         return -total
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     wanted = eqx.apply_updates(start, jax.tree.map(jnp.negative, gradient))
     got, _, metrics = improve(
-        said,
+        sampled,
         ADVANTAGES[:2, :2],
         policy=start,
         objective=grpo(low=0.1, high=0.3).objective,
-        temperature=0.7,
         microbatches=4,
     )
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
@@ -130,26 +140,28 @@ def test_gradient_equals_the_formula_written_out():
 LATE = update.Importance(1.5, level="token", outside="truncate")
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [None, False, True])
 @pytest.mark.parametrize("share", [None, 0.4])
 @pytest.mark.parametrize("importance", [None, LATE])
-def test_what_is_compared_with_what(recompute, share, importance):
-    """The three policies: behavior sampled, proximal is old, and the current one."""
+def test_ratios_are_between_the_right_policies(recompute, share, importance):
+    """The three policies: behavior, old (the proximal one) and current."""
     objective = update.Objective(
         importance=importance,
         entropy_filter=None if share is None else update.TopEntropy(share),
     )
     options = dict(objective=objective, recompute=recompute)
-    if importance is not None and not recompute:
+    if importance is not None and recompute is False:
         with pytest.raises(ValueError, match="Received recompute=False"):
             improve(STALE, **options)
         return
 
     def loss(table):
-        log_prob, entropy = score(table, STALE)
+        log_prob, entropy = log_probs(table, STALE)
         fresh = jax.lax.stop_gradient(log_prob)
         mask, a = STALE.sampled, ADVANTAGES[..., None]
-        old = fresh if recompute else STALE.log_prob
+        # By default as the objective needs: an importance correction implies it.
+        needed = importance is not None if recompute is None else recompute
+        old = fresh if needed else STALE.log_prob
         ratio = jnp.exp(log_prob - old)
         value = jnp.minimum(ratio * a, jnp.clip(ratio, 0.8, 1.2) * a)
         if importance is not None:
@@ -164,7 +176,7 @@ def test_what_is_compared_with_what(recompute, share, importance):
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     assert relative(Bigram(POLICY.table - gradient), got) <= 1e-4
     if importance is not None:
-        weights = jnp.exp(score(POLICY.table, STALE)[0] - STALE.log_prob)
+        weights = jnp.exp(log_probs(POLICY.table, STALE)[0] - STALE.log_prob)
         weights = np.clip(weights, 0, 1.5)[STALE.sampled]
         name = "sampling/importance_sampling_ratio"
         for kind in ("mean", "min", "max"):
@@ -173,29 +185,32 @@ def test_what_is_compared_with_what(recompute, share, importance):
 
 
 def test_later_updates_keep_the_policy_before_the_first_one():
-    """Two epochs of `improve` are two calls that are told the same old policy."""
+    """Two epochs of `improve` are two calls with one old policy."""
     objective = update.Objective(importance=LATE)
-    options = dict(objective=objective, recompute=True)
-    both, _, _ = improve(STALE, **options, epochs=2)
-    first, _, _ = improve(STALE, **options)
-    fresh = jnp.where(STALE.sampled, score(POLICY.table, STALE)[0], 0)
-    weight = jnp.clip(jnp.exp(fresh - STALE.log_prob), 0, 1.5)
-    frozen = objective.prepare(
-        update.Frozen(ADVANTAGES[..., None], STALE.sampled, fresh, importance=weight)
-    )
-    loss = lambda t: objective(update.Scores(*score(t, STALE), frozen))[0]
+    both, _, _ = improve(STALE, objective=objective, epochs=2)
+    first, _, _ = improve(STALE, objective=objective)
+    fresh = jnp.where(STALE.sampled, log_probs(POLICY.table, STALE)[0], 0)
+    importance = jnp.clip(jnp.exp(fresh - STALE.log_prob), 0, 1.5)
+    batch = update.Batch(ADVANTAGES[..., None], STALE.sampled, fresh)
+    weights = objective.loss_weights(batch)
+    weights = dataclasses.replace(weights, importance=importance)
+
+    def loss(table):
+        inputs = update.LossInputs(*log_probs(table, STALE), batch, weights)
+        return objective(inputs)[0]
+
     second = Bigram(first.table - jax.grad(loss)(first.table))
     assert relative(second, both) <= 1e-4
 
 
 def test_nothing_outside_sampled_matters():
     """Tokens, log-probabilities and versions outside the mask may be anything."""
-    noise = jr.randint(jr.key(2), SAID.tokens.shape, 0, POLICY.vocab_size)
-    after = ~SAID.sampled
+    noise = jr.randint(jr.key(2), TRAJECTORY.tokens.shape, 0, POLICY.vocab_size)
+    after = ~TRAJECTORY.sampled
     other = dataclasses.replace(
-        SAID,
-        tokens=jnp.where(after, noise, SAID.tokens),
-        log_prob=jnp.where(after, jnp.nan, SAID.log_prob),
+        TRAJECTORY,
+        tokens=jnp.where(after, noise, TRAJECTORY.tokens),
+        log_prob=jnp.where(after, jnp.nan, TRAJECTORY.log_prob),
     )
     assert after.any()
     assert same_bits(improve()[0], improve(other)[0])
@@ -204,13 +219,13 @@ def test_nothing_outside_sampled_matters():
 def test_extra_padding_changes_nothing():
     """Neither a longer prompt width nor a longer horizon: the trap of padded widths."""
     wider = dataclasses.replace(
-        SAID,
+        TRAJECTORY,
         prompt=Prompt(
-            jnp.pad(SAID.prompt.tokens, ((0, 0), (0, 5)), constant_values=9),
-            SAID.prompt.length,
+            jnp.pad(TRAJECTORY.prompt.tokens, ((0, 0), (0, 5)), constant_values=9),
+            TRAJECTORY.prompt.length,
         ),
         **{
-            name: jnp.pad(getattr(SAID, name), ((0, 0), (0, 0), (0, 7)))
+            name: jnp.pad(getattr(TRAJECTORY, name), ((0, 0), (0, 0), (0, 7)))
             for name in ("tokens", "sampled", "log_prob", "version")
         },
     )
@@ -226,24 +241,28 @@ def test_extra_padding_changes_nothing():
 
 def test_a_row_that_is_not_kept_does_not_exist():
     keep = jnp.ones((4, 4), bool).at[1, 2].set(False)
-    dropped = dataclasses.replace(SAID, sampled=SAID.sampled & keep[..., None])
-    wild = ADVANTAGES.at[1, 2].set(jnp.nan)
-    a, _, metrics = improve(advantages=wild, keep=keep)
-    b, _, _ = improve(dropped)
-    assert same_bits(a, b) and not same_bits(a, improve()[0])
+    dropped = dataclasses.replace(
+        TRAJECTORY, sampled=TRAJECTORY.sampled & keep[..., None]
+    )
+    nan = ADVANTAGES.at[1, 2].set(jnp.nan)
+    kept, _, metrics = improve(advantages=nan, keep=keep)
+    absent, _, _ = improve(dropped)
+    assert same_bits(kept, absent) and not same_bits(kept, improve()[0])
     assert jnp.isfinite(metrics["loss"])
-    nobody, _, metrics = improve(keep=jnp.zeros((4, 4), bool))
-    assert same_bits(nobody, POLICY)
+    none, _, metrics = improve(keep=jnp.zeros((4, 4), bool))
+    assert same_bits(none, POLICY)
     assert all(bool(jnp.isfinite(x)) for x in metrics.values())
 
 
 def test_an_empty_row_leaves_every_number_finite():
     """The trap of a completion of no tokens, whose mean entropy is 0/0."""
-    assert not SAID.sampled[0, 1].any()
-    policy, _, metrics = improve(STALE, objective=CORRECTED, recompute=True)
+    assert not TRAJECTORY.sampled[0, 1].any()
+    policy, _, metrics = improve(STALE, objective=CORRECTED)
     assert all(bool(jnp.isfinite(x)) for x in metrics.values())
-    _, entropy = score(POLICY.table, SAID)
-    np.testing.assert_allclose(metrics["entropy"], entropy[SAID.sampled].mean(), 1e-5)
+    _, entropy = log_probs(POLICY.table, TRAJECTORY)
+    np.testing.assert_allclose(
+        metrics["entropy"], entropy[TRAJECTORY.sampled].mean(), 1e-5
+    )
     assert jnp.isfinite(policy.table).all()
 
 
@@ -285,7 +304,7 @@ def test_schedules_count_optimizer_updates():
     kept, _, metrics = improve(optimizer=optax.sgd(schedule), epochs=2, minibatches=2)
     none, _, _ = improve(optimizer=optax.sgd(1.0), epochs=2, minibatches=2)
     assert same_bits(kept, none)
-    assert "learning_rate" not in metrics  # Nobody has written it down.
+    assert "learning_rate" not in metrics  # The state does not record it.
 
 
 def test_the_learning_rate_is_that_of_the_last_update():
@@ -303,8 +322,11 @@ def test_kl_enters_the_loss():
     reference = bigram(seed=5)
     _, _, without = improve(reference=reference)
     moved, _, metrics = improve(reference=reference, objective=grpo(beta=0.5).objective)
-    x = score(reference.table, SAID)[0] - score(POLICY.table, SAID)[0]
-    x, mask = np.asarray(x), np.asarray(SAID.sampled)
+    x = (
+        log_probs(reference.table, TRAJECTORY)[0]
+        - log_probs(POLICY.table, TRAJECTORY)[0]
+    )
+    x, mask = np.asarray(x), np.asarray(TRAJECTORY.sampled)
     k3 = np.where(mask, np.exp(x) - x - 1, 0)
     np.testing.assert_allclose(metrics["kl"], k3.sum() / mask.sum(), rtol=1e-5)
     of_rows = (k3.sum(-1) / np.maximum(mask.sum(-1), 1)).mean()
@@ -319,19 +341,23 @@ def test_kl_enters_the_loss():
 
 def test_kl_enters_the_reward():
     reference = bigram(seed=5)
-    gap = score(POLICY.table, SAID)[0] - score(reference.table, SAID)[0]
-    wanted = np.where(SAID.sampled, gap, 0).sum(-1)
-    for parts in (1, 8):
-        paid = update.KLReward(reference, parts=parts)(SAID)
-        assert list(paid.components) == ["kl"]
-        np.testing.assert_allclose(paid.total, wanted, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="parts=3 for 4 prompts x 4 samples"):
-        update.KLReward(reference, parts=3)(SAID)
+    gap = (
+        log_probs(POLICY.table, TRAJECTORY)[0]
+        - log_probs(reference.table, TRAJECTORY)[0]
+    )
+    wanted = np.where(TRAJECTORY.sampled, gap, 0).sum(-1)
+    for microbatches in (1, 8):
+        rewards = update.KLReward(reference, microbatches=microbatches)(TRAJECTORY)
+        assert list(rewards.components) == ["kl"]
+        np.testing.assert_allclose(rewards.total, wanted, rtol=1e-5, atol=1e-5)
+    message = "microbatches of KLReward=3 for 4 prompts x 4 samples"
+    with pytest.raises(ValueError, match=message):
+        update.KLReward(reference, microbatches=3)(TRAJECTORY)
 
 
-def test_gspo_moves_the_row_as_one():
+def test_gspo_has_one_ratio_a_row():
     moved, _, metrics = improve(STALE, objective=gspo(low=0.05, high=0.05).objective)
-    gap = score(POLICY.table, STALE)[0] - STALE.log_prob
+    gap = log_probs(POLICY.table, STALE)[0] - STALE.log_prob
     count = np.maximum(STALE.sampled.sum(-1), 1)
     ratio = np.exp(np.where(STALE.sampled, gap, 0).sum(-1) / count)
     some = STALE.sampled.any(-1)
@@ -339,11 +365,11 @@ def test_gspo_moves_the_row_as_one():
     np.testing.assert_allclose(metrics["ratio/min"], ratio[some].min(), rtol=1e-5)
 
 
-def test_scores_do_not_depend_on_chunks():
-    measure = eqx.filter_jit(update.score)
+def test_log_probs_do_not_depend_on_chunks():
+    measure = eqx.filter_jit(update.log_probs)
     for chunk in (None, 1, 7, 1000):
-        some = measure(POLICY, SAID.prompt, SAID.tokens, chunk=chunk)
-        for a, b in zip(score(POLICY.table, SAID), some, strict=True):
+        some = measure(POLICY, TRAJECTORY.prompt, TRAJECTORY.tokens, chunk=chunk)
+        for a, b in zip(log_probs(POLICY.table, TRAJECTORY), some, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -352,11 +378,11 @@ def test_scores_do_not_depend_on_chunks():
     [
         (dict(microbatches=3), "microbatches=3 for 4 prompts x 4 samples"),
         (dict(minibatches=0), "minibatches must be a positive integer. Received 0"),
-        (dict(minibatches=4, microbatches=8), "what a minibatch holds"),
-        (dict(epochs=0), "epochs must be at least 1"),
+        (dict(minibatches=4, microbatches=8), r"4 samples \(of a minibatch\)"),
+        (dict(epochs=0), "epochs must be a positive integer. Received 0"),
     ],
 )
-def test_parts_that_do_not_divide_are_refused(options, words):
+def test_counts_that_do_not_divide_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         improve(**options)
 

@@ -1,4 +1,4 @@
-"""How much memory the update takes, by the compiler's own account."""
+"""Memory of the update, as the compiler reports it."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import pytest
 from grpojax import update
 from grpojax.models import Transformer, TransformerConfig
 
-from .doubles import bigram, say
+from .doubles import bigram, random_trajectory
 
 
 TIME, GROUP = 16, 2
@@ -32,18 +32,19 @@ def temporary_bytes(vocab: int, prompts: int, chunk: int) -> int:
     def arguments():
         policy = Transformer(config, key=jr.key(0))
         opt_state = optimizer.init(eqx.filter(policy, eqx.is_inexact_array))
-        return policy, opt_state, say(bigram(vocab=4), prompts, GROUP, TIME)
+        trajectory = random_trajectory(bigram(vocab=4), prompts, GROUP, TIME)
+        return policy, opt_state, trajectory
 
     def improve(arrays):
-        policy, opt_state, said = eqx.combine(arrays, static)
+        policy, opt_state, trajectory = eqx.combine(arrays, static)
         result = update.improve(
             policy,
             opt_state,
-            said,
+            trajectory,
             jnp.ones((prompts, GROUP)),
             objective=update.Objective(entropy_bonus=0.01),
             optimizer=optimizer,
-            chunk=chunk,
+            config=update.UpdateConfig(chunk=chunk),
         )
         return eqx.filter(result, eqx.is_array)
 
@@ -56,7 +57,7 @@ def temporary_bytes(vocab: int, prompts: int, chunk: int) -> int:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_vocabulary_times_batch():
-    """What is left when the parts that grow with one of them alone are taken away."""
+    """The mixed difference: terms that grow with one of the two alone cancel."""
     vocab, more_vocab, prompts, more_prompts = 256, 1024, 4, 16
     both = temporary_bytes(more_vocab, more_prompts, chunk=8)
     vocabulary = temporary_bytes(more_vocab, prompts, chunk=8)
@@ -64,6 +65,6 @@ def test_memory_does_not_grow_with_vocabulary_times_batch():
     neither = temporary_bytes(vocab, prompts, chunk=8)
     added = (more_prompts - prompts) * GROUP * TIME * (more_vocab - vocab)
     assert abs(both - vocabulary - batch + neither) < 0.02 * 4 * added
-    # The trap, logits of all positions at once, is something that would be seen.
+    # The trap, logits of all positions at once, would be seen.
     at_once = temporary_bytes(more_vocab, more_prompts, chunk=10**6)
     assert at_once - both > 4 * added

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grpojax import update
-from grpojax.update import Frozen, Objective, Scores
+from grpojax.update import Batch, LossInputs, Objective
 
 from . import trl
 
@@ -34,21 +34,23 @@ def evaluate(
     objective = Objective(ratio, surrogate, weight, **parts)
     x = {name: jnp.asarray(values) for name, values in {**GIVEN, **dict(given)}.items()}
     advantage = x["adv"][:, None] if x["adv"].ndim == 1 else x["adv"]
-    frozen = Frozen(advantage, jnp.asarray(MASK), x["old"], x["samp"], x["ref"])
-    frozen = objective.prepare(frozen)
-    loss = lambda log_prob: objective(Scores(log_prob, x["ent"], frozen))[0]
+    batch = Batch(advantage, jnp.asarray(MASK), x["old"], x["samp"], x["ref"])
+    weights = objective.loss_weights(batch)
+
+    def loss(log_prob):
+        return objective(LossInputs(log_prob, x["ent"], batch, weights))[0]
+
     value, gradient = jax.value_and_grad(loss)(x["logp"])
     return float(value), float(jnp.abs(gradient).sum())
 
 
-def bare(**missing) -> Scores:
-    """Scores that no objective has prepared."""
+def inputs(**missing) -> LossInputs:
+    """Inputs of the parts of an objective."""
     x = {name: jnp.asarray(values) for name, values in GIVEN.items()}
     mask = jnp.asarray(MASK)
-    frozen = Frozen(
-        x["adv"][:, None], mask, x["old"], **{"behavior": x["samp"], **missing}
-    )
-    return Scores(x["logp"], x["ent"], frozen)
+    fields = {"behavior": x["samp"], **missing}
+    batch = Batch(x["adv"][:, None], mask, x["old"], **fields)
+    return LossInputs(x["logp"], x["ent"], batch, Objective().loss_weights(batch))
 
 
 CLIP = update.Clip(0.2, 0.28, dual=3.0)
@@ -148,23 +150,23 @@ def test_the_divisor_of_dr_grpo():
 def test_a_sequence_is_weighed_by_a_sum_and_clipped_by_a_mean():
     """The sampler correction multiplies tokens, GSPO's ratio averages them."""
     gap = np.where(MASK, GIVEN["old"] - GIVEN["samp"], 0).sum(-1, keepdims=True)
-    scores = bare()
-    weights = update.Importance(3.0, outside="truncate")(scores)
+    here = inputs()
+    weights = update.Importance(3.0, outside="truncate")(here)
     np.testing.assert_allclose(weights, np.exp(gap))
     drift = np.where(MASK, GIVEN["logp"] - GIVEN["old"], 0).sum(-1, keepdims=True)
     wanted = np.broadcast_to(np.exp(drift / LENGTH), MASK.shape)
-    np.testing.assert_allclose(update.sequence_ratio(scores), wanted)
+    np.testing.assert_allclose(update.sequence_ratio(here), wanted)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_truncating_and_masking_a_weight(level):
     gap = np.where(MASK, GIVEN["old"] - GIVEN["samp"], 0)
     gap = gap.sum(-1, keepdims=True) if level == "sequence" else gap
-    scores = bare()
+    here = inputs()
     weight, bounds = np.exp(gap), (0.95, 1.1)
-    truncated = update.Importance(1.1, 0.95, level=level, outside="truncate")(scores)
+    truncated = update.Importance(1.1, 0.95, level=level, outside="truncate")(here)
     np.testing.assert_allclose(truncated, np.clip(weight, *bounds))
-    masked = update.Importance(1.1, 0.95, level=level, outside="mask")(scores)
+    masked = update.Importance(1.1, 0.95, level=level, outside="mask")(here)
     inside = (weight >= 0.95) & (weight <= 1.1)
     assert inside.any() and not inside.all()
     np.testing.assert_allclose(masked, np.where(inside, weight, 0))
@@ -248,8 +250,8 @@ def test_a_clamp_keeps_an_absurd_ratio_finite():
 @pytest.mark.parametrize(
     "ratio, advantage, flows",
     [
-        (1.5, 1.0, False),  # Too likely already, and praised: stop.
-        (1.5, -1.0, True),  # Too likely, and blamed: go on.
+        (1.5, 1.0, False),  # Above the range, and A would raise it: clipped.
+        (1.5, -1.0, True),  # Above the range, and A lowers it.
         (0.5, -1.0, False),
         (0.5, 1.0, True),
         (1.1, 1.0, True),
@@ -260,25 +262,22 @@ def test_clipping_stops_the_gradient_on_the_right_side_only(ratio, advantage, fl
     """The trap of a maximum where a minimum belongs, for A < 0."""
     mask = jnp.ones((1, 1), bool)
     objective = Objective(surrogate=update.Clip(0.2, 0.2))
-    frozen = Frozen(jnp.full((1, 1), advantage), mask, jnp.zeros((1, 1)))
-    frozen = objective.prepare(frozen)
-    loss = lambda x: objective(Scores(x, x, frozen))
+    batch = Batch(jnp.full((1, 1), advantage), mask, jnp.zeros((1, 1)))
+    weights = objective.loss_weights(batch)
+    loss = lambda x: objective(LossInputs(x, x, batch, weights))
     gradient, measured = jax.grad(loss, has_aux=True)(jnp.log(jnp.full((1, 1), ratio)))
     assert bool(gradient.any()) == flows
     clipped = measured["clip_low"] + measured["clip_high"]
     assert bool(clipped.any()) != flows
 
 
-def test_parts_say_what_they_are_missing():
+def test_errors_name_what_is_missing():
     objective = Objective(importance=update.Importance())
-    scores = bare(behavior=None)
-    frozen = scores.frozen
-    with pytest.raises(ValueError, match="Pass `frozen=objective.prepare"):
-        objective(scores)
-    with pytest.raises(ValueError, match=r"Pass `Frozen\(behavior=...\)`"):
-        objective(Scores(scores.log_prob, scores.entropy, objective.prepare(frozen)))
-    with pytest.raises(ValueError, match=r"Pass `Frozen\(entropy=...\)`"):
-        Objective(entropy_filter=update.TopEntropy()).prepare(frozen)
+    here = inputs(behavior=None)
+    with pytest.raises(ValueError, match=r"Pass `Batch\(behavior=...\)`"):
+        objective(here)
+    with pytest.raises(ValueError, match=r"Pass `Batch\(entropy=...\)`"):
+        Objective(entropy_filter=update.TopEntropy()).loss_weights(here.batch)
     with pytest.raises((ValueError, TypeError), match="level"):
         update.Importance(level="row")  # pyright: ignore
     with pytest.raises(ValueError, match="Received length=0"):

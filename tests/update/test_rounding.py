@@ -1,4 +1,4 @@
-"""Optimizers that keep less than they compute with."""
+"""Stochastic rounding of weights and moments."""
 
 import jax
 import jax.numpy as jnp

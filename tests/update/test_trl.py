@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpojax.update import Scores
+from grpojax.update import LossInputs
 
 from . import trl
 
@@ -33,17 +33,17 @@ def test_all_cases(wide, tolerance):
         for case in reference["cases"]:
             cfg = case["cfg"]
             objective, scale = trl.objective(cfg), trl.scale(cfg)
-            frozen = objective.prepare(trl.frozen(cfg, inputs))
+            batch, weights = trl.batch_and_weights(cfg, inputs)
 
-            def loss(log_prob, objective=objective, frozen=frozen):
-                return objective(Scores(log_prob, inputs["ent"], frozen))
+            def loss(log_prob, objective=objective, fixed=(batch, weights)):
+                return objective(LossInputs(log_prob, inputs["ent"], *fixed))
 
             value_and_grad = jax.value_and_grad(loss, has_aux=True)
             (value, measured), gradient = value_and_grad(inputs["logp"])
             assert value.dtype == gradient.dtype == dtype
             gaps = [abs(float(value) * scale - case["loss"])]
             gaps += [np.abs(gradient * scale - np.asarray(case["grad"])).max()]
-            count = frozen.mask.sum()
+            count = batch.mask.sum()
             for theirs, ours in NAMES.items():
                 if theirs in case["metrics"]:
                     mean = float(measured[ours].sum() / count)
@@ -135,8 +135,9 @@ def test_all_losses_to_their_last_printed_digit(level):
                 cfg["epsilon_high"] = 5.0 if loss_type == "cispo" else 0.28
                 cfg |= VARIANTS[name]
                 objective = trl.objective(cfg)
-                frozen = objective.prepare(trl.frozen(cfg, inputs))
-                loss, _ = objective(Scores(inputs["logp"], inputs["ent"], frozen))
+                fixed = trl.batch_and_weights(cfg, inputs)
+                scored = LossInputs(inputs["logp"], inputs["ent"], *fixed)
+                loss, _ = objective(scored)
                 gap = float(loss) * trl.scale(cfg) - float(number)
                 if abs(gap) > 0.51e-8:
                     failed[loss_type, name] = gap

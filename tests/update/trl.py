@@ -1,9 +1,10 @@
-"""How TRL 1.16 says things, and how they are said here: one table.
+"""TRL 1.16's configurations as objectives of this library: one table.
 
-`objective(cfg)` maps each field of a configuration to parts, `frozen(...)` its inputs;
-`docs/trl.md` explains them in words.
+`objective(cfg)` maps each field of a configuration to parts, and `batch_and_weights`
+the reference's inputs; `docs/trl.md` explains them in words.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -111,15 +112,21 @@ def scale(cfg: dict) -> float:
     return 1 / cfg.get("GA", 1)
 
 
-def frozen(cfg: dict, inputs: dict) -> update.Frozen:
+def batch_and_weights(
+    cfg: dict, inputs: dict
+) -> tuple[update.Batch, update.LossWeights]:
     mask = inputs["cm"] * (inputs["tool"] if cfg.get("use_tool") else 1)
     ratio = cfg.get("is_ratio")
-    return update.Frozen(
+    batch = update.Batch(
         advantage=inputs["adv"][:, None],
         mask=mask.astype(bool),
         old=None if cfg.get("old_is_none") else inputs["old"],
         behavior=inputs["samp"],
         reference=inputs["ref"],
         entropy=inputs["ent"],
-        importance=None if ratio is None else jnp.asarray(ratio, inputs["logp"].dtype),
     )
+    weights = objective(cfg).loss_weights(batch)
+    if ratio is not None:
+        ratio = jnp.asarray(ratio, inputs["logp"].dtype)
+        weights = dataclasses.replace(weights, importance=ratio)
+    return batch, weights

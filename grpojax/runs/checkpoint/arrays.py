@@ -142,8 +142,9 @@ def fill_derived(
     """Restored arrays with those that checkpoints of older versions lack.
 
     An optimizer may record its learning rate beside its step count, for metrics only
-    (`.../learning_rate`, `.../count`). The rate is filled in from the state, to be
-    computed again in the next update; the count from another count of the optimizer.
+    (`.../learning_rate`, `.../updates`). The rate is filled in from the state, to be
+    computed again in the next update; the number of updates from a count of the
+    optimizer.
 
     **Arguments:**
 
@@ -157,7 +158,7 @@ def fill_derived(
             for other, value in values.items()
             if other.endswith("/count") and describe(value) == describe(like[name])
         ]
-        is_count = name.endswith("/count") and counts
+        is_count = name.endswith("/updates") and counts
         # A copy: the memory of a state's arrays is donated, of each once.
         filled[name] = counts[0].copy() if is_count else like[name]
     return filled
@@ -166,7 +167,7 @@ def fill_derived(
 def derived(arrays: Mapping[str, ArrayLike]) -> set[str]:
     """The paths of recorded learning rates, and of the counts beside them."""
     rates = [name for name in arrays if name.endswith("/learning_rate")]
-    counts = {name.removesuffix("learning_rate") + "count" for name in rates}
+    counts = {name.removesuffix("learning_rate") + "updates" for name in rates}
     return {*rates, *(counts & arrays.keys())}
 
 

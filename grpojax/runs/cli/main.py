@@ -5,10 +5,9 @@
     grpojax generate MODEL [--prompt TEXT ...]
     grpojax report RUN... [--out DIR]
 
-What can be refused is refused before anything is compiled or written, with exit code 2.
-A run that was told to leave (SIGTERM) leaves with 75, and `--resume` goes on with it;
-one that is not worth its time any more leaves with 3, and one of many processes that
-has lost another with 69.
+Invalid configurations are rejected before anything is compiled or written, with exit
+code 2. A run that gets SIGTERM exits with 75, and `--resume` continues it; one that has
+diverged exits with 3, and one of several processes that has lost another with 69.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from ..distributed.supervise import EXIT_PEER as EXIT_PEER, fork_supervised
-from ..recipe import load as recipes
+from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
 from .options import (
@@ -30,9 +29,9 @@ from .options import (
     add_recipe_options,
     add_resume_option,
     add_train_options as add_train_options,
-    goes_on,
     joins,
     load_recipe,
+    wants_resume,
 )
 
 
@@ -46,11 +45,11 @@ logger = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
-    """Input that cannot be; the message says what was expected."""
+    """Invalid user input (exit code 2); the message says what was expected."""
 
 
 class LeavingError(Exception):
-    """A run that has left before its end, by its own decision; with an exit code."""
+    """A run that ended before its last step, with its exit code."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
@@ -58,8 +57,8 @@ class LeavingError(Exception):
 
 
 @contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """What goes wrong in here is the fault of what was asked for."""
+def invalid_input() -> Iterator[None]:
+    """Reports errors raised in this context as invalid user input."""
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -68,24 +67,24 @@ def refusing() -> Iterator[None]:
 
 
 Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
-"""What a command does with its options and the variables."""
+"""Runs a command, given its options and environment variables."""
 
 
 def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Command:
-    """A command that begins with a recipe, which it may only have to print.
+    """A command that loads a recipe, and prints it if that is all that is asked for.
 
-    JAX takes seconds to import, and a misspelt key should not: whatever needs it is
-    imported by `act`, which is given the recipe, the options, and when it all began.
+    JAX takes seconds to import, and a misspelt key should not: what needs JAX is
+    imported by `act`, which is called with the recipe, the options and the start time.
     """
 
     def command(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         start = time.perf_counter()
-        with refusing():
+        with invalid_input():
             recipe = load_recipe(options, environment, vars(options).get("model"))
         if options.print_config:
-            print(recipes.dump(recipe), end="")
+            print(dump(recipe), end="")
             return
-        with refusing():
+        with invalid_input():
             one_of_many = joins(options, recipe)
         if not one_of_many:
             act(recipe, options, start)
@@ -94,7 +93,7 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
         from ..distributed import processes
 
         with contextlib.ExitStack() as stack:
-            with refusing():
+            with invalid_input():
                 stack.enter_context(
                     processes.distributed(
                         coordinator=options.coordinator,
@@ -111,7 +110,7 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
 
 
 def _console() -> "Console":
-    """The terminal, for one process of a run."""
+    """The terminal, for the first process of a run."""
     from rich.console import Console
 
     from ..distributed import processes
@@ -123,17 +122,21 @@ def _console() -> "Console":
 def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax train`."""
     from ..distributed import processes
-    from ..training import estimate as estimating, fit as training
+    from ..training import fit
+    from . import estimate, train
 
-    with refusing():
-        setup = training.prepare(recipe, options.out, resume=goes_on(options))
+    with invalid_input():
+        prepared = train.prepare(
+            recipe, options.out, resume=options.resume, console=_console()
+        )
+        prepared = prepared._replace(start=start)
     if options.dry_run:
-        needs = estimating.describe(estimating.estimate(setup))
+        needs = estimate.describe(estimate.estimate(prepared))
         if processes.is_process_0():
-            print(f"{training.describe(setup)}\n{needs}")
+            print(f"{prepared.config.summary}\n{needs}")
         return
     try:
-        training.run(setup, console=_console(), start=start)
+        fit.run(prepared)
     except PreemptedError as error:
         how = f"{error}: go on with --out {options.out} --resume"
         raise LeavingError(EXIT_PREEMPTED, how) from None
@@ -144,27 +147,28 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 @with_recipe
 def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax evaluate`."""
-    from . import evaluate as evaluating
+    from . import evaluate as evaluation
 
-    with refusing():
-        setup = evaluating.prepare(recipe, options.out, resume=goes_on(options))
-    evaluating.run(setup, console=_console(), start=start)
+    with invalid_input():
+        resume = wants_resume(options)
+        prepared = evaluation.prepare(recipe, options.out, resume=resume)
+    evaluation.run(prepared, console=_console(), start=start)
 
 
 @with_recipe
 def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax generate`."""
-    from . import generate as generating
+    from . import generate as generation
 
     del start
-    with refusing():
-        setup = generating.prepare(
+    with invalid_input():
+        prepared = generation.prepare(
             recipe,
             options.prompt,
             problems=options.problems,
             samples=options.samples,
         )
-    generating.show(generating.run(setup), _console())
+    generation.print_records(generation.run(prepared), _console())
 
 
 def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
@@ -172,7 +176,7 @@ def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     from ..reports import write_report
 
     del environment
-    with refusing():
+    with invalid_input():
         written = write_report(options.runs, options.out)
     print(f"{written}\n{written.with_suffix('.html')}")
 
@@ -256,7 +260,7 @@ def run(
     """
     options = parser.parse_args(argv)
     try:
-        with refusing():
+        with invalid_input():
             _log(environment.get("LOGLEVEL", "WARNING"))
         options.command(options, environment)
     except RefusedError as error:

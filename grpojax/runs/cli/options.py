@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..recipe import load as recipes
+from ..recipe.load import load
 from ..recipe.schema import check_paths, Recipe
 
 
@@ -104,7 +104,7 @@ def load_recipe(
     - `model`: what `model.path` shall be. The directory of a run brings its recipe.
     """
     path = options.recipe
-    if goes_on(options) and path is None:
+    if wants_resume(options) and path is None:
         path = options.out / "config.yaml"
     if model is not None and (Path(model) / "config.yaml").is_file():
         path = Path(model) / "config.yaml" if path is None else path
@@ -114,7 +114,7 @@ def load_recipe(
                 f"A run that has finished holds its model. There is none at {model!r}: "
                 "let it finish, or name another one."
             )
-    recipe = recipes.load(Recipe(), path, options.set, environment)
+    recipe = load(Recipe(), path, options.set, environment)
     if model is not None:
         section = dataclasses.replace(recipe.model, path=model)
         recipe = dataclasses.replace(recipe, model=section)
@@ -126,25 +126,25 @@ def load_recipe(
     return recipe
 
 
-def goes_on(options: argparse.Namespace) -> bool:
-    """Whether a run is there that shall be resumed.
+def wants_resume(options: argparse.Namespace) -> bool:
+    """Whether there is a run to resume.
 
-    **Raises:** `ValueError` without a directory, `FileNotFoundError` if it holds none
-    and it is not said what should begin there.
+    **Raises:** `ValueError` without a directory, `FileNotFoundError` if there is no run
+    in it and no recipe to start one.
     """
     wanted = vars(options)
     if not wanted.get("resume"):
         return False
     if options.out is None:
         raise ValueError(
-            "--resume goes on with the run in a directory. Received none: name it with "
+            "--resume continues the run in a directory. Received none: name it with "
             "--out."
         )
     if (options.out / "config.yaml").is_file():
         return True
     if options.recipe is None and not options.set and "model" not in wanted:
         raise FileNotFoundError(
-            f"--resume goes on with a run. There is none in {str(options.out)!r}: "
-            "check the path, or name a recipe to begin there."
+            f"--resume continues a run. There is none in {str(options.out)!r}: check "
+            "the path, or name a recipe to start there."
         )
     return False

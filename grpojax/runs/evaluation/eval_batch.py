@@ -19,7 +19,7 @@ from .statistics import Answer
 
 
 class EvalBatch(NamedTuple):
-    """Completions of a batch of problems: everything that is transferred to the host."""
+    """Completions of a batch of problems: all that is transferred to the host."""
 
     prompts: Prompt
     tokens: Int[Array, "problem sample time"]
@@ -88,6 +88,7 @@ def complete(
     if isinstance(env, AbstractAnswerEnvironment):
         gold = jax.vmap(env.gold)(states)
         answers = jax.vmap(jax.vmap(env.answer))(turns)
+    empty = jax.vmap(lambda state: _empty_is_correct(env, state, success))
     found = EvalBatch(
         prompts=prompts,
         tokens=jnp.where(place < total_lengths[..., None], trajectory.tokens, 0),
@@ -95,7 +96,7 @@ def complete(
         lengths=trajectory.lengths,
         terminated=trajectory.terminated,
         rewards=trajectory.rewards,
-        empty_is_correct=jax.vmap(lambda state: _empty_is_correct(env, state, success))(states),
+        empty_is_correct=empty(states),
         gold=gold,
         answers=answers,
     )

@@ -163,9 +163,7 @@ class Evaluation:
             first = done - done % batch
             rows = slice(done - first, count - first)
             sampled = program(*arguments(first), **static)
-            part = to_host(
-                sampled, rows, success=self.success, training_answer=common
-            )
+            part = to_host(sampled, rows, success=self.success, training_answer=common)
             if (
                 predictions is not None
                 and tokenizer is not None

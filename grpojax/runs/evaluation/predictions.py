@@ -219,7 +219,9 @@ def _result(header: Mapping, records: Sequence[Mapping]) -> EvaluationResult | N
         terminated=take("terminated", bool),
         prompts=[np.array(record["prompt_tokens"], np.int32) for record in records],
         tokens=np.array([[pad(x["tokens"]) for x in row] for row in rows]),
-        total_lengths=np.array([[len(x["tokens"]) for x in row] for row in rows], np.int32),
+        total_lengths=np.array(
+            [[len(x["tokens"]) for x in row] for row in rows], np.int32
+        ),
         answers=[[x["answer"] for x in row] for row in rows],
         gold=[record["answer"] for record in records],
         empty_is_correct=np.array([record["silent"] for record in records], bool),

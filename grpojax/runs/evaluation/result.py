@@ -49,7 +49,7 @@ class EvaluationResult:
     - `answers`: the answer of each sample, by problem; `None` where it has none.
     - `gold`: the right answers; `None` if the environment does not know them.
     - `empty_is_correct`: whether empty turns score as correct (a baseline).
-    - `training_answer`: the most frequent answer of the training problems, if known.
+    - `training_answer`: the most frequent answer of the training problems.
     - `seconds`, `seconds_compile`: how long it took, compilation apart.
     """
 
@@ -130,11 +130,13 @@ class EvaluationResult:
         """Accuracies without reading the problem.
 
         - `empty_completion`: every turn is empty.
-        - `majority_answer`: the most frequent answer of the training problems, if known.
+        - `majority_answer`: the most frequent answer of the training problems.
         - `majority_answer_of_this_split`: the best constant answer of these problems,
             which is not known in advance.
         """
-        baselines = {"empty_completion": _baseline(self.empty_is_correct.tolist(), None)}
+        baselines = {
+            "empty_completion": _baseline(self.empty_is_correct.tolist(), None)
+        }
         if None in self.gold:
             return baselines
         constants = {

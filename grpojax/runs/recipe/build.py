@@ -1,144 +1,51 @@
-"""From the names and numbers of a recipe to the parts that run."""
+"""From a recipe to the arguments of `grpojax.fit`."""
 
-import dataclasses
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable
+import logging
 from importlib import resources
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from ... import algorithms, models, reward
-from ...env import AbstractDatasetEnvironment
+from ... import models, rollout
+from ..._train import init, TrainStep
+from ...env import AbstractAnswerEnvironment
 from ...models import Transformer
-from ...reward import RewardFn
-from ...rollout import AbstractSampler, Categorical, Greedy
+from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
 from ...text import AbstractTokenizer, load_tokenizer
-from ...types import Rewards, Trajectory
-from ...update import Number, stochastic_rounding
-from ..distributed import mesh as placement
+from ...types import Rewards, TrainState
+from ...update import UpdateConfig
+from ..distributed import mesh as meshes
+from ..evaluation.evaluate import Evaluation
+from ..tracking import build as trackers
+from ..training.checkpointing import Checkpointing
+from ..training.fit import Config, export_to, Logging
+from ..training.health import Thresholds
+from . import load
+from .build_parts import (
+    build_algorithm,
+    build_optimizer,
+    build_reward,
+    check_reward,
+    needs_reference,
+)
+from .compose import make
 from .schema import Recipe
+from .tasks import build_environments, Environments, find_task
 
+
+logger = logging.getLogger(__name__)
 
 SHIPPED = "gsm8k-tiny"
 """The name of the model that comes with the package."""
 
-NAMED = "envs"
-"""The package of the environments that a recipe calls by a short name."""
-
-
-def shuffled(trajectory: Trajectory, rewards: Rewards) -> Rewards:
-    """Pays the rows of every prompt what the rows of its neighbor earned.
-
-    A negative control: the rewards have the same values and say nothing about the rows
-    that get them, so whatever improves under it does not owe it to the rewards.
-    """
-    del trajectory
-    return dataclasses.replace(rewards, total=jnp.roll(rewards.total, 1, axis=0))
-
-
-TRUNCATED = {
-    "keep": (),
-    "zero": (reward.zero_truncated,),
-    "drop": (reward.drop_truncated,),
-}
-
-
-def build_reward(recipe: Recipe) -> RewardFn:
-    """The components that a recipe pays for, weighed and shaped."""
-    settings = recipe.reward
-    weights: dict[str, Number] = {
-        "correct": settings.correct,
-        "format": settings.format,
-    }
-    shapings = TRUNCATED[settings.truncated] + (shuffled,) * settings.shuffle
-    return reward.Chain(reward.WeightedSum(weights), *shapings)
-
-
-ALGORITHMS = {
-    function.__name__: function
-    for function in (
-        algorithms.grpo,
-        algorithms.dr_grpo,
-        algorithms.bnpo,
-        algorithms.dapo,
-        algorithms.gspo,
-        algorithms.cispo,
-        algorithms.rloo,
-        algorithms.reinforce,
-        algorithms.reinforce_plus_plus,
-        algorithms.sapo,
-        algorithms.vespo,
-        algorithms.luspo,
-        algorithms.gmpo,
-        algorithms.opo,
-    )
-}
-
-
-def build_sampler(recipe: Recipe) -> AbstractSampler:
-    """How completions are drawn that are judged or looked at."""
-    temperature = recipe.run.eval_temperature
-    return Categorical(temperature) if temperature > 0 else Greedy()
-
-
-def build_algorithm(recipe: Recipe) -> algorithms.Algorithm:
-    """One of `grpojax.algorithms`, with the recipe's numbers.
-
-    **Raises:** `ValueError` for a number that the algorithm has not.
-    """
-    build = ALGORITHMS[recipe.algorithm.name]
-    known = inspect.signature(build).parameters
-    numbers = {
-        key: value
-        for key, value in vars(recipe.algorithm).items()
-        if key != "name" and value is not None
-    }
-    for key in numbers:
-        if key not in known:
-            raise ValueError(
-                f"`algorithm.{key}` must be a number of {recipe.algorithm.name}, which "
-                f"has {', '.join(known) or 'none'}. Received {numbers[key]}: leave it "
-                "out."
-            )
-    return build(**numbers)
-
-
-def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """AdamW on a schedule, after a clip of the gradient's norm.
-
-    Whatever is kept in bfloat16, weights or moments, is rounded at random.
-    """
-    settings, rate = recipe.optimizer, recipe.optimizer.learning_rate
-    updates = recipe.run.steps * recipe.update.epochs * recipe.update.minibatches
-    warmup = settings.warmup_updates
-    decay = max(updates - warmup, 1)
-    schedule = {
-        "constant": optax.constant_schedule(rate),
-        "linear": optax.linear_schedule(rate, 0.0, decay),
-        "cosine": optax.cosine_decay_schedule(rate, decay),
-    }[settings.schedule]
-    if warmup > 0:
-        rising = optax.linear_schedule(0.0, rate, warmup)
-        schedule = optax.join_schedules([rising, schedule], [warmup])
-    optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
-    if settings.clip_norm is not None:
-        clip = optax.clip_by_global_norm(settings.clip_norm)
-        optimizer = optax.chain(clip, optimizer)
-    state_dtype = settings.state_dtype or recipe.model.dtype
-    if "bfloat16" in (state_dtype, recipe.model.dtype):
-        optimizer = stochastic_rounding(optimizer, state_dtype=state_dtype)
-    return optimizer
-
 
 class Keys(NamedTuple):
-    """Every random draw of a run is folded from one of these."""
+    """Keys of a run, from which every random draw is folded."""
 
     train: Key[Array, ""]
     evaluate: Key[Array, ""]
@@ -146,28 +53,29 @@ class Keys(NamedTuple):
 
 
 def build_keys(recipe: Recipe) -> Keys:
-    """The keys that a recipe's seed stands for."""
+    """The keys of a recipe's seed."""
     key = jr.key(recipe.run.seed)
     train, evaluate = jr.split(key)
     return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
 
 
 REMAT = {False: "elementwise", True: "layers"}
-"""What recipes of old say."""
+"""Legacy boolean values of `model.remat`."""
 
 
 def load_model(
     recipe: Recipe, mesh: Mesh | None = None
 ) -> tuple[Transformer, AbstractTokenizer]:
-    """A model, laid out over a mesh if there is one, and its tokenizer.
+    """A model, sharded over a mesh if there is one, and its tokenizer.
 
     **Raises:** `FileNotFoundError` if there is none, `ValueError` if the two do not
-    fit together.
+    belong together.
     """
     settings = recipe.model
     path, remat = settings.path, settings.remat
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
+    logger.info("loading the model %s", path)
     policy = models.load(
         path,
         dtype=jnp.dtype(settings.dtype),
@@ -182,9 +90,9 @@ def load_model(
 
 
 def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
-    """The policy that a recipe trains: with adapters, if it asks for them.
+    """The policy with the recipe's adapters, if it has any.
 
-    **Raises:** `ValueError` for projections that the policy has not.
+    **Raises:** `ValueError` for projections that the policy does not have.
     """
     settings = recipe.lora
     if settings.rank is None:
@@ -198,77 +106,198 @@ def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
     )
 
 
-class Environments(NamedTuple):
-    """What a recipe's task makes of its data.
-
-    **Fields:**
-
-    - `train`: what is trained on.
-    - `held_out`: what is judged, if anything.
-    - `notes`: what a person should know of it, a sentence each.
-    """
-
-    train: AbstractDatasetEnvironment
-    held_out: AbstractDatasetEnvironment | None
-    notes: list[str]
-
-
-def build_environments(
-    recipe: Recipe, tokenizer: AbstractTokenizer, mesh: Mesh | None = None
-) -> Environments:
-    """Calls the function that `data.task` names.
-
-    It is `envs.<task>.environments`, or for `package.module:function` that one; either
-    is given the section `data`, the tokenizer, and the keywords `horizon`
-    (`rollout.max_new_tokens`) and `held_out` (`run.eval_problems`), and returns the
-    three fields of `Environments`.
-
-    **Raises:** `ValueError` if there is no such function, and what it raises itself.
-    """
-    made = find_task(recipe.data.task)(
-        recipe.data,
-        tokenizer,
-        horizon=recipe.rollout.max_new_tokens,
-        held_out=recipe.run.eval_problems,
-    )
-    environments = Environments(*made)
-    for env in environments[:2]:
-        if not isinstance(env, AbstractDatasetEnvironment | None):
-            raise TypeError(
-                f"`data.task: {recipe.data.task}` must make environments with numbered "
-                f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
-            )
-    train, held_out, notes = environments
-    put = lambda env: placement.place(env, mesh)
-    return Environments(put(train), put(held_out), notes)
-
-
-def find_task(task: str) -> Callable[..., tuple]:
-    """The function that a task's name stands for; see `build_environments`."""
-    module, colon, function = task.partition(":")
-    if not colon:
-        module, function = f"{NAMED}.{task}", "environments"
-    try:
-        found = vars(importlib.import_module(module)).get(function)
-    except ModuleNotFoundError as error:
-        # A module that is there and lacks another one is no misspelt name.
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        found = None
-    if found is None:
+def build_sampler(recipe: Recipe) -> AbstractSampler:
+    """The sampler of training."""
+    settings = recipe.rollout
+    if settings.sampler is None:
+        return Categorical(settings.temperature)
+    sampler = make("rollout.sampler", settings.sampler, [rollout])
+    if not isinstance(sampler, AbstractSampler):
         raise ValueError(
-            f"`data.task` must be one of {', '.join(known_tasks())}, or say where a "
-            f"function is: `package.module:function`. Received {task!r}: there is no "
-            f"`{function}` in a module `{module}`."
+            "`rollout.sampler` must name a `rollout.AbstractSampler`. Received "
+            f"{settings.sampler!r}."
         )
-    return found
+    return sampler
 
 
-def known_tasks() -> list[str]:
-    """The environments that have short names."""
-    try:
-        folder = importlib.import_module(NAMED).__path__
-    except ModuleNotFoundError:
-        return []
-    names = [module.name for module in pkgutil.iter_modules(folder)]
-    return [name for name in names if not name.startswith("_")]
+def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
+    """The sampler of evaluations and of `grpojax generate`."""
+    temperature = recipe.run.eval_temperature
+    return Categorical(temperature) if temperature > 0 else Greedy()
+
+
+def build_rollout(recipe: Recipe) -> RolloutConfig:
+    """The section `rollout` as a value."""
+    settings = recipe.rollout
+    return RolloutConfig(
+        settings.prompts,
+        settings.group,
+        train_prompts=settings.train_prompts,
+        slots=settings.slots,
+        sampler=build_sampler(recipe),
+    )
+
+
+def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation | None:
+    """The evaluation on the problems that a recipe holds out, if there are any."""
+    env, training = environments.held_out, environments.train
+    if env is None:
+        return None
+    run, settings = recipe.run, recipe.rollout
+    limits = [x for x in (run.eval_problems, run.max_eval_problems) if x is not None]
+    return Evaluation(
+        env,
+        samples=run.eval_samples,
+        sampler=build_eval_sampler(recipe),
+        problems=min([env.size, *limits]),
+        # As many rows at a time as in training, for which there is memory.
+        batch=max(settings.prompts * settings.group // run.eval_samples, 1),
+        slots=settings.slots,
+        training=training if isinstance(training, AbstractAnswerEnvironment) else None,
+        key=build_keys(recipe).evaluate,
+    )
+
+
+def config_of(recipe: Recipe, summary: str = "") -> Config:
+    """A recipe as the configuration of a run, compared with those of any version."""
+
+    def parse(text: str) -> dict[str, object]:
+        return load.to_mapping(load.parse(Recipe(), text))
+
+    return Config(load.to_mapping(recipe), parse, summary, load.dump(recipe))
+
+
+class FitArguments(TypedDict):
+    """Arguments of `grpojax.fit`."""
+
+    state: TrainState
+    step: TrainStep
+    steps: int
+    evaluation: Evaluation | None
+    checkpoint: Checkpointing
+    trackers: dict[str, trackers.TrackerFactory]
+    health: Thresholds
+    logging: Logging
+    config: Config
+
+
+def check(recipe: Recipe) -> None:
+    """Checks all of a recipe's parts, before anything is loaded.
+
+    **Raises:** `ValueError` or `TypeError` with the key, for a name or an argument that
+    is unknown, and for parts that do not fit together.
+    """
+    algorithm, rollout_config = build_algorithm(recipe), build_rollout(recipe)
+    shape = rollout_config.prompts, rollout_config.group
+    # A group that the baseline cannot do with.
+    jax.eval_shape(algorithm.advantage, Rewards.of(jnp.zeros(shape)))
+    build_optimizer(recipe)
+    check_reward(recipe)
+    find_task(recipe.data.task)
+
+
+def build(recipe: Recipe) -> FitArguments:
+    """Loads a recipe's parts: `grpojax.fit(**build(recipe), out="out/run")`.
+
+    **Arguments:**
+
+    - `recipe`: see `load.load`.
+
+    **Returns:** arguments of `grpojax.fit`; `out` and `resume` are the caller's.
+
+    **Raises:** `ValueError`, `TypeError`, `OSError` or `ImportError` for parts that are
+    missing or do not fit together.
+
+    !!! example
+
+        ```python
+        grpojax.fit(**build(load(Recipe(), "recipe.yaml")), out="out/run")
+        ```
+    """
+    check(recipe)
+    mesh = meshes.build_mesh(**vars(recipe.mesh))
+    with meshes.use(mesh):
+        return _build(recipe, mesh)
+
+
+def _build(recipe: Recipe, mesh: Mesh | None) -> FitArguments:
+    policy, tokenizer = load_model(recipe, mesh)
+    logger.info("making the environments of the task %s", recipe.data.task)
+    environments = build_environments(recipe, tokenizer, mesh)
+    policy = build_adapters(recipe, policy)
+    algorithm, optimizer = build_algorithm(recipe), build_optimizer(recipe)
+    adapted = recipe.lora.rank is not None
+
+    def base() -> Transformer:
+        # A copy: the step donates the policy that it is given.
+        copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
+        return jax.tree.map(copy, models.without_adapters(policy))
+
+    reference = None
+    if needs_reference(algorithm):
+        # The weights that adapters adapt do not change, and need no copy.
+        reference = models.without_adapters if adapted else base()
+    key = build_keys(recipe).train
+    state = init(policy, optimizer=optimizer, reference=reference, key=key)
+    step = TrainStep(
+        environments.train,
+        optimizer,
+        algorithm,
+        rollout=build_rollout(recipe),
+        update=UpdateConfig(**vars(recipe.update)),
+        reward=build_reward(recipe, environments.train, tokenizer, base),
+        validate=recipe.run.validate,
+    )
+    checkpoint = recipe.checkpoint
+    return FitArguments(
+        state=meshes.place(state, mesh),
+        step=step,
+        steps=recipe.run.steps,
+        evaluation=build_evaluation(recipe, environments),
+        checkpoint=Checkpointing(
+            checkpoint.every,
+            checkpoint.keep_last,
+            checkpoint.keep_best,
+            export_to(tokenizer, base=recipe.model.path),
+        ),
+        trackers=trackers.factories(**vars(recipe.tracking)),
+        health=Thresholds(**vars(recipe.health)),
+        logging=Logging(recipe.log.every, recipe.log.completions, tokenizer),
+        config=config_of(recipe, summarize(recipe, policy, environments, mesh)),
+    )
+
+
+def summarize(
+    recipe: Recipe,
+    policy: Transformer,
+    environments: Environments,
+    mesh: Mesh | None,
+) -> str:
+    """What a run computes, in a few lines."""
+    settings, lora = recipe.rollout, recipe.lora
+    millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+    trained = eqx.filter(policy, policy.trainable())
+    adapters = (
+        f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
+        f"{millions(trained):,.3f} million parameters are trained"
+        + (", the projections are 8 bits" if lora.int8_base else "")
+    )
+    train, held_out, notes = environments
+    options = recipe.data.options
+    values = options if isinstance(options, dict) else vars(options)
+    source = values.get("path", recipe.data.task)
+    held = 0 if held_out is None else held_out.size
+    rate = recipe.optimizer.learning_rate
+    rate = f"{rate:g}" if isinstance(rate, float) else str(rate)
+    return "\n".join(
+        [
+            f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
+            f"{recipe.model.dtype}, on {meshes.describe(mesh)}",
+            *([] if lora.rank is None else [adapters]),
+            f"data   {source}: {train.size:,} training problems, {held:,} held out",
+            *(f"       {note}" for note in notes),
+            f"step   {recipe.algorithm.name}, {settings.prompts} prompts x "
+            f"{settings.group} samples, at most {settings.max_new_tokens} tokens each, "
+            f"learning rate {rate}",
+        ]
+    )

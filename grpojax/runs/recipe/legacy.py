@@ -65,8 +65,8 @@ def translate_shapings(settings: dict[str, object]) -> None:
             "`reward.shapings`."
         )
     shapings = list(_SHAPINGS[str(truncated or "keep")]) + ["shuffled"] * bool(shuffle)
-    named = settings.get("reward.shapings", ())
-    settings["reward.shapings"] = [*shapings, *(named if named else ())]
+    named = settings.get("reward.shapings")
+    settings["reward.shapings"] = shapings + (named if isinstance(named, list) else [])
 
 
 def without_defaults(task: str, options: Mapping[str, object]) -> dict[str, object]:

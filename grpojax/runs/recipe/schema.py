@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_type_hints, Literal
+from typing import Any, cast, get_type_hints, Literal
 
 from . import legacy
 from .check import check, nearest
@@ -126,7 +126,7 @@ class Data:
             key: check(f"data.{key}", kinds[key], x, {}) for key, x in others.items()
         }
         if isinstance(before, options):
-            return replace(before, **values)
+            return replace(cast(Any, before), **values)
         return options(**values)
 
 

@@ -19,13 +19,13 @@ from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints
+from ..checkpoint.resume_check import check_resumable
 from ..distributed import processes
 from ..distributed.mesh import mesh_of, use
 from ..distributed.preemption import Preemption
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.show import echo, print_result
 from ..io.fingerprint import describe, fingerprint
-from ..checkpoint.resume_check import check_resumable
 from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
 from ..tracking.build import TrackerFactory
 from . import curve
@@ -76,17 +76,19 @@ class Config:
     - `values`: names and plain values, nested.
     - `parse`: from the YAML of a run to its `values`.
     - `summary`: what is shown when a run starts, a few lines.
+    - `text`: the values as YAML, if it has a format of its own.
     """
 
     values: Mapping[str, object]
     parse: Callable[[str], Mapping[str, object]] = yaml.safe_load
     summary: str = ""
+    text: str | None = None
 
     def to_yaml(self) -> str:
         """The values as YAML."""
-        return yaml.safe_dump(
-            dict(self.values), sort_keys=False, allow_unicode=True
-        )
+        if self.text is not None:
+            return self.text
+        return yaml.safe_dump(dict(self.values), sort_keys=False, allow_unicode=True)
 
 
 class Prepared(NamedTuple):
@@ -140,7 +142,8 @@ def prepare(
     - `state`: from `grpojax.init`.
     - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
     - `steps`: how many steps the run will have taken, those included that it resumes.
-    - `out`: the run's directory; nothing is written without one.
+    - `out`: the run's directory; nothing is written without one. Of a `RunDirectory`
+        the caller has called `check_config`.
     - `resume`: whether to continue the run in `out` from its last good checkpoint. The
         state and every record but times are then those of a run that was never
         interrupted, bit for bit.
@@ -183,7 +186,13 @@ def prepare(
         lowered = lower(state, step, samples=samples)
         point = None
         if resume and checkpoints is not None:
-            state, point = _restore(state, directory, checkpoints, config)
+            state, point = _restore(
+                state,
+                directory,
+                checkpoints,
+                config,
+                checked=isinstance(out, RunDirectory),
+            )
     return Prepared(
         state,
         lowered,
@@ -218,9 +227,7 @@ def _described(
     return Config(values)
 
 
-def claim(
-    out: str | os.PathLike[str] | None, *, resume: bool
-) -> RunDirectory | None:
+def claim(out: str | os.PathLike[str] | None, *, resume: bool) -> RunDirectory | None:
     """The directory of a run, if the run may have it.
 
     **Raises:** as `RunDirectory`; `FileNotFoundError` if there is no run to resume.
@@ -237,6 +244,8 @@ def _restore(
     directory: RunDirectory | None,
     checkpoints: Path,
     config: Config,
+    *,
+    checked: bool,
 ) -> tuple[TrainState, ResumePoint | None]:
     """The state of the last good checkpoint, if there is one."""
     started = processes.broadcast_from_0(
@@ -246,8 +255,9 @@ def _restore(
         return state, None
     processes.on_process_0(lambda: directory and directory.lock())
     try:
+        if not checked:
+            check_config(directory, checkpoints.parent, config)
         with Checkpoints(checkpoints) as saved:
-            processes.on_process_0(lambda: _check(saved, directory, config))
             if not processes.broadcast_from_0(saved.steps):
                 return state, ResumePoint(0, {}, ())
             found = saved.restore(state)
@@ -258,16 +268,28 @@ def _restore(
     return found.state, ResumePoint(found.step, found.files, found.problems)
 
 
-def _check(
-    saved: Checkpoints, directory: RunDirectory | None, config: Config
+def check_config(
+    directory: RunDirectory | None, out: str | os.PathLike[str], config: Config
 ) -> None:
-    """Compares the run's configuration with that of its checkpoint, and its file."""
-    text = saved.saved_config()
-    where = "its last checkpoint"
-    if text is None and directory is not None:
-        text, where = directory.config.read_text(encoding="utf-8"), "its config.yaml"
-    if text:
-        check_resumable(config.parse(text), config.values, where=where)
+    """Checks that a run may be resumed with a configuration.
+
+    What counts is what its last checkpoint has saved; `config.yaml` may have been
+    edited since. Takes no arrays, so that it can be called before any are loaded.
+
+    **Raises:** `ValueError` in all processes, with each key that differs.
+    """
+
+    def check() -> None:
+        if directory is None or not directory.config.exists():
+            return
+        with Checkpoints(Path(out) / CHECKPOINTS) as saved:
+            text, where = saved.saved_config(), "its last checkpoint"
+        if not text:
+            text = directory.config.read_text(encoding="utf-8")
+            where = "its config.yaml"
+        check_resumable(config.parse(text) or {}, config.values, where=where)
+
+    processes.on_process_0(check)
 
 
 def run(prepared: Prepared) -> TrainState:

@@ -59,8 +59,8 @@ class Thresholds:
             share = vars(self)[name]
             if share is not None and not 0 <= share < 1:
                 raise ValueError(
-                    f"Thresholds({name}=...) is a share of the initial value in [0, 1). "
-                    f"Received {share}: use 0.1 for a tenth, or None."
+                    f"Thresholds({name}=...) is a share of the initial value, in "
+                    f"[0, 1). Received {share}: use 0.1 for a tenth, or None."
                 )
         if self.log_prob_gap is not None and not self.log_prob_gap > 0:
             raise ValueError(
@@ -90,7 +90,7 @@ class Monitor:
 
         ```python
         monitor = Monitor(Thresholds(skipped_steps=3))
-        monitor, report = monitor.observe({"step": 1, "loss": 0.1, "skipped_updates": 0})
+        monitor, report = monitor.observe({"step": 1, "skipped_updates": 0})
         ```
     """
 

@@ -159,9 +159,7 @@ class RunLog:
 
     def _resume(self, directory: RunDirectory, resume: ResumePoint) -> None:
         """Restores the records to what they were at a checkpoint."""
-        repaired = directory.resume(
-            resume.step, self._summary("running"), resume.files
-        )
+        repaired = directory.resume(resume.step, self._summary("running"), resume.files)
         self._restore_records(directory.metrics())
         for record in directory.evaluations():
             accuracy = record["accuracy"], tuple(record["interval"])

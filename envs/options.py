@@ -1,0 +1,69 @@
+"""The options of each task: the keys of a recipe's section `data`.
+
+Neither this module nor what it imports needs JAX, so that a recipe can be checked and
+printed without it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AdditionOptions:
+    """The task `addition` has no options."""
+
+
+@dataclass(frozen=True)
+class GSM8KOptions:
+    """Where the task `gsm8k` reads its problems, and how it prompts the model.
+
+    **Fields:**
+
+    - `path`: `"word-problems"` (synthetic), a file, a folder, or the id of a data set
+        on the Hugging Face hub such as `"openai/gsm8k"`.
+    - `eval_path`: the same for evaluation. When `None`, the test split of `path`, or
+        the first rows of a file.
+    - `train_rows`: how many rows to train on. When `None`, all of them, or 8,192
+        synthetic ones.
+    - `bad_rows`: whether a row without a question or an answer is an error or skipped.
+    - `long_prompts`: whether a prompt that is too long is an error or skipped.
+    - `max_prompt_length`: the width of the prompts, tokens; that of the longest prompt
+        when `None`.
+    - `chat`: prompt with the tokenizer's chat template instead of plain text.
+    - `system_prompt`: instructions in front of every prompt.
+    - `shots`: how many training problems every prompt shows with their answers.
+    - `answer_format`: the answer is written as `#### 7`, or in a `tag`:
+        `<answer>7</answer>`.
+    - `stop`: a string; all tokens that contain it end a completion, too.
+
+    **Raises:** `ValueError` for a number out of range, by its key in a recipe.
+    """
+
+    path: str = "word-problems"
+    eval_path: str | None = None
+    train_rows: int | None = None
+    bad_rows: Literal["raise", "skip"] = "raise"
+    long_prompts: Literal["raise", "skip"] = "raise"
+    max_prompt_length: int | None = None
+    chat: bool = False
+    system_prompt: str | None = None
+    shots: int = 0
+    answer_format: Literal["####", "tag"] = "####"
+    stop: str | None = None
+
+    def __post_init__(self):
+        _check_at_least(1, train_rows=self.train_rows)
+        _check_at_least(1, max_prompt_length=self.max_prompt_length)
+        _check_at_least(0, shots=self.shots)
+
+
+OPTIONS = {"addition": AdditionOptions, "gsm8k": GSM8KOptions}
+"""The options of each task that a recipe can name without a module."""
+
+
+def _check_at_least(minimum: int, **values: int | None) -> None:
+    for key, value in values.items():
+        if value is not None and value < minimum:
+            raise ValueError(
+                f"`data.{key}` must be at least {minimum}. Received {value}."
+            )

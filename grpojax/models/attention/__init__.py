@@ -1,0 +1,9 @@
+"""Grouped-query attention, and the keys and values that it reads."""
+
+from ._attend import attend as attend, ATTENTION_OUTPUT as ATTENTION_OUTPUT
+from ._cache import (
+    check_cache_dtype as check_cache_dtype,
+    KVCache as KVCache,
+    quantize_cache as quantize_cache,
+    write_cache as write_cache,
+)

@@ -1,0 +1,205 @@
+"""Reading and writing transformers as Hugging Face model directories."""
+
+import functools as ft
+import os
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh, Sharding
+from jaxtyping import Array, DTypeLike
+
+from ... import sharding
+from ...policy import AbstractPolicy
+from ...text import AbstractTokenizer
+from ..matrix import Int8Matrix, LowRankMatrix
+from ..transformer import Transformer
+from ._config import config_from_huggingface, config_to_huggingface
+from ._directory import (
+    check_tensors,
+    CONFIG,
+    GENERATION,
+    model_directory,
+    read_json,
+    staged,
+    stored_tensors,
+    WEIGHTS,
+    write_json,
+)
+from ._safetensors import contribute, DTYPES, write_file
+from ._tensors import (
+    check_tied,
+    EMBEDDING,
+    HEAD,
+    memoize,
+    read_weight,
+    stored_forms,
+    stored_shapes,
+)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    compute_dtype: DTypeLike | None = None,
+    cache_dtype: DTypeLike | None = None,
+    remat: str = "elementwise",
+    mesh: Mesh | None = None,
+) -> Transformer:
+    """A Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face model directory.
+
+    Files are checked before any array is allocated.
+
+    **Arguments:**
+
+    - `path`: a directory with config.json and safetensors, in one file or in shards, or
+        the id of a model on the Hugging Face hub (`organization/name`).
+    - `dtype`: of the weights, float32, float16 or bfloat16; the file's own by default
+        (float32 if it mixes several).
+    - `compute_dtype`: of the matrix products; the weights' own by default.
+    - `cache_dtype`, `remat`: see `Transformer`.
+    - `mesh`: if given, weights are placed as `sharding.shardings` says. Each device's
+        shard is read from the files separately: neither a device nor a host ever holds
+        all of a sharded weight.
+
+    **Returns:** the policy.
+
+    **Raises:** `FileNotFoundError` for files that are missing or cannot be downloaded;
+    `ValueError` for an architecture that is not implemented, and for tensors that are
+    missing, unexpected, truncated, or of another shape than config.json says.
+
+    !!! example
+
+        ```python
+        policy = models.load("Qwen/Qwen3-0.6B", compute_dtype="bfloat16")
+        ```
+    """
+    directory = model_directory(path)
+    config = config_from_huggingface(read_json(directory / CONFIG))
+    stored = stored_tensors(directory)
+    abstract = ft.partial(
+        eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
+    )
+    expected = stored_shapes(abstract())
+    tied_head = stored.pop(HEAD, None) if config.tied else None
+    check_tensors(stored, expected)
+    if tied_head is not None:
+        check_tied(tied_head, stored[EMBEDDING])
+    if dtype is None:
+        dtype = _common_dtype(DTYPES[stored[name].dtype] for name in expected)
+    for choice in (dtype, dtype if compute_dtype is None else compute_dtype):
+        if jnp.dtype(choice) not in DTYPES.values():
+            raise ValueError(
+                "load(dtype=..., compute_dtype=...) takes float32, float16 or bfloat16."
+                f" Received {jnp.dtype(choice).name}."
+            )
+
+    skeleton = abstract(
+        dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
+    )
+    reader = lambda path, leaf: ft.partial(read_weight, stored, path[-1].name, leaf)
+
+    def load_replicated(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
+        return jnp.array(reader(path, leaf)(None))
+
+    def load_sharded(
+        path: tuple, leaf: jax.ShapeDtypeStruct, placement: Sharding
+    ) -> Array:
+        read = memoize(reader(path, leaf))
+        return jax.make_array_from_callback(leaf.shape, placement, read)
+
+    if mesh is None:
+        return jax.tree_util.tree_map_with_path(load_replicated, skeleton)
+    placements = sharding.shardings(skeleton, mesh)
+    return jax.tree_util.tree_map_with_path(load_sharded, skeleton, placements)
+
+
+def save(
+    policy: Transformer,
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: AbstractTokenizer | None = None,
+) -> None:
+    """Writes a model directory that `transformers` and `load` read back bit for bit.
+
+    Files are written under temporary names and renamed when all are complete. A sharded
+    policy is gathered one tensor at a time. All processes of a run call this, and
+    process 0 writes.
+
+    **Arguments:**
+
+    - `policy`: weights are written in their own dtype.
+    - `path`: the directory; created if it does not exist. Files of the same name are
+        replaced.
+    - `tokenizer`: if given, its files are written too, and its end and padding tokens
+        are declared in config.json and generation_config.json.
+
+    **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
+    architecture of `transformers` has the policy's configuration, the tokenizer is
+    larger than the policy's vocabulary, or matrices have adapters or 8 bits. Nothing is
+    written then.
+
+    !!! example
+
+        ```python
+        models.save(state.policy, "out/model", tokenizer=tokenizer)
+        ```
+    """
+    for name, matrix in policy.layers.projections.items():
+        if isinstance(matrix, Int8Matrix | LowRankMatrix):
+            raise ValueError(
+                "save(policy, path) writes dense weights, as `transformers` reads "
+                f"them. Received a policy whose `{name}` is "
+                f"{type(matrix).__name__}: write "
+                "`models.merge(policy)`, or its adapters alone with "
+                "`models.save_adapters`."
+            )
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    if tokenizer is not None:
+        check_tokenizer(policy, tokenizer)
+        ends = list(tokenizer.end_tokens)
+        special = {
+            "bos_token_id": tokenizer.bos_token,
+            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+            "pad_token_id": tokenizer.pad_token,
+        }
+    dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
+    config = config_to_huggingface(policy.config)
+    config |= {"torch_dtype": dtype.name} | special
+    if jax.process_index() > 0:
+        return contribute(stored_forms(policy))
+    with staged(path) as staging:
+        generation = special
+        if tokenizer is not None:
+            tokenizer.save(staging)
+            if (staging / GENERATION).exists():
+                generation = read_json(staging / GENERATION) | special
+        write_file(staging / WEIGHTS, stored_forms(policy))
+        write_json(staging / GENERATION, generation)
+        write_json(staging / CONFIG, config)
+
+
+def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> None:
+    """Checks that a policy's vocabulary contains a tokenizer's tokens.
+
+    It may be larger: vocabularies are padded to round numbers.
+
+    **Raises:** `ValueError` if the tokenizer has more tokens.
+    """
+    if tokenizer.vocab_size > policy.vocab_size:
+        raise ValueError(
+            "Every token needs a row of the embedding, so a tokenizer must not be "
+            f"larger than the policy's vocabulary. Received {tokenizer.vocab_size} "
+            f"tokens for a vocabulary of {policy.vocab_size}: use the tokenizer that "
+            "came with the model."
+        )
+
+
+def _common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """The dtype if all are the same, else float32, which represents all exactly."""
+    different = set(dtypes)
+    return different.pop() if len(different) == 1 else np.dtype(np.float32)

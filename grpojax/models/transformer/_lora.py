@@ -1,0 +1,165 @@
+"""LoRA and 8-bit quantization: transformations of a policy."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Key
+
+from ..matrix import dense, Int8Matrix, LowRankMatrix, Matrix, matrix_shape, to_int8
+from ._transformer import Transformer
+from ._weights import PROJECTIONS
+
+
+def lora(
+    policy: Transformer,
+    projections: Sequence[str] = PROJECTIONS,
+    *,
+    rank: int,
+    alpha: float | int,
+    key: Key[Array, ""],
+) -> Transformer:
+    """The policy with low-rank adapters (LoRA), which alone are trained.
+
+        x W  becomes  x W + (alpha / rank) · (x A) B
+
+    `A` is uniform in ±1/√inputs, as PEFT draws it, and `B` is zero, so the adapted
+    policy equals the policy. Adapters are float32, whatever the dtype of the weights.
+
+    **Arguments:**
+
+    - `policy`: its weights may be 8 bits (`quantize`).
+    - `projections`: which of `query`, `key`, `value`, `output`, `gate`, `up`, `down`.
+    - `rank`: of every adapter.
+    - `alpha`: scales every adapter by alpha / rank.
+    - `key`: draws `A`; that of one projection does not depend on the others' names.
+
+    **Returns:** the adapted policy; it shares the weights of `policy`.
+
+    **Raises:** `ValueError` for a rank below 1, an alpha that is not positive, an
+    unknown projection, or one that has an adapter already.
+
+    Source: arXiv:2106.09685.
+
+    !!! example
+
+        ```python
+        adapted = lora(policy, ("query", "value"), rank=16, alpha=32, key=key)
+        state = grpojax.init(
+            adapted, optimizer=optimizer, reference=without_adapters, key=key
+        )
+        ```
+    """
+    check_projections(projections)
+    if rank < 1 or alpha <= 0:
+        raise ValueError(
+            "An adapter has a rank of at least 1 and a positive alpha. Received "
+            f"rank={rank}, alpha={alpha}."
+        )
+    keys: dict[str, Array] = dict(
+        zip(PROJECTIONS, jr.split(key, len(PROJECTIONS)), strict=True)
+    )
+    matrices = policy.layers.projections
+
+    def draw(name: str) -> tuple[Array, Array]:
+        layers, inputs, outputs = matrix_shape(matrices[name])
+        shape, bound = (layers, inputs, rank), inputs**-0.5
+        a = jr.uniform(keys[name], shape, jnp.float32, -bound, bound)
+        return a, jnp.zeros((layers, rank, outputs), jnp.float32)
+
+    return attach(policy, {name: draw(name) for name in projections}, float(alpha))
+
+
+def attach(
+    policy: Transformer, factors: Mapping[str, tuple[Array, Array]], alpha: float
+) -> Transformer:
+    """The policy with adapters of given factors.
+
+    **Arguments:**
+
+    - `policy`: the policy.
+    - `factors`: `A` and `B` by projection.
+    - `alpha`: of every adapter.
+
+    **Raises:** `ValueError` if one of the projections has an adapter already.
+    """
+
+    def adapt(name: str, matrix: Matrix) -> Matrix:
+        if name not in factors:
+            return matrix
+        if isinstance(matrix, LowRankMatrix):
+            raise ValueError(
+                f"A projection has one adapter. `{name}` has one of rank {matrix.rank} "
+                "already: `merge` the policy, or take it `without_adapters`."
+            )
+        return LowRankMatrix(matrix, *factors[name], alpha)
+
+    return _map(adapt, policy)
+
+
+def merge(policy: Transformer) -> Transformer:
+    """The policy with dense weights, in the dtype of its embedding.
+
+    Adapters are added to their base and 8-bit matrices are dequantized; dense weights
+    are unchanged. In 16 bits the sum is rounded: continue training from the adapters.
+    """
+    return _map(lambda _, matrix: dense(matrix, policy.embedding.dtype), policy)
+
+
+def without_adapters(policy: Transformer) -> Transformer:
+    """The base of an adapted policy; it shares the base's arrays.
+
+    As the `reference` of `grpojax.init` it is the reference policy of a KL penalty.
+    """
+    return _map(lambda _, x: x.base if isinstance(x, LowRankMatrix) else x, policy)
+
+
+def quantize(policy: Transformer) -> Transformer:
+    """The policy with its projections in 8 bits, one absmax scale for each output.
+
+    Embedding, head, norms, biases and adapters are unchanged. An 8-bit policy is
+    frozen: `lora` adds adapters to train.
+    """
+
+    def quantize_matrix(matrix: Matrix) -> Matrix:
+        if isinstance(matrix, LowRankMatrix):
+            return dataclasses.replace(matrix, base=quantize_matrix(matrix.base))
+        if isinstance(matrix, Int8Matrix):
+            return matrix
+        return to_int8(dense(matrix, jnp.float32))
+
+    return _map(lambda _, matrix: quantize_matrix(matrix), policy)
+
+
+def adapters(policy: Transformer) -> dict[str, LowRankMatrix]:
+    """The projections that have an adapter, by name."""
+    matrices = policy.layers.projections.items()
+    return {name: x for name, x in matrices if isinstance(x, LowRankMatrix)}
+
+
+def check_projections(projections: Sequence[str]) -> None:
+    """Checks names of projections.
+
+    **Raises:** `ValueError` for an unknown name, or if there are none.
+    """
+    for name in projections:
+        if name not in PROJECTIONS:
+            near = difflib.get_close_matches(name, PROJECTIONS, 1, 0)
+            raise ValueError(
+                f"Adapters belong to some of {', '.join(PROJECTIONS)}. Received "
+                f"{name!r}: did you mean {near[0]!r}?"
+            )
+    if not projections:
+        raise ValueError(
+            f"Adapters belong to some of {', '.join(PROJECTIONS)}. Received none: name "
+            "one at least."
+        )
+
+
+def _map(change: Callable[[str, Matrix], Matrix], policy: Transformer) -> Transformer:
+    """The policy with `change(name, matrix)` in the place of every projection."""
+    layers = policy.layers.map_projections(change)
+    return eqx.tree_at(lambda p: p.layers, policy, layers)

@@ -1,0 +1,109 @@
+"""The transformer's weights, and the logical axes by which they are sharded."""
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PyTree
+
+from ...types import Axes
+from ..matrix import Int8Matrix, LowRankMatrix, Matrix, part_axes, TiledMatrix
+from ._config import TransformerConfig
+
+
+PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
+"""The names of a layer's matrices."""
+
+_Other = Int8Matrix | LowRankMatrix | TiledMatrix
+
+
+class Layers(eqx.Module):
+    """The weights of every layer, stacked on a leading `layer` axis.
+
+    Matrices are stored input-first (`x @ weight`), or are modules that represent such
+    arrays; biases and head norms are `None` where the family has none.
+    """
+
+    attention_norm: Float[Array, "layer hidden"]
+    query: Float[Array, "layer hidden query"] | _Other
+    key: Float[Array, "layer hidden kv"] | _Other
+    value: Float[Array, "layer hidden kv"] | _Other
+    output: Float[Array, "layer query hidden"] | _Other
+    query_bias: Float[Array, "layer query"] | None
+    key_bias: Float[Array, "layer kv"] | None
+    value_bias: Float[Array, "layer kv"] | None
+    query_norm: Float[Array, "layer head_dim"] | None
+    key_norm: Float[Array, "layer head_dim"] | None
+    mlp_norm: Float[Array, "layer hidden"]
+    gate: Float[Array, "layer hidden mlp"] | _Other
+    up: Float[Array, "layer hidden mlp"] | _Other
+    down: Float[Array, "layer mlp hidden"] | _Other
+
+    @property
+    def projections(self) -> dict[str, Matrix]:
+        """The matrices by name, in the order of `PROJECTIONS`."""
+        return {
+            "query": self.query,
+            "key": self.key,
+            "value": self.value,
+            "output": self.output,
+            "gate": self.gate,
+            "up": self.up,
+            "down": self.down,
+        }
+
+    def map_projections(self, function: Callable[[str, Matrix], Matrix]) -> "Layers":
+        """The layers with `function(name, matrix)` in the place of every matrix."""
+        mapped = {name: function(name, x) for name, x in self.projections.items()}
+        return dataclasses.replace(self, **mapped)
+
+
+# Every sharding is derived from these. Norms and biases follow their output.
+LOGICAL_AXES = {
+    "embedding": ("vocab", "hidden"),
+    "head": ("hidden", "vocab"),
+    "norm": ("norm",),
+    "attention_norm": ("layer", "norm"),
+    "query": ("layer", "hidden", "heads"),
+    "key": ("layer", "hidden", "kv_heads"),
+    "value": ("layer", "hidden", "kv_heads"),
+    "output": ("layer", "heads", "hidden"),
+    "query_bias": ("layer", "heads"),
+    "key_bias": ("layer", "kv_heads"),
+    "value_bias": ("layer", "kv_heads"),
+    "query_norm": ("layer", "norm"),
+    "key_norm": ("layer", "norm"),
+    "mlp_norm": ("layer", "norm"),
+    "gate": ("layer", "hidden", "mlp"),
+    "up": ("layer", "hidden", "mlp"),
+    "down": ("layer", "mlp", "hidden"),
+}
+"""The names of each weight's axes."""
+
+
+def weight_axes(config: TransformerConfig, weight: str) -> Axes:
+    """The logical axes of a weight; an axis of heads is only split between heads."""
+    pieces = {
+        "layer": config.num_layers,
+        "vocab": config.vocab_size,
+        "hidden": config.hidden_size,
+        "heads": config.num_heads,
+        "kv_heads": config.num_kv_heads,
+        "mlp": config.intermediate_size,
+        "norm": 1,
+    }
+    names = LOGICAL_AXES[weight]
+    return Axes(names, tuple(pieces[name] for name in names))
+
+
+def logical_axes(policy: PyTree, config: TransformerConfig) -> PyTree[Axes]:
+    """The tree with the logical axes of every array, by the fields on its path."""
+
+    def axes(path: tuple, _: object) -> Axes:
+        attributes = [x for x in path if isinstance(x, jax.tree_util.GetAttrKey)]
+        fields = [attribute.name for attribute in attributes]
+        (weight,) = (field for field in fields if field in LOGICAL_AXES)
+        return part_axes(fields[-1], weight_axes(config, weight))
+
+    return jax.tree_util.tree_map_with_path(axes, policy)

@@ -1,0 +1,186 @@
+"""Memory that a run needs, estimated without taking a step."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from ... import sharding
+from ..._train import TrainStep
+from ...env import AbstractEnvironment
+from ...policy import AbstractPolicy, empty_cache
+from ...rollout import RolloutConfig
+from ..distributed.mesh import use
+from ..training.fit import Prepared
+
+
+class Estimate(NamedTuple):
+    """Memory and shapes of a run.
+
+    **Fields:**
+
+    - `parameters`: how many parameters are trained.
+    - `rows`, `prompt_length`, `completion_length`: the shape of a step's samples.
+    - `devices`: over how many the state is placed.
+    - `bytes`: of the arrays that a step is known to hold, by name, on each device.
+    - `program`: memory of the step on each device, according to the compiler; see
+        `CompiledStep`.
+    - `seconds_compile`: how long tracing and compiling took.
+    """
+
+    parameters: int
+    rows: int
+    prompt_length: int
+    completion_length: int
+    devices: int
+    bytes: dict[str, int]
+    program: dict[str, int]
+    seconds_compile: float
+
+
+def estimate(prepared: Prepared) -> Estimate:
+    """Compiles a prepared step, and runs nothing.
+
+    **Arguments:**
+
+    - `prepared`: from `fit.prepare`, of a `TrainStep`.
+
+    **Raises:** `TypeError` for another step.
+    """
+    step, state, mesh = prepared.step.step, prepared.state, prepared.mesh
+    if not isinstance(step, TrainStep):
+        raise TypeError(f"estimate needs a `TrainStep`. Received {step!r:.80}.")
+    config, env = step.rollout, step.env
+    trained = eqx.filter(state.policy, state.policy.trainable())
+    slots = _slots(config, mesh)
+    with use(mesh):  # The decoder's layout depends on the mesh.
+        compiled = prepared.step.compile()
+        decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(slots), state.policy)
+    return Estimate(
+        parameters=sum(x.size for x in jax.tree.leaves(trained)),
+        rows=config.prompts * config.group,
+        prompt_length=env.max_prompt_length,
+        completion_length=env.max_completion_length,
+        devices=1 if mesh is None else mesh.size,
+        bytes={
+            "parameters": device_bytes(state.policy),
+            "gradient": device_bytes(trained, wide=True),
+            "optimizer": device_bytes(state.opt_state),
+            "reference": device_bytes(state.reference),
+            "decoding weights": _decoding_weights(state.policy, decoding, mesh),
+            **_caches(config, env, decoding, mesh),
+        },
+        program=compiled.bytes,
+        seconds_compile=compiled.seconds,
+    )
+
+
+def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
+    """Bytes of a tree's arrays on one device.
+
+    **Arguments:**
+
+    - `tree`: of arrays; other leaves are not counted.
+    - `wide`: count 16-bit floats as float32, in which gradients are accumulated.
+    """
+
+    def one(x: Array) -> int:
+        dtype = jnp.promote_types(x.dtype, jnp.float32) if wide else x.dtype
+        return math.prod(x.sharding.shard_shape(x.shape)) * dtype.itemsize
+
+    return sum(map(one, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
+
+
+def _caches(
+    config: RolloutConfig,
+    env: AbstractEnvironment,
+    decoding: AbstractPolicy,
+    mesh: Mesh | None,
+) -> dict[str, int]:
+    """KV caches while a device decodes its share of the prompts.
+
+    Slots that are refilled hold a copy of their prompt's cache.
+    """
+    shards, slots = _shards(mesh), _slots(config, mesh)
+    rows = config.prompts * config.group // shards
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
+
+    def cache(columns: int) -> int:
+        """Of one stream; heads are sharded where they divide."""
+        found = jax.tree.leaves(
+            eqx.filter_eval_shape(lambda p: empty_cache(p, columns), decoding)
+        )
+        shards_of = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
+        return sum(x.size * x.dtype.itemsize // shards_of(x) for x in found)
+
+    prompts = config.prompts // shards + (slots if slots < rows else 0)
+    return {
+        "prompt caches": prompts * cache(env.max_prompt_length),
+        "completion caches": slots * cache(env.max_completion_length),
+    }
+
+
+def _shards(mesh: Mesh | None) -> int:
+    """Shards of the batch."""
+    return 1 if mesh is None else math.prod(mesh.shape[x] for x in sharding.BATCH)
+
+
+def _slots(config: RolloutConfig, mesh: Mesh | None) -> int:
+    """Rows that each shard decodes at a time."""
+    rows = config.prompts * config.group
+    slots = rows if config.slots is None else min(config.slots, rows)
+    return slots // _shards(mesh)
+
+
+def _decoding_weights(
+    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | None
+) -> int:
+    """The sampler's own copy, if it has another dtype or placement."""
+    arrays = jax.tree.leaves(eqx.filter(decoding, _is_shape))
+    if mesh is None:
+        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
+        return sum(
+            x.size * x.dtype.itemsize for x in arrays if (x.shape, x.dtype) not in kept
+        )
+    placed = sharding.shardings(decoding, mesh, sharding.DECODING)
+    return sum(
+        math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
+        for x, place in zip(arrays, jax.tree.leaves(placed), strict=True)
+    )
+
+
+def _is_shape(x: object) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+def describe(estimate: Estimate) -> str:
+    """An estimate in a few lines."""
+    listed: Callable[[dict[str, int]], str] = lambda sizes: ", ".join(
+        f"{name} {readable(size)}" for name, size in sizes.items() if size > 0
+    )
+    where = f" on each of {estimate.devices} devices" if estimate.devices > 1 else ""
+    return "\n".join(
+        [
+            f"shapes {estimate.rows} rows a step: prompts of {estimate.prompt_length} "
+            f"tokens at most, completions of {estimate.completion_length}",
+            f"params {estimate.parameters:,}",
+            f"memory {listed(estimate.bytes)} (counted{where})",
+            f"step   {listed(estimate.program) or 'not known'} (according to the "
+            f"compiler{where})",
+            f"compiled the step in {estimate.seconds_compile:.1f} s; no step was taken "
+            "and nothing was written",
+        ]
+    )
+
+
+def readable(size: int) -> str:
+    """A number of bytes with a unit."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size} B"

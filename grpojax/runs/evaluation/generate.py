@@ -1,0 +1,136 @@
+"""Completions to look at, with their rewards and the probability of each token."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from ... import rollout
+from ...env import AbstractDatasetEnvironment, TimeStep, Turn
+from ...policy import AbstractPolicy
+from ...reward import RewardFn
+from ...sharding import spmd
+from ...text import AbstractTokenizer
+from ...types import Prompt
+from ..distributed import mesh
+from ..io.samples import Samples, to_records
+
+
+class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
+    """An environment of given prompts, without rewards; its state is the index."""
+
+    prompts: Prompt
+    end_tokens: Int[Array, " end"]
+    vocab_size: int = eqx.field(static=True)
+    max_completion_length: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        tokenizer: AbstractTokenizer,
+        *,
+        max_completion_length: int,
+    ):
+        """**Arguments:**
+
+        - `prompts`: their tokens.
+        - `tokenizer`: the policy's.
+        - `max_completion_length`: the horizon in tokens.
+
+        **Raises:** `ValueError` for a prompt without tokens.
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        if min(lengths, default=0) < 1:
+            raise ValueError(
+                "A prompt needs at least one token. Received prompts of "
+                f"{lengths} tokens: write something."
+            )
+        tokens = np.zeros((len(prompts), max(lengths)), np.int32)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        self.prompts = Prompt(jnp.asarray(tokens), jnp.array(lengths, jnp.int32))
+        self.end_tokens = jnp.array(tokenizer.end_tokens, jnp.int32)
+        self.vocab_size = tokenizer.vocab_size
+        self.max_completion_length = max_completion_length
+
+    @property
+    def max_prompt_length(self) -> int:
+        return self.prompts.tokens.shape[1]
+
+    @property
+    def max_turns(self) -> int:
+        return 1
+
+    @property
+    def size(self) -> int:
+        return self.prompts.length.shape[0]
+
+    def problem(self, index: Int[Array, ""]) -> tuple[Int[Array, ""], Prompt]:
+        return index, jax.tree.map(lambda x: x[index], self.prompts)
+
+    def step(
+        self, state: Int[Array, ""], turn: Turn
+    ) -> tuple[Int[Array, ""], TimeStep]:
+        del turn
+        no_reply = jnp.zeros(0, jnp.int32), jnp.zeros((), jnp.int32)
+        return state, TimeStep(*no_reply, rewards={}, done=jnp.ones((), bool))
+
+
+@eqx.filter_jit
+def _complete(
+    policy: AbstractPolicy,
+    env: AbstractDatasetEnvironment,
+    reward: RewardFn | None,
+    sampler: rollout.AbstractSampler,
+    key: Key[Array, ""],
+    *,
+    problems: int,
+    samples: int,
+) -> Samples:
+    # Every shard of a mesh has equally many; those beyond `problems` are dropped.
+    padded = -(-problems // spmd.shards()) * spmd.shards()
+    index = jnp.minimum(jnp.arange(padded), problems - 1)
+    states, prompts = jax.vmap(env.problem)(index)
+    trajectory = rollout.complete(
+        policy, env, states, prompts, group=samples, sampler=sampler, key=key
+    )
+    rewards = None if reward is None else reward(trajectory)
+    every = Samples.of(trajectory, rewards)
+    return mesh.replicate(jax.tree.map(lambda x: x[:problems], every))
+
+
+def generate(
+    policy: AbstractPolicy,
+    env: AbstractDatasetEnvironment,
+    tokenizer: AbstractTokenizer,
+    *,
+    problems: int = 4,
+    samples: int = 1,
+    sampler: rollout.AbstractSampler = rollout.Categorical(),
+    reward: RewardFn | None = None,
+    key: Key[Array, ""] | None = None,
+) -> list[dict[str, object]]:
+    """Completions of an environment's first problems, with their rewards.
+
+    **Arguments:**
+
+    - `policy`: is sampled from.
+    - `env`: problems, or `Prompts`.
+    - `tokenizer`: the policy's.
+    - `problems`, `samples`: how many problems, and completions of each.
+    - `sampler`: draws them.
+    - `reward`: a reward function; without one there are no rewards.
+    - `key`: consumed; by default `jax.random.key(0)`.
+
+    **Returns:** a record for each problem; see `io.samples.to_records`. Its step is 0,
+    and advantages are NaN.
+    """
+    key = jr.key(0) if key is None else key
+    found = _complete(
+        policy, env, reward, sampler, key, problems=problems, samples=samples
+    )
+    return list(to_records(0, jax.device_get(found), tokenizer))

@@ -1,0 +1,128 @@
+"""Tasks: from a recipe's section `data` to environments."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from ...env import AbstractDatasetEnvironment
+from ...text import AbstractTokenizer
+from ..distributed import mesh as meshes
+from .check import nearest
+from .schema import Recipe
+
+
+PACKAGE = "envs"
+"""The package of the environments that a recipe calls by a short name."""
+
+
+class Environments(NamedTuple):
+    """Environments of a recipe's task.
+
+    **Fields:**
+
+    - `train`: what is trained on.
+    - `held_out`: what is evaluated, if anything.
+    - `notes`: remarks for whoever starts the run, a sentence each.
+    """
+
+    train: AbstractDatasetEnvironment
+    held_out: AbstractDatasetEnvironment | None
+    notes: list[str]
+
+
+def build_environments(
+    recipe: Recipe, tokenizer: AbstractTokenizer, mesh: Mesh | None = None
+) -> Environments:
+    """Calls the function of a recipe's task.
+
+    It is `envs.<task>.environments`, or `package.module:function`, and is called with
+    the options of the task, the tokenizer, and the keywords `horizon`
+    (`rollout.max_new_tokens`) and `held_out` (`run.eval_problems`). It returns the
+    three fields of `Environments`.
+
+    The options are the frozen dataclass that its first parameter is annotated with,
+    made of the keys of the section `data`; without such an annotation they are a
+    mapping of the keys.
+
+    **Raises:** `ValueError` for a task or a key that does not exist, `TypeError` for
+    environments of another type, and what the function itself raises.
+    """
+    made = find_task(recipe.data.task)(
+        task_options_of(recipe),
+        tokenizer,
+        horizon=recipe.rollout.max_new_tokens,
+        held_out=recipe.run.eval_problems,
+    )
+    environments = Environments(*made)
+    for env in environments[:2]:
+        if not isinstance(env, AbstractDatasetEnvironment | None):
+            raise TypeError(
+                f"`data.task: {recipe.data.task}` must make environments with numbered "
+                f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
+            )
+    train, held_out, notes = environments
+    return Environments(
+        meshes.place(train, mesh), meshes.place(held_out, mesh), list(notes)
+    )
+
+
+def task_options_of(recipe: Recipe) -> object:
+    """The options that a recipe gives to its task."""
+    options = recipe.data.options
+    if not isinstance(options, Mapping):
+        return options
+    first = next(
+        iter(inspect.signature(find_task(recipe.data.task)).parameters.values())
+    )
+    kind = first.annotation
+    if not dataclasses.is_dataclass(kind):
+        return dict(options)
+    assert isinstance(kind, type)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in options:
+        if key not in known:
+            raise ValueError(
+                f"`data.{key}` is not a key of the task {recipe.data.task}, which has "
+                f"{', '.join(known) or 'none'}. The nearest is "
+                f"`data.{nearest(key, ['task', *known])}`."
+            )
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"`data` of the task {recipe.data.task}: {error}.") from None
+
+
+def find_task(task: str) -> Callable[..., tuple]:
+    """The function of a task; see `build_environments`."""
+    module, colon, function = task.partition(":")
+    if not colon:
+        module, function = f"{PACKAGE}.{task}", "environments"
+    try:
+        found = vars(importlib.import_module(module)).get(function)
+    except ModuleNotFoundError as error:
+        # A module that exists and lacks another one is no misspelt name.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        found = None
+    if found is None:
+        raise ValueError(
+            f"`data.task` must be one of {', '.join(known_tasks())}, or a function of "
+            f"yours, `package.module:function`. Received {task!r}: there is no "
+            f"`{function}` in a module `{module}`."
+        )
+    return found
+
+
+def known_tasks() -> list[str]:
+    """The environments that have short names."""
+    try:
+        folder = importlib.import_module(PACKAGE).__path__
+    except ModuleNotFoundError:
+        return []
+    found = [module.name for module in pkgutil.iter_modules(folder)]
+    return [name for name in found if not name.startswith("_") and name != "options"]

@@ -1,0 +1,194 @@
+"""The interface of a tokenizer."""
+
+import abc
+import functools as ft
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .._token_bytes import byte_table, TokenBytes, TokenIds
+from ._files import TokenizerFiles
+from ._template import render
+
+
+class AbstractTokenizer(abc.ABC):
+    """Text to tokens and back, on the host.
+
+    A tokenizer is an ordinary Python object, not a pytree: a compiled program takes its
+    `token_bytes`.
+    """
+
+    files: TokenizerFiles
+    vocab_size: int  # The largest id plus one.
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text; no token is added at its beginning or its end.
+
+        A special token that is spelled out in the text becomes that token, so do not
+        encode untrusted text together with your own.
+        """
+
+    @abc.abstractmethod
+    def decode(self, ids: TokenIds) -> str:
+        """The text of tokens; special tokens and ids without a token are skipped."""
+
+    @abc.abstractmethod
+    def token_id(self, piece: str) -> int | None:
+        """The id of one piece of the vocabulary, such as `"<|im_end|>"`."""
+
+    @abc.abstractmethod
+    def piece(self, token: int) -> str | None:
+        """The piece of the vocabulary with an id: the inverse of `token_id`."""
+
+    @abc.abstractmethod
+    def own_special(self, role: str) -> int | None:
+        """The id that the vocabulary file declares for a role, if it does.
+
+        **Arguments:**
+
+        - `role`: `"bos"`, `"eos"`, `"pad"` or `"unk"`.
+
+        **Returns:** the id, or `None`.
+        """
+
+    @abc.abstractmethod
+    def pieces_as_bytes(self) -> list[bytes]:
+        """The bytes of every token, in order of id: the pieces of `token_bytes`."""
+
+    @ft.cached_property
+    def token_bytes(self) -> TokenBytes:
+        """The bytes of every token; cached.
+
+        For every token sequence whose bytes are UTF-8,
+
+            token_bytes.join(ids) == decode(ids).encode()
+
+        with one exception. A tokenizer that adds a space in front of every text (a
+        "dummy prefix") removes it in `decode`: leading spaces of the first visible
+        piece are then missing on the right-hand side. The table has them, since a
+        completion does not begin a text.
+
+        **Raises:** `ValueError` if the text of a token sequence is not the
+        concatenation of the bytes of its tokens.
+        """
+        return byte_table(self.pieces_as_bytes())
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a completion; empty if the files declare none.
+
+        `eos_token_id` in generation_config.json (one id or several), else `eos_token`
+        in tokenizer_config.json, else `eos_token_id` in config.json, else the one of
+        the vocabulary file.
+        """
+        return self._declared("eos")
+
+    @property
+    def pad_token(self) -> int | None:
+        """The token for padding, if there is one.
+
+        It may be an end token as well (SmolLM2's is), so it cannot serve as a mask.
+        """
+        return next(iter(self._declared("pad")), None)
+
+    @property
+    def bos_token(self) -> int | None:
+        """The token that begins a text, if there is one; only templates add it."""
+        return next(iter(self._declared("bos")), None)
+
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: object,
+    ) -> str:
+        """A conversation rendered by the tokenizer's chat template.
+
+        **Arguments:**
+
+        - `messages`: mappings with a `"role"` and a `"content"`, oldest first.
+        - `add_generation_prompt`: append the beginning of the assistant's turn.
+        - `variables`: further variables of the template, such as `tools` or
+            `enable_thinking`.
+
+        **Returns:** the text.
+
+        **Raises:** `ValueError` if the tokenizer has no chat template, or a message has
+        no role; `jinja2.TemplateError` if the template rejects the conversation.
+        """
+        if self._template is None:
+            raise ValueError(
+                "chat needs a chat template. Received a tokenizer without one: no "
+                "chat_template.jinja and no default `chat_template` in "
+                "tokenizer_config.json. Add one, or use `encode`."
+            )
+        if not all(
+            isinstance(entry, Mapping) and "role" in entry for entry in messages
+        ):
+            raise ValueError(
+                'chat takes a sequence of mappings with a "role" and a "content". '
+                f"Received {messages!r}: wrap the text as "
+                '[{"role": "user", "content": text}].'
+            )
+        defaults = self._special_pieces | dict(tools=None, documents=None)
+        conversation = dict(
+            messages=messages, add_generation_prompt=add_generation_prompt
+        )
+        return render(self._template, defaults | variables | conversation)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: object,
+    ) -> list[int]:
+        """The tokens of a conversation: `encode(chat_text(...))`."""
+        return self.encode(
+            self.chat_text(
+                messages, add_generation_prompt=add_generation_prompt, **variables
+            )
+        )
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the files that the tokenizer was loaded from, byte for byte.
+
+        The vocabulary is written as `tokenizer.json` or `tokenizer.model`, so that
+        `load_tokenizer(directory)` finds it.
+
+        **Arguments:**
+
+        - `directory`: created if it does not exist.
+        """
+        self.files.write(Path(directory))
+
+    def _declared(self, role: str) -> tuple[int, ...]:
+        generation = self.files.ids("generation_config.json", f"{role}_token_id")
+        if generation:
+            return generation
+        piece = self.files.special(f"{role}_token")
+        token = None if piece is None else self.token_id(piece)
+        if token is not None:
+            return (token,)
+        model = self.files.ids("config.json", f"{role}_token_id")
+        if model:
+            return model
+        own = self.own_special(role)
+        return () if own is None else (own,)
+
+    @ft.cached_property
+    def _template(self) -> str | None:
+        return self.files.template()
+
+    @ft.cached_property
+    def _special_pieces(self) -> dict[str, str]:
+        pieces = {}
+        for role in ("bos", "eos", "pad", "unk"):
+            piece, own = self.files.special(f"{role}_token"), self.own_special(role)
+            if piece is None and own is not None:
+                piece = self.piece(own)
+            if piece is not None:
+                pieces[f"{role}_token"] = piece
+        return pieces

@@ -1,0 +1,75 @@
+"""The options of tasks: the keys of a recipe's section `data`."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from envs import addition, gsm8k
+from envs.options import AdditionOptions, GSM8KOptions, OPTIONS
+
+from .double import PIECES
+
+
+def test_options_need_no_jax():
+    """`--print-config` checks a recipe without it."""
+    program = (
+        "import sys, envs.options\n"
+        "assert not {'jax', 'equinox', 'grpojax', 'numpy'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_options_are_frozen_and_complete_by_default(task):
+    options = OPTIONS[task]()
+    assert options == OPTIONS[task]() and hash(options) is not None
+    for field in dataclasses.fields(options):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(options, field.name, None)
+
+
+@pytest.mark.parametrize(
+    "key, value, least",
+    [("train_rows", 0, 1), ("max_prompt_length", 0, 1), ("shots", -1, 0)],
+)
+def test_numbers_out_of_range_are_named_by_their_key(key, value, least):
+    words = f"`data.{key}` must be at least {least}. Received {value}"
+    with pytest.raises(ValueError, match=words):
+        GSM8KOptions(**{key: value})
+
+
+def test_gsm8k_makes_environments_of_its_options(tokenizer):
+    options = GSM8KOptions(train_rows=12, shots=2, answer_format="tag", stop="\n")
+    train, held_out, messages = gsm8k.environments(
+        options, tokenizer, horizon=30, held_out=5
+    )
+    assert (train.size, held_out.size, messages) == (10, 5, [])
+    assert train.answer_format == "tag" and train.max_completion_length == 30
+    ends = {PIECES[token] for token in train.end_tokens.tolist()}
+    assert ends == {b"", b"\n", b"</answer>\n", b"\n\n"}
+    prompt = tokenizer.decode(train.prompts[0, : train.prompt_lengths[0]])
+    assert prompt.count("<answer>") == 2
+    _, nothing, _ = gsm8k.environments(options, tokenizer, horizon=30, held_out=0)
+    assert nothing is None
+    skipping = dataclasses.replace(options, max_prompt_length=600, long_prompts="skip")
+    train, held_out, messages = gsm8k.environments(
+        skipping, tokenizer, horizon=30, held_out=5
+    )
+    skipped = train.skipped + held_out.skipped
+    assert messages == [f"{skipped} rows with too long a prompt left out"] * (
+        skipped > 0
+    )
+
+
+def test_addition_makes_environments_of_no_options(tokenizer):
+    options = AdditionOptions()
+    train, held_out, messages = addition.environments(
+        options, tokenizer, horizon=4, held_out=None
+    )
+    assert (train.size, held_out.size, messages) == (65, 32, [])
+    _, nothing, _ = addition.environments(options, tokenizer, horizon=4, held_out=0)
+    assert nothing is None
+    with pytest.raises(ValueError, match="`run.eval_problems` asks for 33 rows"):
+        addition.environments(options, tokenizer, horizon=4, held_out=33)
