@@ -30,7 +30,7 @@ from roofline import ceilings, count
 
 import grpojax
 from grpojax import models, rollout, sharding, update
-from grpojax.runs.distributed import mesh as placement
+from grpojax.runs.distributed import mesh as meshes
 from grpojax.runs.training import allocator
 
 
@@ -178,7 +178,7 @@ def peak_bytes() -> int:
 def main():
     options = parse()
     mesh = mesh_of(options.mesh)
-    with placement.use(mesh):
+    with meshes.use(mesh):
         measure(options, mesh)
 
 
@@ -197,7 +197,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
-    state, env = placement.place((state, env), mesh)
+    state, env = meshes.place((state, env), mesh)
     limits = None if options.lengths == "full" else jnp.asarray(lengths)
     step = grpojax.TrainStep(
         env,

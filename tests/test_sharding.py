@@ -183,9 +183,9 @@ def test_a_host_reward_is_called_once_for_each_shard():
     judged = reward.HostReward(judge, decode, name="length")
 
     @eqx.filter_jit
-    def pay(policy):
-        said = rollout.generate(policy, ENV, ROLLOUT, key=jr.key(2))
-        return judged(said).total
+    def total(policy):
+        trajectory = rollout.generate(policy, ENV, ROLLOUT, key=jr.key(2))
+        return judged(trajectory).total
 
     mesh = sharding.make_mesh(**MESHES["2x2x2"])
     wanted = total(transformer())

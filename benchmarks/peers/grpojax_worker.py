@@ -14,7 +14,7 @@ from protocol import arguments, Steps, Workload
 import grpojax
 from grpojax import models, sharding
 from grpojax.env import AbstractDatasetEnvironment, TimeStep
-from grpojax.runs.distributed import mesh as placement
+from grpojax.runs.distributed import mesh as meshes
 from grpojax.runs.training import allocator
 from grpojax.types import Prompt
 
@@ -112,7 +112,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", count)  # Of no account for a GPU.
     devices = jax.devices()[:count]
     mesh = sharding.make_mesh(**sizes, devices=devices) if count > 1 else None
-    with placement.use(mesh):
+    with meshes.use(mesh):
         work(steps, workload, settings, mesh)
 
 
@@ -128,7 +128,7 @@ def work(steps: Steps, workload: Workload, settings: dict, mesh):
         optax.adamw(workload.learning_rate, weight_decay=0.0),
     )
     state = grpojax.init(policy, optimizer=optimizer, key=jax.random.key(workload.seed))
-    state, env = placement.place((state, questions(workload)), mesh)
+    state, env = meshes.place((state, questions(workload)), mesh)
     prompts, group = len(workload.prompts), workload.group
     limits = None
     if not workload.full:

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-from typing import NamedTuple
 
 import chex
 import equinox as eqx
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import grpojax as gx
+from grpojax import update
 from grpojax.runs.checkpoint.checkpoints import Checkpoints
 
 from ...helpers import leaves, transformer
@@ -360,31 +360,28 @@ def test_the_configuration_is_read_alone(saved):
     assert Checkpoints(path / "nothing").saved_config() is None
 
 
-class LearningRate(NamedTuple):
-    count: jax.Array
-    learning_rate: jax.Array
-
-
 def test_a_learning_rate_that_an_old_checkpoint_lacks_is_filled_in(tmp_path):
     """It is derived from the count, which another part of the optimizer has."""
-    schedule = optax.chain(OPTIMIZER, optax.scale_by_schedule(lambda _: 1.0))
-    old = state(1, optimizer=schedule)
+    schedule = optax.linear_schedule(1e-3, 0.0, 100)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+    recorded = update.with_learning_rate(optimizer, schedule)
+    old = state(1, optimizer=optimizer)
     seven = jax.tree.map(lambda x: x + 7 if x.dtype == jnp.int32 else x, old.opt_state)
     old = eqx.tree_at(lambda s: s.opt_state, old, seven)
-    rate = LearningRate(jnp.zeros((), jnp.int32), jnp.array(1e-3))
-    like = state(2, optimizer=schedule)
-    like = eqx.tree_at(lambda s: s.opt_state, like, (*like.opt_state, rate))
+    like = state(2, optimizer=recorded)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, old)
         found = checkpoints.restore(like).state
-    chex.assert_trees_all_equal(found.policy, old.policy)
-    *before, filled = found.opt_state
-    chex.assert_trees_all_equal(tuple(before), old.opt_state)
-    assert (int(filled.count), float(filled.learning_rate)) == (7, np.float32(1e-3))
-    # Each has memory of its own, or none could be donated.
-    jax.jit(lambda x: x, donate_argnums=0)(found.opt_state)
-    rate = rate._replace(learning_rate=jnp.zeros(2))
-    with Checkpoints(tmp_path) as checkpoints:
-        wrong = eqx.tree_at(lambda s: s.opt_state, old, (rate, *old.opt_state))
+        other = state(2, optimizer=update.with_learning_rate(optax.sgd(1.0), 1.0))
         with pytest.raises(ValueError, match="wrong model"):
-            checkpoints.restore(wrong)
+            checkpoints.restore(other)
+    chex.assert_trees_all_equal(found.policy, old.policy)
+    *before, record = found.opt_state
+    chex.assert_trees_all_equal(tuple(before), old.opt_state)
+    assert int(record.updates) == 7
+    # Each array has memory of its own, or none could be donated.
+    params = eqx.filter(found.policy, eqx.is_array)
+    advance = jax.jit(recorded.update, donate_argnums=1)
+    _, (*_, record) = advance(params, found.opt_state, params)
+    assert int(record.updates) == 8
+    assert float(record.learning_rate) == np.float32(schedule(7))

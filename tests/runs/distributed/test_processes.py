@@ -123,7 +123,7 @@ def judge(prompts, completions):
     seen.append([prompts, completions])
     return [float(len(text)) for text in completions]
 
-pay = reward.HostReward(judge, str, name="length")
+pay = reward.HostReward(judge, repr, name="length")
 pay = reward.WeightedSum({"length": 1.0}, pay)
 config = rollout.RolloutConfig(prompts=8, group=2)
 
