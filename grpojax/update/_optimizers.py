@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree
 class LearningRateState(NamedTuple):
     """The number of updates, and the learning rate of the last one."""
 
-    count: Int[Array, ""]
+    updates: Int[Array, ""]
     learning_rate: Float[Array, ""]
 
 
@@ -47,7 +47,7 @@ def with_learning_rate(
 
     def init(params: optax.Params) -> tuple:
         count = jnp.zeros((), jnp.int32)
-        inner = optimizer.init(params)
+        inner: PyTree = optimizer.init(params)
         inner = inner if _is_plain_tuple(inner) else (inner,)
         return (*inner, LearningRateState(count, rate(count)))
 
@@ -59,9 +59,10 @@ def with_learning_rate(
         # fit no other tree than the weights', whose structure the gradients have.
         appended = _is_plain_tuple(jax.eval_shape(optimizer.init, updates))
         inner = tuple(inner) if appended else inner[0]
+        new: PyTree
         updates, new = optimizer.update(updates, inner, params)
-        new: PyTree = new if appended else (new,)
-        record = LearningRateState(record.count + 1, rate(record.count))
+        new = new if appended else (new,)
+        record = LearningRateState(record.updates + 1, rate(record.updates))
         return updates, (*new, record)
 
     return optax.GradientTransformation(init, update)
