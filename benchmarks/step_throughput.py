@@ -6,7 +6,7 @@
     python benchmarks/step_throughput.py --mesh 2,1,1
 
 Weights are random (or a directory's), prompts are random tokens, and how long each row
-is does not depend on what is said: every run does the same work.
+is does not depend on its tokens: every run does the same work.
 """
 
 import argparse

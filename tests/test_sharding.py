@@ -84,8 +84,8 @@ def steps(state, count: int, step: grpojax.TrainStep):
 
 
 @ft.cache
-def on_one_device(step=STEP):
-    return steps(begin(), 3, step)
+def on_one_device(**changes):
+    return steps(begin(), 3, change(STEP, **changes))
 
 
 def on(mesh_sizes, state, count: int, step=STEP):
@@ -94,14 +94,12 @@ def on(mesh_sizes, state, count: int, step=STEP):
         return steps(sharding.place(state, mesh), count, step)
 
 
-WITH_SLOTS = change(STEP, rollout=change(ROLLOUT, slots=8))
-
-
 @one_mesh_or_all
 def test_three_steps_are_those_of_one_device(mesh):
-    step = WITH_SLOTS if mesh == "2x2x2" else STEP
-    state, metrics, tokens = on_one_device(step)
-    placed, found, said = on(MESHES[mesh], begin(), 3, step)
+    slots = 8 if mesh == "2x2x2" else None
+    changes = dict(rollout=change(ROLLOUT, slots=slots))
+    state, metrics, tokens = on_one_device(**changes)
+    placed, found, said = on(MESHES[mesh], begin(), 3, change(STEP, **changes))
     np.testing.assert_array_equal(said, tokens)
     # Adam divides small gradients by their own size, and so amplifies their rounding:
     # 1.2e-5 was measured after steps of up to 3e-3 in all.
@@ -134,9 +132,9 @@ def test_parts_of_a_batch_on_a_mesh():
     config = update.UpdateConfig(
         minibatches=2, microbatches=4, epochs=2, recompute=True
     )
-    step = change(STEP, update=config)
-    state, metrics, tokens = on_one_device(step)
-    placed, found, said = on(dict(data=2, tensor=4), begin(), 3, step)
+    state, metrics, tokens = on_one_device(update=config)
+    mesh, step = dict(data=2, tensor=4), change(STEP, update=config)
+    placed, found, said = on(mesh, begin(), 3, step)
     np.testing.assert_array_equal(said, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)

@@ -33,7 +33,7 @@ SETTINGS = {
     "update": {},
     # Sizes of data, fsdp and tensor; a CPU counts as as many devices as that takes.
     "mesh": [1, 1, 1],
-    # Two programs instead of one, so that rollout and update can be told apart.
+    # Two programs instead of one, so that rollout and update are timed apart.
     "phases": False,
     # Further XLA_FLAGS, such as those of the least memory in docs/performance.md.
     "xla_flags": "",
@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 class Questions(AbstractDatasetEnvironment):
-    """Asks the workload's prompts, and pays the share of even tokens."""
+    """The workload's prompts; the reward is the share of even tokens."""
 
     prompts: jax.Array
     end_tokens: jax.Array
@@ -56,11 +56,11 @@ class Questions(AbstractDatasetEnvironment):
         return index, Prompt(prompt, jnp.array(prompt.shape[0], jnp.int32))
 
     def step(self, state, turn):
-        said = jnp.arange(self.max_completion_length) < turn.length
-        even = jnp.sum((turn.tokens % 2 == 0) & said, dtype=jnp.float32)
-        silence = jnp.zeros((0,), jnp.int32), jnp.zeros((), jnp.int32)
-        paid = {"even": even / jnp.maximum(turn.length, 1)}
-        return state, TimeStep(*silence, paid, jnp.array(True))
+        sampled = jnp.arange(self.max_completion_length) < turn.length
+        even = jnp.sum((turn.tokens % 2 == 0) & sampled, dtype=jnp.float32)
+        no_reply = jnp.zeros((0,), jnp.int32), jnp.zeros((), jnp.int32)
+        rewards = {"even": even / jnp.maximum(turn.length, 1)}
+        return state, TimeStep(*no_reply, rewards, jnp.array(True))
 
 
 def questions(workload: Workload) -> Questions:
