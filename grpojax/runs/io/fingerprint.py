@@ -1,11 +1,9 @@
 """Fingerprints of models, data sets and settings."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -60,34 +58,6 @@ def settings(value: object) -> object:
         known = {name: field for name, field in inner.items() if field is not None}
         return {"name": type(value).__name__, **known}
     return None
-
-
-def describe(value: object) -> object:
-    """Names and plain values of a tree, for a run's configuration.
-
-        describe(Clip(0.2, 0.3))  # {"name": "Clip", "low": 0.2, "high": 0.3}
-
-    Functions become `module:name` and arrays `dtype[shape]`; fields that are `None` are
-    left out. See `settings` for what a fingerprint is made of.
-    """
-    plain = settings(value)
-    if plain is not None and not isinstance(plain, dict):
-        return plain
-    if isinstance(value, Mapping):
-        return {str(name): describe(x) for name, x in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        inner = {name: describe(field) for name, field in vars(value).items()}
-        known = {name: field for name, field in inner.items() if field is not None}
-        return {"name": type(value).__name__, **known}
-    if isinstance(value, tuple | list):
-        return [describe(x) for x in value]
-    if isinstance(value, jax.Array | np.ndarray):
-        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    if callable(value):
-        function = value.func if isinstance(value, functools.partial) else value
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{function.__module__}:{name}"
-    return None if value is None else type(value).__name__
 
 
 def _is_real(x: Array) -> bool:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ... import models
+from ..._train import TrainStep
 from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
 from ...types import TrainState
@@ -25,7 +26,7 @@ from ..distributed.mesh import mesh_of, use
 from ..distributed.preemption import Preemption
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.printing import echo, print_result
-from ..io.fingerprint import describe, fingerprint
+from ..io.description import describe, describe_arrays
 from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
 from ..tracking.build import TrackerFactory
 from . import curve
@@ -173,10 +174,11 @@ def prepare(
         raise ValueError(f"fit: steps must be an integer, 0 or more. Received {steps}.")
     resume = processes.broadcast_from_0(lambda: resume)
     path = out.path if isinstance(out, RunDirectory) else out
-    if isinstance(out, RunDirectory):
-        directory = out
-    else:
-        directory = processes.on_process_0(lambda: claim(out, resume=resume))
+    directory = out if isinstance(out, RunDirectory) else None
+    # In a run of several processes only the first has a directory that is claimed.
+    claimed = processes.broadcast_from_0(lambda: isinstance(out, RunDirectory))
+    if not claimed:
+        directory = processes.on_process_0(lambda: claim(path, resume=resume))
     if config is None:
         config = _described(state, step, steps, evaluation)
     mesh = mesh_of(state)
@@ -191,7 +193,7 @@ def prepare(
                 directory,
                 checkpoints,
                 config,
-                checked=isinstance(out, RunDirectory),
+                checked=claimed,
             )
     return Prepared(
         state,
@@ -215,15 +217,12 @@ def _described(
     state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
 ) -> Config:
     """The configuration of a run without a recipe: names and plain values."""
-    parts = describe(step)
-    values = {
-        "steps": steps,
-        "policy": {"name": type(state.policy).__name__},
-        **(parts if isinstance(parts, dict) else {"step": parts}),
-        "arrays": fingerprint(step),
-    }
+    parts = vars(step) if isinstance(step, TrainStep) else {"step": step}
     if evaluation is not None:
-        values["evaluation"] = {**evaluation.to_json(), "problems": evaluation.count}
+        parts = {**parts, "evaluation": evaluation}
+    described = {name: describe(part) for name, part in parts.items()}
+    values = {"steps": steps, "policy": describe(state.policy), **described}
+    values["arrays"] = describe_arrays(parts)
     return Config(values)
 
 
