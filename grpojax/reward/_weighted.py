@@ -31,7 +31,8 @@ class WeightedSum(eqx.Module):
     **Fields:**
 
     - `weights`: from component names to weights. A component without a weight is
-        recorded and has weight 0. `None` gives each the weight 1.
+        recorded and has weight 0. `None` gives each the weight 1. A component whose
+        weight is the Python number 0 may be missing.
     - `others`: further reward functions; their components are weighted by name, and
         their totals are ignored.
 
@@ -99,7 +100,11 @@ class WeightedSum(eqx.Module):
         named = self.weights
         if named is None:
             named = dict.fromkeys(components, 1.0)
-        unknown = sorted(set(named) - set(components))
+        unknown = sorted(
+            name
+            for name, weight in named.items()
+            if name not in components and not _is_zero(weight)
+        )
         if unknown:
             raise ValueError(
                 "`WeightedSum.weights` names components of the environment and of the "
@@ -112,6 +117,10 @@ class WeightedSum(eqx.Module):
             for name in components
             if name in named
         }
+
+
+def _is_zero(weight: FloatLike) -> bool:
+    return isinstance(weight, int | float) and weight == 0
 
 
 def _check_distinct(components: dict[str, Array], more: dict[str, Array]):
