@@ -20,7 +20,6 @@ from grpojax.rollout import Categorical, Greedy
 from grpojax.runs.evaluation import predictions
 from grpojax.runs.evaluation.evaluate import Evaluation
 from grpojax.runs.evaluation.result import concatenate, EvaluationResult
-from grpojax.runs.io.fingerprint import fingerprint, settings as settings_of
 
 from ...envs.double import ByteTokenizer
 from ...helpers import transformer
