@@ -22,7 +22,7 @@ from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.tracking import build as trackers
 from grpojax.runs.training import fit as training
 from grpojax.runs.training.health import DivergedError
-from grpojax.runs.training.progress import Progress
+from grpojax.runs.training.display.progress import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)
