@@ -6,12 +6,12 @@ import inspect
 def check_parts(owner: str, **parts: object) -> None:
     """Checks that parts are instances or functions that can be called.
 
-    A forgotten `()` hands over a class, which would only fail deep inside a trace.
+    A class, of which the `()` was forgotten, would only fail deep inside a trace.
 
     **Arguments:**
 
     - `owner`: the class that takes the parts, as it is called: `"Algorithm"`.
-    - `parts`: by field; a tuple holds several, and `None` is a part that is left out.
+    - `parts`: by field; a tuple holds several, and `None` stands for none.
 
     **Raises:** `TypeError` for a class, or for anything else that cannot be called.
 

@@ -112,8 +112,9 @@ RETIRED = """
 
 
 RETIRED_MODULES = """
-    keeper journal _journals _sealing _expansion placement supervision outcome evaluating
-    generating guards sinks plots parts loop recipes _tally _scores _streams _pack hlo
+    keeper journal _journals _sealing _expansion placement supervision outcome
+    evaluating generating guards sinks plots parts loop recipes _tally _scores
+    _streams _pack hlo
 """.split()
 
 

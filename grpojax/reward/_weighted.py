@@ -31,7 +31,8 @@ class WeightedSum(eqx.Module):
     **Fields:**
 
     - `weights`: from component names to weights. A component without a weight is
-        recorded and has weight 0. `None` gives each the weight 1.
+        recorded and has weight 0. `None` gives each the weight 1. A component whose
+        weight is the Python number 0 may be missing.
     - `others`: further reward functions; their components are weighted by name, and
         their totals are ignored.
 
@@ -68,9 +69,9 @@ class WeightedSum(eqx.Module):
             )
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        everyone = jnp.ones(trajectory.terminated.shape, bool)
-        components, keep, errors = dict(trajectory.rewards), everyone, {}
-        applies = dict.fromkeys(components, everyone)
+        all_rows = jnp.ones(trajectory.terminated.shape, bool)
+        components, keep, errors = dict(trajectory.rewards), all_rows, {}
+        applies = dict.fromkeys(components, all_rows)
         for other in self.others:
             more = checked(other, trajectory)
             _check_distinct(components, more.components)
@@ -80,7 +81,7 @@ class WeightedSum(eqx.Module):
             keep, errors = keep & more.keep, {**errors, **more.errors}
         weights = self._weights(components)
         dtype = jnp.result_type(float)
-        total = jnp.zeros(everyone.shape, dtype)
+        total = jnp.zeros(all_rows.shape, dtype)
         for name, weight in weights.items():
             weighted = weight * components[name].astype(dtype)
             total = total + jnp.where(applies[name], weighted, 0)
@@ -89,7 +90,7 @@ class WeightedSum(eqx.Module):
             total=total,
             components=components,
             weights={name: weights.get(name, zero) for name in components},
-            valid=_any([applies[name] for name in weights], everyone),
+            valid=_any([applies[name] for name in weights], all_rows),
             keep=keep,
             lengths=trajectory.lengths,
             errors=errors,
@@ -99,7 +100,11 @@ class WeightedSum(eqx.Module):
         named = self.weights
         if named is None:
             named = dict.fromkeys(components, 1.0)
-        unknown = sorted(set(named) - set(components))
+        unknown = sorted(
+            name
+            for name, weight in named.items()
+            if name not in components and not _is_zero(weight)
+        )
         if unknown:
             raise ValueError(
                 "`WeightedSum.weights` names components of the environment and of the "
@@ -112,6 +117,10 @@ class WeightedSum(eqx.Module):
             for name in components
             if name in named
         }
+
+
+def _is_zero(weight: FloatLike) -> bool:
+    return isinstance(weight, int | float) and weight == 0
 
 
 def _check_distinct(components: dict[str, Array], more: dict[str, Array]):

@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from .recipe.load import dump as dump, load as load
     from .recipe.schema import Recipe as Recipe
     from .reports import write_report as write_report
-    from .training.checkpointing import Checkpointing as Checkpointing
-    from .training.fit import Config as Config, fit as fit, Logging as Logging
+    from .training.fit import fit as fit
     from .training.health import Thresholds as Thresholds
+    from .training.settings import (
+        Checkpointing as Checkpointing,
+        Config as Config,
+        Logging as Logging,
+    )
 
 
 _ROOMS = (
@@ -47,15 +51,15 @@ _ROOMS = (
 )
 _HOMES = {
     "build": "recipe.build",
-    "Checkpointing": "training.checkpointing",
-    "Config": "training.fit",
+    "Checkpointing": "training.settings",
+    "Config": "training.settings",
     "dump": "recipe.load",
     "evaluate": "cli.evaluate",
     "Evaluation": "evaluation.evaluate",
     "fit": "training.fit",
     "generate": "cli.generate",
     "load": "recipe.load",
-    "Logging": "training.fit",
+    "Logging": "training.settings",
     "Prompts": "evaluation.generate",
     "Recipe": "recipe.schema",
     "Thresholds": "training.health",

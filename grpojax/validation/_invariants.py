@@ -91,7 +91,7 @@ class TracedInvariants(Invariants):
 class _Messages(Sequence[str]):
     """Messages that are formatted when one is raised, with the number of the step.
 
-    The index of a message is all that a compiled program hands to the host. It encodes
+    The index of a message is all that a compiled program sends to the host. It encodes
     a traced step as well: `index = step · len(messages) + message`.
     """
 

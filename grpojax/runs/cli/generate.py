@@ -17,7 +17,7 @@ from ..evaluation import generate as generation
 from ..evaluation.generate import Prompts
 from ..evaluation.printing import echo
 from ..recipe import build
-from ..recipe.build_parts import build_reward
+from ..recipe.parts.reward import build_reward
 from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
 

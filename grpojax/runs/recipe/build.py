@@ -17,23 +17,18 @@ from ...env import AbstractAnswerEnvironment
 from ...models import Transformer
 from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
 from ...text import AbstractTokenizer, load_tokenizer
-from ...types import Rewards, TrainState
+from ...types import TrainState
 from ...update import UpdateConfig
 from ..distributed import mesh as meshes
 from ..evaluation.evaluate import Evaluation
 from ..tracking import build as trackers
-from ..training.checkpointing import Checkpointing
-from ..training.fit import Config, export_to, Logging
 from ..training.health import Thresholds
+from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
-from .build_parts import (
-    build_algorithm,
-    build_optimizer,
-    build_reward,
-    check_reward,
-    needs_reference,
-)
-from .compose import make
+from .parts.algorithm import build_algorithm, check_algorithm, needs_reference
+from .parts.compose import Context, make
+from .parts.optimizer import build_optimizer
+from .parts.reward import build_reward, check_reward
 from .schema import Recipe
 from .tasks import build_environments, Environments, find_task
 
@@ -111,7 +106,7 @@ def build_sampler(recipe: Recipe) -> AbstractSampler:
     settings = recipe.rollout
     if settings.sampler is None:
         return Categorical(settings.temperature)
-    sampler = make("rollout.sampler", settings.sampler, [rollout])
+    sampler = make("rollout.sampler", settings.sampler, Context([rollout]))
     if not isinstance(sampler, AbstractSampler):
         raise ValueError(
             "`rollout.sampler` must name a `rollout.AbstractSampler`. Received "
@@ -187,10 +182,8 @@ def check(recipe: Recipe) -> None:
     **Raises:** `ValueError` or `TypeError` with the key, for a name or an argument that
     is unknown, and for parts that do not fit together.
     """
-    algorithm, rollout_config = build_algorithm(recipe), build_rollout(recipe)
-    shape = rollout_config.prompts, rollout_config.group
-    # A group that the baseline cannot do with.
-    jax.eval_shape(algorithm.advantage, Rewards.of(jnp.zeros(shape)))
+    build_rollout(recipe)
+    check_algorithm(recipe)
     build_optimizer(recipe)
     check_reward(recipe)
     find_task(recipe.data.task)

@@ -1,8 +1,9 @@
 """Keys of older recipes, translated to those of today."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
-from .kinds import Merge
+from .values.kinds import Merge
 
 
 _MOVED = {
@@ -12,11 +13,17 @@ _MOVED = {
 """Old key, of a section or of a value -> new key."""
 
 _WEIGHTS = ("reward.correct", "reward.format")
-_SHAPINGS = {"keep": (), "zero": ("zero_truncated",), "drop": ("drop_truncated",)}
 _TRUNCATED, _SHUFFLE = "reward.truncated", "reward.shuffle"
+_SHAPINGS = {"keep": (), "zero": ("zero_truncated",), "drop": ("drop_truncated",)}
 
-KEYS = (*_MOVED, *_WEIGHTS, _TRUNCATED, _SHUFFLE)
-"""All keys that are only known here."""
+SHAPINGS = "reward.shapings"
+"""The key of today for `reward.truncated` and `reward.shuffle`."""
+
+KINDS: dict[str, object] = {
+    _TRUNCATED: Literal["keep", "zero", "drop"],
+    _SHUFFLE: bool,
+}
+"""Old keys that are translated last, with the kinds of their values."""
 
 # Keys of the section `data` that all tasks once had, with their defaults: older recipes
 # have them for tasks that ignore them.
@@ -35,6 +42,18 @@ _DATA = {
 }
 
 
+def translate_file(values: Mapping) -> Mapping:
+    """A file of any age, in which `update.recompute: false` of an old one is null.
+
+    It was the default where no objective needed old log-probs to be recomputed.
+    """
+    reward, update = values.get("reward"), values.get("update")
+    old = isinstance(reward, Mapping) and "correct" in reward
+    if old and isinstance(update, Mapping) and update.get("recompute") is False:
+        return {**values, "update": {**update, "recompute": None}}
+    return values
+
+
 def translate_key(name: str, value: object) -> tuple[str, object]:
     """The key and the value of today for a dotted key of any age."""
     if name in _WEIGHTS:
@@ -45,28 +64,37 @@ def translate_key(name: str, value: object) -> tuple[str, object]:
     return name, value
 
 
-def translate_shapings(settings: dict[str, object]) -> None:
+def forget_replaced(settings: dict[str, object], names: Iterable[str]) -> None:
+    """Drops the old keys whose meaning a later source replaces.
+
+    **Arguments:**
+
+    - `settings`: of the sources before, by key.
+    - `names`: keys of the later source.
+    """
+    if SHAPINGS in names:
+        for key in KINDS:
+            settings.pop(key, None)
+
+
+def translate_shapings(settings: dict[str, object], shapings: object) -> None:
     """Replaces `reward.truncated` and `reward.shuffle` by `reward.shapings`.
 
-    **Raises:** `ValueError` for values that they never had.
+    **Arguments:**
+
+    - `settings`: by key; changed.
+    - `shapings`: those that the old keys change.
     """
     truncated = settings.pop(_TRUNCATED, None)
     shuffle = settings.pop(_SHUFFLE, None)
-    if truncated is None and shuffle is None:
-        return
-    if truncated not in (None, *_SHAPINGS):
-        raise ValueError(
-            f"`{_TRUNCATED}` must be one of {', '.join(_SHAPINGS)}. Received "
-            f"{truncated!r}: or name `reward.shapings`."
-        )
-    if shuffle not in (None, True, False):
-        raise ValueError(
-            f"`{_SHUFFLE}` must be true or false. Received {shuffle!r}: or name "
-            "`reward.shapings`."
-        )
-    shapings = list(_SHAPINGS[str(truncated or "keep")]) + ["shuffled"] * bool(shuffle)
-    named = settings.get("reward.shapings")
-    settings["reward.shapings"] = shapings + (named if isinstance(named, list) else [])
+    kept = list(shapings) if isinstance(shapings, Iterable) else []
+    if isinstance(truncated, str):
+        known = [name for names in _SHAPINGS.values() for name in names]
+        kept = [*_SHAPINGS[truncated], *(x for x in kept if x not in known)]
+    if shuffle is not None:
+        kept = [x for x in kept if x != "shuffled"] + ["shuffled"] * bool(shuffle)
+    if truncated is not None or shuffle is not None:
+        settings[SHAPINGS] = tuple(kept)
 
 
 def without_defaults(task: str, options: Mapping[str, object]) -> dict[str, object]:

@@ -7,19 +7,17 @@ dataclass. A key is a field's dotted name, `optimizer.learning_rate`.
 
 import dataclasses
 import os
-import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable, TypeVar
 
-import yaml
-
 from . import legacy
-from .check import check, nearest
-from .env_interpolation import escape
-from .kinds import Arguments, Merge, Part, Weights
+from .values import yaml_format
+from .values.check import check, members, nearest, plain
+from .values.env_interpolation import escape
+from .values.kinds import Arguments, Merge, Part, Weights
 
 
 @runtime_checkable
@@ -30,38 +28,6 @@ class Section(Protocol):
 
 
 Recipe = TypeVar("Recipe", bound=Section)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, for which `1e-4` is a number and a repeated key an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """PyYAML's dumper, which quotes what `_Loader` would read as something else."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = '"' if _BREAK.search(data) else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-# Line breaks to YAML 1.1, which PyYAML writes as they are unless they are in quotes.
-_BREAK = re.compile("[\x85\u2028\u2029]")
-_Dumper.add_representer(str, _Dumper.represent_str)
-
-_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver(
-        "tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789")
-    )
 
 
 def load(
@@ -100,7 +66,7 @@ def load(
 
 def parse(defaults: Recipe, text: str) -> Recipe:
     """The recipe that `dump` wrote, of any version; see `load`."""
-    values = _parse(text, "A recipe")
+    values = yaml_format.read(text, "A recipe")
     return _override(defaults, [values if isinstance(values, Mapping) else {}], (), {})
 
 
@@ -112,19 +78,30 @@ def _override(
 ) -> Recipe:
     schema = dict(_schema(defaults))
     settings: dict[str, object] = {}
-    for values in files:
-        for name, value in _flatten(schema, values):
-            settings[name] = _combined(defaults, schema, settings, name, value)
+    sources = [list(_flatten(schema, legacy.translate_file(x))) for x in files]
     for assignment in assignments:
-        for name, value in _flatten(schema, _parse_assignment(assignment)):
-            if schema.get(name) is Weights and isinstance(value, Mapping):
-                value = Merge(value)
+        found = _flatten(schema, _parse_assignment(assignment))
+        sources.append([(name, _merged(schema, name, x)) for name, x in found])
+    for source in sources:
+        legacy.forget_replaced(settings, [name for name, _ in source])
+        # What is merged comes after what it is merged with, wherever it is written.
+        for name, value in sorted(source, key=lambda item: isinstance(item[1], Merge)):
             settings[name] = _combined(defaults, schema, settings, name, value)
-    legacy.translate_shapings(settings)
     # Only now: a variable in what a later assignment replaces need not be set.
+    kinds = schema | legacy.KINDS
     for name, value in settings.items():
-        settings[name] = check(name, schema.get(name, object), value, environment)
-    return _replace(defaults, settings)
+        if name in kinds:
+            settings[name] = check(name, kinds[name], value, environment)
+    shapings = settings.get(legacy.SHAPINGS, _default(defaults, legacy.SHAPINGS))
+    legacy.translate_shapings(settings, shapings)
+    return _replace(defaults, settings, environment)
+
+
+def _merged(schema: Mapping[str, object], name: str, value: object) -> object:
+    """Weights of an assignment are added to those that there are."""
+    if schema.get(name) is Weights and isinstance(value, Mapping):
+        return Merge(value)
+    return value
 
 
 def to_mapping(recipe: Section) -> dict[str, object]:
@@ -142,8 +119,9 @@ def to_mapping(recipe: Section) -> dict[str, object]:
 
 def dump(recipe: Section) -> str:
     """The whole recipe as YAML, which `load` turns into an equal one."""
-    values = _escaped(to_mapping(recipe))
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml_format.write(
+        {key: _escaped(value) for key, value in to_mapping(recipe).items()}
+    )
 
 
 def _escaped(value: object) -> object:
@@ -160,7 +138,7 @@ def _read(path: Path) -> Mapping[str, object]:
             f"A recipe is a YAML file. There is none at {os.fspath(path)!r}: check the "
             "path."
         )
-    values = _parse(path.read_text(encoding="utf-8"), os.fspath(path))
+    values = yaml_format.read(path.read_text(encoding="utf-8"), os.fspath(path))
     if values is None:
         return {}
     if not isinstance(values, Mapping):
@@ -171,13 +149,6 @@ def _read(path: Path) -> Mapping[str, object]:
     return values
 
 
-def _parse(text: str, place: str) -> object:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{place} must be YAML. {error}") from None
-
-
 def _parse_assignment(assignment: str) -> Mapping[str, object]:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
@@ -186,7 +157,8 @@ def _parse_assignment(assignment: str) -> Mapping[str, object]:
             f"{assignment!r}: write what the key should be."
         )
     *sections, field = key.strip().split(".")
-    values: dict[str, object] = {field: _parse(text, f"The value in {assignment!r}")}
+    value = yaml_format.read(text, f"The value in {assignment!r}")
+    values: dict[str, object] = {field: value}
     for section in reversed(sections):
         values = {section: values}
     return values
@@ -216,13 +188,13 @@ def _flatten(
 ) -> Iterator[tuple[str, object]]:
     """Dotted keys with their values, translated to today's."""
     for key, value in values.items():
-        name, value = legacy.translate_key(f"{prefix}{key}", value)
-        fields = schema.get(name)
-        if name in schema and not prefix and "." in str(key):
+        if not prefix and str(key).partition(".")[0] in schema and "." in str(key):
             raise ValueError(
                 f"A file writes a section once and indents its keys. Received `{key}:`"
                 f" in one line: write `{str(key).split('.')[0]}:` and its keys below."
             )
+        name, value = legacy.translate_key(f"{prefix}{key}", value)
+        fields = schema.get(name)
         if isinstance(fields, tuple):
             if not isinstance(value, Mapping | None):
                 first = next(iter(fields))
@@ -231,7 +203,7 @@ def _flatten(
                     f"Received {value!r}: set one of its keys, as in {name}.{first}=..."
                 )
             yield from _flatten(schema, value or {}, f"{name}.")
-        elif name in schema or name in legacy.KEYS or f"{prefix}*" in schema:
+        elif name in schema or name in legacy.KINDS or f"{prefix}*" in schema:
             yield name, value
         else:
             keys = [known for known in schema if not known.endswith("*")]
@@ -252,8 +224,7 @@ def _combined(
     before = settings.get(name, _default(defaults, name))
     if isinstance(value, Merge):
         return {**(before if isinstance(before, Mapping) else {}), **value}
-    kind = schema.get(name, Part)
-    is_part = kind is Part or Part in typing.get_args(kind)
+    is_part = Part in members(schema.get(name, Part))
     if is_part and isinstance(value, Mapping) and "name" not in value:
         named = {"name": before} if isinstance(before, str) else before
         if isinstance(named, Mapping):
@@ -269,35 +240,43 @@ def _default(section: object, name: str) -> object:
 
 
 def _replace(
-    section: Recipe, settings: Mapping[str, object], prefix: str = ""
+    section: Recipe,
+    settings: Mapping[str, object],
+    environment: Mapping[str, str],
+    prefix: str = "",
 ) -> Recipe:
     """A copy of a section in which some keys have other values."""
     changes: dict[str, object] = {}
-    for field, value in vars(section).items():
-        name = prefix + field
-        if _is_open(section, field):
-            others = {
-                key.removeprefix(prefix): value
-                for key, value in settings.items()
-                if key.startswith(prefix) and key.removeprefix(prefix) not in changes
-            }
-            fields = vars(section)
-            others = {key: x for key, x in others.items() if key not in fields}
-            changes[field] = _arguments(section, field, changes, others)
-        elif isinstance(value, Section):
-            changes[field] = _replace(value, settings, f"{name}.")
+    own = [field for field in vars(section) if not _is_open(section, field)]
+    for field in own:
+        value, name = vars(section)[field], prefix + field
+        if isinstance(value, Section):
+            changes[field] = _replace(value, settings, environment, f"{name}.")
         else:
             changes[field] = settings.get(name, value)
+    for field in vars(section).keys() - set(own):
+        others = {
+            key.removeprefix(prefix): value
+            for key, value in settings.items()
+            if key.startswith(prefix) and key.removeprefix(prefix) not in own
+        }
+        changes[field] = _open(section, field, changes, others, environment, prefix)
     return dataclasses.replace(section, **changes)
 
 
-def _arguments(
-    section: Section, field: str, changes: Mapping[str, object], others: dict
+def _open(
+    section: Section,
+    field: str,
+    changes: Mapping[str, object],
+    others: Mapping[str, object],
+    environment: Mapping[str, str],
+    prefix: str,
 ) -> object:
     """The keys of an open section without a field; null stands for a default."""
     convert = vars(type(section)).get("convert")
     before = vars(section)[field]
     if convert is not None:
-        return convert.__func__(before, changes, others)
+        return convert.__func__(before, changes, others, environment)
     kept = dict(before) if isinstance(before, Mapping) else {}
-    return {key: x for key, x in {**kept, **others}.items() if x is not None}
+    values = {x: plain(prefix + x, y, environment) for x, y in others.items()}
+    return {key: x for key, x in {**kept, **values}.items() if x is not None}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .kinds import at_least, positive
+from .values.kinds import at_least, positive
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints, Literal
 
 from . import legacy
-from .check import check, nearest
-from .kinds import Arguments, at_least, Part, Parts, positive, Weights
 from .operation import Checkpoint, Distributed, Health, Log, Mesh, Tracking
+from .values.check import check, nearest, plain
+from .values.kinds import Arguments, at_least, Part, Parts, positive, Weights
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class Data:
     options: Arguments | object = field(default_factory=_default_options)
 
     @staticmethod
-    def convert(before: object, changes: Mapping, others: Mapping) -> object:
+    def convert(
+        before: object, changes: Mapping, others: Mapping, environment: Mapping
+    ) -> object:
         """The options of a task from the keys of this section.
 
         **Arguments:**
@@ -107,12 +109,14 @@ class Data:
         - `before`: the options that the keys change, if they are of the same task.
         - `changes`: the section's other fields.
         - `others`: the keys.
+        - `environment`: the variables.
         """
         task = changes["task"]
         options = task_options(task)
         if options is None:
             kept = dict(before) if isinstance(before, Mapping) else {}
-            return {**kept, **others}
+            named = {x: plain(f"data.{x}", y, environment) for x, y in others.items()}
+            return {**kept, **named}
         others = legacy.without_defaults(task, others)
         kinds = get_type_hints(options)
         for key in others:
@@ -123,7 +127,8 @@ class Data:
                     f"`{nearest(f'data.{key}', known)}`; --print-config shows them all."
                 )
         values = {
-            key: check(f"data.{key}", kinds[key], x, {}) for key, x in others.items()
+            key: check(f"data.{key}", kinds[key], x, environment)
+            for key, x in others.items()
         }
         if isinstance(before, options):
             return replace(cast(Any, before), **values)
@@ -147,6 +152,11 @@ class Rollout:
         at_least(1, "rollout", slots=self.slots, max_new_tokens=self.max_new_tokens)
         at_least(1, "rollout", train_prompts=self.train_prompts)
         positive("rollout", temperature=self.temperature)
+        if self.sampler is not None and self.temperature != 1.0:
+            raise ValueError(
+                "`rollout.sampler` has a temperature of its own. Received "
+                f"rollout.temperature={self.temperature} besides: write it there."
+            )
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,13 @@ class Reward:
     )
     terms: Parts = Parts(())  # Reward functions besides the environment.
     shapings: Parts = Parts(())  # Applied to the total, first to last.
+
+    def __post_init__(self):
+        if not self.weights:
+            raise ValueError(
+                "`reward.weights` must name a component. Received {}: write "
+                "`reward.weights.correct: 1.0`, or leave it out."
+            )
 
 
 @dataclass(frozen=True)

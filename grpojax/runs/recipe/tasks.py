@@ -2,18 +2,18 @@
 
 import dataclasses
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, get_type_hints, NamedTuple
 
 from jax.sharding import Mesh
 
 from ...env import AbstractDatasetEnvironment
 from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
-from .check import nearest
+from .parts.compose import imported, parameters_of
 from .schema import Recipe
+from .values.check import check, is_kind, nearest
 
 
 PACKAGE = "envs"
@@ -76,13 +76,12 @@ def task_options_of(recipe: Recipe) -> object:
     options = recipe.data.options
     if not isinstance(options, Mapping):
         return options
-    first = next(
-        iter(inspect.signature(find_task(recipe.data.task)).parameters.values())
-    )
-    kind = first.annotation
+    parameters = parameters_of(find_task(recipe.data.task))
+    kind = next(iter(parameters.values())).annotation
     if not dataclasses.is_dataclass(kind):
         return dict(options)
     assert isinstance(kind, type)
+    kinds = get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
     for key in options:
         if key not in known:
@@ -91,8 +90,12 @@ def task_options_of(recipe: Recipe) -> object:
                 f"{', '.join(known) or 'none'}. The nearest is "
                 f"`data.{nearest(key, ['task', *known])}`."
             )
+    values = {
+        key: check(f"data.{key}", kinds[key], x, None) if is_kind(kinds[key]) else x
+        for key, x in options.items()
+    }
     try:
-        return kind(**options)
+        return kind(**values)
     except TypeError as error:
         raise ValueError(f"`data` of the task {recipe.data.task}: {error}.") from None
 
@@ -102,13 +105,7 @@ def find_task(task: str) -> Callable[..., tuple]:
     module, colon, function = task.partition(":")
     if not colon:
         module, function = f"{PACKAGE}.{task}", "environments"
-    try:
-        found = vars(importlib.import_module(module)).get(function)
-    except ModuleNotFoundError as error:
-        # A module that exists and lacks another one is no misspelt name.
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        found = None
+    found: Any = imported(module, function)
     if found is None:
         raise ValueError(
             f"`data.task` must be one of {', '.join(known_tasks())}, or a function of "

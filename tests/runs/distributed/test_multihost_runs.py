@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import pytest
 
@@ -18,7 +19,7 @@ from grpojax.runs.distributed.supervise import EXIT_PEER
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
 
-from ...helpers import distance, same_bits
+from ...helpers import distance
 from .launch import environment, free_port
 
 
@@ -143,7 +144,7 @@ def test_checkpoints_hold_shards_that_any_mesh_can_read(alone, together):
         assert setup.resume.step == 2
         like = sharding.place(setup.state, mesh)
         found = Checkpoints(run / "checkpoints").restore(like).state
-        assert same_bits(found, setup.state)
+        chex.assert_trees_all_equal(found, setup.state)
         places = zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True)
         assert all(x.sharding == y.sharding for x, y in places)
         assert found.policy.config == config

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -21,7 +20,6 @@ from grpojax.rollout import Categorical, Greedy
 from grpojax.runs.evaluation import predictions
 from grpojax.runs.evaluation.evaluate import Evaluation
 from grpojax.runs.evaluation.result import concatenate, EvaluationResult
-from grpojax.runs.io.fingerprint import fingerprint, settings as settings_of
 
 from ...envs.double import ByteTokenizer
 from ...helpers import transformer
@@ -220,44 +218,6 @@ def test_parts_make_the_whole(sizes):
     )
     parts = [part(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
     assert same(concatenate(parts), full)
-
-
-# Fingerprints
-
-
-def test_a_fingerprint_tells_one_bit():
-    assert fingerprint(POLICY) == fingerprint(transformer())
-    for seed in range(4):
-        leaves, structure = jax.tree.flatten(eqx.filter(POLICY, eqx.is_array))
-        draw = random.Random(seed)
-        which = draw.randrange(len(leaves))
-        words = np.array(leaves[which])
-        flat = words.view(np.uint32).reshape(-1)
-        flat[draw.randrange(flat.size)] ^= 1 << draw.randrange(32)
-        leaves[which] = jax.numpy.asarray(words)
-        changed = eqx.combine(jax.tree.unflatten(structure, leaves), POLICY)
-        assert fingerprint(changed) != fingerprint(POLICY)
-    swapped = eqx.tree_at(lambda p: p.embedding, POLICY, POLICY.embedding[::-1])
-    assert fingerprint(swapped) != fingerprint(POLICY)
-    assert fingerprint(jr.key(0)) != fingerprint(jr.key(1))
-    for dtype in ("bfloat16", "bool", "int8", "float32"):
-        ones = jax.numpy.ones(3, dtype)
-        assert fingerprint(ones) == fingerprint(ones) != fingerprint(ones * 0)
-
-
-def test_a_fingerprint_is_the_same_in_every_layout():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    x = jr.normal(KEY, (6, 5))
-    assert fingerprint(jax.device_put(x, spread)) == fingerprint(x)
-
-
-def test_settings_are_plain_values():
-    assert settings_of(Categorical(0.5)) == {"name": "Categorical", "temperature": 0.5}
-    array = Categorical(jax.numpy.asarray(0.5))
-    assert settings_of(array) == settings_of(Categorical(0.5))
-    assert settings_of(Greedy()) == {"name": "Greedy"}
-    assert settings_of(POLICY)["config"]["num_layers"] == 2
 
 
 # Kills

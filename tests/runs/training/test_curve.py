@@ -1,6 +1,6 @@
 import pytest
 
-from grpojax.runs.training.curve import plot_curve
+from grpojax.runs.training.display.curve import plot_curve
 
 
 RECORDS = [

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import equinox as eqx
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from grpojax.runs.cli import (
 from grpojax.runs.recipe import build as parts, load as recipes
 from grpojax.runs.recipe.schema import Recipe
 
-from ...helpers import distance, same_bits
+from ...helpers import distance
 
 
 def lines(path) -> list[dict]:
@@ -51,17 +52,19 @@ def test_a_run_writes_its_adapters_and_the_merged_model(run):
     base, _ = parts.load_model(recipe)
     fresh = parts.build_adapters(recipe, base)
     after = state.policy
-    assert same_bits(models.without_adapters(after), models.without_adapters(fresh))
+    chex.assert_trees_all_equal(
+        models.without_adapters(after), models.without_adapters(fresh)
+    )
     moved = lambda tree: eqx.filter(tree, tree.trainable())
     assert distance(moved(after), moved(fresh)) > 1e-3
     assert isinstance(after.layers.query.base, models.Int8Matrix)
 
     read = models.load_adapters(models.without_adapters(fresh), path / "adapter")
-    assert same_bits(read, after)
+    chex.assert_trees_all_equal(read, after)
     config = json.loads((path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == recipe.model.path
     merged = models.load(path / "model")
-    assert same_bits(merged, models.merge(after))
+    chex.assert_trees_all_equal(merged, models.merge(after))
 
 
 @pytest.mark.slow
@@ -108,7 +111,7 @@ def test_a_checkpoint_holds_what_is_trained(run):
     assert names == {f"policy/layers/{x}/{y}" for x in ("query", "down") for y in "ab"}
     fresh = training.prepare(recipe).state
     with Checkpoints(path / "checkpoints") as checkpoints:
-        assert same_bits(checkpoints.restore(fresh).state, state)
+        chex.assert_trees_all_equal(checkpoints.restore(fresh).state, state)
         where = lambda state: state.policy.layers.query.base.scale
         other = eqx.tree_at(where, fresh, replace_fn=lambda x: x.at[0, 3].multiply(2))
         with pytest.raises(ValueError, match="frozen weights.*are not this run's"):
@@ -121,7 +124,7 @@ def test_a_run_resumes_bit_for_bit(run, settings, tmp_path):
     changes = settings(**LORA | dict(run__steps=1))
     training.train(recipes.load(Recipe(), None, changes), tmp_path / "run")
     again = training.train(recipe, tmp_path / "run", resume=True)
-    assert same_bits(again, state)
+    chex.assert_trees_all_equal(again, state)
     tensors = [
         (folder / "adapter" / "adapter_model.safetensors").read_bytes()
         for folder in (path, tmp_path / "run")

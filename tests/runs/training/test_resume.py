@@ -21,8 +21,8 @@ from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.tracking import build as trackers
+from grpojax.runs.training.display.progress import Progress
 from grpojax.runs.training.health import DivergedError
-from grpojax.runs.training.progress import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)

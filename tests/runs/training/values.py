@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from grpojax import algorithms, fit, init, RolloutConfig, TrainStep
 from grpojax.policy import AbstractPolicy
 from grpojax.reward import HostReward, WeightedSum
-from grpojax.runs.training.checkpointing import Checkpointing
+from grpojax.runs.training.settings import Checkpointing
 from tests.helpers import count_env
 
 

@@ -6,10 +6,13 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 
-import yaml
-
+from . import yaml_format
 from .env_interpolation import expand
 from .kinds import Part, Parts, Weights
+
+
+Environment = Mapping[str, str] | None
+"""Variables by name; `None` takes texts as they are."""
 
 
 _KINDS: dict[object, str] = {
@@ -38,15 +41,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return (same or found or [""])[0]
 
 
-def check(
-    name: str, kind: object, value: object, environment: Mapping[str, str]
-) -> object:
+def check(name: str, kind: object, value: object, environment: Environment) -> object:
     """A value as its kind says, with variables replaced.
+
+    Where no text is expected, a text with variables is read as YAML.
+
+    **Arguments:**
+
+    - `name`: the key, for messages.
+    - `kind`: a type, a `Literal`, one of the `kinds`, or a union of these.
+    - `value`: from YAML.
+    - `environment`: the variables; with `None` they have been replaced already.
 
     **Raises:** `ValueError` that says what was expected.
     """
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(kind) if union else (kind,)
+    kinds = members(kind)
     if isinstance(value, str):
         value = _expanded(name, kinds, value, environment)
     for allowed in kinds:
@@ -58,25 +67,31 @@ def check(
     raise ValueError(f"`{name}` must be {expected}. Received {value!r}{hint}.")
 
 
+def members(kind: object) -> tuple[object, ...]:
+    """The kinds of a union; of any other kind itself."""
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
+
+
+def is_kind(kind: object) -> bool:
+    """Whether `check` knows a kind."""
+    return all(
+        x in _KINDS or typing.get_origin(x) is typing.Literal for x in members(kind)
+    )
+
+
 _NOT = object()
 
 
-def _expanded(
-    name: str, kinds: tuple, text: str, environment: Mapping[str, str]
-) -> object:
-    expanded = expand(name, text, environment)
-    texts = {str, Part, object}
-    if expanded == text or texts & set(kinds) or not set(kinds) <= _KINDS.keys():
+def _expanded(name: str, kinds: tuple, text: str, environment: Environment) -> object:
+    expanded = text if environment is None else expand(name, text, environment)
+    written = environment is not None and expanded == text
+    if written or {str, object} & set(kinds) or not set(kinds) <= _KINDS.keys():
         return expanded
-    try:
-        return yaml.safe_load(expanded)
-    except yaml.YAMLError as error:
-        raise ValueError(f"The value of `{name}` must be YAML. {error}") from None
+    return yaml_format.read(expanded, f"The value of `{name}`")
 
 
-def _as(
-    name: str, kind: object, value: object, environment: Mapping[str, str]
-) -> object:
+def _as(name: str, kind: object, value: object, environment: Environment) -> object:
     """The value if it is of a kind, else `_NOT`."""
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -106,13 +121,13 @@ def _as(
     return _NOT
 
 
-def plain(name: str, value: object, environment: Mapping[str, str]) -> object:
+def plain(name: str, value: object, environment: Environment) -> object:
     """A value made of numbers, texts, lists and mappings, with variables replaced.
 
     **Raises:** `ValueError` for anything else, such as a date or an infinite number.
     """
     if isinstance(value, str):
-        return expand(name, value, environment)
+        return value if environment is None else expand(name, value, environment)
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...types import Rewards, Trajectory
+from ....types import Rewards, Trajectory
 
 
 def shuffled(trajectory: Trajectory, rewards: Rewards) -> Rewards:
