@@ -1,14 +1,8 @@
-"""A policy, an environment, a reward and a tracker of a user's own, without a recipe.
-
-    python -m tests.runs.training.values OUT
-
-trains them and is killed in the middle.
-"""
+"""A policy, an environment, a reward and a tracker of a user's own, without a recipe."""
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import jax.random as jr
@@ -116,5 +110,5 @@ def train(out, *, steps=STEPS, resume=False, trackers=None, **changes):
     )
 
 
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), trackers={"mine": Killer})
+def train_until_killed(out):
+    train(Path(out), trackers={"mine": Killer})
