@@ -1,4 +1,4 @@
-"""A policy, an environment, a reward and a tracker of a user's own, without a recipe."""
+"""A policy, environment, reward and tracker of a user's own, without a recipe."""
 
 import json
 import os
