@@ -83,7 +83,8 @@ def _describe_function(function: Callable, outer: tuple[object, ...]) -> object:
         name = _describe_function(function.func, outer)
         return _named("partial", {"function": name, **given}, outer)
     qualified = getattr(function, "__qualname__", type(function).__qualname__)
-    name = f"{function.__module__}:{qualified}"
+    module = getattr(function, "__module__", type(function).__module__)
+    name = f"{module}:{qualified}"
     if any(function is other for other in outer):
         return name
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
