@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import hashlib
+import inspect
+from collections.abc import Callable, Collection, Mapping
 
 import equinox as eqx
 import jax
@@ -12,6 +14,9 @@ from jaxtyping import PyTree
 from .fingerprint import fingerprint
 
 
+_MOST = 64  # Entries of a collection that are described one by one.
+
+
 def describe(value: object) -> object:
     """Names and plain values of a tree, such as a `TrainStep`.
 
@@ -19,7 +24,8 @@ def describe(value: object) -> object:
 
     Arrays become `dtype[shape]`; those of one element their value. Functions become
     `module:name`, with the variables that they enclose: the learning rate in an optax
-    optimizer is one. Fields that are `None` are left out.
+    optimizer is one. Long collections become a digest. Fields that are `None` are left
+    out.
 
     **Arguments:**
 
@@ -42,6 +48,8 @@ def describe_arrays(values: Mapping[str, PyTree]) -> dict[str, str]:
 def _describe(value: object, outer: tuple[object, ...]) -> object:
     """`outer`: the functions that enclose the value, which may enclose themselves."""
     inside = functools.partial(_describe, outer=outer)
+    if isinstance(value, Mapping | tuple | list) and len(value) > _MOST:
+        return _digest(value)
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return _describe_array(value)
     for kind in (bool, int, float, str):
@@ -63,11 +71,18 @@ def _describe(value: object, outer: tuple[object, ...]) -> object:
     return None if value is None else type(value).__name__
 
 
+def _digest(values: Collection) -> str:
+    """A long collection, such as the problems that a function of rewards looks up."""
+    digest = hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
+    return f"{type(values).__name__} of {len(values)}: {digest}"
+
+
 def _named(
     name: str, fields: Mapping[str, object], outer: tuple[object, ...]
 ) -> dict[str, object]:
     inner = {key: _describe(x, outer) for key, x in fields.items()}
-    return {"name": name, **{key: x for key, x in inner.items() if x is not None}}
+    known = {key: x for key, x in inner.items() if x is not None}
+    return {"class" if "name" in known else "name": name, **known}
 
 
 def _describe_array(array: jax.Array | np.ndarray | np.generic) -> object:
@@ -90,8 +105,8 @@ def _describe_function(function: Callable, outer: tuple[object, ...]) -> object:
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = getattr(function, "__closure__", None) or ()
     enclosed = dict(zip(names, map(_content, cells), strict=False))
-    # A method encloses its object.
-    enclosed |= {"self": getattr(function, "__self__", None)}
+    if inspect.ismethod(function):
+        enclosed["self"] = function.__self__
     described = _named(name, enclosed, (*outer, function))
     return described if len(described) > 1 else name
 

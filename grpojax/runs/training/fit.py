@@ -78,6 +78,11 @@ def prepare(
     start = time.perf_counter()
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"fit: steps must be an integer, 0 or more. Received {steps}.")
+    if trackers and out is None:
+        raise ValueError(
+            "fit: trackers keep their files in the run's directory. Received "
+            f"{', '.join(trackers)} without one: pass `out`, or no trackers."
+        )
     resume = processes.broadcast_from_0(lambda: resume)
     path = out.path if isinstance(out, RunDirectory) else out
     directory = out if isinstance(out, RunDirectory) else None
