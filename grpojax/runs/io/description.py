@@ -104,7 +104,7 @@ def _describe_function(function: Callable, outer: tuple[object, ...]) -> object:
         return name
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = getattr(function, "__closure__", None) or ()
-    enclosed = dict(zip(names, map(_content, cells), strict=False))
+    enclosed: dict[str, object] = dict(zip(names, map(_content, cells), strict=False))
     if inspect.ismethod(function):
         enclosed["self"] = function.__self__
     described = _named(name, enclosed, (*outer, function))

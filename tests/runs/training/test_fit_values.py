@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax.numpy as jnp
 import pytest
 import yaml
@@ -17,7 +18,6 @@ from grpojax.runs.training.checkpointing import Checkpointing
 from grpojax.runs.training.fit import Logging
 from grpojax.runs.training.health import Thresholds
 
-from ...helpers import same_bits
 from .values import KILLED_AT, make_step, Recorder, start, STEPS, train
 
 
@@ -76,7 +76,7 @@ def test_a_killed_run_ends_with_the_same_bits(full, copy):
     assert json.loads((copy / "summary.json").read_text())["status"] == "running"
     again = train(copy, resume=True, trackers={"mine": Recorder})
     assert int(again.version) == STEPS
-    assert same_bits(again, expected)
+    chex.assert_trees_all_equal(again, expected)
     assert not jnp.array_equal(again.policy.table, start().policy.table)
     assert untimed(copy) == untimed(path) and len(untimed(path)) == STEPS
     assert (copy / "config.yaml").read_bytes() == (path / "config.yaml").read_bytes()
@@ -94,7 +94,7 @@ def test_a_finished_run_can_be_longer(full, tmp_path):
     copy = shutil.copytree(path, tmp_path / "run")
     longer = train(copy, steps=STEPS + 2, resume=True)
     anew = train(tmp_path / "anew", steps=STEPS + 2)
-    assert same_bits(longer, anew)
+    chex.assert_trees_all_equal(longer, anew)
     assert untimed(copy) == untimed(tmp_path / "anew")
 
 
@@ -170,7 +170,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(full, tmp_path):
     trackers = {x: lambda _, method=x: Failing(method) for x in methods}
     trackers["mine"] = Recorder
     state = train(tmp_path / "run", trackers=trackers)
-    assert same_bits(state, expected)
+    chex.assert_trees_all_equal(state, expected)
     assert untimed(tmp_path / "run") == untimed(path)
     mine = [x["step"] for x in lines(tmp_path / "run" / "tracking" / "mine.jsonl")]
     assert mine == list(range(1, STEPS + 1))

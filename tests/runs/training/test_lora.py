@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import equinox as eqx
 import jax
 import numpy as np
@@ -51,7 +52,9 @@ def test_a_run_writes_its_adapters_and_the_merged_model(run):
     base, _ = parts.load_model(recipe)
     fresh = parts.build_adapters(recipe, base)
     after = state.policy
-    chex.assert_trees_all_equal(models.without_adapters(after), models.without_adapters(fresh))
+    chex.assert_trees_all_equal(
+        models.without_adapters(after), models.without_adapters(fresh)
+    )
     moved = lambda tree: eqx.filter(tree, tree.trainable())
     assert distance(moved(after), moved(fresh)) > 1e-3
     assert isinstance(after.layers.query.base, models.Int8Matrix)
