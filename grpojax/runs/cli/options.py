@@ -30,7 +30,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resume_option(parser: argparse.ArgumentParser) -> None:
-    """Adds what goes on with something that was interrupted."""
+    """Adds the option that resumes an interrupted run."""
     parser.add_argument(
         "--resume",
         action="store_true",
