@@ -40,9 +40,9 @@ def add_resume_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a process of many is told about itself."""
+    """Adds the options that identify one process of several."""
     group = parser.add_argument_group(
-        "one process of many",
+        "multi-process runs",
         "Say all three to each process, or distributed.processes=auto in the recipe "
         "under SLURM and on TPU pods.",
     )
