@@ -115,8 +115,8 @@ def load_recipe(
         model = str(Path(model) / "model")
         if not Path(model).is_dir():
             raise FileNotFoundError(
-                f"A finished run has a model. There is none at {model!r}: let it finish, or "
-                "name another one."
+                f"A finished run has a model. There is none at {model!r}: let it "
+                "finish, or name another one."
             )
     recipe = load(Recipe(), path, options.set, environment)
     if model is not None:
