@@ -2,6 +2,8 @@
 
 import inspect
 
+import equinox as eqx
+
 
 def check_parts(owner: str, **parts: object) -> None:
     """Checks that parts are instances or functions that can be called.
@@ -25,7 +27,7 @@ def check_parts(owner: str, **parts: object) -> None:
     for field, part in parts.items():
         if isinstance(part, tuple):
             check_parts(owner, **{f"{field}[{i}]": x for i, x in enumerate(part)})
-        elif isinstance(part, type):
+        elif isinstance(part, type) and issubclass(part, eqx.Module):
             raise TypeError(
                 f"`{owner}.{field}` must be an instance. Received the class "
                 f"`{part.__name__}`: write `{_call(part)}`."

@@ -78,7 +78,9 @@ def _check_log_prob(invariants: Invariants, name: str, values: Array, mask: Arra
 
 def check_rewarded(invariants: Invariants, trajectory: Trajectory, rewards: Rewards):
     """A trajectory, and the totals, components and lengths of its rewards."""
+    invariants.enter("rollout")
     check_rollout(invariants, trajectory)
+    invariants.enter("rewarded")
     invariants.shape(_ROWS, total=rewards.total, valid=rewards.valid, keep=rewards.keep)
     invariants.shape(_ROWS, lengths=rewards.lengths)
     invariants.shape(_ROWS, **_by_name("components", rewards.components))
@@ -108,6 +110,7 @@ def check_advantaged(
 ):
     """A trajectory, its rewards, and the advantages of its rows or tokens."""
     check_rewarded(invariants, trajectory, rewards)
+    invariants.enter("advantaged")
     axes = _ROWS if advantages.ndim < 3 else _TOKENS
     invariants.shape(axes, advantages=advantages)
     invariants.require(

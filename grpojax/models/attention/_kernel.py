@@ -10,8 +10,6 @@ to, so columns that a cache does not hold yet cost nothing.
 Operands are those of one sequence, as in `attend`; `vmap` adds axes to the grid.
 """
 
-import functools as ft
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -26,41 +24,8 @@ from ._blocks import (
     Source,
     source_blocks,
     source_operands,
+    SourceBlocks,
 )
-
-
-def _one_column(query, source, carry):
-    """The online softmax after a source of a single column."""
-    output, total, peak = carry
-    wide = query.astype(jnp.float32)
-    scores = jnp.sum(wide * source.single_column(source.keys_ref), axis=1)
-    seen = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
-    scores = jnp.where(jnp.broadcast_to(seen, scores.shape) != 0, scores, -jnp.inf)
-    higher = jnp.maximum(peak, scores)
-    level = jnp.where(higher == -jnp.inf, 0.0, higher)
-    rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
-    values = source.single_column(source.values_ref)
-    output = output * rescale[:, None] + weight[:, None] * values
-    return output, total * rescale + weight, higher
-
-
-def _block(config, rows, query, source, start, carry):
-    """The online softmax after a block of columns."""
-    output, total, peak = carry
-    keys, values = source.keys(start), source.values(start)
-    seen = rows.mask(source, start)
-    scores = jnp.where(seen, triton.dot(query, keys), -jnp.inf)
-    higher = jnp.maximum(peak, jnp.max(scores, axis=1))
-    # A row without a visible column so far has nothing to rescale.
-    level = jnp.where(higher == -jnp.inf, 0.0, higher)
-    rescale = jnp.exp(peak - level)
-    weights = jnp.exp(scores - level[:, None])
-    more = triton.dot(weights.astype(config.dtype), values)
-    return (
-        output * rescale[:, None] + more,
-        total * rescale + jnp.sum(weights, axis=1),
-        higher,
-    )
 
 
 def forward(
@@ -83,7 +48,23 @@ def forward(
         rows = RowBlock(config, shape[1])
         query = rows.load(query_ref)
 
-        block = ft.partial(_block, config, rows, query)
+        def block(source, start, carry):
+            output, total, peak = carry
+            keys, values = source.keys(start), source.values(start)
+            seen = rows.mask(source, start)
+            scores = jnp.where(seen, triton.dot(query, keys), -jnp.inf)
+            higher = jnp.maximum(peak, jnp.max(scores, axis=1))
+            # A row without a visible column so far has nothing to rescale.
+            level = jnp.where(higher == -jnp.inf, 0.0, higher)
+            rescale = jnp.exp(peak - level)
+            weights = jnp.exp(scores - level[:, None])
+            more = triton.dot(weights.astype(config.dtype), values)
+            return (
+                output * rescale[:, None] + more,
+                total * rescale + jnp.sum(weights, axis=1),
+                higher,
+            )
+
         carry = (
             jnp.zeros((config.block_rows, shape[2]), jnp.float32),
             jnp.zeros((config.block_rows,), jnp.float32),
@@ -92,11 +73,10 @@ def forward(
         for source in source_blocks(config, source_refs, sources):
             # A token's own column needs neither a matrix product nor a loop.
             alone = source.visible_ref.shape == (1,)
-            carry = (
-                _one_column(query, source, carry)
-                if alone
-                else source.scan_columns(block, carry)
-            )
+            if alone:
+                carry = _attend_to_column(query, source, carry)
+            else:
+                carry = source.scan_columns(block, carry)
         output, total, peak = carry
         total = jnp.where(total > 0, total, 1.0)  # Rows past the last one.
         rows.store(out_ref, (output / total[:, None]).astype(config.dtype))
@@ -115,6 +95,22 @@ def forward(
             jax.ShapeDtypeStruct(shape[:2], jnp.float32),
         ),
     )(query, *operands)
+
+
+def _attend_to_column(query: Array, source: SourceBlocks, carry):
+    """One step of the online softmax with a source's only column."""
+    output, total, peak = carry
+    wide = query.astype(jnp.float32)
+    scores = jnp.sum(wide * source.single_column(source.keys_ref), axis=1)
+    visible = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
+    mask = jnp.broadcast_to(visible, scores.shape) != 0
+    scores = jnp.where(mask, scores, -jnp.inf)
+    higher = jnp.maximum(peak, scores)
+    level = jnp.where(higher == -jnp.inf, 0.0, higher)
+    rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
+    values = source.single_column(source.values_ref)
+    output = output * rescale[:, None] + weight[:, None] * values
+    return output, total * rescale + weight, higher
 
 
 def backward(

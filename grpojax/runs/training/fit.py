@@ -99,13 +99,7 @@ def prepare(
         lowered = lower(state, step, samples=samples)
         point = None
         if resume and checkpoints is not None:
-            state, point = _restore(
-                state,
-                directory,
-                checkpoints,
-                config,
-                checked=claimed,
-            )
+            state, point = _restore(state, directory, checkpoints, config, claimed)
     return Prepared(
         state,
         lowered,
@@ -141,7 +135,6 @@ def _restore(
     directory: RunDirectory | None,
     checkpoints: Path,
     config: Config,
-    *,
     checked: bool,
 ) -> tuple[TrainState, ResumePoint | None]:
     """The state of the last good checkpoint, if there is one."""

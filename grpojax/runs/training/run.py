@@ -22,7 +22,7 @@ from .health import Thresholds
 from .metrics_buffer import MetricsBuffer, StepRecord
 from .run_log import ResumePoint, RunLog
 from .settings import Checkpointing, Config, export_to, Logging
-from .step import LoweredStep
+from .step import LoweredStep, validation_errors
 
 
 class Prepared(NamedTuple):
@@ -109,6 +109,7 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
         bar.update(record.step, record.metrics)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(validation_errors())
         callback = stack.enter_context(
             CheckpointCallback(
                 run.checkpoint,

@@ -7,14 +7,14 @@ import logging
 import pytest
 
 from grpojax import text
-from grpojax.runs.cli import generate as generating, main as commands
+from grpojax.runs.cli import generate as generating, main as commands, train as training
 from grpojax.runs.distributed.preemption import PreemptedError
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
-from grpojax.runs.training import fit as training
+from grpojax.runs.training import fit
 from grpojax.runs.training.health import DivergedError
 
-from .conftest import SHIPPED
+from ..conftest import SHIPPED
 
 
 @pytest.fixture(autouse=True)
@@ -187,9 +187,9 @@ def test_a_prompt_of_a_person_is_answered_and_not_paid(finished, capsys):
 
 
 def test_tints_go_from_red_to_green():
-    assert generating.tint(0.0) == "rgb(215,0,0)"
-    assert generating.tint(0.5) == "rgb(215,175,0)"
-    assert generating.tint(1.0) == "rgb(0,175,0)"
+    assert generating.color_of(0.0) == "rgb(215,0,0)"
+    assert generating.color_of(0.5) == "rgb(215,175,0)"
+    assert generating.color_of(1.0) == "rgb(0,175,0)"
 
 
 def test_the_level_of_logs_is_a_variable(refused, capsys, caplog):
@@ -236,7 +236,7 @@ def test_a_run_that_leaves_says_so_by_its_exit_code(
     def leave(*_, **__):
         raise error
 
-    monkeypatch.setattr(training, "run", leave)
+    monkeypatch.setattr(fit, "run", leave)
     assert commands.main(["train", *arguments()], {}) == code
     assert str(error) in capsys.readouterr().err
 

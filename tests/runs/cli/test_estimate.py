@@ -10,12 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from grpojax import sharding, text
 from grpojax.models import Transformer
+from grpojax.runs.cli import estimate as estimating, train as training
+from grpojax.runs.distributed import mesh as meshes
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
-from grpojax.runs.training import estimate as estimating, fit as training
 
-from ..helpers import CONFIGS
-from .conftest import SHIPPED
+from ...helpers import CONFIGS
+from ..conftest import SHIPPED
 
 
 LEVERS = dict(
@@ -43,7 +44,7 @@ def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
     vocab = text.load_tokenizer(SHIPPED).vocab_size
     numbers = vocab * 16 + 16 * 8 * (2 + 1 + 1 + 2) + 3 * 16 * 32 + 3 * 16
     assert (found.parameters, found.devices) == (numbers, 1)
-    prefix = setup.environments.train.max_prompt_length
+    prefix = setup.step.step.env.max_prompt_length
     column = 2 * (8 + 4)  # A key and a value in int8, and their scales.
     assert found.bytes == {
         "parameters": numbers * 2,
@@ -126,5 +127,5 @@ def test_an_array_that_is_cut_counts_with_one_part():
     }
     assert estimating.device_bytes(tree) == 2 * 6 * 2 + 5 * 4
     assert estimating.device_bytes(tree, wide=True) == 2 * 6 * 4 + 5 * 4
-    assert estimating.mesh_of(tree) == mesh
-    assert estimating.mesh_of({"here": jnp.zeros(3)}) is None
+    assert meshes.mesh_of(tree) == mesh
+    assert meshes.mesh_of({"here": jnp.zeros(3)}) is None

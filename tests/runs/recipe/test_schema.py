@@ -1,21 +1,22 @@
-"""What a run is: the recipes that are shipped, those of old, and what cannot be."""
+"""The schema of a recipe: those that are shipped, its defaults, and its errors."""
 
 import dataclasses
+import inspect
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import pytest
-import yaml
+from hypothesis import given, settings, strategies as st
 
+from grpojax import algorithms
 from grpojax.runs.recipe import load as recipes
-from grpojax.runs.recipe.schema import Algorithm, check_paths, Recipe, Run
+from grpojax.runs.recipe.schema import check_paths, Recipe, Run
 
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECIPES = ROOT / "examples" / "recipes"
-OLD = Path(__file__).parent / "recipes_v1"
+OLD = ROOT / "tests" / "runs" / "recipes_v2"
 
 
 @pytest.mark.parametrize(
@@ -37,32 +38,31 @@ def test_the_default_recipe_is_the_default():
 
 
 def test_every_algorithm_has_a_recipe():
-    names = typing.get_args(typing.get_type_hints(Algorithm)["name"])
+    names = [x for x, y in vars(algorithms).items() if inspect.isfunction(y)]
     found = {
         recipes.load(Recipe(), path).algorithm.name: path.stem
         for path in (RECIPES / "algorithms").glob("*.yaml")
     }
-    assert found == {name: name for name in names}
+    assert len(names) == 14 and found == {name: name for name in names}
 
 
-@pytest.mark.parametrize("path", sorted(OLD.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_of_old_load_and_mean_the_same(path):
-    """These files are never edited: somebody has them."""
-    was = yaml.safe_load(path.read_text())
-    now = dataclasses.asdict(recipes.load(Recipe(), path))
-    assert len(was) == 8 and sum(map(len, was.values())) == 48
-    for section, keys in was.items():
-        for key, value in keys.items():
-            # YAML 1.1 takes an exponent without a point for text.
-            same = float(value) if isinstance(now[section][key], float) else value
-            assert now[section][key] == same, f"{section}.{key}"
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_recipes_mean_what_they_meant(path):
+    old = OLD / path.relative_to(RECIPES)
+    assert recipes.load(Recipe(), path) == recipes.load(Recipe(), old)
 
 
-def test_a_recipe_is_printed_without_jax():
+def without_jax(*argv: str) -> str:
+    """What a command line prints, in a process that must not have imported JAX."""
     program = (
         "import sys\n"
-        "from grpojax.runs import commands\n"
-        "commands.main(['train', '--print-config', '--set', 'run.steps=0'], {})\n"
+        "from grpojax.runs.cli import main as commands\n"
+        "try:\n"
+        f"    commands.main({list(argv)!r}, {{}})\n"
+        "except SystemExit as error:\n"
+        "    assert error.code == 0\n"
         "loaded = {name.split('.')[0] for name in sys.modules}\n"
         "assert not loaded & {'jax', 'jaxlib', 'equinox', 'optax', 'numpy', 'rich'}\n"
     )
@@ -70,8 +70,31 @@ def test_a_recipe_is_printed_without_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    recipe = dataclasses.replace(Recipe(), run=Run(steps=0))
-    assert done.stdout == recipes.dump(recipe)
+    return done.stdout
+
+
+def test_a_recipe_is_printed_without_jax():
+    parts = "algorithm.surrogate={name: Clip, high: 0.3}"
+    words = ["run.steps=0", parts, "reward.truncated=drop", "reward.format=0.5"]
+    printed = without_jax(
+        "train", "--print-config", *[x for word in words for x in ("--set", word)]
+    )
+    recipe = recipes.load(Recipe(), None, words)
+    assert recipe.run == Run(steps=0)
+    assert printed == recipes.dump(recipe)
+    for line in ("    name: Clip", "  - drop_truncated", "    format: 0.5"):
+        assert line in printed.splitlines()
+    # Every key is there, with its default, in the words of today.
+    keys = recipes.to_mapping(Recipe())
+    assert without_jax("train", "--print-config") == recipes.dump(Recipe())
+    assert {"guard"}.isdisjoint(keys) and len(keys) == len(vars(Recipe()))
+    assert {"truncated", "correct", "shuffle"}.isdisjoint(keys["reward"])
+    assert {"low", "beta"} & keys["algorithm"].keys() == {"beta"}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "report"])
+def test_help_needs_no_jax(command):
+    assert without_jax(command, "--help").startswith(f"usage: grpojax {command}")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +108,16 @@ def test_a_recipe_is_printed_without_jax():
         ("optimizer.clip_norm=0", "`optimizer.clip_norm` must be positive"),
         ("data.train_rows=0", "`data.train_rows` must be at least 1. Received 0"),
         ("algorithm.beta=-1", "`algorithm.beta` must be at least 0. Received -1.0"),
-        ("algorithm.name=ppo", "`algorithm.name` must be one of 'grpo', 'dr_grpo', "),
+        ("algorithm.name=1", "`algorithm.name` must be a text. Received 1"),
+        ("algorithm.surrogate=3", "`algorithm.surrogate` must be the name of a part"),
+        ("algorithm.surrogate={low: 1}", "must be the name of a part, or a mapping"),
+        ("algorithm.penalties=KL", "`algorithm.penalties` must be a list of parts or"),
+        ("reward.terms=[3]", "`reward.terms[0]` must be the name of a part"),
+        ("reward.weights.correct=x", "`reward.weights.correct` must be a finite numb"),
+        ("reward.weights=3", "`reward.weights` must be a mapping from names to numb"),
+        ("optimizer.learning_rate=true", "must be a finite number or the name of a p"),
+        ("optimizer.b1=.inf", "`optimizer.b1` must be made of finite numbers"),
+        ("algorithm.low=2020-01-01", "`algorithm.low` must be made of finite numbers"),
         ("log.every=0", "`log.every` must be at least 1. Received 0"),
         ("log.completions=-1", "`log.completions` must be at least 0. Received -1"),
         ("data.train_row=3", "nearest is `data.train_rows`"),
@@ -97,9 +129,122 @@ def test_a_recipe_that_cannot_be_is_refused(assignment, message):
     assert message in str(caught.value)
 
 
-def test_a_control_needs_two_prompts():
-    with pytest.raises(ValueError, match="needs two prompts"):
-        recipes.load(Recipe(), None, ["reward.shuffle=true", "rollout.prompts=1"])
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (
+            ["rollout.sampler=Categorical", "rollout.temperature=0.5"],
+            "has a temperature of its own. Received rollout.temperature=0.5 besides",
+        ),
+        (
+            ["optimizer.learning_rate=constant_schedule", "optimizer.schedule=linear"],
+            "is a schedule by itself. Received optimizer.schedule=linear",
+        ),
+        (["data.task=addition", "data.shots=3"], "not a key of the task addition"),
+        (["lora.int8_base=true"], "Received lora.rank=null"),
+    ],
+)
+def test_keys_that_do_not_fit_together_are_refused(assignments, message):
+    with pytest.raises(ValueError) as caught:
+        recipes.load(Recipe(), None, assignments)
+    assert message in str(caught.value)
+
+
+def test_no_weights_at_all_are_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("reward: {weights: {}}\n")
+    with pytest.raises(ValueError, match="`reward.weights` must name a component"):
+        recipes.load(Recipe(), path)
+
+
+def test_variables_where_parts_and_arguments_are_expected():
+    environment = {"RATE": "1e-4", "ROWS": "3", "PART": "Clip", "TEXT": "${HOME}"}
+    assignments = [
+        "optimizer.learning_rate=${RATE}",
+        "data.train_rows=${ROWS}",
+        "data.system_prompt='$${HOME} and ${TEXT}'",
+        "algorithm.surrogate={name: '${PART}', low: 0.1}",
+        "reward.weights.correct=${ROWS}",
+    ]
+    got = recipes.load(Recipe(), None, assignments, environment)
+    assert got.optimizer.learning_rate == 1e-4
+    assert got.data.options.train_rows == 3
+    assert got.data.options.system_prompt == "${HOME} and ${HOME}"
+    assert got.algorithm.surrogate == {"name": "Clip", "low": 0.1}
+    assert got.reward.weights == {"correct": 3.0, "format": 0.0}
+
+
+def test_a_part_without_a_name_keeps_the_one_it_has():
+    words = ["algorithm.surrogate=Clip", "algorithm.surrogate.low=0.1"]
+    got = recipes.load(Recipe(), None, words)
+    assert got.algorithm.surrogate == {"name": "Clip", "low": 0.1}
+    again = recipes.load(got, None, ["algorithm.surrogate.high=0.3"])
+    assert again.algorithm.surrogate == {"name": "Clip", "low": 0.1, "high": 0.3}
+    other = recipes.load(got, None, ["algorithm.surrogate={name: Cispo}"])
+    assert other.algorithm.surrogate == {"name": "Cispo"}
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=8)
+texts |= st.sampled_from(["1e-4", "null", "no", "${A}", "$${A}", "a: b", "\x85"])
+plain = st.none() | st.booleans() | st.integers() | texts
+plain |= st.floats(allow_nan=False, allow_infinity=False)
+keys = texts.filter(lambda x: x not in ("name", ""))
+values = st.recursive(
+    plain, lambda x: st.lists(x, max_size=2) | st.dictionaries(keys, x, max_size=2)
+)
+names = st.sampled_from(["Clip", "m:f", "null", "no", "1e-4", "1"])
+parts = names | st.dictionaries(keys, values, max_size=2).flatmap(
+    lambda arguments: names.map(lambda name: {"name": name, **arguments})
+)
+lists = st.lists(parts, max_size=2).map(tuple)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+free = st.dictionaries(
+    st.sampled_from(["low", "arguments", "b1", "a b", "1"]),
+    values.filter(lambda x: x is not None),
+    max_size=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    weights=st.dictionaries(names, numbers, min_size=1, max_size=3),
+    terms=lists,
+    shapings=lists,
+    surrogate=st.none() | parts,
+    penalties=st.none() | lists,
+    rate=st.floats(0, 1) | parts,
+    arguments=free,
+    options=st.dictionaries(st.sampled_from(["rows", "options"]), values),
+)
+def test_composed_recipes_are_dumped_and_load_equal(
+    tmp_path_factory,
+    weights,
+    terms,
+    shapings,
+    surrogate,
+    penalties,
+    rate,
+    arguments,
+    options,
+):
+    new = dataclasses.replace
+    old = Recipe()
+    recipe = new(
+        old,
+        reward=new(old.reward, weights=weights, terms=terms, shapings=shapings),
+        algorithm=new(
+            old.algorithm,
+            surrogate=surrogate,
+            penalties=penalties,
+            arguments=arguments,
+        ),
+        optimizer=new(old.optimizer, learning_rate=rate, arguments=arguments),
+        data=new(old.data, task="theirs:build", options=options),
+    )
+    path = tmp_path_factory.mktemp("dump") / "recipe.yaml"
+    path.write_text(recipes.dump(recipe), encoding="utf-8")
+    assert recipes.load(Recipe(), path) == recipe
+    assert recipes.parse(Recipe(), recipes.dump(recipe)) == recipe
 
 
 @pytest.mark.parametrize(

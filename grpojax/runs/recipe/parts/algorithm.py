@@ -165,7 +165,7 @@ def _traced(field: str, part: Callable, argument: object) -> object:
         raise
     except Exception as error:  # A part of the user's may raise anything.
         raise ValueError(
-            f"`algorithm.{field}` does not fit its place. Received {part!r:.80}. {error}"
+            f"`algorithm.{field}` must fit its place. Received {part!r:.80}: {error}"
         ) from error
 
 

@@ -57,7 +57,7 @@ def check(name: str, kind: object, value: object, environment: Environment) -> o
     """
     kinds = members(kind)
     if isinstance(value, str):
-        value = _expanded(name, kinds, value, environment)
+        value, environment = _expanded(name, kinds, value, environment), None
     for allowed in kinds:
         found = _as(name, allowed, value, environment)
         if found is not _NOT:
@@ -88,7 +88,9 @@ def _expanded(name: str, kinds: tuple, text: str, environment: Environment) -> o
     written = environment is not None and expanded == text
     if written or {str, object} & set(kinds) or not set(kinds) <= _KINDS.keys():
         return expanded
-    return yaml_format.read(expanded, f"The value of `{name}`")
+    value = yaml_format.read(expanded, f"The value of `{name}`")
+    is_part = Part in kinds and not isinstance(value, int | float)
+    return expanded if is_part else value
 
 
 def _as(name: str, kind: object, value: object, environment: Environment) -> object:
