@@ -1,9 +1,9 @@
 """Metrics of steps, kept on the device until several steps' are read together."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import jax
 
@@ -79,7 +79,9 @@ class MetricsBuffer:
         self._report_all(list(zip(numbers, metrics, strict=True)), samples)
 
     def _report_all(
-        self, steps: Sequence[tuple[int, Metrics]], samples: Samples | None
+        self,
+        steps: Sequence[tuple[int, Mapping[str, SupportsFloat]]],
+        samples: Samples | None,
     ) -> None:
         """Reports steps that were read together."""
         now = time.perf_counter()
