@@ -40,7 +40,8 @@ class Short(eqx.Module):
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         assert self.horizon == trajectory.tokens.shape[-1]
-        return Rewards.of(trajectory.lengths < self.most, name="short")
+        short = trajectory.lengths < self.most
+        return Rewards.of(short.astype(jnp.float32), name="short")
 
 
 def halved(trajectory: Trajectory, rewards: Rewards) -> Rewards:
