@@ -166,7 +166,7 @@ def optimizer() -> Iterator[str]:
         far = jax.tree.map(lambda a, b: a.astype(jnp.float32) - b, params, start)
         return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(far)])
 
-    yield "| weights | moments | rounding | bytes per parameter | parallel | orthogonal |"
+    yield "| weights | moments | rounding | bytes/parameter | parallel | orthogonal |"
     for weights, which, words in (
         ("float32", "plain", "float32 | none"),
         ("float32", "bfloat16", "bfloat16 | stochastic"),
