@@ -1,17 +1,18 @@
-"""What each lever on memory saves, and what it costs.
+"""Memory saved by each setting, and its cost.
 
     python benchmarks/memory.py             # every table
     python benchmarks/memory.py cache remat
 
-- `cache`: the shipped model samples with caches kept in fewer bits. Bytes are counted
-    from shapes; gaps are between the log-probabilities that were recorded and those of
-    the policy with exact caches, in nats, and `rows` are those whose mean gap is more
-    than 3e-4, from where on GSPO clips.
-- `remat`: by the compiler's account, the memory of one update and the floating-point
-    operations of one layer's gradient.
-- `optimizer`: bytes from shapes; how far the weights of the shipped model come along
-    the way of float32 throughout, in a hundred updates of AdamW along random gradients.
-- `chunk`: log-probabilities and their gradient at a large vocabulary.
+- `cache`: the shipped model samples with caches of fewer bits. Bytes are counted from
+    shapes; gaps are between the recorded log-probs and those of the policy with exact
+    caches, in nats, and `rows` are those whose mean gap exceeds 3e-4, GSPO's clip
+    range.
+- `remat`: the memory of one update and the floating-point operations of one layer's
+    gradient, according to the compiler.
+- `optimizer`: bytes from shapes; the displacement of the shipped model's weights in a
+    hundred updates of AdamW with random gradients, parallel and orthogonal to that in
+    float32.
+- `chunk`: log-probs and their gradient at a large vocabulary.
 """
 
 import argparse
