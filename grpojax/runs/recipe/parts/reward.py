@@ -78,8 +78,8 @@ def check_reward(recipe: Recipe) -> None:
     _build(
         recipe,
         {
-            # What decodes, and what is decoded, does not matter to a part.
-            "decode": lambda: str,
+            # How tokens are decoded does not matter to a part that is not called.
+            "decode": lambda: repr,
             "horizon": lambda: recipe.rollout.max_new_tokens,
             "reference": lambda: LATER,
             "solutions": dict,
