@@ -62,8 +62,8 @@ def main():
     @eqx.filter_vmap(in_axes=(eqx.if_array(0), None))
     def accuracy(policy, env):
         states, prompts = jax.vmap(env.problem)(jnp.arange(options.held_out))
-        said = rollout.complete(policy, env, states, prompts, group=1, key=jr.key(1))
-        return jnp.mean(said.rewards["correct"])
+        rows = rollout.complete(policy, env, states, prompts, group=1, key=jr.key(1))
+        return jnp.mean(rows.rewards["correct"])
 
     @eqx.filter_jit
     def train(keys, algorithm, env):
@@ -94,11 +94,11 @@ def main():
         trained, skipped = train(keys, algorithm, env)
         after = jax.device_get(accuracy(trained, held_out))
         seconds = time.perf_counter() - start
-        said = ", ".join(f"{x:.1%}" for x in after)
+        accuracies = ", ".join(f"{x:.1%}" for x in after)
         points = 100 * (after.mean() - before)
         count = int(skipped.sum())
         print(
-            f"| `{name}` | {said} | {points:+.1f} | {count} | {seconds:.0f} |",
+            f"| `{name}` | {accuracies} | {points:+.1f} | {count} | {seconds:.0f} |",
             flush=True,
         )
 

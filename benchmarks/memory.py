@@ -100,7 +100,7 @@ def cache() -> Iterator[str]:
 
 def remat() -> Iterator[str]:
     prompts, group, prefix, horizon = 8, 8, 64, 128
-    yield "| remat | temporary MiB | a layer's MFLOP |"
+    yield "| remat | temporary MiB | MFLOP per layer |"
     for name in ("nothing", "elementwise", "mlp", "layers"):
         policy = models.Transformer(PRESETS["tiny"], remat=name, key=jr.key(0))
         env = RandomPrompts(policy.vocab_size, prefix, horizon)
@@ -166,13 +166,13 @@ def optimizer() -> Iterator[str]:
         far = jax.tree.map(lambda a, b: a.astype(jnp.float32) - b, params, start)
         return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(far)])
 
-    yield "| weights | moments | rounding | bytes a parameter | of the way | aside |"
+    yield "| weights | moments | rounding | bytes/parameter | parallel | orthogonal |"
     for weights, which, words in (
         ("float32", "plain", "float32 | none"),
-        ("float32", "bfloat16", "bfloat16 | random"),
+        ("float32", "bfloat16", "bfloat16 | stochastic"),
         ("bfloat16", "plain", "bfloat16 | nearest"),
-        ("bfloat16", "float32", "float32 | random"),
-        ("bfloat16", "bfloat16", "bfloat16 | random"),
+        ("bfloat16", "float32", "float32 | stochastic"),
+        ("bfloat16", "bfloat16", "bfloat16 | stochastic"),
     ):
         start = jax.tree.map(lambda x, w=weights: x.astype(w), exact)
         wide = jax.tree.map(lambda x: x.astype(jnp.float32), start)

@@ -6,7 +6,7 @@
     python benchmarks/step_throughput.py --mesh 2,1,1
 
 Weights are random (or a directory's), prompts are random tokens, and how long each row
-is does not depend on what is said: every run does the same work.
+is does not depend on its tokens: every run does the same work.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from roofline import ceilings, count
 
 import grpojax
 from grpojax import models, rollout, sharding, update
-from grpojax.runs.distributed import mesh as placement
+from grpojax.runs.distributed import mesh as meshes
 from grpojax.runs.training import allocator
 
 
@@ -178,7 +178,7 @@ def peak_bytes() -> int:
 def main():
     options = parse()
     mesh = mesh_of(options.mesh)
-    with placement.use(mesh):
+    with meshes.use(mesh):
         measure(options, mesh)
 
 
@@ -197,7 +197,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
-    state, env = placement.place((state, env), mesh)
+    state, env = meshes.place((state, env), mesh)
     limits = None if options.lengths == "full" else jnp.asarray(lengths)
     step = grpojax.TrainStep(
         env,

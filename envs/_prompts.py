@@ -9,8 +9,6 @@ from jaxtyping import Int
 
 from grpojax.text import AbstractTokenizer, TokenBytes
 
-from ._choice import check_choice
-
 
 RAW_TEMPLATE = "Question: {question}\nAnswer:"
 """The prompt of a model without a chat template."""
@@ -168,3 +166,10 @@ def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...
         for token, length in enumerate(lengths)
         if pattern in table[token, :length].tobytes()
     )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a `ValueError` unless a value is one of its choices."""
+    if value not in choices:
+        known = " or ".join(map(repr, choices))
+        raise ValueError(f"`{name}` must be {known}. Received {value!r}.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ._choice import check_choice
+from ._prompts import check_choice
 from ._word_problems import word_problems
 
 

@@ -14,7 +14,7 @@ import random
 import re
 from typing import NamedTuple
 
-from ._choice import check_choice
+from ._prompts import check_choice
 
 
 class _Template(NamedTuple):

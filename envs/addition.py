@@ -22,8 +22,7 @@ from grpojax.text import (
     ParsedInteger,
 )
 
-from ._choice import check_choice
-from ._prompts import end_token_array, pad_prompts, tokens_containing
+from ._prompts import check_choice, end_token_array, pad_prompts, tokens_containing
 from ._question_answer import AbstractQuestionAnswer, check_horizon
 from .options import AdditionOptions
 

@@ -23,9 +23,9 @@ from grpojax.text import (
     tags_in_order,
 )
 
-from ._choice import check_choice
 from ._prompts import (
     chat_messages,
+    check_choice,
     end_token_array,
     pad_prompts,
     raw_prompt as raw_prompt,

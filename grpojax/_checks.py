@@ -2,16 +2,18 @@
 
 import inspect
 
+import equinox as eqx
+
 
 def check_parts(owner: str, **parts: object) -> None:
     """Checks that parts are instances or functions that can be called.
 
-    A forgotten `()` hands over a class, which would only fail deep inside a trace.
+    A class, of which the `()` was forgotten, would only fail deep inside a trace.
 
     **Arguments:**
 
     - `owner`: the class that takes the parts, as it is called: `"Algorithm"`.
-    - `parts`: by field; a tuple holds several, and `None` is a part that is left out.
+    - `parts`: by field; a tuple holds several, and `None` stands for none.
 
     **Raises:** `TypeError` for a class, or for anything else that cannot be called.
 
@@ -25,7 +27,7 @@ def check_parts(owner: str, **parts: object) -> None:
     for field, part in parts.items():
         if isinstance(part, tuple):
             check_parts(owner, **{f"{field}[{i}]": x for i, x in enumerate(part)})
-        elif isinstance(part, type):
+        elif isinstance(part, type) and issubclass(part, eqx.Module):
             raise TypeError(
                 f"`{owner}.{field}` must be an instance. Received the class "
                 f"`{part.__name__}`: write `{_call(part)}`."

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree
 
 
-FloatLike = float | Float[Array, ""]
+FloatLike = float | int | Float[Array, ""]
 """A hyperparameter; as an array it can be swept by `vmap` without recompiling."""
 
 

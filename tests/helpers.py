@@ -124,17 +124,8 @@ def leaves(tree) -> list[Array]:
     return jax.tree.leaves(eqx.filter(tree, eqx.is_array))
 
 
-def same_bits(a, b) -> bool:
-    """Whether all arrays of two trees are equal to the last bit (keys included)."""
-    raw = lambda x: jr.key_data(x) if jnp.issubdtype(x.dtype, jr.key(0).dtype) else x
-    return all(
-        bool(jnp.array_equal(raw(x), raw(y), equal_nan=False))
-        for x, y in zip(leaves(a), leaves(b), strict=True)
-    )
-
-
 def distance(a, b) -> float:
-    """The largest difference between float arrays of two trees."""
+    """The largest difference of floats: for lower bounds, which chex has not."""
     floats = lambda t: jax.tree.leaves(eqx.filter(t, eqx.is_inexact_array))
     pairs = zip(floats(a), floats(b), strict=True)
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)

@@ -1,4 +1,4 @@
-"""What devices say to each other, and how often: seen without a TPU.
+"""The collectives of a compiled step, and how often each runs.
 
 The numbers are those of a program compiled for eight CPU devices. Where they grow, each
 token or each layer of a real model has become slower.
@@ -27,7 +27,7 @@ CONFIG = TransformerConfig(
     vocab_size=64,
     hidden_size=32,
     intermediate_size=48,
-    num_layers=9,  # More than are written out for decoding.
+    num_layers=9,  # More than are unrolled for decoding.
     num_heads=8,
     num_kv_heads=4,
     head_dim=4,
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 
 @ft.cache
 def collectives(mesh: str) -> list[hlo.Collective]:
-    """Of the whole train step."""
+    """Those of the entire train step."""
     env = count_env(vocab_size=64, target=7)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     placed = sharding.make_mesh(**{**MESHES, **REPLICAS}[mesh])
@@ -66,7 +66,7 @@ def collectives(mesh: str) -> list[hlo.Collective]:
 
 
 def inside(mesh: str, phase: str, *trips: int | None) -> collections.Counter:
-    """How many of each kind stand in loops that run so often."""
+    """How many of each kind are in loops with these trip counts."""
     return collections.Counter(
         x.kind
         for x in collectives(mesh)
@@ -75,15 +75,15 @@ def inside(mesh: str, phase: str, *trips: int | None) -> collections.Counter:
     )
 
 
-def test_a_token_of_whole_layers_is_said_alone():
+def test_replicated_layers_decode_without_collectives():
     """Without tensor parallelism a shard decodes as long as it needs, by itself."""
     assert not [x for x in collectives("1x8x1") if x.loops and "rollout" in x.scope]
 
 
-def test_a_token_of_cut_layers_adds_up_twice_a_layer():
+def test_tensor_parallel_decoding_all_reduces_twice_a_layer():
     assert inside("1x4x2", "rollout", None, CONFIG.num_layers) == {"all-reduce": 2}
-    # Its embedding is looked up, its logits are dealt out by rows, and what was drawn
-    # from them and its log-probability are told.
+    # The embedding's lookup, the logits resharded by rows, and the drawn tokens with
+    # their log-probabilities.
     once = {"all-reduce": 1, "all-to-all": 1, "all-gather": 2}
     assert inside("1x4x2", "rollout", None) == once
 
@@ -98,32 +98,34 @@ def test_no_weight_moves_while_tokens_are_decoded():
     smallest = 4 * CONFIG.hidden_size * CONFIG.num_kv_heads * CONFIG.head_dim // 2
     for x in decoding:
         assert x.kind != "all-gather" or x.bytes < smallest // 8, x
-        assert x.devices == (0, 1), f"only one layer's parts speak: {x}"
+        assert x.devices == (0, 1), f"only devices along `tensor` communicate: {x}"
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_weights_are_laid_out_once_for_decoding(mesh):
+def test_weights_are_gathered_once_for_decoding(mesh):
     gathered = inside(mesh, "rollout")["all-gather"]
     assert gathered == MATRICES + 2  # The embedding and the head, too.
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_an_update_gathers_each_weight_for_each_pass(mesh):
-    """A layer's weights, forward and backward, of the prompts and of each part."""
+    """Forward and backward, for the prompts and for each microbatch."""
     layers = CONFIG.num_layers
     for trips in ((layers,), (None, layers)):
         found = inside(mesh, "update", *trips)
         assert found["all-gather"] == 2 * MATRICES
         assert set(found) <= {"all-gather", "all-reduce", "reduce-scatter"}
-    # Added up: activations where layers are cut, and the gradients of all matrices.
+    # Activations of tensor-parallel layers, and the gradients of all matrices.
     reduced = {"1x8x1": 1, "1x4x2": 5}
     assert inside(mesh, "update", None, layers)["all-reduce"] == reduced[mesh]
 
 
-def test_replicas_tell_one_another_one_gradient():
-    """Each adds up its own parts: nothing is said in a loop, and little beside it."""
+def test_replicas_reduce_one_gradient():
+    """Each accumulates its own microbatches: no collective in a loop, few beside it."""
     found = collectives("8x1x1")
-    assert not [x for x in found if x.loops], "a part, a layer or a token is said"
+    assert not [x for x in found if x.loops], (
+        "a microbatch, a layer or a token communicates"
+    )
     policy = Transformer(CONFIG, key=jr.key(0))
     gradient = sum(x.nbytes for x in jax.tree.leaves(eqx.filter(policy, eqx.is_array)))
     # All gradients in one, and the numbers of rewards and metrics.

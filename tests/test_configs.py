@@ -105,16 +105,16 @@ def test_a_sweep_over_temperatures_compiles_once():
         return trajectory.tokens, trajectory.log_prob, trajectory.temperature
 
     temperatures = jnp.array([0.5, 1.0, 2.0])
-    config = RolloutConfig(3, 4, slots=5, sampler=Categorical(temperatures))
+    config = RolloutConfig(3, 4, slots=5)
+    at = lambda x: eqx.tree_at(lambda c: c.sampler.temperature, config, x)
     sweep = jax.jit(jax.vmap(generate, in_axes=(0, None)))
-    lanes = sweep(config, jr.key(0))
-    set_temperature = lambda x: eqx.tree_at(lambda c: c.sampler.temperature, config, x)
-    sweep(set_temperature(temperatures + 0.1), jr.key(0))
+    lanes = sweep(at(temperatures), jr.key(0))
+    sweep(at(temperatures + 0.1), jr.key(0))
     assert len(traces) == 1
     alone = jax.jit(generate)
     np.testing.assert_array_equal(lanes[2], temperatures)
     for lane, temperature in enumerate(temperatures):
-        tokens, log_prob, _ = alone(set_temperature(temperature), jr.key(0))
+        tokens, log_prob, _ = alone(at(temperature), jr.key(0))
         np.testing.assert_array_equal(lanes[0][lane], tokens)
         np.testing.assert_allclose(lanes[1][lane], log_prob, atol=1e-5)
     assert len(traces) == 2

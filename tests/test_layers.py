@@ -111,3 +111,29 @@ def test_the_library_neither_prints_nor_reads_the_environment(path):
             assert runs or node.func.id != "print", f"{path} prints"
         if isinstance(node, ast.Attribute):
             assert node.attr not in ("environ", "getenv"), f"{path}: environment"
+
+
+MODELS = ("matrix", "attention", "transformer", "files")
+
+
+@pytest.mark.parametrize("path", modules("grpojax/models"), ids=lambda p: p.name)
+def test_the_rooms_of_models_import_downwards(path):
+    own = path.relative_to(ROOT / "grpojax" / "models").parts[0]
+    if own == "__init__.py":
+        return
+    below = MODELS[: MODELS.index(own) + 1]
+    for name in imported(path):
+        if name.startswith("grpojax.models."):
+            assert name.split(".")[2] in below, f"{path} imports {name} above it"
+
+
+def test_users_of_sharding_see_what_is_theirs():
+    """What the phases are partitioned with is in `sharding.spmd`."""
+    from grpojax import sharding
+
+    public = {name for name in dir(sharding) if not name.startswith("_")}
+    # `jaxtyping` is added by the import hook of the tests.
+    assert public - {"spmd", "jaxtyping"} == {
+        *("BATCH", "NAMES", "DECODING", "TRAINING", "Rule", "Table"),
+        *("make_mesh", "place", "shardings", "constrain", "check_prompts"),
+    }

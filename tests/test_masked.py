@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,8 @@ def test_nothing_under_a_false_mask_reaches_value_or_gradient(statistic):
     x = jnp.asarray([1.0, 2.0, jnp.nan])
     mask = jnp.asarray([True, True, False])
     value, slope = jax.value_and_grad(lambda x: statistic(x, mask))(x)
-    assert jnp.isfinite(value) and slope[2] == 0 and jnp.isfinite(slope).all()
+    chex.assert_tree_all_finite((value, slope))
+    assert slope[2] == 0
 
 
 @pytest.mark.parametrize("statistic", [masked.mean, masked.variance, masked.std])
@@ -45,5 +47,5 @@ def test_empty_and_flat_have_a_finite_gradient(statistic, mask):
     """sqrt at 0 and 0 / 0 are where naive statistics give NaN."""
     x = jnp.full(3, 5.0)
     value, slope = jax.value_and_grad(lambda x: statistic(x, jnp.asarray(mask)))(x)
-    assert jnp.isfinite(value) and jnp.isfinite(slope).all()
+    chex.assert_tree_all_finite((value, slope))
     assert value == (5.0 if statistic is masked.mean and mask[0] else 0.0)

@@ -1,11 +1,17 @@
 """The README's program runs as it is written."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from grpojax.runs.recipe import build
+from grpojax.runs.recipe.load import dump, parse
+from grpojax.runs.recipe.schema import Recipe
 
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -16,11 +22,30 @@ def blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1:]
 
 
-def test_python_blocks_run_in_order(capsys):
+def test_python_blocks_run_in_order(capsys, tmp_path, monkeypatch):
     namespace: dict[str, object] = {"__name__": "readme"}
+    monkeypatch.chdir(tmp_path)
     for block in blocks():
         exec(compile(block, "README.md", "exec"), namespace)
     assert len(re.findall(r"reward \d\.\d{3}, length", capsys.readouterr().out)) == 3
+    run = tmp_path / "out" / "brief"
+    assert json.loads((run / "summary.json").read_text())["complete"]
+    assert {"report.md", "report.html", "model"} <= {x.name for x in run.iterdir()}
+
+
+def test_a_run_of_ones_own_parts_takes_fewer_than_fifteen_lines():
+    block = next(b for b in blocks() if "grpojax.fit(" in b)
+    assert len([line for line in block.splitlines() if line.strip()]) < 15
+
+
+def test_the_recipe_names_parts_that_exist():
+    text = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
+    values = yaml.safe_load(text)
+    values["reward"]["terms"] = values["reward"]["terms"][:1]  # Without the reader's.
+    del values["reward"]["weights"]["brief"]
+    recipe = parse(Recipe(), yaml.safe_dump(values))
+    build.check(recipe)
+    assert parse(Recipe(), dump(recipe)) == recipe
 
 
 def test_the_page_on_adapters_runs_in_order(tmp_path, monkeypatch):

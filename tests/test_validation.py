@@ -244,5 +244,5 @@ def test_it_stops_a_step_inside_its_program():
     good, metrics = step(start(), **FIXED, validate=True)
     np.testing.assert_allclose(metrics["skipped_updates"], 0)
     broken = eqx.tree_at(lambda p: p.table, POLICY, POLICY.table * jnp.nan)
-    with pytest.raises(Exception, match="stage 'advantaged': `log_prob` is finite"):
+    with pytest.raises(Exception, match="stage 'rollout': `log_prob` is finite"):
         jax.block_until_ready(step(start(broken), **FIXED, validate=True))

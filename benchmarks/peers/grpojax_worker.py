@@ -14,7 +14,7 @@ from protocol import arguments, Steps, Workload
 import grpojax
 from grpojax import models, sharding
 from grpojax.env import AbstractDatasetEnvironment, TimeStep
-from grpojax.runs.distributed import mesh as placement
+from grpojax.runs.distributed import mesh as meshes
 from grpojax.runs.training import allocator
 from grpojax.types import Prompt
 
@@ -33,7 +33,7 @@ SETTINGS = {
     "update": {},
     # Sizes of data, fsdp and tensor; a CPU counts as as many devices as that takes.
     "mesh": [1, 1, 1],
-    # Two programs instead of one, so that rollout and update can be told apart.
+    # Two programs instead of one, so that rollout and update are timed apart.
     "phases": False,
     # Further XLA_FLAGS, such as those of the least memory in docs/performance.md.
     "xla_flags": "",
@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 class Questions(AbstractDatasetEnvironment):
-    """Asks the workload's prompts, and pays the share of even tokens."""
+    """The workload's prompts; the reward is the share of even tokens."""
 
     prompts: jax.Array
     end_tokens: jax.Array
@@ -56,11 +56,11 @@ class Questions(AbstractDatasetEnvironment):
         return index, Prompt(prompt, jnp.array(prompt.shape[0], jnp.int32))
 
     def step(self, state, turn):
-        said = jnp.arange(self.max_completion_length) < turn.length
-        even = jnp.sum((turn.tokens % 2 == 0) & said, dtype=jnp.float32)
-        silence = jnp.zeros((0,), jnp.int32), jnp.zeros((), jnp.int32)
-        paid = {"even": even / jnp.maximum(turn.length, 1)}
-        return state, TimeStep(*silence, paid, jnp.array(True))
+        sampled = jnp.arange(self.max_completion_length) < turn.length
+        even = jnp.sum((turn.tokens % 2 == 0) & sampled, dtype=jnp.float32)
+        no_reply = jnp.zeros((0,), jnp.int32), jnp.zeros((), jnp.int32)
+        rewards = {"even": even / jnp.maximum(turn.length, 1)}
+        return state, TimeStep(*no_reply, rewards, jnp.array(True))
 
 
 def questions(workload: Workload) -> Questions:
@@ -112,7 +112,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", count)  # Of no account for a GPU.
     devices = jax.devices()[:count]
     mesh = sharding.make_mesh(**sizes, devices=devices) if count > 1 else None
-    with placement.use(mesh):
+    with meshes.use(mesh):
         work(steps, workload, settings, mesh)
 
 
@@ -128,7 +128,7 @@ def work(steps: Steps, workload: Workload, settings: dict, mesh):
         optax.adamw(workload.learning_rate, weight_decay=0.0),
     )
     state = grpojax.init(policy, optimizer=optimizer, key=jax.random.key(workload.seed))
-    state, env = placement.place((state, questions(workload)), mesh)
+    state, env = meshes.place((state, questions(workload)), mesh)
     prompts, group = len(workload.prompts), workload.group
     limits = None
     if not workload.full:

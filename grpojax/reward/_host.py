@@ -1,6 +1,7 @@
 """Rewards computed by Python functions on the host."""
 
 import dataclasses
+import functools as ft
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from ..types import Rewards, Trajectory
 _logger = logging.getLogger(__name__)
 
 Judge = Callable[..., Sequence[SupportsFloat | None]]
-"""Called as `judge(prompts=[...], completions=[...], **columns)`."""
+"""Called as `function(prompts=[...], completions=[...], **columns)`."""
 
 _RowRewards = Float[np.ndarray, "*rows"]
 _RowMask = Bool[np.ndarray, "*rows"]
@@ -131,25 +132,25 @@ class HostReward(eqx.Module):
             prompt.tokens, prompt.length, trajectory.tokens, trajectory.sampled, columns
         )
         dtype = jnp.result_type(float)
-        judge = lambda batch: self._judge(batch, np.dtype(dtype))
+        compute = ft.partial(self._on_host, dtype=np.dtype(dtype))
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(batch)):
 
             def callback(batch: _HostBatch):
                 shape = batch.tokens.shape[:-1]
                 result = tuple(jax.ShapeDtypeStruct(shape, x) for x in (dtype, bool))
                 return jax.pure_callback(
-                    judge, result, batch, vmap_method="broadcast_all"
+                    compute, result, batch, vmap_method="broadcast_all"
                 )
 
             reward, failed = spmd.shard_map_callback(callback, batch)
         else:
-            reward, failed = (jnp.asarray(x) for x in judge(batch))
+            reward, failed = (jnp.asarray(x) for x in compute(batch))
         rewards = Rewards.of(
             reward, name=self.name, valid=~jnp.isnan(reward), lengths=trajectory.lengths
         )
         return dataclasses.replace(rewards, errors={self.name: failed})
 
-    def _judge(
+    def _on_host(
         self, batch: _HostBatch, dtype: np.dtype
     ) -> tuple[_RowRewards, _RowMask]:
         """The reward of every row, and where the function failed; in NumPy only."""

@@ -111,7 +111,7 @@ class InProcess:
             if self._worker is None:
                 self._worker = _Worker(self.function)
             try:
-                answer = self._worker.ask(arguments, self.seconds)
+                answer = self._worker.call(arguments, self.seconds)
             except BaseException:
                 self._worker.stop()
                 self._worker = None
@@ -153,7 +153,7 @@ class _Worker:
         theirs.close()
         self._started = False
 
-    def ask(self, arguments: dict[str, object], seconds: float) -> _Answer:
+    def call(self, arguments: dict[str, object], seconds: float) -> _Answer:
         try:
             if not self._started:
                 self._receive(_SECONDS_TO_START)

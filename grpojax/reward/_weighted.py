@@ -69,9 +69,9 @@ class WeightedSum(eqx.Module):
             )
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        everyone = jnp.ones(trajectory.terminated.shape, bool)
-        components, keep, errors = dict(trajectory.rewards), everyone, {}
-        applies = dict.fromkeys(components, everyone)
+        all_rows = jnp.ones(trajectory.terminated.shape, bool)
+        components, keep, errors = dict(trajectory.rewards), all_rows, {}
+        applies = dict.fromkeys(components, all_rows)
         for other in self.others:
             more = checked(other, trajectory)
             _check_distinct(components, more.components)
@@ -81,7 +81,7 @@ class WeightedSum(eqx.Module):
             keep, errors = keep & more.keep, {**errors, **more.errors}
         weights = self._weights(components)
         dtype = jnp.result_type(float)
-        total = jnp.zeros(everyone.shape, dtype)
+        total = jnp.zeros(all_rows.shape, dtype)
         for name, weight in weights.items():
             weighted = weight * components[name].astype(dtype)
             total = total + jnp.where(applies[name], weighted, 0)
@@ -90,7 +90,7 @@ class WeightedSum(eqx.Module):
             total=total,
             components=components,
             weights={name: weights.get(name, zero) for name in components},
-            valid=_any([applies[name] for name in weights], everyone),
+            valid=_any([applies[name] for name in weights], all_rows),
             keep=keep,
             lengths=trajectory.lengths,
             errors=errors,

@@ -84,17 +84,15 @@ def complete(
     # Laid out once for all tokens.
     replicated = policy.for_decoding(num_slots // shards), env, sampler
     rows = spmd.shard_map_batch(decode, replicated, states, prompts, fold(row), limits)
-    grouped = lambda x: x.reshape(*shape, *x.shape[1:])
-    sampled = grouped(rows.sampled)
-    version = jnp.asarray(version, jnp.int32)
+    rows = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
     return Trajectory(
         prompt=prompts,
-        tokens=grouped(rows.tokens),
-        sampled=sampled,
-        log_prob=grouped(rows.log_prob),
-        version=jnp.where(sampled, version, -1),
-        terminated=grouped(rows.terminated),
-        rewards={name: grouped(total) for name, total in rows.rewards.items()},
+        tokens=rows.tokens,
+        sampled=rows.sampled,
+        log_prob=rows.log_prob,
+        version=jnp.where(rows.sampled, jnp.asarray(version, jnp.int32), -1),
+        terminated=rows.terminated,
+        rewards=rows.rewards,
         temperature=jnp.asarray(sampler.temperature, jnp.float32),
         states=states,
     )

@@ -1,35 +1,80 @@
-"""The rim: what surrounds the step, side effects included.
+"""Training runs: everything around the train step, side effects included.
 
-Each module is public, and is imported by name (`from grpojax.runs import recipes`):
+Rooms, each of which imports only those before it:
 
-- `recipe`: what a run is, every key with its default; `Recipe`.
-- `recipes`: recipes as files; `load`, `dump`.
-- `parts`: from a recipe's names to what runs; `build_environments`, `load_model`.
-- `training`, `evaluating`, `generating`: what the commands do; `train`, `evaluate`,
-    `generate`, each in two halves, `prepare` and `run`.
-- `estimating`: what a run would need; `estimate`.
-- `commands`: the command line; `main`.
-- `loop`: the train step compiled, and called; `lower`, `fit`.
-- `journal`: what a run writes down while it goes on; `Journal`.
-- `completions`: what was said, as records; `records`.
-- `evaluation`: how good a policy is on a data set; `evaluate`.
-- `outcome`: what was said, and what it is worth; `Evaluation`.
-- `predictions`: the same as a file that survives a kill; `read`.
-- `statistics`: how sure that is; `wilson`, `mean_over_problems`, `pass_at_k`.
-- `fingerprint`: what tells a model or a data set from another.
-- `files`: what a run leaves behind; `RunDirectory`, `write_json`, `append_json`.
-- `checkpoints`: states to go on from; `Checkpoints`.
-- `changes`: what of a recipe may change on the way; `check_recipe`.
-- `sinks`: where metrics go; `JsonLines`, `TensorBoard`, `WandB`, `Trackio`, `FailSafe`.
-- `guards`: whether a run is still worth its time; `Guard`, `Bounds`.
-- `preemption`: being asked to leave; `Preemption`, `EXIT_PREEMPTED`.
-- `placement`: which devices compute, and how arrays get there; `build_mesh`.
-- `processes`: many of them that compute one run; `joined`, `share`, `anyone`.
-- `supervision`: a process that another looks after; `fork_supervised`, `EXIT_PEER`.
-- `progress`: a live bar; `Progress`.
-- `plots`: curves; `plot_curve`.
-- `reports`: what runs have come to, in Markdown and as a page; `write_report`.
+- `distributed`: several processes and devices; preemption.
+- `io`: a run's directory, JSON lines, records of samples, fingerprints.
+- `checkpoint`: train states on disk, and whether a run may be resumed.
+- `evaluation`: accuracy on held-out problems, with intervals; completions to look at.
+- `tracking`: TensorBoard, Weights & Biases, trackio, or a tracker of yours.
+- `training`: `fit`, and what it is given: checkpointing, logging, health checks.
+- `recipe`: runs described in YAML, and the arguments of `fit` that they stand for.
+- `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
+- `cli`: the command `grpojax`.
 
-`recipe`, `recipes`, `commands`, `reports`, `outcome`, `predictions`, `statistics`,
-`supervision` and `files` import no JAX: what merely prints a recipe starts at once.
+The names below are imported on first access, so that what needs no JAX stays fast.
 """
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .cli.evaluate import evaluate as evaluate
+    from .cli.generate import generate as generate
+    from .cli.train import train as train
+    from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.generate import Prompts as Prompts
+    from .recipe.build import build as build
+    from .recipe.load import dump as dump, load as load
+    from .recipe.schema import Recipe as Recipe
+    from .reports import write_report as write_report
+    from .training.fit import fit as fit
+    from .training.health import Thresholds as Thresholds
+    from .training.settings import (
+        Checkpointing as Checkpointing,
+        Config as Config,
+        Logging as Logging,
+    )
+
+
+_ROOMS = (
+    "checkpoint",
+    "cli",
+    "distributed",
+    "evaluation",
+    "io",
+    "recipe",
+    "reports",
+    "tracking",
+    "training",
+)
+_HOMES = {
+    "build": "recipe.build",
+    "Checkpointing": "training.settings",
+    "Config": "training.settings",
+    "dump": "recipe.load",
+    "evaluate": "cli.evaluate",
+    "Evaluation": "evaluation.evaluate",
+    "fit": "training.fit",
+    "generate": "cli.generate",
+    "load": "recipe.load",
+    "Logging": "training.settings",
+    "Prompts": "evaluation.generate",
+    "Recipe": "recipe.schema",
+    "Thresholds": "training.health",
+    "train": "cli.train",
+    "write_report": "reports",
+}
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOMES:
+        return vars(importlib.import_module(f".{_HOMES[name]}", __name__))[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS, *_HOMES})

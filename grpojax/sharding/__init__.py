@@ -25,6 +25,7 @@ This namespace holds what users call; `sharding.spmd` holds what the library's p
 are partitioned with, such as `shard_map` over the batch and activation constraints.
 """
 
+from . import spmd as spmd
 from ._batch import check_prompts as check_prompts
 from ._mesh import BATCH as BATCH, make_mesh as make_mesh, NAMES as NAMES
 from ._place import (

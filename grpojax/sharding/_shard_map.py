@@ -52,7 +52,7 @@ def shard_map_data_parallel(
     """`shard_map_batch` on a mesh whose only axis above 1 is `data`.
 
     There every shard holds all weights and needs no other. Elsewhere weights are
-    sharded, and `function` is called once, on the whole batch.
+    sharded, and `function` is called once, on the full batch.
     """
     mesh = ambient_mesh()
     if mesh is None or mesh.size > mesh.shape["data"]:

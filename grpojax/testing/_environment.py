@@ -14,8 +14,8 @@ from ..types import Prompt
 from ._require import require, require_equal, require_same_shapes
 
 
-# A data set compiled into the program is recompiled with it; scalars and small tables
-# are not worth an argument.
+# A data set compiled into the program is recompiled with it. Scalars and small tables
+# may be constants.
 _LARGEST_CONSTANT = 2**16
 
 
@@ -23,12 +23,12 @@ def check_env(env: AbstractEnvironment, *, key: Key[Array, ""], tries: int = 16)
     """Checks that an environment keeps the contract of `AbstractEnvironment`.
 
     `reset` and `step` are pure, vmappable and total; prompts, replies, rewards and
-    `done` are what the contract says at every turn; states keep their shapes; data are
+    `done` follow the contract at every turn; states keep their shapes; data are
     arguments of the compiled step, not constants inside it.
 
     Whole conversations are played, up to `max_turns` turns of random tokens: each
     `step` gets the state that the one before returned. A conversation ends where
-    `step` says `done` or where the horizon is used up.
+    `step` returns `done` or where the horizon is used up.
 
     **Arguments:**
 

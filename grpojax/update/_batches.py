@@ -41,9 +41,9 @@ def split(
     return jax.tree.map(shared, prompt), jax.tree.map(split_rows, rows)
 
 
-def join(batches: Array) -> Array:
+def join(split_rows: Array) -> Array:
     """The inverse of `split` for rows, when no group was split."""
-    x = jnp.moveaxis(batches, 0, 1)
+    x = jnp.moveaxis(split_rows, 0, 1)
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 

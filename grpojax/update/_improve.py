@@ -21,6 +21,7 @@ from ._batches import (
     split,
 )
 from ._config import UpdateConfig
+from ._log_prob import LogProbs
 from ._metrics import choose, learning_rate, MetricAccumulator, over_updates
 from ._microbatches import masked_log_probs, pack_rows, packed_gradient
 from ._packing import balance_tokens
@@ -87,20 +88,92 @@ def improve(
     check_microbatches("microbatches", microbatches, prompts, group)
     chunks, streams = microbatch_sizes(microbatches, group)
     sharding.check_prompts("prompts / minibatches / microbatches", prompts // chunks)
-    temperature = trajectory.temperature
     batch = _batch(
         policy, trajectory, advantages, keep, objective, reference, config, microbatches
     )
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
+    update = _Update(
+        objective,
+        optimizer,
+        static,
+        trajectory.temperature,
+        chunks,
+        streams,
+        config.chunk,
+        validate,
+    )
+    minibatches = split(
+        config.minibatches, trajectory.prompt, (trajectory.tokens, batch)
+    )
+    epoch = lambda carry, _: jax.lax.scan(update.step, carry, minibatches)
+    start = params, opt_state
+    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=config.epochs)
+    return eqx.combine(params, static), opt_state, over_updates(metrics)
 
-    def gradient(shared: _Loss, microbatch: tuple[Prompt, _Rows]):
-        """Gradient and metrics of some prompts, packed."""
+
+@dataclasses.dataclass(frozen=True)
+class _Update:
+    """One optimizer update, as a method of everything that all updates share.
+
+    **Fields:**
+
+    - `objective`, `optimizer`, `validate`: as in `improve`.
+    - `static`: the policy without its trainable arrays.
+    - `temperature`: of the trajectory.
+    - `chunks`, `streams`: see `microbatch_sizes`.
+    - `chunk`: as in `UpdateConfig`.
+    """
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    static: PyTree
+    temperature: FloatLike
+    chunks: int
+    streams: int
+    chunk: int | None
+    validate: Callable[[Batch, LossWeights], Batch] | None
+
+    def step(self, carry: tuple[PyTree, PyTree], minibatch: PyTree):
+        """(params, optimizer state) after an update on one minibatch, and metrics."""
+        params, opt_state = carry
+        prompt, (tokens, batch) = minibatch
+        weights = self.objective.loss_weights(batch)
+        if self.validate is not None:
+            batch = self.validate(batch, weights)
+        rows = _Rows(tokens, batch, weights)
+        (prompt, rows), _ = balance_tokens(batch.mask, self.chunks, (prompt, rows))
+        # Each replica accumulates its own rows; they communicate only the sum.
+        policy = eqx.combine(params, self.static)
+        shared = _Loss(policy, self.objective, self.temperature)
+        gradients, metrics = spmd.shard_map_data_parallel(
+            self.accumulate, shared, prompt, rows
+        )
+        gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
+        gradients, metrics = sharding.constrain(gradients), metrics.all_reduce()
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(norm)
+        # Accumulated in float32 at least; the optimizer's state has the params' dtype.
+        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
+        updates, new_state = self.optimizer.update(gradients, opt_state, params)
+        new = optax.apply_updates(params, updates), new_state
+        skipped = 1 - finite.astype(norm.dtype)
+        metrics = metrics.metrics() | learning_rate(new_state)
+        metrics |= {"grad_norm": norm, "skipped_updates": skipped}
+        return choose(finite, new, carry), metrics
+
+    def accumulate(self, shared: _Loss, prompt: Prompt, rows: _Rows):
+        """Gradient and metrics of a replica's rows, with a leading axis of one."""
+        found = _accumulate(self.gradient, shared, split(self.chunks, prompt, rows))
+        return jax.tree.map(lambda x: x[None], found)
+
+    def gradient(self, shared: _Loss, microbatch: tuple[Prompt, _Rows]):
+        """Gradient and metrics of some prompts, whose rows are packed."""
         prompt, rows = microbatch
 
-        def loss(log_probs, included):
-            here = rows.batch.mask & included[:, :, None]
-            batch = dataclasses.replace(rows.batch, mask=here)
+        def loss(log_probs: LogProbs, included: Bool[Array, "prompt group"]):
+            mask = rows.batch.mask & included[:, :, None]
+            batch = dataclasses.replace(rows.batch, mask=mask)
             log_prob, entropy = log_probs
             log_prob = jnp.where(batch.mask, log_prob, 0)
             inputs = LossInputs(log_prob, entropy, batch, rows.weights)
@@ -109,52 +182,10 @@ def improve(
                 loss, measured, inputs, included
             )
 
-        packed = pack_rows(
-            prompt, rows.tokens, rows.batch.mask, streams * rows.tokens.shape[0]
-        )
-        return packed_gradient(
-            shared.policy,
-            packed,
-            loss,
-            temperature=shared.temperature,
-            chunk=config.chunk,
-        )
-
-    def accumulate(shared: _Loss, prompt: Prompt, rows: _Rows):
-        found = _accumulate(gradient, shared, split(chunks, prompt, rows))
-        return jax.tree.map(lambda x: x[None], found)
-
-    def step(carry, minibatch):
-        params, opt_state = carry
-        prompt, (tokens, batch) = minibatch
-        weights = objective.loss_weights(batch)
-        if validate is not None:
-            batch = validate(batch, weights)
-        rows = _Rows(tokens, batch, weights)
-        (prompt, rows), _ = balance_tokens(batch.mask, chunks, (prompt, rows))
-        # Each replica accumulates its own rows; they communicate only the sum.
-        shared = _Loss(eqx.combine(params, static), objective, temperature)
-        gradients, metrics = spmd.shard_map_data_parallel(
-            accumulate, shared, prompt, rows
-        )
-        gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
-        gradients, metrics = sharding.constrain(gradients), metrics.all_reduce()
-        norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(norm)
-        # Accumulated in float32 at least; the optimizer's state has the params' dtype.
-        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
-        updates, new_state = optimizer.update(gradients, opt_state, params)
-        new = optax.apply_updates(params, updates), new_state
-        skipped = 1 - finite.astype(norm.dtype)
-        metrics = metrics.metrics() | learning_rate(new_state)
-        metrics |= {"grad_norm": norm, "skipped_updates": skipped}
-        return choose(finite, new, carry), metrics
-
-    batches = split(config.minibatches, trajectory.prompt, (trajectory.tokens, batch))
-    epoch = lambda carry, _: jax.lax.scan(step, carry, batches)
-    start = params, opt_state
-    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=config.epochs)
-    return eqx.combine(params, static), opt_state, over_updates(metrics)
+        streams = self.streams * rows.tokens.shape[0]
+        packed = pack_rows(prompt, rows.tokens, rows.batch.mask, streams)
+        options = {"temperature": shared.temperature, "chunk": self.chunk}
+        return packed_gradient(shared.policy, packed, loss, **options)
 
 
 def _batch(

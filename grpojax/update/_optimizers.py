@@ -59,8 +59,9 @@ def with_learning_rate(
         # fit no other tree than the weights', whose structure the gradients have.
         appended = _is_plain_tuple(jax.eval_shape(optimizer.init, updates))
         inner = tuple(inner) if appended else inner[0]
+        new: PyTree
         updates, new = optimizer.update(updates, inner, params)
-        new: PyTree = new if appended else (new,)
+        new = new if appended else (new,)
         record = LearningRateState(record.updates + 1, rate(record.updates))
         return updates, (*new, record)
 

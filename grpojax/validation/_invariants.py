@@ -25,10 +25,14 @@ class Invariants:
 
     def __init__(self, stage: str, step: int | Array | None):
         self.step = step
-        self.where = f"stage {stage!r}"
-        if step is not None and not isinstance(step, jax.core.Tracer):
-            self.where = f"step {int(step)}, {self.where}"
         self.sizes: dict[str, int] = {}
+        self.enter(stage)
+
+    def enter(self, stage: str):
+        """Names the stage of the invariants that follow."""
+        self.where = f"stage {stage!r}"
+        if self.step is not None and not isinstance(self.step, jax.core.Tracer):
+            self.where = f"step {int(self.step)}, {self.where}"
 
     def fail(self, invariant: str, received: str, remedy: str):
         raise ValidationError(
@@ -91,7 +95,7 @@ class TracedInvariants(Invariants):
 class _Messages(Sequence[str]):
     """Messages that are formatted when one is raised, with the number of the step.
 
-    The index of a message is all that a compiled program hands to the host. It encodes
+    The index of a message is all that a compiled program sends to the host. It encodes
     a traced step as well: `index = step · len(messages) + message`.
     """
 

@@ -15,6 +15,7 @@ def _by_name(field: str, arrays: dict[str, Array]) -> dict[str, Array]:
 
 
 def check_rollout(invariants: Invariants, trajectory: Trajectory):
+    """Prompts, sampled tokens, log-probs, versions and rewards of a trajectory."""
     prompt, sampled = trajectory.prompt, trajectory.sampled
     log_prob, version = trajectory.log_prob, trajectory.version
     invariants.shape("prompt prefix", **{"prompt.tokens": prompt.tokens})
@@ -76,7 +77,10 @@ def _check_log_prob(invariants: Invariants, name: str, values: Array, mask: Arra
 
 
 def check_rewarded(invariants: Invariants, trajectory: Trajectory, rewards: Rewards):
+    """A trajectory, and the totals, components and lengths of its rewards."""
+    invariants.enter("rollout")
     check_rollout(invariants, trajectory)
+    invariants.enter("rewarded")
     invariants.shape(_ROWS, total=rewards.total, valid=rewards.valid, keep=rewards.keep)
     invariants.shape(_ROWS, lengths=rewards.lengths)
     invariants.shape(_ROWS, **_by_name("components", rewards.components))
@@ -104,7 +108,9 @@ def check_rewarded(invariants: Invariants, trajectory: Trajectory, rewards: Rewa
 def check_advantaged(
     invariants: Invariants, trajectory: Trajectory, rewards: Rewards, advantages: Array
 ):
+    """A trajectory, its rewards, and the advantages of its rows or tokens."""
     check_rewarded(invariants, trajectory, rewards)
+    invariants.enter("advantaged")
     axes = _ROWS if advantages.ndim < 3 else _TOKENS
     invariants.shape(axes, advantages=advantages)
     invariants.require(
@@ -129,6 +135,7 @@ def check_train_step(
     advantages: Array,
     log_probs: dict[str, Array],
 ):
+    """What a loss reads of each token: its weight, advantage and log-probs."""
     invariants.shape(_TOKENS, mask=mask, weight=weight, **log_probs)
     axes = "prompt group 1" if advantages.shape[-1] == 1 else _TOKENS
     invariants.shape(axes, advantages=advantages)
@@ -151,6 +158,7 @@ def check_train_step(
 def check_train_ready(
     invariants: Invariants, mask: Array, weight: Array, advantages: Array, log_probs
 ):
+    """As `check_train_step`, with log-probs of the old policy."""
     if "old" not in log_probs:
         invariants.fail(
             "`log_probs` has the old policy's",

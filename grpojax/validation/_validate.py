@@ -61,7 +61,7 @@ def validate(
 
     **Raises:** `ValidationError`, a `ValueError`, with the step, the stage, the
     invariant, the value received and the remedy. From inside a compiled program it is a
-    run-time error that says all but the value.
+    run-time error with all of these but the value.
 
     !!! example
 

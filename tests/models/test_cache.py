@@ -1,4 +1,4 @@
-"""Keys and values in fewer bits: what that saves, and what it may cost."""
+"""Quantized keys and values: memory saved, and error."""
 
 import functools
 import re
@@ -116,7 +116,7 @@ def test_the_rollout_holds_no_cache_in_floats():
         vocab_size=50,
         hidden_size=16,
         intermediate_size=16,
-        num_layers=9,  # More than are written out for decoding.
+        num_layers=9,  # More than are unrolled for decoding.
         num_heads=2,
         num_kv_heads=2,
         head_dim=64,
@@ -147,7 +147,7 @@ def test_the_rollout_holds_no_cache_in_floats():
     assert wide - narrow > of_floats - of_integers - of_floats / 8 * 2
 
 
-def test_a_token_copies_no_cache_of_layers_that_are_written_out():
+def test_a_token_copies_no_cache_of_unrolled_layers():
     """XLA's CPU backend does, where nothing says that one is read before written."""
     config = models.TransformerConfig(
         vocab_size=50,
@@ -189,7 +189,7 @@ def test_the_same_tokens_for_every_number_of_slots(in_slots, seed):
     np.testing.assert_array_equal(every.sampled, some.sampled)
 
 
-def test_what_was_sampled_from_is_recorded_and_near_the_exact_policy(in_slots):
+def test_the_decoder_s_log_prob_is_recorded_and_near_the_exact_one(in_slots):
     """The decoder scores as it samples; the exact policy differs by a little."""
     exact, policy, said = transformer(), transformer(cache_dtype="int8"), in_slots(5, 0)
 
@@ -209,7 +209,7 @@ def test_what_was_sampled_from_is_recorded_and_near_the_exact_policy(in_slots):
 
 
 def test_wide_caches_of_narrow_products_hold_the_same_numbers():
-    """So that a CPU need not widen them; the layers are written out, too."""
+    """So that a CPU need not widen them; the layers are unrolled, too."""
     said = [
         generate(
             transformer(compute_dtype="bfloat16", cache_dtype=cache_dtype),
@@ -227,7 +227,7 @@ def test_wide_caches_of_narrow_products_hold_the_same_numbers():
     ("cache_dtype", "compute_dtype"),
     [("float16", "float32"), ("int4", "float32"), ("bfloat16", "float16")],
 )
-def test_what_keys_and_values_cannot_be_kept_in_is_refused(cache_dtype, compute_dtype):
+def test_unknown_cache_dtypes_are_refused(cache_dtype, compute_dtype):
     with pytest.raises(ValueError, match=f"Received cache_dtype='{cache_dtype}' with"):
         models.Transformer(
             CONFIGS["llama"],

@@ -47,7 +47,7 @@ close = ft.partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
 @pytest.mark.parametrize("rows", [(), (5,), (2, 3), (40,)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_product_with_tiles_is_that_with_their_matrix(rows, dtype):
-    """Both ways, and whatever is batched; with many rows tiles are put together."""
+    """Forward and backward, under any `vmap`; many rows untile the weight."""
     x, weight, pull = (
         normal(0, *rows, 1, 48),
         normal(1, 48, 24),
@@ -71,7 +71,7 @@ def test_a_product_with_tiles_is_that_with_their_matrix(rows, dtype):
     close(from_tiles(of_tiles), of_weight)
 
 
-def test_what_is_put_in_tiles():
+def test_wide_matrices_are_tiled():
     wide, narrow = normal(0, 3, 8, 256), normal(0, 8, 128)
     matrix = tile(wide)
     assert isinstance(matrix, TiledMatrix) and matrix.tiles.shape == (3, 4, 8, 64)
@@ -97,7 +97,7 @@ def of_stacks(decoder) -> set[str]:
     [(1, WIDE, True), (16, WIDE, True), (17, {"gate", "up", "down"}, False)]
     + [(32, {"gate", "up", "down"}, False), (33, set(), False), (None, set(), False)],
 )
-def test_fewer_rows_have_more_in_tiles(rows, wanted, head):
+def test_fewer_rows_have_more_tiled_matrices(rows, wanted, head):
     """And a tied head an array of its own."""
     policy = models.Transformer(CONFIG, key=jr.key(0))
     decoder = policy.for_decoding(rows)
@@ -115,7 +115,7 @@ def test_fewer_rows_have_more_in_tiles(rows, wanted, head):
     close(logits(decoder), logits(policy))
 
 
-def test_16_bits_are_not_put_in_tiles():
+def test_16_bit_matrices_are_not_tiled():
     policy = models.Transformer(CONFIG, compute_dtype="bfloat16", key=jr.key(0))
     assert of_stacks(policy.for_decoding(8)) == set()
 
@@ -144,7 +144,7 @@ def test_a_conversation_across_tiles():
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_keys_are_written_where_they_belong(data):
-    """Whatever of cache and chunk is in tiles."""
+    """With a tiled or plain cache, and a tiled or plain chunk."""
     columns = data.draw(st.sampled_from([100, 128, 192]))
     size = data.draw(st.sampled_from([1, 3, 64, 100]))
     column = data.draw(st.integers(0, columns - size))
@@ -163,15 +163,15 @@ def test_keys_are_written_where_they_belong(data):
     close(found, wanted)
 
 
-def test_other_caches_are_not_put_in_tiles():
+def test_other_caches_are_not_tiled():
     cache = KVCache(normal(0, 2, 4, 128), normal(1, 2, 128, 4))
     for dtype in ("bfloat16", "int8"):
         assert not has_tiles(quantize_cache(cache, dtype))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPUs")
-def test_no_stack_of_weights_in_16_bits_is_widened():
-    """XLA would copy it to float32, and make narrow each layer that a scan cuts out."""
+def test_no_16_bit_stack_of_weights_is_converted_to_float32():
+    """XLA would convert it to float32, and each layer that a scan slices back."""
     config = dataclasses.replace(CONFIG, num_layers=3)
     policy = models.Transformer(config, compute_dtype="bfloat16", key=jr.key(0))
     decoder = policy.for_decoding()

@@ -77,7 +77,7 @@ shapes = st.tuples(
 
 @settings(max_examples=5, deadline=None)
 @given(shape=shapes, shared=st.booleans(), seed=st.integers(0, 2**31))
-def test_it_is_attention_and_its_gradient(shape, shared, seed):
+def test_the_kernel_is_attention_and_its_gradient(shape, shared, seed):
     chunk, repeats, head_dim, columns = shape
     widths = [(width, 1 if shared else chunk) for width in columns]
     query, pairs, masks = draw(seed, 2, chunk, repeats, head_dim, widths)
@@ -99,7 +99,7 @@ def test_it_is_attention_and_its_gradient(shape, shared, seed):
 
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**31), chunk=st.sampled_from([1, 70]))
-def test_what_nobody_sees_changes_no_bit(seed, chunk):
+def test_masked_columns_change_no_bit(seed, chunk):
     widths = [(130, 1), (chunk, chunk)]
     query, pairs, masks = draw(seed, 1, chunk, 3, 16, widths)
     config = kernel_config(query, 3, BFLOAT16, interpret=True)
@@ -114,7 +114,7 @@ def test_what_nobody_sees_changes_no_bit(seed, chunk):
     np.testing.assert_array_equal(clean, other)
 
 
-def test_bits_and_shared_sources_are_read_as_what_they_stand_for():
+def test_bits_and_shared_sources_equal_floats():
     """As the engine calls it: under `vmap`, over a prompt that a group shares."""
     query, pairs, masks = draw(0, 2, 1, 3, 32, [(40, 1), (70, 1), (1, 1)])
     config = kernel_config(query, 3, BFLOAT16, interpret=True)
@@ -141,7 +141,7 @@ def test_bits_and_shared_sources_are_read_as_what_they_stand_for():
     columns=st.sampled_from([1, 64, 100, 200]),
     density=st.sampled_from([0.0, 0.01, 0.5]),
 )
-def test_blocks_outside_of_the_bounds_hold_nothing(
+def test_blocks_outside_of_the_bounds_are_masked(
     seed, tokens, repeats, columns, density
 ):
     visible = np.random.default_rng(seed).random((tokens, columns)) < density

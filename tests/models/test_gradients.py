@@ -1,4 +1,4 @@
-"""Gradients that are written out, against those of the formulas themselves."""
+"""Custom gradients, against autodiff of the formulas."""
 
 import jax
 import jax.numpy as jnp

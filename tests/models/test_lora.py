@@ -3,6 +3,7 @@
 import dataclasses
 import functools as ft
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,6 @@ from tests.helpers import (
     count_env,
     distance,
     learned,
-    same_bits,
     transformer,
 )
 
@@ -41,8 +41,8 @@ def policy(request):
 @pytest.mark.parametrize("projections", [PROJECTIONS, SOME])
 def test_a_fresh_adapter_changes_no_bit(policy, projections):
     adapted = lora(policy, projections)
-    assert same_bits(all_logits(adapted, TOKENS), all_logits(policy, TOKENS))
-    assert same_bits(models.without_adapters(adapted), policy)
+    chex.assert_trees_all_equal(all_logits(adapted, TOKENS), all_logits(policy, TOKENS))
+    chex.assert_trees_all_equal(models.without_adapters(adapted), policy)
     assert set(models.PROJECTIONS) - set(projections) == {
         name for name in PROJECTIONS if eqx.is_array(vars(adapted.layers)[name])
     }
@@ -51,7 +51,7 @@ def test_a_fresh_adapter_changes_no_bit(policy, projections):
 def test_an_adapter_is_drawn_as_peft_draws_it():
     policy = transformer()
     both, one = lora(policy, ("query", "down")), lora(policy, ("down",))
-    assert same_bits(both.layers.down, one.layers.down)
+    chex.assert_trees_all_equal(both.layers.down, one.layers.down)
     a, b = one.layers.down.a, one.layers.down.b
     assert a.shape == (2, 48, 4) and b.shape == (2, 4, 32) and not b.any()
     assert a.dtype == b.dtype == jnp.float32
@@ -91,12 +91,12 @@ def test_eight_bits_are_the_nearest_of_255_values(policy):
         assert abs(np.asarray(matrix.values, int)).max() == 127
         exact = np.asarray(matrix.values, np.float64) * scale[:, None]
         assert (abs(exact - weight) <= scale[:, None] / 2 * (1 + 1e-4)).all()
-    assert same_bits(coarse.embedding, policy.embedding)
+    chex.assert_trees_all_equal(coarse.embedding, policy.embedding)
     plain = models.merge(coarse)
     assert all(eqx.is_array(vars(plain.layers)[name]) for name in PROJECTIONS)
     assert distance(all_logits(coarse, TOKENS), all_logits(plain, TOKENS)) < 1e-5
     assert 0 < distance(all_logits(coarse, TOKENS), all_logits(policy, TOKENS)) < 0.3
-    assert same_bits(models.quantize(coarse), coarse)
+    chex.assert_trees_all_equal(models.quantize(coarse), coarse)
 
 
 def test_a_column_of_zeros_stays_zero():
@@ -114,7 +114,9 @@ def test_an_adapted_policy_keeps_the_laws(family, bits):
     adapted = learned(lora(policy if bits == "float" else models.quantize(policy)))
     check_policy(adapted, key=jr.key(3), length=6)
     # Quantized after it was adapted, too, with the adapters left as they are.
-    assert same_bits(models.quantize(adapted), learned(lora(models.quantize(policy))))
+    chex.assert_trees_all_equal(
+        models.quantize(adapted), learned(lora(models.quantize(policy)))
+    )
 
 
 def test_the_sampler_is_the_trainer_over_16_bits():
@@ -132,7 +134,7 @@ def test_the_sampler_is_the_trainer_over_16_bits():
     )
     assert abs(gap(adapted)).max() <= 1e-5
     merged = models.merge(adapted)
-    assert same_bits(merged, models.without_adapters(adapted)) is False
+    assert not eqx.tree_equal(merged, models.without_adapters(adapted))
     assert abs(gap(merged)).max() > 1e-3
 
 
@@ -167,7 +169,7 @@ def test_three_steps_leave_the_base_as_it_was():
     for _ in range(3):
         state, metrics = step(state)
         divergence.append(float(metrics["kl"]))
-    assert same_bits(models.without_adapters(state.policy), kept)
+    chex.assert_trees_all_equal(models.without_adapters(state.policy), kept)
     for name in SOME:
         before, after = vars(first.layers)[name], vars(state.policy.layers)[name]
         assert distance(after.b, before.b) > 1e-3
@@ -320,7 +322,7 @@ def test_a_step_on_a_mesh_is_that_of_one_device():
     assert distance(placed.policy, alone.policy) < 1e-5
     np.testing.assert_allclose(found["kl"], metrics["kl"], atol=1e-5)
     base = models.without_adapters
-    assert same_bits(jax.device_get(base(placed.policy)), base(adapted))
+    chex.assert_trees_all_equal(jax.device_get(base(placed.policy)), base(adapted))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_a_step_on_a_mesh_is_that_of_one_device():
         (dict(projections=("querry",)), "did you mean 'query'"),
     ],
 )
-def test_what_cannot_be_adapted_is_refused(change, words):
+def test_invalid_adapters_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         lora(transformer(), **change)
 
@@ -346,7 +348,7 @@ def test_a_projection_has_one_adapter():
     assert (twice.layers.key.rank, twice.layers.up.rank) == (3, 4)
 
 
-def test_what_is_frozen_as_a_whole_is_not_trained():
+def test_a_frozen_policy_is_not_trained():
     coarse = models.quantize(transformer())
     assert not any(jax.tree.leaves(coarse.trainable()))
     with pytest.raises(ValueError, match="8 bits need adapters"):

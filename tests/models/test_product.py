@@ -1,4 +1,4 @@
-"""What a product returns, and what it keeps."""
+"""Products: results, gradients and residuals."""
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def test_products_in_16_bits_may_be_transposed(rows, dtype):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPUs")
-def test_a_cpu_multiplies_rows_by_columns_for_a_gradient_in_16_bits():
+def test_a_cpu_transposes_rows_for_a_gradient_in_16_bits():
     """Else it would widen both operands, and take twice as long."""
     x, weight, cotangent = (
         jnp.zeros((600, 256)),
@@ -110,7 +110,7 @@ def test_every_matrix_returns_what_is_asked_for(kind):
     np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
 
 
-def test_the_widest_arrays_are_kept_in_16_bits():
+def test_the_widest_residuals_are_saved_in_16_bits():
     """Two of a layer's products are kept for the backward pass as they are used."""
     policy = transformer("qwen2", compute_dtype="bfloat16")
     tokens = jnp.zeros(6, jnp.int32)

@@ -1,4 +1,4 @@
-"""What the backward pass computes again: one gradient, less memory, more work."""
+"""Rematerialization: the same gradient, less memory, more work."""
 
 import itertools
 
@@ -40,7 +40,7 @@ def test_no_name_changes_the_gradient():
 
 
 @pytest.mark.parametrize("remat", NAMES)
-def test_layers_written_out_have_the_gradient_of_a_scan(remat, monkeypatch):
+def test_unrolled_layers_have_the_gradient_of_a_scan(remat, monkeypatch):
     """As a GPU trains; attention stays what it is here."""
     policy = models.Transformer(CONFIGS["qwen3"], remat=remat, key=jr.key(0))
     ids = jnp.arange(6)

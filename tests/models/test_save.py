@@ -100,7 +100,7 @@ def test_a_tokenizer_is_saved_beside_the_weights(tmp_path):
     assert eqx.tree_equal(models.load(tmp_path / "both"), policy)
 
 
-def test_how_to_generate_is_kept(tmp_path):
+def test_the_generation_config_is_saved(tmp_path):
     policy = models.load(tiny_checkpoints.make_directory(tmp_path / "model"))
     tokenizer = _tokenizer(tmp_path / "tokenizer", eos_token_id=[0, 5], top_p=0.8)
     models.save(policy, tmp_path / "both", tokenizer=tokenizer)
@@ -112,7 +112,7 @@ def test_how_to_generate_is_kept(tmp_path):
     }
 
 
-def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_save_changes_nothing(tmp_path, monkeypatch):
     tiny_checkpoints.make_directory(tmp_path)
     policy = models.load(tmp_path)
     before = _bytes(tmp_path)

@@ -57,7 +57,7 @@ def assert_same(policy, other):
 
 @each
 @pytest.mark.parametrize("dtype", [None, ml_dtypes.bfloat16])
-def test_a_part_is_read_and_nothing_else(directory, monkeypatch, sizes, dtype):
+def test_only_a_device_s_shard_is_read(directory, monkeypatch, sizes, dtype):
     whole = models.load(directory, dtype=dtype)
     read, sizes_read = StoredTensor.read, {}
 
@@ -78,7 +78,7 @@ def test_a_part_is_read_and_nothing_else(directory, monkeypatch, sizes, dtype):
 
 
 @each
-def test_what_is_saved_is_the_same(directory, tmp_path, sizes):
+def test_a_sharded_policy_is_saved_to_the_same_bytes(directory, tmp_path, sizes):
     policy = models.load(directory, mesh=sharding.make_mesh(**sizes))
     models.save(policy, tmp_path)
     for name in ("model.safetensors", "config.json"):
@@ -86,8 +86,8 @@ def test_what_is_saved_is_the_same(directory, tmp_path, sizes):
 
 
 @each
-def test_weights_are_drawn_where_they_lie(sizes):
-    """As the documentation says: compiled, with the places of the results."""
+def test_weights_are_initialized_sharded(sizes):
+    """As the documentation says: compiled, with the shardings of the results."""
     make = lambda key: models.Transformer(CONFIG, key=key)
     mesh = sharding.make_mesh(**sizes)
     places = sharding.shardings(eqx.filter_eval_shape(make, jr.key(0)), mesh)

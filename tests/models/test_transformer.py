@@ -51,7 +51,7 @@ def assert_close(logits, expected):
 
 @law
 @given(ids=tokens, cuts=st.sets(st.integers(1, TIME - 1)))
-def test_any_chunking_gives_what_the_whole_gives(policy, ids, cuts):
+def test_any_chunking_equals_the_entire_sequence(policy, ids, cuts):
     """By one cache that is written, and by as many caches as there are chunks."""
     expected, _ = whole(policy, ids)
     cache, columns = empty_cache(policy, TIME + 2), np.arange(TIME + 2)
@@ -71,7 +71,7 @@ def test_any_chunking_gives_what_the_whole_gives(policy, ids, cuts):
 
 @law
 @given(ids=tokens, shift=st.integers(0, TIME - 1))
-def test_where_a_column_lies_does_not_matter(policy, ids, shift):
+def test_the_order_of_columns_does_not_matter(policy, ids, shift):
     expected, _ = whole(policy, ids)
     cache = empty_cache(policy, TIME)
     logits = []
@@ -86,7 +86,7 @@ def test_where_a_column_lies_does_not_matter(policy, ids, shift):
 
 @law
 @given(ids=tokens, split=st.integers(1, TIME - 1), garbage=st.integers(0, 18))
-def test_a_context_and_what_follows_give_what_the_whole_gives(
+def test_a_context_and_its_continuation_equal_the_entire_sequence(
     policy, ids, split, garbage
 ):
     expected, _ = whole(policy, ids)
@@ -169,7 +169,7 @@ def test_the_decoding_layout_changes_nothing(directory, compute_dtype):
     policy = models.load(directory, compute_dtype=compute_dtype)
     decoding = policy.for_decoding()
     expected, _ = whole(policy, jnp.arange(TIME))
-    # A tied head lies the other way round: its sums are added up in another order.
+    # A tied head is transposed: its sums accumulate in another order.
     assert_close(whole(decoding, jnp.arange(TIME))[0], np.asarray(expected))
     assert expected.dtype == jnp.float32
     layer = decoding.stacks[-1]
@@ -187,7 +187,7 @@ def test_every_axis_has_a_name(policy):
     ):
         assert len(axes.names) == len(axes.pieces) == leaf.ndim
         assert all(isinstance(name, str) for name in axes.names)
-        # Heads lie side by side: their axis is cut between them.
+        # Heads are contiguous: their axis is split between them.
         for size, pieces in zip(leaf.shape, axes.pieces, strict=True):
             assert size % pieces == 0
     assert names.embedding.names == ("vocab", "hidden")

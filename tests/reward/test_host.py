@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import threading
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import grpojax
 from grpojax import reward
 from grpojax.reward import HostReward, InProcess, InThread, WeightedSum
 
-from ..helpers import count_env, same_bits, transformer
+from ..helpers import count_env, transformer
 from .judges import count_sevens
 from .rows import trajectory_of
 
@@ -100,7 +101,8 @@ def test_a_run_equals_its_twin_in_the_graph_bit_for_bit(caplog):
         judge.failing = failing
         there, measured = train(host)
         here, wanted = train(Twin(jnp.asarray(failing)))
-        assert same_bits(here, there) and int(there.version) == STEPS
+        chex.assert_trees_all_equal(here, there)
+        assert int(there.version) == STEPS
         for name in set(wanted) & set(measured):
             np.testing.assert_array_equal(measured[name], wanted[name], err_msg=name)
         assert bool(caplog.records) == failing
@@ -188,7 +190,8 @@ def test_two_programs_are_made_of_the_same_parts():
     outside = judged(rows)
     assert threads == [threading.main_thread()]
     np.testing.assert_array_equal(outside.total, [[0.5, 0.5], [1, 0]])
-    assert same_bits(outside, eqx.filter_jit(judged)(rows)) and len(threads) == 2
+    chex.assert_trees_all_equal(outside, eqx.filter_jit(judged)(rows))
+    assert len(threads) == 2
 
 
 def test_one_call_for_all_lanes_of_vmap():

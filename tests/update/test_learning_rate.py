@@ -1,5 +1,6 @@
 """The learning rate as a record in the optimizer's state."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ import pytest
 from grpojax import update
 from grpojax.algorithms import grpo
 
-from ..helpers import same_bits
 from .doubles import bigram, random_trajectory
 
 
@@ -59,14 +59,14 @@ def test_updates_are_those_of_the_optimizer(name):
     wrapped = update.with_learning_rate(optimizer, SCHEDULE)
     wanted, _, state = descend(optimizer)
     got, records, extended = descend(wrapped)
-    assert same_bits(wanted, got)
+    chex.assert_trees_all_equal(wanted, got)
     rates = optax.tree.get(records[-1], "learning_rate")
     np.testing.assert_array_equal(rates, jax.vmap(SCHEDULE)(jnp.arange(6)))
     # The record is appended: the arrays of a tuple have the paths that they had.
     before = paths(state if type(state) is tuple else (state,))
     after = paths(extended)
     record = {path: x for path, x in after.items() if path not in before}
-    assert [path.split(".")[-1] for path in record] == ["count", "learning_rate"]
+    assert [path.split(".")[-1] for path in record] == ["updates", "learning_rate"]
     assert list(before) == list(after)[: len(before)]
     for path, leaf in before.items():
         np.testing.assert_array_equal(after[path], leaf)
@@ -113,4 +113,4 @@ def test_metrics_have_the_rate_of_the_last_update(schedule):
             config=update.UpdateConfig(epochs=2, minibatches=2),
         )
         wanted = schedule(last) if callable(schedule) else schedule
-        np.testing.assert_allclose(metrics["learning_rate"], wanted, rtol=1e-7)
+        np.testing.assert_allclose(metrics["learning_rate"], wanted, rtol=1e-6)

@@ -1,5 +1,6 @@
 """Stochastic rounding of weights and moments."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,8 +10,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import update
-
-from ..helpers import same_bits
 
 
 rounding = update.stochastic_rounding
@@ -121,7 +120,7 @@ def test_float32_throughout_is_the_optimizer_itself():
     optimizer = optax.adamw(1e-2)
     plain, _ = descend(optimizer, weights, gradients)
     wrapped, _ = descend(rounding(optimizer, state_dtype="float32"), weights, gradients)
-    assert same_bits(plain, wrapped)
+    chex.assert_trees_all_equal(plain, wrapped)
 
 
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])

@@ -24,6 +24,7 @@ from ._blocks import (
     Source,
     source_blocks,
     source_operands,
+    SourceBlocks,
 )
 
 
@@ -46,21 +47,6 @@ def forward(
         query_ref, *source_refs, out_ref, normalizer_ref = refs
         rows = RowBlock(config, shape[1])
         query = rows.load(query_ref)
-
-        def one_column(source, carry):
-            output, total, peak = carry
-            wide = query.astype(jnp.float32)
-            scores = jnp.sum(wide * source.single_column(source.keys_ref), axis=1)
-            seen = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
-            scores = jnp.where(
-                jnp.broadcast_to(seen, scores.shape) != 0, scores, -jnp.inf
-            )
-            higher = jnp.maximum(peak, scores)
-            level = jnp.where(higher == -jnp.inf, 0.0, higher)
-            rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
-            values = source.single_column(source.values_ref)
-            output = output * rescale[:, None] + weight[:, None] * values
-            return output, total * rescale + weight, higher
 
         def block(source, start, carry):
             output, total, peak = carry
@@ -87,11 +73,10 @@ def forward(
         for source in source_blocks(config, source_refs, sources):
             # A token's own column needs neither a matrix product nor a loop.
             alone = source.visible_ref.shape == (1,)
-            carry = (
-                one_column(source, carry)
-                if alone
-                else source.scan_columns(block, carry)
-            )
+            if alone:
+                carry = _attend_to_column(query, source, carry)
+            else:
+                carry = source.scan_columns(block, carry)
         output, total, peak = carry
         total = jnp.where(total > 0, total, 1.0)  # Rows past the last one.
         rows.store(out_ref, (output / total[:, None]).astype(config.dtype))
@@ -110,6 +95,22 @@ def forward(
             jax.ShapeDtypeStruct(shape[:2], jnp.float32),
         ),
     )(query, *operands)
+
+
+def _attend_to_column(query: Array, source: SourceBlocks, carry):
+    """One step of the online softmax with a source's only column."""
+    output, total, peak = carry
+    wide = query.astype(jnp.float32)
+    scores = jnp.sum(wide * source.single_column(source.keys_ref), axis=1)
+    visible = triton.load(source.visible_ref.at[pl.ds(0, 1)]).astype(jnp.int32)
+    mask = jnp.broadcast_to(visible, scores.shape) != 0
+    scores = jnp.where(mask, scores, -jnp.inf)
+    higher = jnp.maximum(peak, scores)
+    level = jnp.where(higher == -jnp.inf, 0.0, higher)
+    rescale, weight = jnp.exp(peak - level), jnp.exp(scores - level)
+    values = source.single_column(source.values_ref)
+    output = output * rescale[:, None] + weight[:, None] * values
+    return output, total * rescale + weight, higher
 
 
 def backward(

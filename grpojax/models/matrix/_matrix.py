@@ -119,13 +119,13 @@ def part_axes(part: str, axes: Axes) -> Axes:
         return axes
     *layer, inputs, outputs = zip(*axes, strict=True)
     replicated = (None, 1)
-    kept = {
+    part_of = {
         "a": (inputs, replicated),
         "b": (replicated, outputs),
         "scale": (outputs,),
         "tiles": (replicated, inputs, replicated),
     }[part]
-    return Axes(*zip(*layer, *kept, strict=True))
+    return Axes(*zip(*layer, *part_of, strict=True))
 
 
 def matrix_shape(matrix: Matrix) -> tuple[int, ...]:

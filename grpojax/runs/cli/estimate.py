@@ -58,9 +58,9 @@ def estimate(prepared: Prepared) -> Estimate:
     config, env = step.rollout, step.env
     trained = eqx.filter(state.policy, state.policy.trainable())
     slots = _slots(config, mesh)
-    with use(mesh):  # The decoder's layout depends on the mesh.
+    with use(mesh):
         compiled = prepared.step.compile()
-        decoding = eqx.filter_eval_shape(lambda p: p.for_decoding(slots), state.policy)
+    decoding = abstract_decoder(state.policy, mesh, slots)
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
         rows=config.prompts * config.group,
@@ -78,6 +78,17 @@ def estimate(prepared: Prepared) -> Estimate:
         program=compiled.bytes,
         seconds_compile=compiled.seconds,
     )
+
+
+def abstract_decoder(
+    policy: AbstractPolicy, mesh: Mesh | None, slots: int
+) -> AbstractPolicy:
+    """The shapes of the decoder that a step builds.
+
+    Its layout, and even its tree, depend on the mesh that is set when it is built.
+    """
+    with use(mesh):
+        return eqx.filter_eval_shape(lambda p: p.for_decoding(slots), policy)
 
 
 def device_bytes(tree: PyTree, *, wide: bool = False) -> int:

@@ -13,8 +13,8 @@ from ...text import AbstractTokenizer
 from ..checkpoint.resume_check import check_resumable
 from ..distributed import mesh as meshes, processes
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.printing import print_result
 from ..evaluation.result import EvaluationResult
-from ..evaluation.show import print_result
 from ..io.run_directory import RunDirectory
 from ..recipe import build
 from ..recipe.schema import Recipe

@@ -15,7 +15,7 @@ from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
 from ..evaluation import generate as generation
 from ..evaluation.generate import Prompts
-from ..evaluation.show import echo
+from ..evaluation.printing import echo
 from ..recipe import build
 from ..recipe.parts.reward import build_reward
 from ..recipe.schema import Recipe

@@ -66,6 +66,15 @@ def invalid_input() -> Iterator[None]:
         raise RefusedError(str(error)) from error
 
 
+@contextlib.contextmanager
+def in_use() -> Iterator[None]:
+    """Reports a directory that another process has taken since as invalid input."""
+    try:
+        yield
+    except (BlockingIOError, FileExistsError) as error:
+        raise RefusedError(str(error)) from error
+
+
 Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
 """Runs a command, given its options and environment variables."""
 
@@ -136,7 +145,8 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
             print(f"{prepared.config.summary}\n{needs}")
         return
     try:
-        fit.run(prepared)
+        with in_use():
+            fit.run(prepared)
     except PreemptedError as error:
         how = f"{error}: go on with --out {options.out} --resume"
         raise LeavingError(EXIT_PREEMPTED, how) from None

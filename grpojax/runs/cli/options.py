@@ -22,7 +22,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         "--max-eval-samples",
         metavar="N",
         type=int,
-        help="judge only the first N problems: run.max_eval_problems",
+        help="evaluate only the first N problems: run.max_eval_problems",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print the whole recipe and stop"
@@ -30,78 +30,82 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resume_option(parser: argparse.ArgumentParser) -> None:
-    """Adds what goes on with something that was interrupted."""
+    """Adds the option that resumes an interrupted run."""
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with what is in DIR, by the recipe that is there; if there is none "
-        "and a recipe is named, begin it",
+        help="resume the run in DIR, with its own recipe; if there is none and "
+        "a recipe is named, start it",
     )
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a process of many is told about itself."""
+    """Adds the options that identify one process of several."""
     group = parser.add_argument_group(
-        "one process of many",
-        "Say all three to each process, or distributed.processes=auto in the recipe "
-        "under SLURM and on TPU pods.",
+        "multi-process runs",
+        "Pass all three to each process, or set distributed.processes=auto in the "
+        "recipe under SLURM and on TPU pods.",
     )
     group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="the first process, and a free port"
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0, with a free port",
     )
-    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
-    group.add_argument("--process", metavar="I", type=int, help="this one, from 0")
+    group.add_argument("--processes", metavar="N", type=int, help="number of processes")
+    group.add_argument(
+        "--process", metavar="I", type=int, help="index of this process, from 0"
+    )
 
 
 def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
-    """Whether this is one process of many.
+    """Whether this is one of several processes.
 
-    **Raises:** `ValueError` for options that say half of it.
+    **Raises:** `ValueError` for an incomplete set of options.
     """
-    told = vars(options)
-    coordinator: str | None = told.get("coordinator")
-    count: int | None = told.get("processes")
-    index: int | None = told.get("process")
+    given = vars(options)
+    coordinator: str | None = given.get("coordinator")
+    count: int | None = given.get("processes")
+    index: int | None = given.get("process")
     if coordinator is None and count is None and index is None:
         return recipe.distributed.processes == "auto"
     if coordinator is not None and count is not None and index is not None:
         if coordinator.rpartition(":")[2].isdecimal() and 0 <= index < count:
             return True
     raise ValueError(
-        "A process of many is told HOST:PORT of the first, how many there are, and "
-        f"which of them it is. Received --coordinator {coordinator} --processes "
-        f"{count} --process {index}: say all three, counted from 0."
+        "One of several processes needs HOST:PORT of process 0, their number, "
+        f"and its own index. Received --coordinator {coordinator} --processes {count} "
+        f"--process {index}: pass all three, with the index counted from 0."
     )
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `grpojax train`, the recipe's name apart."""
+    """Adds the options of `grpojax train`, except the recipe."""
     add_recipe_options(parser)
     parser.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
-        help="where to write the recipe, metrics, completions, summary and model",
+        help="directory for the recipe, metrics, completions, summary and model",
     )
     add_resume_option(parser)
     add_process_options(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="load and compile, say what it needs, and take no step",
+        help="load and compile, print memory and shapes, and take no step",
     )
 
 
 def load_recipe(
     options: argparse.Namespace, environment: Mapping[str, str], model: str | None
 ) -> Recipe:
-    """The recipe that a command line asks for.
+    """The recipe of a command line.
 
     **Arguments:**
 
-    - `options`: of the command line.
-    - `environment`: the variables that a recipe may name.
-    - `model`: what `model.path` shall be. The directory of a run brings its recipe.
+    - `options`: parsed options.
+    - `environment`: variables that a recipe may use.
+    - `model`: overrides `model.path`; the directory of a run brings its recipe.
     """
     path = options.recipe
     if wants_resume(options) and path is None:
@@ -111,8 +115,8 @@ def load_recipe(
         model = str(Path(model) / "model")
         if not Path(model).is_dir():
             raise FileNotFoundError(
-                f"A run that has finished holds its model. There is none at {model!r}: "
-                "let it finish, or name another one."
+                f"A finished run has a model. There is none at {model!r}: let it "
+                "finish, or name another one."
             )
     recipe = load(Recipe(), path, options.set, environment)
     if model is not None:

@@ -125,9 +125,10 @@ class Evaluation:
                 "Evaluation.run(predictions=...) writes text, which needs a tokenizer. "
                 "Received tokenizer=None: pass the policy's."
             )
-        start, count, shards = time.perf_counter(), self.count, spmd.shards()
+        start, count = time.perf_counter(), self.count
         key = jr.key(0) if self.key is None else self.key
         # Every shard of a mesh has equally many problems.
+        shards = spmd.shards()
         batch = -(-min(self.batch, count) // shards) * shards
         static = {
             "batch": batch,
@@ -145,15 +146,7 @@ class Evaluation:
             *arguments(0), **static
         )
         common = None if self.training is None else _most_frequent(self.training)
-        parts: list[EvaluationResult] = []
-        if predictions is not None or processes.is_multihost():
-            header = self._header(policy, common, key)
-
-            def begin() -> EvaluationResult | None:
-                return None if predictions is None else resume(predictions, header)
-
-            found = processes.broadcast_from_0(begin)
-            parts += [] if found is None else [found]
+        parts = self._resume(policy, predictions, common, key)
         done = sum(len(part.gold) for part in parts)
         program = lowered.compile() if done < count else None
         compiled = time.perf_counter()
@@ -164,11 +157,7 @@ class Evaluation:
             rows = slice(done - first, count - first)
             sampled = program(*arguments(first), **static)
             part = to_host(sampled, rows, success=self.success, training_answer=common)
-            if (
-                predictions is not None
-                and tokenizer is not None
-                and processes.is_process_0()
-            ):
+            if predictions and tokenizer is not None and processes.is_process_0():
                 append(predictions, part, tokenizer.decode, first=done)
             parts.append(part)
             done += len(part.gold)
@@ -179,6 +168,24 @@ class Evaluation:
             seconds=time.perf_counter() - compiled,
             seconds_compile=compiled - start,
         )
+
+    def _resume(
+        self,
+        policy: AbstractPolicy,
+        predictions: str | os.PathLike[str] | None,
+        common: object,
+        key: Key[Array, ""],
+    ) -> list[EvaluationResult]:
+        """The samples that a file of predictions holds already, if there is a file."""
+        if predictions is None and not processes.is_multihost():
+            return []
+        header = self._header(policy, common, key)
+
+        def begin() -> EvaluationResult | None:
+            return None if predictions is None else resume(predictions, header)
+
+        found = processes.broadcast_from_0(begin)
+        return [] if found is None else [found]
 
     def _header(
         self, policy: AbstractPolicy, common: object, key: Key[Array, ""]

@@ -1,7 +1,7 @@
 """Result of an evaluation: samples of every problem, and their accuracy."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -178,7 +178,10 @@ def _plain(named: dict[str, Measure] | dict[str, Baseline]) -> dict[str, object]
 def concatenate(parts: Sequence[EvaluationResult]) -> EvaluationResult:
     """The results of consecutive problems as one; seconds are added."""
     stack = lambda pick: np.concatenate([pick(part) for part in parts])
-    chain = lambda pick: [item for part in parts for item in pick(part)]
+
+    def flattened(pick: Callable[[EvaluationResult], list]) -> list:
+        return [item for part in parts for item in pick(part)]
+
     return EvaluationResult(
         correct=stack(lambda x: x.correct),
         rewards={
@@ -187,11 +190,11 @@ def concatenate(parts: Sequence[EvaluationResult]) -> EvaluationResult:
         },
         lengths=stack(lambda x: x.lengths),
         terminated=stack(lambda x: x.terminated),
-        prompts=chain(lambda x: x.prompts),
+        prompts=flattened(lambda x: x.prompts),
         tokens=stack(lambda x: x.tokens),
         total_lengths=stack(lambda x: x.total_lengths),
-        answers=chain(lambda x: x.answers),
-        gold=chain(lambda x: x.gold),
+        answers=flattened(lambda x: x.answers),
+        gold=flattened(lambda x: x.gold),
         empty_is_correct=stack(lambda x: x.empty_is_correct),
         training_answer=parts[0].training_answer,
         seconds=sum(part.seconds for part in parts),

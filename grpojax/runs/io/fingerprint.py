@@ -1,11 +1,9 @@
-"""What tells a model, a data set or a setting from another."""
+"""Fingerprints of models, data sets and settings."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -18,11 +16,21 @@ from ..distributed.mesh import replicate
 
 
 def fingerprint(tree: PyTree) -> str:
-    """16 hexadecimal digits of the arrays of a tree, and of its plain settings.
+    """A 64-bit hash of a tree's arrays and plain settings, as 16 hexadecimal digits.
 
-    The same numbers give the same digits on every device and in every layout over
-    several; one bit that differs gives others. The arrays are read where they are: what
-    travels to the host is two words of each. It is no defense against malice.
+    It depends on the bits of the arrays, not on devices or shardings. Each array is
+    hashed on its devices, and two words of it are transferred to the host. The hash is
+    not cryptographic.
+
+    **Arguments:**
+
+    - `tree`: any tree; see `settings` for what counts besides arrays.
+
+    !!! example
+
+        ```python
+        assert fingerprint(policy) == fingerprint(sharding.place(policy, mesh))
+        ```
     """
     arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
     words = jax.device_get(_words([leaf for _, leaf in arrays]))
@@ -30,16 +38,16 @@ def fingerprint(tree: PyTree) -> str:
         (jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape, word.tolist())
         for (path, leaf), word in zip(arrays, words, strict=True)
     ]
-    told = json.dumps([settings(tree), parts]).encode()
-    return hashlib.blake2b(told, digest_size=8).hexdigest()
+    message = json.dumps([settings(tree), parts]).encode()
+    return hashlib.blake2b(message, digest_size=8).hexdigest()
 
 
 def settings(value: object) -> object:
-    """The names and plain values in a part, such as a sampler or an environment.
+    """The class names and plain values in a module, such as a sampler.
 
         settings(Categorical(0.7))  # {"name": "Categorical", "temperature": 0.7}
 
-    Arrays that are not scalars, functions and what is neither are left out.
+    Functions, arrays that are not scalars, and other objects are skipped.
     """
     if isinstance(value, bool | int | float | str):
         return value
@@ -50,34 +58,6 @@ def settings(value: object) -> object:
         known = {name: field for name, field in inner.items() if field is not None}
         return {"name": type(value).__name__, **known}
     return None
-
-
-def describe(value: object) -> object:
-    """Names and plain values of a tree, for a run's configuration.
-
-        describe(Clip(0.2, 0.3))  # {"name": "Clip", "low": 0.2, "high": 0.3}
-
-    Functions become `module:name` and arrays `dtype[shape]`; fields that are `None` are
-    left out. See `settings` for what a fingerprint is made of.
-    """
-    plain = settings(value)
-    if plain is not None and not isinstance(plain, dict):
-        return plain
-    if isinstance(value, Mapping):
-        return {str(name): describe(x) for name, x in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        inner = {name: describe(field) for name, field in vars(value).items()}
-        known = {name: field for name, field in inner.items() if field is not None}
-        return {"name": type(value).__name__, **known}
-    if isinstance(value, tuple | list):
-        return [describe(x) for x in value]
-    if isinstance(value, jax.Array | np.ndarray):
-        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    if callable(value):
-        function = value.func if isinstance(value, functools.partial) else value
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{function.__module__}:{name}"
-    return None if value is None else type(value).__name__
 
 
 def _is_real(x: Array) -> bool:
@@ -91,28 +71,28 @@ def _words(leaves: list[Array]) -> list[UInt32[Array, "2"]]:
 
 
 def _digest(x: Array) -> UInt32[Array, "2"]:
-    """Two sums of mixed bits: integers, so that their order does not matter."""
+    """Two sums of mixed bits and positions: integers, so that order does not matter."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jr.key_data(x)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
     bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
-    # No flattening, which would gather an array that lies on several devices.
-    place = jnp.zeros(bits.shape, jnp.uint32)
+    # Not flattened, which would all-gather a sharded array.
+    position = jnp.zeros(bits.shape, jnp.uint32)
     for axis in range(bits.ndim):
         stride = np.uint32(math.prod(bits.shape[axis + 1 :]) % 2**32)
         iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        place = place + iota * stride
+        position = position + iota * stride
     sums = [
-        jnp.sum(_mix(bits ^ _mix(place + np.uint32(seed))), dtype=jnp.uint32)
+        jnp.sum(_murmur(bits ^ _murmur(position + np.uint32(seed))), dtype=jnp.uint32)
         for seed in (0x9E3779B9, 0x7F4A7C15)
     ]
     return jnp.stack(sums)
 
 
-def _mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """The finalizer of MurmurHash3: every bit reaches every bit."""
+def _murmur(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """The finalizer of MurmurHash3: each input bit affects each output bit."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

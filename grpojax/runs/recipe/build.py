@@ -22,9 +22,8 @@ from ...update import UpdateConfig
 from ..distributed import mesh as meshes
 from ..evaluation.evaluate import Evaluation
 from ..tracking import build as trackers
-from ..training.checkpointing import Checkpointing
-from ..training.fit import Config, export_to, Logging
 from ..training.health import Thresholds
+from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
 from .parts.algorithm import build_algorithm, check_algorithm, needs_reference
 from .parts.compose import Context, make

@@ -38,7 +38,7 @@ def load(
 ) -> Recipe:
     """A recipe: the defaults, overridden by a file and then by assignments.
 
-    In texts `${NAME}` stands for a variable, `${NAME:-default}` for one that may be
+    In texts `${NAME}` is replaced by a variable, `${NAME:-default}` by one that may be
     unset or empty, and `$${` for the two characters; where a number or a flag is
     expected, the result is read as YAML. A part that is written without a name keeps
     the one it has: `algorithm.surrogate.low=0.1` changes one argument.
@@ -272,7 +272,7 @@ def _open(
     environment: Mapping[str, str],
     prefix: str,
 ) -> object:
-    """The keys of an open section without a field; null stands for a default."""
+    """The keys of an open section without a field; null selects the default."""
     convert = vars(type(section)).get("convert")
     before = vars(section)[field]
     if convert is not None:

@@ -1,10 +1,7 @@
-"""Checkpoints between steps, and leaving a run early."""
+"""Checkpoints between steps, and ending a run early."""
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
-from ...policy import AbstractPolicy
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints
 from ..distributed import processes
@@ -12,43 +9,7 @@ from ..distributed.preemption import Preemption
 from ..io.run_directory import RunDirectory
 from .metrics_buffer import MetricsBuffer
 from .run_log import RunLog
-
-
-Export = Callable[[AbstractPolicy, Path], None]
-"""Writes the final policy into a run's directory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpointing:
-    """What `fit` saves of a run that has a directory.
-
-    **Fields:**
-
-    - `every`: steps between two checkpoints; `None` for none at all.
-    - `keep_last`: how many of the latest checkpoints are kept.
-    - `keep_best`: how many of those with the highest reward are kept besides.
-    - `export`: writes the final policy; by default in Hugging Face's format, if it is
-        one of `grpojax.models`.
-
-    **Raises:** `ValueError` for counts that are too small.
-    """
-
-    every: int | None = 10
-    keep_last: int = 2
-    keep_best: int = 0
-    export: Export | None = None
-
-    def __post_init__(self):
-        for name, value, least in (
-            ("every", self.every, 1),
-            ("keep_last", self.keep_last, 1),
-            ("keep_best", self.keep_best, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(
-                    f"Checkpointing({name}=...) must be at least {least}. Received "
-                    f"{value}."
-                )
+from .settings import Checkpointing
 
 
 class CheckpointCallback:

@@ -1,118 +1,25 @@
 """Training as a function of values: checkpoints, evaluations, logs and resume."""
 
-import contextlib
-import dataclasses
 import functools
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, ParamSpec
+from typing import ParamSpec
 
-import yaml
-from jax.sharding import Mesh
-from rich.console import Console
-
-from ... import models
-from ...policy import AbstractPolicy
-from ...text import AbstractTokenizer
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints
 from ..checkpoint.resume_check import check_resumable
 from ..distributed import processes
 from ..distributed.mesh import mesh_of, use
-from ..distributed.preemption import Preemption
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.show import echo, print_result
-from ..io.fingerprint import describe, fingerprint
-from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL, RunDirectory
+from ..io.run_directory import CHECKPOINTS, RunDirectory
 from ..tracking.build import TrackerFactory
-from . import curve
-from .checkpointing import CheckpointCallback, Checkpointing, Export
 from .health import Thresholds
-from .metrics_buffer import MetricsBuffer, StepRecord
-from .progress import Progress
-from .run_log import ResumePoint, RunLog
-from .step import lower, LoweredStep, Step
-
-
-logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Logging:
-    """What `fit` records and shows while it runs.
-
-    **Fields:**
-
-    - `every`: steps whose metrics are read from the device together.
-    - `samples`: prompts whose completions are recorded each time; 0 for none.
-    - `tokenizer`: decodes completions; without one none are recorded.
-    - `console`: shows progress; nowhere by default.
-
-    **Raises:** `ValueError` for counts that are too small.
-    """
-
-    every: int = 1
-    samples: int = 2
-    tokenizer: AbstractTokenizer | None = None
-    console: Console = dataclasses.field(default_factory=lambda: Console(quiet=True))
-
-    def __post_init__(self):
-        if self.every < 1 or self.samples < 0:
-            raise ValueError(
-                "Logging(every=..., samples=...): `every` is at least 1 and `samples` "
-                f"at least 0. Received every={self.every}, samples={self.samples}."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What a run computes: written to its directory, and compared when it is resumed.
-
-    **Fields:**
-
-    - `values`: names and plain values, nested.
-    - `parse`: from the YAML of a run to its `values`.
-    - `summary`: what is shown when a run starts, a few lines.
-    - `text`: the values as YAML, if it has a format of its own.
-    """
-
-    values: Mapping[str, object]
-    parse: Callable[[str], Mapping[str, object]] = yaml.safe_load
-    summary: str = ""
-    text: str | None = None
-
-    def to_yaml(self) -> str:
-        """The values as YAML."""
-        if self.text is not None:
-            return self.text
-        return yaml.safe_dump(dict(self.values), sort_keys=False, allow_unicode=True)
-
-
-class Prepared(NamedTuple):
-    """A run that is loaded, checked and traced; nothing is compiled or written.
-
-    In a run of several processes only the first has a directory; all of them save and
-    restore the state, in `checkpoints`. `start` is when it began, by
-    `time.perf_counter`.
-    """
-
-    state: TrainState
-    step: LoweredStep
-    steps: int
-    directory: RunDirectory | None
-    checkpoints: Path | None
-    resume: ResumePoint | None
-    evaluation: Evaluation | None
-    checkpoint: Checkpointing
-    trackers: Mapping[str, TrackerFactory]
-    health: Thresholds
-    logging: Logging
-    config: Config
-    mesh: Mesh | None
-    start: float
+from .run import Prepared, run
+from .run_log import ResumePoint
+from .settings import Checkpointing, Config, described, Logging
+from .step import lower, Step
 
 
 def prepare(
@@ -171,14 +78,20 @@ def prepare(
     start = time.perf_counter()
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"fit: steps must be an integer, 0 or more. Received {steps}.")
+    if trackers and out is None:
+        raise ValueError(
+            "fit: trackers keep their files in the run's directory. Received "
+            f"{', '.join(trackers)} without one: pass `out`, or no trackers."
+        )
     resume = processes.broadcast_from_0(lambda: resume)
     path = out.path if isinstance(out, RunDirectory) else out
-    if isinstance(out, RunDirectory):
-        directory = out
-    else:
-        directory = processes.on_process_0(lambda: claim(out, resume=resume))
+    directory = out if isinstance(out, RunDirectory) else None
+    # In a run of several processes only the first has a directory that is claimed.
+    claimed = processes.broadcast_from_0(lambda: isinstance(out, RunDirectory))
+    if not claimed:
+        directory = processes.on_process_0(lambda: claim(path, resume=resume))
     if config is None:
-        config = _described(state, step, steps, evaluation)
+        config = described(state, step, steps, evaluation)
     mesh = mesh_of(state)
     samples = logging.samples if logging.tokenizer is not None else 0
     checkpoints = None if path is None else Path(path) / CHECKPOINTS
@@ -186,13 +99,7 @@ def prepare(
         lowered = lower(state, step, samples=samples)
         point = None
         if resume and checkpoints is not None:
-            state, point = _restore(
-                state,
-                directory,
-                checkpoints,
-                config,
-                checked=isinstance(out, RunDirectory),
-            )
+            state, point = _restore(state, directory, checkpoints, config, claimed)
     return Prepared(
         state,
         lowered,
@@ -209,22 +116,6 @@ def prepare(
         mesh,
         start,
     )
-
-
-def _described(
-    state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
-) -> Config:
-    """The configuration of a run without a recipe: names and plain values."""
-    parts = describe(step)
-    values = {
-        "steps": steps,
-        "policy": {"name": type(state.policy).__name__},
-        **(parts if isinstance(parts, dict) else {"step": parts}),
-        "arrays": fingerprint(step),
-    }
-    if evaluation is not None:
-        values["evaluation"] = {**evaluation.to_json(), "problems": evaluation.count}
-    return Config(values)
 
 
 def claim(out: str | os.PathLike[str] | None, *, resume: bool) -> RunDirectory | None:
@@ -244,7 +135,6 @@ def _restore(
     directory: RunDirectory | None,
     checkpoints: Path,
     config: Config,
-    *,
     checked: bool,
 ) -> tuple[TrainState, ResumePoint | None]:
     """The state of the last good checkpoint, if there is one."""
@@ -292,12 +182,6 @@ def check_config(
     processes.on_process_0(check)
 
 
-def run(prepared: Prepared) -> TrainState:
-    """Takes the steps of a prepared run; see `fit`."""
-    with use(prepared.mesh):
-        return _run(prepared)
-
-
 _P = ParamSpec("_P")
 
 
@@ -311,126 +195,3 @@ def _then_run(prepare: Callable[_P, Prepared]) -> Callable[_P, TrainState]:
 
 
 fit = _then_run(prepare)
-
-
-def _run(run: Prepared) -> TrainState:
-    console = run.logging.console
-    if run.config.summary:
-        echo(console, run.config.summary)
-    log = RunLog(
-        run.directory,
-        config=run.config.to_yaml(),
-        steps=run.steps,
-        thresholds=run.health,
-        tokenizer=run.logging.tokenizer,
-        start=run.start,
-    )
-    begins = run.resume is None or run.resume.step == 0
-    opened = log.open(run.resume, run.trackers, run.config.values)
-    with opened, Preemption() as preemption:
-        state = run.state
-        if begins:
-            _evaluate(run, state, log, preemption, "before")
-        if run.steps > 0:
-            state = _take_steps(run, log, preemption)
-            _evaluate(run, state, log, preemption, "after")
-        if run.checkpoints is not None:
-            export = run.checkpoint.export or export_to(run.logging.tokenizer)
-            export(state.policy, run.checkpoints.parent)
-        if run.directory is not None:
-            curve.plot_curve(
-                run.directory.curve,
-                log.records,
-                before=log.accuracy("before"),
-                after=log.accuracy("after"),
-            )
-    where = "" if run.directory is None else f"; see {run.directory.path}"
-    echo(
-        console,
-        f"{log.steps} steps in {log.seconds:.0f} s, of which compiling took "
-        f"{log.seconds_compile:.0f} s{where}",
-    )
-    return state
-
-
-def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainState:
-    """Compiles the step and takes all that remain."""
-    state, first = run.state, int(run.state.version) + 1
-    if first > run.steps:
-        return state
-    compiled = run.step.compile()
-    log.seconds_compile += compiled.seconds
-    echo(run.logging.console, f"compiled the step in {compiled.seconds:.1f} s")
-
-    def report(record: StepRecord) -> None:
-        log.step(record)
-        bar.update(record.step, record.metrics)
-
-    with contextlib.ExitStack() as stack:
-        callback = stack.enter_context(
-            CheckpointCallback(
-                run.checkpoint,
-                run.directory,
-                run.checkpoints,
-                run.steps,
-                log,
-                preemption,
-            )
-        )
-        bar = stack.enter_context(Progress(run.steps, run.logging.console))
-        metrics = MetricsBuffer(report, every=run.logging.every)
-        stack.enter_context(metrics)
-        for number in range(first, run.steps + 1):
-            state, values, samples = compiled.call(state)
-            metrics.add(number, values, samples)
-            callback.on_step_end(number, state, metrics)
-    return state
-
-
-def _evaluate(
-    run: Prepared, state: TrainState, log: RunLog, preemption: Preemption, when: str
-) -> None:
-    """Evaluates the policy, if there is an evaluation, and prints some of it."""
-    if run.evaluation is None:
-        return
-
-    def report(*_: int) -> None:
-        if processes.any_process(preemption.requested):
-            preemption.raise_preempted()
-
-    predictions = None
-    if run.directory is not None and run.logging.tokenizer is not None:
-        predictions = run.directory.predictions(log.steps, run.evaluation.mode)
-    result = run.evaluation.run(
-        state.policy,
-        predictions=predictions,
-        tokenizer=run.logging.tokenizer,
-        report=report,
-    )
-    print_result(result, run.logging.tokenizer, run.logging.console, when)
-    log.evaluated(run.evaluation, result)
-
-
-def export_to(
-    tokenizer: AbstractTokenizer | None, *, base: str | None = None
-) -> Export:
-    """An export in Hugging Face's format, and of adapters in PEFT's as well.
-
-    Policies that are none of `grpojax.models` are not exported: their checkpoints hold
-    them.
-
-    **Arguments:**
-
-    - `tokenizer`: written beside the weights.
-    - `base`: the model that adapters were trained on, as their file names it.
-    """
-
-    def export(policy: AbstractPolicy, directory: Path) -> None:
-        if not isinstance(policy, models.Transformer):
-            logger.info("the policy has no export: its checkpoints hold it")
-            return
-        if models.adapters(policy):
-            models.save_adapters(policy, directory / ADAPTER, base=base)
-        models.save(models.merge(policy), directory / MODEL, tokenizer=tokenizer)
-
-    return export

@@ -168,13 +168,13 @@ class Monitor:
                 )
         return found
 
-    def _fallen(self, name: str, share: float | None) -> tuple[float, float] | None:
+    def _fallen(self, name: str, fraction: float | None) -> tuple[float, float] | None:
         """A metric's current and initial mean, if it is below that share of it."""
         first, recent = self.first.get(name, ()), self.recent.get(name, ())
-        if share is None or len(first) < self.thresholds.window:
+        if fraction is None or len(first) < self.thresholds.window:
             return None
         now, before = sum(recent) / len(recent), sum(first) / len(first)
-        return (now, before) if now < share * before else None
+        return (now, before) if now < fraction * before else None
 
 
 def _is_bad(record: Record) -> bool:

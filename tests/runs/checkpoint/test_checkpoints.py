@@ -1,8 +1,8 @@
 import json
 import os
 import shutil
-from typing import NamedTuple
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import grpojax as gx
+from grpojax import update
 from grpojax.runs.checkpoint.checkpoints import Checkpoints
 
-from ...helpers import leaves, same_bits, transformer
+from ...helpers import leaves, transformer
 
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
@@ -45,8 +46,8 @@ def saved(tmp_path):
 def test_what_is_restored_is_what_was_saved(saved):
     checkpoints, _ = saved
     restored = checkpoints.restore(state(9))
-    assert same_bits(restored.state, state(3))
-    assert not same_bits(state(9), state(3))
+    chex.assert_trees_all_equal(restored.state, state(3))
+    assert not eqx.tree_equal(state(9), state(3))
     assert jax.tree.structure(restored.state) == jax.tree.structure(state(9))
     pairs = zip(leaves(restored.state), leaves(state(3)), strict=True)
     assert all(jax.typeof(x) == jax.typeof(y) for x, y in pairs)
@@ -74,7 +75,7 @@ def test_every_dtype_and_kind_of_key(tmp_path, dtype, impl, in_background):
     with Checkpoints(tmp_path, in_background=in_background) as checkpoints:
         checkpoints.save(0, before, config="")
         after = checkpoints.restore(like).state
-    assert same_bits(after, before)
+    chex.assert_trees_all_equal(after, before)
     assert after.key.dtype == key.dtype
     assert after.reference is None
 
@@ -138,7 +139,7 @@ def test_a_good_checkpoint_is_left_and_a_bad_one_replaced(saved):
     (path / "3" / "recipe.yaml").write_text("")
     assert checkpoints.restore(state()).step == 2
     checkpoints.save(3, state(3), config=CONFIG)
-    assert same_bits(checkpoints.restore(state()).state, state(3))
+    chex.assert_trees_all_equal(checkpoints.restore(state()).state, state(3))
     assert sorted(os.listdir(path)) == ["1", "2", "3"]
 
 
@@ -171,9 +172,9 @@ def test_any_damage_is_found_and_the_one_before_is_used(tmp_path_factory, data):
     if restored.step == 2:
         # A manifest that says the same in other white space is none the worse.
         assert hit.name == "manifest.json" or not content
-        assert same_bits(restored.state, state(2))
+        chex.assert_trees_all_equal(restored.state, state(2))
     else:
-        assert same_bits(restored.state, state(1))
+        chex.assert_trees_all_equal(restored.state, state(1))
         assert restored.files == {"m": b"1\n"}
         (problem,) = restored.problems
         assert problem.startswith("The checkpoint of step 2 cannot be used: its ")
@@ -243,7 +244,7 @@ def test_a_disk_that_is_full_by_simulation(saved, monkeypatch):
         ):
             checkpoints.wait()
     assert sorted(os.listdir(path)) == ["1", "2", "3"]
-    assert same_bits(checkpoints.restore(state()).state, state(3))
+    chex.assert_trees_all_equal(checkpoints.restore(state()).state, state(3))
     checkpoints.save(4, state(4), config="")
     assert checkpoints.restore(state()).step == 4
 
@@ -258,7 +259,7 @@ def test_a_disk_that_is_full(small_disk):
         with pytest.raises(OSError, match="the disk is full. That of step 1 is kept"):
             checkpoints.wait()
         assert os.listdir(path) == ["1"]
-        assert same_bits(checkpoints.restore(small).state, small)
+        chex.assert_trees_all_equal(checkpoints.restore(small).state, small)
 
 
 def test_orbax_alone_can_open_one(saved):
@@ -359,31 +360,28 @@ def test_the_configuration_is_read_alone(saved):
     assert Checkpoints(path / "nothing").saved_config() is None
 
 
-class LearningRate(NamedTuple):
-    count: jax.Array
-    learning_rate: jax.Array
-
-
 def test_a_learning_rate_that_an_old_checkpoint_lacks_is_filled_in(tmp_path):
     """It is derived from the count, which another part of the optimizer has."""
-    schedule = optax.chain(OPTIMIZER, optax.scale_by_schedule(lambda _: 1.0))
-    old = state(1, optimizer=schedule)
+    schedule = optax.linear_schedule(1e-3, 0.0, 100)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+    recorded = update.with_learning_rate(optimizer, schedule)
+    old = state(1, optimizer=optimizer)
     seven = jax.tree.map(lambda x: x + 7 if x.dtype == jnp.int32 else x, old.opt_state)
     old = eqx.tree_at(lambda s: s.opt_state, old, seven)
-    rate = LearningRate(jnp.zeros((), jnp.int32), jnp.array(1e-3))
-    like = state(2, optimizer=schedule)
-    like = eqx.tree_at(lambda s: s.opt_state, like, (*like.opt_state, rate))
+    like = state(2, optimizer=recorded)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, old)
         found = checkpoints.restore(like).state
-    assert same_bits(found.policy, old.policy)
-    *before, filled = found.opt_state
-    assert same_bits(tuple(before), old.opt_state)
-    assert (int(filled.count), float(filled.learning_rate)) == (7, np.float32(1e-3))
-    # Each has memory of its own, or none could be donated.
-    jax.jit(lambda x: x, donate_argnums=0)(found.opt_state)
-    rate = rate._replace(learning_rate=jnp.zeros(2))
-    with Checkpoints(tmp_path) as checkpoints:
-        wrong = eqx.tree_at(lambda s: s.opt_state, old, (rate, *old.opt_state))
+        other = state(2, optimizer=update.with_learning_rate(optax.sgd(1.0), 1.0))
         with pytest.raises(ValueError, match="wrong model"):
-            checkpoints.restore(wrong)
+            checkpoints.restore(other)
+    chex.assert_trees_all_equal(found.policy, old.policy)
+    *before, record = found.opt_state
+    chex.assert_trees_all_equal(tuple(before), old.opt_state)
+    assert int(record.updates) == 7
+    # Each array has memory of its own, or none could be donated.
+    params = eqx.filter(found.policy, eqx.is_array)
+    advance = jax.jit(recorded.update, donate_argnums=1)
+    _, (*_, record) = advance(params, found.opt_state, params)
+    assert int(record.updates) == 8
+    assert float(record.learning_rate) == np.float32(schedule(7))

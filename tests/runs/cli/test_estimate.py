@@ -1,5 +1,7 @@
 """What a run would need on each device, counted and by the compiler's account."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,24 @@ def test_the_sampler_s_own_weights_count_where_they_differ():
     whole = estimating.device_bytes(policy)
     assert estimating.device_bytes(placed) < 0.3 * whole
     assert counted(placed, mesh) == 4 * (matrices / 2 + norms)
+
+
+def test_the_decoder_is_estimated_on_the_mesh_that_builds_it():
+    """One CPU copies a tied head, and a mesh with tensor parallelism does not."""
+    policy = Transformer(
+        dataclasses.replace(CONFIGS["llama"], tied=True), key=jax.random.key(0)
+    )
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    placed = sharding.place(policy, mesh)
+    with jax.set_mesh(mesh):
+        built = eqx.filter_jit(lambda policy: policy.for_decoding(4))(placed)
+    found = estimating.abstract_decoder(placed, mesh, 4)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert eqx.tree_equal(shapes(found), shapes(built))
+    counted = estimating._decoding_weights(placed, found, mesh)
+    assert counted == estimating.device_bytes(built)
+    alone = estimating.abstract_decoder(placed, None, 4)
+    assert jax.tree.structure(alone) != jax.tree.structure(built)
 
 
 def test_an_array_that_is_cut_counts_with_one_part():

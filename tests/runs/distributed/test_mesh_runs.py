@@ -25,32 +25,32 @@ def recipe(*assignments):
 
 @pytest.mark.slow
 def test_answers_do_not_depend_on_the_mesh(settings, tmp_path):
-    """Five problems over two parts: the last of six is thrown away."""
+    """Five problems over two shards: the last of six is dropped."""
     mesh = {"mesh__fsdp": 2, "mesh__tensor": 2}
     one, many = recipe(*settings()), recipe(*settings(**mesh))
     alone = evaluating.evaluate(one, tmp_path / "alone")
     spread = evaluating.evaluate(many, tmp_path / "spread")
-    assert alone.right.shape == spread.right.shape == (5, 1)
+    assert alone.correct.shape == spread.correct.shape == (5, 1)
     np.testing.assert_array_equal(alone.tokens, spread.tokens)
-    assert alone.numbers() == spread.numbers()
+    assert alone.to_json() == spread.to_json()
     files = [
         (tmp_path / name / "predictions" / "0-sampled.jsonl").read_text().splitlines()
         for name in ("alone", "spread")
     ]
     assert files[0] == files[1]
-    said = [generating.generate(x, problems=3, samples=2) for x in (one, many)]
-    texts = [[[y["text"] for y in x["samples"]] for x in records] for records in said]
+    both = [generating.generate(x, problems=3, samples=2) for x in (one, many)]
+    texts = [[[y["text"] for y in x["samples"]] for x in records] for records in both]
     assert texts[0] == texts[1] and len(texts[0]) == 3
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         ("--processes 2", "Received --coordinator None --processes 2 --process None"),
         ("--coordinator a --processes 2 --process 0", "HOST:PORT"),
         ("--coordinator a:1 --processes 2 --process 2", "counted from 0"),
     ],
 )
-def test_half_of_what_a_process_is_told_is_refused(capsys, words, said):
+def test_incomplete_process_options_are_refused(capsys, words, message):
     assert commands.main(["train", *words.split()], {}) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

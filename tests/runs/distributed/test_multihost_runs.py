@@ -7,18 +7,19 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import pytest
 
 from grpojax import models, sharding
 from grpojax.runs.checkpoint.checkpoints import Checkpoints
+from grpojax.runs.cli import train as training
 from grpojax.runs.distributed.preemption import EXIT_PREEMPTED
 from grpojax.runs.distributed.supervise import EXIT_PEER
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
-from grpojax.runs.training import fit as training
 
-from ...helpers import distance, same_bits
+from ...helpers import distance
 from .launch import environment, free_port
 
 
@@ -71,7 +72,7 @@ class Processes:
             for member in self.members:
                 member.kill()
 
-    def said(self) -> str:
+    def output(self) -> str:
         return "\n".join(f"--- {x.name}\n{x.read_text()[-3000:]}" for x in self.logs)
 
 
@@ -87,14 +88,14 @@ def assert_close_runs(path: Path, other: Path, tolerance: float):
         assert record.keys() == known.keys()
         for name in known.keys() - {"time", "step_time"}:
             assert record[name] == pytest.approx(known[name], abs=tolerance), name
-    said, known = (
+    texts, known = (
         [
             (x["prompt"], [sample["text"] for sample in x["samples"]])
             for x in lines(run / "completions.jsonl")
         ]
         for run in (path, other)
     )
-    assert said == known
+    assert texts == known
     weights = models.load(path / "model"), models.load(other / "model")
     assert distance(*weights) < tolerance
 
@@ -112,7 +113,7 @@ def together(assignments, tmp_path_factory):
     """Two processes of half of them each."""
     path = tmp_path_factory.mktemp("together") / "run"
     processes = Processes(assignments(), path)
-    assert processes.wait() == [0, 0], processes.said()
+    assert processes.wait() == [0, 0], processes.output()
     return path, processes
 
 
@@ -138,12 +139,12 @@ def test_checkpoints_hold_shards_that_any_mesh_can_read(alone, together):
         recipe = recipes.load(Recipe(), run / "config.yaml")
         mesh = sharding.make_mesh(**sizes)
         setup = training.prepare(recipe, run, resume=True)
-        assert setup.directory is not None and setup.going_on is not None
+        assert setup.directory is not None and setup.resume is not None
         setup.directory.close()
-        assert setup.going_on.step == 2
+        assert setup.resume.step == 2
         like = sharding.place(setup.state, mesh)
         found = Checkpoints(run / "checkpoints").restore(like).state
-        assert same_bits(found, setup.state)
+        chex.assert_trees_all_equal(found, setup.state)
         places = zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True)
         assert all(x.sharding == y.sharding for x, y in places)
         assert found.policy.config == config
@@ -155,25 +156,25 @@ def test_a_run_goes_on_with_other_processes_and_another_mesh(
 ):
     """Half of the steps on two processes, the rest on one, and the other way round."""
     longer = assignments(run__steps=4)
-    whole = tmp_path / "whole"
-    training.train(recipes.load(Recipe(), None, longer), whole)
+    full = tmp_path / "full"
+    training.train(recipes.load(Recipe(), None, longer), full)
     first, _ = together
     path = shutil.copytree(first, tmp_path / "to-one")
-    cut = assignments(run__steps=4, mesh__data=1, mesh__fsdp=4, mesh__tensor=1)
-    training.train(recipes.load(Recipe(), None, cut), path, resume=True)
-    assert_close_runs(path, whole, 1e-5)
+    other = assignments(run__steps=4, mesh__data=1, mesh__fsdp=4, mesh__tensor=1)
+    training.train(recipes.load(Recipe(), None, other), path, resume=True)
+    assert_close_runs(path, full, 1e-5)
     path = shutil.copytree(alone, tmp_path / "to-two")
-    cut = assignments(run__steps=4, mesh__data=1, mesh__fsdp=-1, mesh__tensor=2)
-    processes = Processes(cut, path)
-    assert processes.wait() == [0, 0], processes.said()
-    assert_close_runs(path, whole, 1e-5)
+    other = assignments(run__steps=4, mesh__data=1, mesh__fsdp=-1, mesh__tensor=2)
+    processes = Processes(other, path)
+    assert processes.wait() == [0, 0], processes.output()
+    assert_close_runs(path, full, 1e-5)
 
 
 def until(condition, processes, timeout: float = 300) -> None:
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, processes.said()
-        assert all(x.poll() is None for x in processes.members), processes.said()
+        assert time.monotonic() < end, processes.output()
+        assert all(x.poll() is None for x in processes.members), processes.output()
         time.sleep(0.1)
 
 
@@ -190,18 +191,18 @@ def test_one_that_dies_ends_the_others(assignments, tmp_path, victim, when):
     processes.members[victim].kill()
     assert processes.members[1 - victim].wait(timeout=60) == EXIT_PEER
     print(f"{when}, {victim} killed: {time.monotonic() - start:.1f} s")
-    said = processes.logs[1 - victim].read_text()
-    assert "another process of the run has died or cannot be reached" in said
+    output = processes.logs[1 - victim].read_text()
+    assert "another process of the run has died or cannot be reached" in output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [0, 1])
-def test_told_to_leave_all_leave_after_the_same_step(assignments, tmp_path, told):
+@pytest.mark.parametrize("asked", [0, 1])
+def test_preempted_all_leave_after_the_same_step(assignments, tmp_path, asked):
     path = tmp_path / "run"
     processes = Processes(assignments(run__steps=10**6), path)
     until((path / "metrics.jsonl").exists, processes)
-    processes.members[told].terminate()
-    assert processes.wait(timeout=120) == [EXIT_PREEMPTED] * 2, processes.said()
+    processes.members[asked].terminate()
+    assert processes.wait(timeout=120) == [EXIT_PREEMPTED] * 2, processes.output()
     summary = json.loads((path / "summary.json").read_text())
     assert summary["status"] == "preempted"
     steps = sorted(int(x.name) for x in (path / "checkpoints").iterdir())
@@ -212,6 +213,6 @@ def test_told_to_leave_all_leave_after_the_same_step(assignments, tmp_path, told
 def test_what_the_first_refuses_all_refuse(assignments, alone, tmp_path):
     path = shutil.copytree(alone, tmp_path / "run")
     processes = Processes(assignments(optimizer__learning_rate=1), path)
-    assert processes.wait(timeout=120) == [2, 2], processes.said()
+    assert processes.wait(timeout=120) == [2, 2], processes.output()
     for log in processes.logs:
         assert "`optimizer.learning_rate` was" in log.read_text()

@@ -6,7 +6,7 @@
     {name: my_package.rewards:Brief, most: 20}
 
 A name is one that a module of the library exports, or `package.module:object`. It
-stands for a class or a function that is called with the arguments; a function without
+refers to a class or a function that is called with the arguments; a function without
 arguments that fits its place, such as a shaping, is taken as it is. An argument that is
 itself called `name`, such as that of a reward's component, is written `as`.
 """
@@ -64,7 +64,7 @@ def names(modules: Sequence[ModuleType]) -> list[str]:
 
 
 def find(key: str, name: str, modules: Sequence[ModuleType]) -> object:
-    """The object that a name stands for.
+    """The object that a name refers to.
 
     **Arguments:**
 

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from grpojax.runs.training.progress import Progress
+from grpojax.runs.training.display.progress import Progress
 
 
 METRICS = {

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import pytest
 
 from grpojax import models
+from grpojax.runs.cli import train as training
 from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.tracking import build as trackers
-from grpojax.runs.training import fit as training
+from grpojax.runs.training.display.progress import Progress
 from grpojax.runs.training.health import DivergedError
-from grpojax.runs.training.progress import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,8 +54,8 @@ def recipe(assignments):
 
 
 @pytest.fixture(scope="module")
-def whole(recipe, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "whole"
+def full(recipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "full"
     training.train(recipe, path)
     return path
 
@@ -68,19 +68,19 @@ def lines(path, *, untimed: bool = False) -> list[dict]:
     return records
 
 
-def assert_equal_runs(path, whole):
+def assert_equal_runs(path, full):
     for name in ("completions.jsonl", "evaluations.jsonl", "config.yaml"):
-        assert (path / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (path / name).read_bytes() == (full / name).read_bytes(), name
     metrics = lines(path / "metrics.jsonl", untimed=True)
-    assert metrics == lines(whole / "metrics.jsonl", untimed=True)
+    assert metrics == lines(full / "metrics.jsonl", untimed=True)
     for folder in ("predictions", "model"):
-        names = {x.name for x in (whole / folder).iterdir()}
+        names = {x.name for x in (full / folder).iterdir()}
         assert {x.name for x in (path / folder).iterdir()} == names
         for name in names - {"unfinished"}:
-            expected = (whole / folder / name).read_bytes()
+            expected = (full / folder / name).read_bytes()
             assert (path / folder / name).read_bytes() == expected, name
     summary, expected = (
-        json.loads((p / "summary.json").read_text()) for p in (path, whole)
+        json.loads((p / "summary.json").read_text()) for p in (path, full)
     )
     for record in (summary, expected):
         del record["seconds_total"], record["seconds_compile"]
@@ -112,7 +112,7 @@ def stopped(recipe, path, monkeypatch, step: int = 3):
     return path
 
 
-def test_told_to_leave(recipe, whole, tmp_path, monkeypatch):
+def test_a_preempted_run_resumes(recipe, full, tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -122,14 +122,14 @@ def test_told_to_leave(recipe, whole, tmp_path, monkeypatch):
     assert (summary["status"], summary["complete"]) == ("preempted", False)
     assert summary["steps"] == len(lines(path / "metrics.jsonl")) == 2
     training.train(recipe, path, resume=True)
-    assert_equal_runs(path, whole)
+    assert_equal_runs(path, full)
     kinds = [event["kind"] for event in lines(path / "events.jsonl")]
     assert kinds[0] == "start" and kinds[-1] == "finish"
     assert kinds.count("resume") == kinds.count("preempted") == 1
 
 
 def test_a_failure_between_a_step_and_its_checkpoint(
-    recipe, whole, tmp_path, monkeypatch
+    recipe, full, tmp_path, monkeypatch
 ):
     """A line of metrics is there that no checkpoint knows: it must not come twice."""
     path = stopped(recipe, tmp_path / "run", monkeypatch)
@@ -137,10 +137,10 @@ def test_a_failure_between_a_step_and_its_checkpoint(
     assert {x.name for x in (path / "checkpoints").iterdir()} == {"1", "2"}
     assert json.loads((path / "summary.json").read_text())["status"] == "failed"
     training.train(recipe, path, resume=True)
-    assert_equal_runs(path, whole)
+    assert_equal_runs(path, full)
 
 
-def test_half_a_line_and_a_damaged_checkpoint(recipe, whole, tmp_path, monkeypatch):
+def test_half_a_line_and_a_damaged_checkpoint(recipe, full, tmp_path, monkeypatch):
     path = stopped(recipe, tmp_path / "run", monkeypatch)
     for file in (path / "checkpoints" / "2").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
@@ -150,26 +150,26 @@ def test_half_a_line_and_a_damaged_checkpoint(recipe, whole, tmp_path, monkeypat
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rew')
     training.train(recipe, path, resume=True)
-    assert_equal_runs(path, whole)
+    assert_equal_runs(path, full)
     (warning,) = (x for x in lines(path / "events.jsonl") if x["kind"] == "warning")
     assert "The checkpoint of step 2 cannot be used" in warning["message"]
 
 
-def test_metrics_that_were_deleted_come_back(recipe, whole, tmp_path, monkeypatch):
+def test_metrics_that_were_deleted_come_back(recipe, full, tmp_path, monkeypatch):
     path = stopped(recipe, tmp_path / "run", monkeypatch)
     (path / "metrics.jsonl").unlink()
     training.train(recipe, path, resume=True)
-    assert_equal_runs(path, whole)
+    assert_equal_runs(path, full)
     messages = [x["message"] for x in lines(path / "events.jsonl")]
     assert any("metrics.jsonl did not begin with the 2 lines" in x for x in messages)
 
 
 def test_a_finished_run_stays_as_it_is_and_can_be_longer(
-    recipe, assignments, whole, tmp_path
+    recipe, assignments, full, tmp_path
 ):
-    path = shutil.copytree(whole, tmp_path / "run")
+    path = shutil.copytree(full, tmp_path / "run")
     training.train(recipe, path, resume=True)
-    assert_equal_runs(path, whole)
+    assert_equal_runs(path, full)
     longer = recipes.load(Recipe(), None, [*assignments(), "run.steps=5"])
     training.train(longer, path, resume=True)
     anew = tmp_path / "anew"
@@ -181,9 +181,9 @@ def test_a_finished_run_stays_as_it_is_and_can_be_longer(
 
 
 def test_another_recipe_or_model_is_refused_and_nothing_is_lost(
-    assignments, whole, small_vocabulary, tmp_path
+    assignments, full, small_vocabulary, tmp_path
 ):
-    path = shutil.copytree(whole, tmp_path / "run")
+    path = shutil.copytree(full, tmp_path / "run")
     files = {x: x.read_bytes() for x in path.rglob("*") if x.is_file()}
     faster = recipes.load(Recipe(), None, assignments(optimizer__learning_rate=1))
     with pytest.raises(ValueError, match="`optimizer.learning_rate` was 5e-05"):
@@ -248,7 +248,7 @@ def test_a_run_that_does_nothing_stops(assignments, model, tmp_path):
     )
     models.save(broken, place)
     recipe = recipes.load(
-        Recipe(), None, assignments(model__path=place, guard__skipped_steps=2)
+        Recipe(), None, assignments(model__path=place, health__skipped_steps=2)
     )
     path = tmp_path / "run"
     with pytest.raises(DivergedError, match="not finite in 2 steps"):
@@ -304,7 +304,7 @@ def test_twenty_kills(assignments, tmp_path, compiled_once):
     )
     assert run(tmp_path / "warm").wait() == 0  # Fills the cache of programs.
     start = time.monotonic()
-    assert run(tmp_path / "whole").wait() == 0
+    assert run(tmp_path / "full").wait() == 0
     seconds = time.monotonic() - start
     instants, kills, number = random.Random(0), 0, 0
     while kills < 20:
@@ -318,14 +318,14 @@ def test_twenty_kills(assignments, tmp_path, compiled_once):
             kills += 1
             continue
         assert process.returncode == 0, process.stderr and process.stderr.read()
-        assert_equal_runs(path, tmp_path / "whole")
+        assert_equal_runs(path, tmp_path / "full")
         number += 1
     assert run(path).wait() == 0
-    assert_equal_runs(path, tmp_path / "whole")
+    assert_equal_runs(path, tmp_path / "full")
 
 
 @pytest.mark.slow
-def test_the_exit_code_of_a_run_that_was_told_to_leave(assignments, tmp_path):
+def test_the_exit_code_of_a_preempted_run(assignments, tmp_path):
     words = assignments(run__steps=10**6)
     path = tmp_path / "run"
     process = subprocess.Popen(command(words, path), stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Runs of a model that is smaller still: what they leave behind."""
+"""Training runs of a tiny model: the files and records that they write."""
 
 import dataclasses
 import json
@@ -12,10 +12,16 @@ import pytest
 
 import grpojax
 from grpojax import models, text
+from grpojax.runs.cli import train as training
 from grpojax.runs.evaluation.statistics import wilson
 from grpojax.runs.recipe import build as parts, load as recipes
+from grpojax.runs.recipe.parts.algorithm import build_algorithm
+from grpojax.runs.recipe.parts.optimizer import build_optimizer
+from grpojax.runs.recipe.parts.reward import build_reward
 from grpojax.runs.recipe.schema import Recipe, Reward
-from grpojax.runs.training import fit as training, step as loop
+from grpojax.runs.recipe.tasks import build_environments
+from grpojax.runs.training.run import run as run_prepared
+from grpojax.runs.training.step import CompiledStep, LoweredStep
 
 
 def read(path) -> dict:
@@ -34,7 +40,7 @@ def run(settings, tmp_path_factory):
     return recipe, path, training.train(recipe, path)
 
 
-def test_a_run_leaves_all_that_it_should(run):
+def test_a_run_writes_all_of_its_files(run):
     recipe, path, state = run
     names = {entry.name for entry in path.iterdir()}
     assert names == {
@@ -58,7 +64,7 @@ def test_a_run_leaves_all_that_it_should(run):
     assert policy.vocab_size == text.load_tokenizer(path / "model").vocab_size
 
 
-def test_the_summary_says_how_it_ended(run):
+def test_the_summary_records_how_a_run_ended(run):
     _, path, _ = run
     summary = read(path / "summary.json")
     for when in ("before", "after"):
@@ -99,6 +105,7 @@ def test_every_step_has_a_line(run):
         "loss",
         "entropy",
         "grad_norm",
+        "learning_rate",
     }
 
 
@@ -111,9 +118,9 @@ def test_every_evaluation_has_a_line(run):
         assert (one["n"], one["problems"], one["samples"]) == (5, 5, 1)
         interval = wilson(round(5 * one["accuracy"]), 5)
         assert one["interval"] == pytest.approx(interval)
-        said = lines(path / "predictions" / f"{one['step']}-sampled.jsonl")
-        assert len(said) == 6  # After a header.
-        right = [line["samples"][0]["correct"] for line in said[1:]]
+        written = lines(path / "predictions" / f"{one['step']}-sampled.jsonl")
+        assert len(written) == 6  # After a header.
+        right = [line["samples"][0]["correct"] for line in written[1:]]
         assert np.mean(right) == pytest.approx(one["accuracy"])
 
 
@@ -121,42 +128,42 @@ def test_completions_are_those_of_the_trajectory(run):
     """What is written is what the first half of the step makes of the same state."""
     recipe, path, _ = run
     policy, tokenizer = parts.load_model(recipe)
+    env = build_environments(recipe, tokenizer).train
     state = grpojax.init(
         policy,
-        optimizer=parts.build_optimizer(recipe),
+        optimizer=build_optimizer(recipe),
         key=parts.build_keys(recipe).train,
     )
     experience = jax.jit(
         lambda: grpojax.collect(
             state,
-            env=parts.build_environments(recipe, tokenizer).train,
-            algorithm=parts.build_algorithm(recipe),
-            reward=parts.build_reward(recipe),
-            prompts=2,
-            group=4,
+            env,
+            build_algorithm(recipe),
+            reward=build_reward(recipe, env, tokenizer, lambda: policy),
+            rollout=grpojax.RolloutConfig(2, 4),
         )
     )()
-    said, paid = experience.trajectory, experience.rewards
+    trajectory, rewards = experience.trajectory, experience.rewards
     written = lines(path / "completions.jsonl")
     assert [record["step"] for record in written] == [1, 1, 2, 2]
     for p, record in enumerate(written[:2]):
-        prompt = said.prompt.tokens[p, : said.prompt.length[p]].tolist()
+        prompt = trajectory.prompt.tokens[p, : trajectory.prompt.length[p]].tolist()
         assert record["prompt"] == tokenizer.decode(prompt)
         for g, sample in enumerate(record["samples"]):
-            length = int(said.lengths[p, g])
+            length = int(trajectory.lengths[p, g])
             assert len(sample["pieces"]) == len(sample["sampled"]) == length
             assert all(sample["sampled"])
-            tokens = said.tokens[p, g, :length].tolist()
+            tokens = trajectory.tokens[p, g, :length].tolist()
             assert sample["text"] == tokenizer.decode(tokens)
             np.testing.assert_allclose(
-                sample["log_prob"], said.log_prob[p, g, :length], atol=1e-5
+                sample["log_prob"], trajectory.log_prob[p, g, :length], atol=1e-5
             )
-            assert sample["total"] == paid.total[p, g]
+            assert sample["total"] == rewards.total[p, g]
             assert sample["rewards"] == {
-                name: float(x[p, g]) for name, x in said.rewards.items()
+                name: float(x[p, g]) for name, x in trajectory.rewards.items()
             }
             assert sample["valid"] is True
-            assert sample["terminated"] == said.terminated[p, g]
+            assert sample["terminated"] == trajectory.terminated[p, g]
             advantage = experience.advantages[p, g]
             assert sample["advantage"] == pytest.approx(float(advantage), abs=1e-5)
 
@@ -194,7 +201,7 @@ def test_metrics_read_together_are_the_same_metrics(run, tmp_path):
     assert [record["step"] for record in written] == [2]
 
 
-def test_no_steps_only_measure(settings, tmp_path, model):
+def test_a_run_of_no_steps_only_evaluates(settings, tmp_path, model):
     recipe = recipes.load(Recipe(), None, settings(run__steps=0, log__completions=0))
     training.train(recipe, tmp_path / "run")
     summary = read(tmp_path / "run" / "summary.json")
@@ -206,20 +213,20 @@ def test_no_steps_only_measure(settings, tmp_path, model):
         assert jnp.array_equal(read_part(model), read_part(tmp_path / "run" / "model"))
 
 
-def test_all_that_is_held_out_is_judged_unless_said_otherwise(settings, tmp_path):
+def test_all_held_out_problems_are_evaluated_by_default(settings, tmp_path):
     changes = dict(run__steps=0, run__eval_problems="null", data__task="addition")
     recipe = recipes.load(Recipe(), None, settings(**changes, data__train_rows="null"))
-    setup = training.prepare(recipe, tmp_path / "run")
-    training.run(setup)
+    prepared = training.prepare(recipe, tmp_path / "run")
+    run_prepared(prepared)
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
-    assert evaluation["problems"] == setup.environments.held_out.size > 5
+    assert evaluation["problems"] == prepared.evaluation.env.size > 5
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [(RuntimeError("lightning"), "failed"), (KeyboardInterrupt(), "stopped")],
 )
-def test_a_run_that_breaks_off_says_so_and_keeps_its_metrics(
+def test_a_run_that_fails_records_that_and_keeps_its_metrics(
     settings, tmp_path, monkeypatch, error, status
 ):
     recipe = recipes.load(
@@ -233,11 +240,11 @@ def test_a_run_that_breaks_off_says_so_and_keeps_its_metrics(
         state = eqx.tree_at(lambda s: s.version, state, state.version + 1)
         return state, {name: jnp.ones(()) for name in names}, None
 
-    fake = lambda _: loop.CompiledStep(step, 0.0, {})
-    monkeypatch.setattr(loop.LoweredStep, "compile", fake)
-    setup = training.prepare(recipe, tmp_path / "run")
+    fake = lambda _: CompiledStep(step, 0.0, {})
+    monkeypatch.setattr(LoweredStep, "compile", fake)
+    prepared = training.prepare(recipe, tmp_path / "run")
     with pytest.raises(type(error)):
-        training.run(setup)
+        run_prepared(prepared)
     summary = read(tmp_path / "run" / "summary.json")
     assert (summary["complete"], summary["status"]) == (False, status)
     assert summary["steps"] == 2 and summary["accuracy_after"] is None

@@ -1,4 +1,4 @@
-"""What a compiler has freed does not stay with the process."""
+"""Memory that a compiler has freed is returned to the system."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 RESIDENT = """
 import pathlib, resource
-from grpojax.runs import allocator
+from grpojax.runs.training import allocator
 
 def resident():
     pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
@@ -24,8 +24,8 @@ print(before - resident())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_what_is_free_goes_back_to_the_system():
-    said = subprocess.run(
+def test_freed_memory_is_returned_to_the_system():
+    done = subprocess.run(
         [sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True
     )
-    assert int(said.stdout) > 150e6
+    assert int(done.stdout) > 150e6

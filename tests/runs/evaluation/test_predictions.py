@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -19,12 +18,11 @@ from hypothesis import given, settings, strategies as st
 
 from grpojax.rollout import Categorical, Greedy
 from grpojax.runs.evaluation import predictions
-from grpojax.runs.evaluation.evaluate import evaluate
-from grpojax.runs.evaluation.result import concatenate, Evaluation
-from grpojax.runs.io.fingerprint import fingerprint, settings as settings_of
+from grpojax.runs.evaluation.evaluate import Evaluation
+from grpojax.runs.evaluation.result import concatenate, EvaluationResult
 
-from ..envs.double import ByteTokenizer
-from ..helpers import transformer
+from ...envs.double import ByteTokenizer
+from ...helpers import transformer
 from .test_evaluation import KEY, parity_env
 
 
@@ -32,7 +30,14 @@ POLICY, ENV = transformer(), parity_env()
 SIZES = dict(samples=2, batch=3, tokenizer=ByteTokenizer(), key=KEY)
 
 
-def same(a: Evaluation, b: Evaluation) -> bool:
+def evaluate(policy, env, *, predictions=None, tokenizer=None, report=None, **settings):
+    evaluation = Evaluation(env, **settings)
+    return evaluation.run(
+        policy, predictions=predictions, tokenizer=tokenizer, report=report
+    )
+
+
+def same(a: EvaluationResult, b: EvaluationResult) -> bool:
     """All but the clock."""
     plain = lambda x: jax.tree.map(
         lambda leaf: (
@@ -45,13 +50,13 @@ def same(a: Evaluation, b: Evaluation) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "deep" / "predictions.jsonl"
+def full(tmp_path_factory):
+    path = tmp_path_factory.mktemp("full") / "deep" / "predictions.jsonl"
     return evaluate(POLICY, ENV, predictions=path, **SIZES), path.read_bytes()
 
 
-def test_the_file_says_what_the_evaluation_says(whole, tmp_path):
-    evaluation, data = whole
+def test_the_file_says_what_the_evaluation_says(full, tmp_path):
+    evaluation, data = full
     assert same(evaluation, evaluate(POLICY, ENV, **SIZES))  # Written or not.
     header, *lines = [json.loads(line) for line in data.splitlines()]
     assert (header["format"], header["problems"], header["samples"]) == (1, 7, 2)
@@ -67,7 +72,7 @@ def test_the_file_says_what_the_evaluation_says(whole, tmp_path):
             assert sample["tokens"] == evaluation.tokens[p, g, :length].tolist()
             assert sample["text"] == decode(sample["tokens"])
             assert sample["length"] == length
-            assert sample["correct"] == evaluation.right[p, g]
+            assert sample["correct"] == evaluation.correct[p, g]
             assert sample["terminated"] == evaluation.terminated[p, g]
             assert sample["rewards"] == {
                 "correct": float(sample["correct"]),
@@ -76,13 +81,13 @@ def test_the_file_says_what_the_evaluation_says(whole, tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(data)
     read = predictions.read(path)
-    assert read.complete and same(read.evaluation, dataclasses.replace(evaluation))
-    assert read.numbers() == {
+    assert read.complete and same(read.result, dataclasses.replace(evaluation))
+    assert read.to_json() == {
         "complete": True,
         "asked_problems": 7,
-        **evaluation.numbers(),
+        **evaluation.to_json(),
     }
-    assert json.loads(json.dumps(read.numbers())) == read.numbers()
+    assert json.loads(json.dumps(read.to_json())) == read.to_json()
 
 
 def cuts() -> list[str]:
@@ -91,8 +96,8 @@ def cuts() -> list[str]:
 
 
 @pytest.mark.parametrize("cut", cuts())
-def test_it_resumes_from_every_kind_of_boundary(whole, cut, tmp_path):
-    evaluation, data = whole
+def test_it_resumes_from_every_kind_of_boundary(full, cut, tmp_path):
+    evaluation, data = full
     ends = np.cumsum([len(line) for line in data.splitlines(keepends=True)]).tolist()
     header = ends[0]
     known = {"nothing": 0, "in the header": header // 2, "after the header": header}
@@ -101,7 +106,7 @@ def test_it_resumes_from_every_kind_of_boundary(whole, cut, tmp_path):
     else:
         line = int(cut.split()[-1])
         inside = cut.startswith("in")
-        # All but its newline: whole JSON, and still a line that was cut short.
+        # All but its newline: complete JSON, and still a line that was cut short.
         size, done = (
             (ends[line + 1] - 1, line) if inside else (ends[line + 1], line + 1)
         )
@@ -110,19 +115,19 @@ def test_it_resumes_from_every_kind_of_boundary(whole, cut, tmp_path):
     if size >= header:
         before = predictions.read(path)
         assert len(before.records) == done and before.complete == (done == 7)
-        assert before.numbers()["complete"] == (done == 7)
+        assert before.to_json()["complete"] == (done == 7)
     assert path.read_bytes() == data[:size]  # Reading repairs nothing.
     seen = []
     report = lambda done, count: seen.append((done, count))
     again = evaluate(POLICY, ENV, predictions=path, report=report, **SIZES)
     assert path.read_bytes() == data
-    assert same(again, evaluation) and again.numbers() == evaluation.numbers()
+    assert same(again, evaluation) and again.to_json() == evaluation.to_json()
     # What is there is not sampled again: only batches that lack something are run.
     assert seen == [(end, 7) for end in (3, 6, 7) if end > done]
 
 
-def test_another_batch_size_continues_too(whole, tmp_path):
-    evaluation, data = whole
+def test_another_batch_size_continues_too(full, tmp_path):
+    evaluation, data = full
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(b"".join(data.splitlines(keepends=True)[:3]))
     again = evaluate(POLICY, ENV, predictions=path, **{**SIZES, "batch": 4, "slots": 3})
@@ -139,13 +144,13 @@ OTHER = {
     "sampler.temperature": dict(sampler=Categorical(0.5)),
     "data": dict(env=parity_env(seed=1)),
     "environment.size": dict(env=parity_env(size=8), problems=7),
-    "split": dict(labels={"split": "train"}),
+    "split": dict(split="train"),
 }
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_another_evaluation_is_refused_by_name(whole, name, tmp_path):
-    _, data = whole
+def test_another_evaluation_is_refused_by_name(full, name, tmp_path):
+    _, data = full
     path = tmp_path / "predictions.jsonl"
     cut = data[: len(data) // 2]
     path.write_bytes(cut)
@@ -156,8 +161,8 @@ def test_another_evaluation_is_refused_by_name(whole, name, tmp_path):
     assert path.read_bytes() == cut  # Not even its last line is repaired.
 
 
-def test_what_is_no_file_of_predictions_is_left_alone(whole, tmp_path):
-    _, data = whole
+def test_what_is_no_file_of_predictions_is_left_alone(full, tmp_path):
+    _, data = full
     path = tmp_path / "predictions.jsonl"
     header, first, second, *_ = data.splitlines(keepends=True)
     for content, message in [
@@ -194,63 +199,25 @@ def test_nothing_to_say_so_far(tmp_path):
     path = tmp_path / "predictions.jsonl"
     header = {"problems": 3, "samples": 1, "max_completion_length": 4}
     assert predictions.resume(path, header) is None
-    assert predictions.read(path).numbers() == {"complete": False, "asked_problems": 3}
+    assert predictions.read(path).to_json() == {"complete": False, "asked_problems": 3}
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 6), max_size=4))
 def test_parts_make_the_whole(sizes):
-    whole = evaluate(POLICY, ENV, **SIZES)
+    full = evaluate(POLICY, ENV, **SIZES)
     cuts = [0, *sorted({*sizes}), 7]
     part = lambda a, b: dataclasses.replace(
-        whole,
+        full,
         **{
             name: value[a:b]
-            for name, value in vars(whole).items()
+            for name, value in vars(full).items()
             if isinstance(value, np.ndarray | list)
         },
-        rewards={name: paid[a:b] for name, paid in whole.rewards.items()},
+        rewards={name: x[a:b] for name, x in full.rewards.items()},
     )
     parts = [part(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
-    assert same(concatenate(parts), whole)
-
-
-# Fingerprints
-
-
-def test_a_fingerprint_tells_one_bit():
-    assert fingerprint(POLICY) == fingerprint(transformer())
-    for seed in range(4):
-        leaves, structure = jax.tree.flatten(eqx.filter(POLICY, eqx.is_array))
-        draw = random.Random(seed)
-        which = draw.randrange(len(leaves))
-        words = np.array(leaves[which])
-        flat = words.view(np.uint32).reshape(-1)
-        flat[draw.randrange(flat.size)] ^= 1 << draw.randrange(32)
-        leaves[which] = jax.numpy.asarray(words)
-        changed = eqx.combine(jax.tree.unflatten(structure, leaves), POLICY)
-        assert fingerprint(changed) != fingerprint(POLICY)
-    swapped = eqx.tree_at(lambda p: p.embedding, POLICY, POLICY.embedding[::-1])
-    assert fingerprint(swapped) != fingerprint(POLICY)
-    assert fingerprint(jr.key(0)) != fingerprint(jr.key(1))
-    for dtype in ("bfloat16", "bool", "int8", "float32"):
-        ones = jax.numpy.ones(3, dtype)
-        assert fingerprint(ones) == fingerprint(ones) != fingerprint(ones * 0)
-
-
-def test_a_fingerprint_is_the_same_in_every_layout():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    x = jr.normal(KEY, (6, 5))
-    assert fingerprint(jax.device_put(x, spread)) == fingerprint(x)
-
-
-def test_settings_are_plain_values():
-    assert settings_of(Categorical(0.5)) == {"name": "Categorical", "temperature": 0.5}
-    array = Categorical(jax.numpy.asarray(0.5))
-    assert settings_of(array) == settings_of(Categorical(0.5))
-    assert settings_of(Greedy()) == {"name": "Greedy"}
-    assert settings_of(POLICY)["config"]["num_layers"] == 2
+    assert same(concatenate(parts), full)
 
 
 # Kills
@@ -261,13 +228,12 @@ import sys
 import jax.random as jr
 from tests.envs.double import ByteTokenizer
 from tests.helpers import transformer
-from tests.runs.test_evaluation import parity_env
-from grpojax.runs.evaluation import evaluate
+from tests.runs.evaluation.test_evaluation import parity_env
+from grpojax.runs.evaluation.evaluate import Evaluation
 
 print("ready", flush=True)
-evaluate(
-    transformer(), parity_env(size=400), samples=4, batch=5, key=jr.key(0),
-    predictions=sys.argv[1], tokenizer=ByteTokenizer(),
+Evaluation(parity_env(size=400), samples=4, batch=5, key=jr.key(0)).run(
+    transformer(), predictions=sys.argv[1], tokenizer=ByteTokenizer()
 )
 """
 
@@ -275,7 +241,7 @@ evaluate(
 @pytest.mark.slow
 def test_killed_at_ten_instants_it_ends_as_if_nothing_had_happened(tmp_path):
     def start(path):
-        root = Path(__file__).resolve().parents[2]
+        root = Path(__file__).resolve().parents[3]
         flags = "--xla_backend_optimization_level=0"
         return subprocess.Popen(
             [sys.executable, "-c", CHILD, str(path)],
@@ -305,4 +271,4 @@ def test_killed_at_ten_instants_it_ends_as_if_nothing_had_happened(tmp_path):
     assert len(states) > 5 and min(states) < len(wanted)
     assert start(killed).wait() == 0
     assert killed.read_bytes() == wanted
-    assert predictions.read(killed).numbers() == predictions.read(undisturbed).numbers()
+    assert predictions.read(killed).to_json() == predictions.read(undisturbed).to_json()

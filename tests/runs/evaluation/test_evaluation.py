@@ -15,20 +15,24 @@ from grpojax import models, rollout
 from grpojax.env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, TimeStep
 from grpojax.policy import logits
 from grpojax.rollout import Categorical, Greedy
-from grpojax.runs.evaluation.evaluate import evaluate
+from grpojax.runs.evaluation.evaluate import Evaluation
 from grpojax.runs.evaluation.statistics import wilson
-from grpojax.text import load_tokenizer, Number
+from grpojax.text import load_tokenizer, ParsedInteger
 from grpojax.types import Prompt
 
-from ..helpers import transformer
+from ...helpers import transformer
 
 
 KEY = jr.key(0)
 slow = pytest.mark.slow
 
 
+def evaluate(policy, env, **settings):
+    return Evaluation(env, **settings).run(policy)
+
+
 class ParityEnv(AbstractDatasetEnvironment[Int[Array, ""]]):
-    """Right is what sums to a number of the problem's parity."""
+    """A completion is right if its sum has the parity of the problem's index."""
 
     prompts: Int[Array, "problem prefix"]
     lengths: Int[Array, " problem"]
@@ -85,19 +89,19 @@ def test_equals_a_python_loop(batch, slots):
     policy, env = transformer(), parity_env()
     got = evaluate(policy, env, sampler=Greedy(), batch=batch, slots=slots, key=KEY)
     expected = [greedy_by_hand(policy, env, index) for index in range(env.size)]
-    right = [sum(said) % 2 == index % 2 for index, (said, _) in enumerate(expected)]
+    right = [sum(tokens) % 2 == index % 2 for index, (tokens, _) in enumerate(expected)]
     assert got.count == env.size
-    assert got.right[:, 0].tolist() == right
+    assert got.correct[:, 0].tolist() == right
     assert got.accuracy == pytest.approx(sum(right) / env.size)
     assert got.interval == wilson(sum(right), env.size)
-    assert got.lengths[:, 0].tolist() == [len(said) for said, _ in expected]
+    assert got.lengths[:, 0].tolist() == [len(tokens) for tokens, _ in expected]
     assert got.terminated[:, 0].tolist() == [ended for _, ended in expected]
     assert got.clipped_ratio == pytest.approx(
         sum(not ended for _, ended in expected) / env.size
     )
-    for index, (said, _) in enumerate(expected):
-        assert got.tokens[index, 0, : len(said)].tolist() == said
-        assert not np.any(got.tokens[index, 0, len(said) :])
+    for index, (tokens, _) in enumerate(expected):
+        assert got.tokens[index, 0, : len(tokens)].tolist() == tokens
+        assert not np.any(got.tokens[index, 0, len(tokens) :])
         prompt = env.prompts[index, : env.lengths[index]]
         assert got.prompts[index].tolist() == prompt.tolist()
     assert set(got.rewards) == {"correct", "half"}
@@ -107,32 +111,32 @@ def test_equals_a_python_loop(batch, slots):
 def test_the_first_problems_are_those_of_the_whole():
     policy, env = transformer(), parity_env()
     few = evaluate(policy, env, sampler=Greedy(), problems=4, batch=3, key=KEY)
-    whole = evaluate(policy, env, sampler=Greedy(), batch=3, key=KEY)
+    full = evaluate(policy, env, sampler=Greedy(), batch=3, key=KEY)
     assert few.count == 4
-    assert np.array_equal(few.tokens, whole.tokens[:4])
+    assert np.array_equal(few.tokens, full.tokens[:4])
 
 
 def test_samples_of_a_problem_differ_and_the_key_decides():
     policy, env = transformer(), parity_env()
     draw = lambda key: evaluate(policy, env, samples=5, batch=4, key=key)
     one, again, other = draw(KEY), draw(KEY), draw(jr.key(1))
-    assert one.right.shape == (7, 5) and one.count == 35
+    assert one.correct.shape == (7, 5) and one.count == 35
     assert np.array_equal(one.tokens, again.tokens)
     assert not np.array_equal(one.tokens, other.tokens)
     assert any(len({tuple(row) for row in rows}) > 1 for rows in one.tokens.tolist())
 
 
 @slow
-def test_what_is_said_does_not_depend_on_batches_or_slots():
+def test_completions_do_not_depend_on_batches_or_slots():
     policy, env = transformer(), parity_env(size=13)
     for sampler in (Categorical(), Greedy()):
         sizes = dict(samples=3, sampler=sampler, key=KEY)
-        whole = evaluate(policy, env, batch=13, **sizes)
+        full = evaluate(policy, env, batch=13, **sizes)
         for batch, slots in ((1, None), (4, None), (5, 2), (6, 7), (64, 1)):
             some = evaluate(policy, env, batch=batch, slots=slots, **sizes)
-            assert np.array_equal(some.tokens, whole.tokens)
-            assert np.array_equal(some.right, whole.right)
-            assert some.numbers() == whole.numbers()
+            assert np.array_equal(some.tokens, full.tokens)
+            assert np.array_equal(some.correct, full.correct)
+            assert some.to_json() == full.to_json()
 
 
 SHIPPED = resources.files("grpojax") / "assets" / "gsm8k-tiny"
@@ -160,12 +164,12 @@ def test_the_shipped_model_is_as_good_for_every_batch_size(shipped, task, sample
         rows = word_problems(30, split="test")
         env = GSM8K(rows, tokenizer, max_completion_length=32)
     sizes = dict(samples=2, sampler=sampler, problems=30, key=KEY)
-    whole = evaluate(policy, env, batch=30, **sizes)
-    assert whole.count == 60
+    full = evaluate(policy, env, batch=30, **sizes)
+    assert full.count == 60
     for batch, slots in ((4, None), (11, None), (8, 5)):
         some = evaluate(policy, env, batch=batch, slots=slots, **sizes)
-        assert np.array_equal(some.tokens, whole.tokens)
-        assert some.numbers() == whole.numbers()
+        assert np.array_equal(some.tokens, full.tokens)
+        assert some.to_json() == full.to_json()
 
 
 def test_votes_and_baselines_of_the_shipped_model(shipped):
@@ -180,13 +184,14 @@ def test_votes_and_baselines_of_the_shipped_model(shipped):
     gold = final(rows)
     assert got.gold == gold
     for p, g in np.ndindex(25, 4):
-        said = tokenizer.decode(got.tokens[p, g, : got.lengths[p, g]].tolist())
-        tail = said.rpartition("####")[2].strip() if "####" in said else ""
+        completion = tokenizer.decode(got.tokens[p, g, : got.lengths[p, g]].tolist())
+        tail = completion.rpartition("####")[2] if "####" in completion else ""
+        tail = tail.strip()
         assert got.answers[p][g] == (int(tail) if tail.isdigit() else None)
-        assert got.right[p, g] == (got.answers[p][g] == gold[p])
+        assert got.correct[p, g] == (got.answers[p][g] == gold[p])
     metrics, baselines = got.metrics, got.baselines
     assert list(metrics) == ["pass@1", "pass@2", "pass@4", "mean@4", "maj@4"]
-    counts = got.right.sum(1)
+    counts = got.correct.sum(1)
     assert metrics["mean@4"].value == pytest.approx(counts.mean() / 4) == got.accuracy
     assert metrics["pass@1"].value == pytest.approx(got.accuracy)
     assert metrics["pass@4"].value == pytest.approx(np.mean(counts > 0))
@@ -230,7 +235,7 @@ class TalkEnv(AbstractAnswerEnvironment[Int[Array, ""]]):
         return state + 3
 
     def answer(self, turn):
-        return Number(turn.tokens[0], turn.length > 1)
+        return ParsedInteger(turn.tokens[0], turn.length > 1)
 
 
 def test_the_answer_of_a_conversation_is_its_last_turn_s():
@@ -243,20 +248,21 @@ def test_the_answer_of_a_conversation_is_its_last_turn_s():
     policy = transformer()
     got = evaluate(policy, env, samples=4, batch=9, key=KEY)
     states, prompts = jax.vmap(env.problem)(jnp.arange(9))
-    said = rollout.complete(policy, env, states, prompts, group=4, key=KEY)
-    assert np.array_equal(got.tokens, said.tokens)
+    trajectory = rollout.complete(policy, env, states, prompts, group=4, key=KEY)
+    assert np.array_equal(got.tokens, trajectory.tokens)
     answers, replied = [], 0
     for p, g in np.ndindex(9, 4):
-        tokens, sampled = said.tokens[p, g].tolist(), said.sampled[p, g].tolist()
-        extent = max(i + 1 for i in range(12) if sampled[i])
-        start = max([i + 1 for i in range(extent) if not sampled[i]], default=0)
-        answers.append(tokens[start] if extent - start > 1 else None)
+        tokens = trajectory.tokens[p, g].tolist()
+        sampled = trajectory.sampled[p, g].tolist()
+        total = max(i + 1 for i in range(12) if sampled[i])
+        start = max([i + 1 for i in range(total) if not sampled[i]], default=0)
+        answers.append(tokens[start] if total - start > 1 else None)
         replied += start > 0
-        assert got.extents[p, g] == extent
+        assert got.total_lengths[p, g] == total
         assert got.lengths[p, g] == sum(sampled)
     assert got.answers == np.reshape(np.array(answers, object), (9, 4)).tolist()
     assert 0 < replied < 36 and {*answers} > {None}
-    # The first end token is 3: said twice it is right.
+    # The first end token is 3: sampled twice it is right.
     assert got.baselines["empty_completion"].value == 1.0
     assert got.gold == [3] * 9
 

@@ -1,20 +1,26 @@
-"""Runs that train adapters: what they leave behind, and how they go on."""
+"""Runs that train adapters: their files, and how they are resumed."""
 
 import json
 
+import chex
 import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
 from grpojax import models
-from grpojax.runs.checkpoint import arrays as _arrays
+from grpojax.runs.checkpoint.arrays import arrays_of
 from grpojax.runs.checkpoint.checkpoints import Checkpoints
-from grpojax.runs.cli import evaluate as evaluating, main as commands
+from grpojax.runs.cli import (
+    estimate as estimating,
+    evaluate as evaluating,
+    main as commands,
+    train as training,
+)
 from grpojax.runs.recipe import build as parts, load as recipes
 from grpojax.runs.recipe.schema import Recipe
-from grpojax.runs.training import estimate as estimating, fit as training
-from tests.helpers import distance, same_bits
+
+from ...helpers import distance
 
 
 def lines(path) -> list[dict]:
@@ -22,7 +28,7 @@ def lines(path) -> list[dict]:
 
 
 LORA = dict(
-    model__path="gsm8k-tiny",  # One that is paid now and then, and so learns.
+    model__path="gsm8k-tiny",  # Some of its samples are rewarded, and so it learns.
     lora__rank=2,
     lora__projections="query,down",
     lora__int8_base=True,
@@ -41,22 +47,24 @@ def run(settings, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_adapters_and_the_whole_model(run):
+def test_a_run_writes_its_adapters_and_the_merged_model(run):
     recipe, path, state = run
     base, _ = parts.load_model(recipe)
     fresh = parts.build_adapters(recipe, base)
     after = state.policy
-    assert same_bits(models.without_adapters(after), models.without_adapters(fresh))
+    chex.assert_trees_all_equal(
+        models.without_adapters(after), models.without_adapters(fresh)
+    )
     moved = lambda tree: eqx.filter(tree, tree.trainable())
     assert distance(moved(after), moved(fresh)) > 1e-3
     assert isinstance(after.layers.query.base, models.Int8Matrix)
 
     read = models.load_adapters(models.without_adapters(fresh), path / "adapter")
-    assert same_bits(read, after)
+    chex.assert_trees_all_equal(read, after)
     config = json.loads((path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == recipe.model.path
     merged = models.load(path / "model")
-    assert same_bits(merged, models.merge(after))
+    chex.assert_trees_all_equal(merged, models.merge(after))
 
 
 @pytest.mark.slow
@@ -85,37 +93,38 @@ def test_the_base_is_the_reference(run):
     sides = config.hidden_size + config.num_heads * config.head_dim
     sides += config.intermediate_size + config.hidden_size
     assert needs.parameters == config.num_layers * 2 * sides
-    # Two moments of every parameter, and two counts of the optimizer's steps.
-    assert needs.bytes["optimizer"] == 8 * needs.parameters + 8
-    said = training.describe(setup)
+    # Two moments of every parameter, two counts of the optimizer's steps, the number
+    # of updates and the learning rate.
+    assert needs.bytes["optimizer"] == 8 * needs.parameters + 16
+    summary = setup.config.summary
     millions = needs.parameters / 1e6
-    assert f"lora   rank 2, alpha 32, on query,down: {millions:.3f} million" in said
-    assert "8 bits" in said
+    assert f"lora   rank 2, alpha 32, on query,down: {millions:.3f} million" in summary
+    assert "8 bits" in summary
 
 
 @pytest.mark.slow
 def test_a_checkpoint_holds_what_is_trained(run):
-    """And tells the weights that it belongs to from others, by a digest."""
+    """And a fingerprint of the frozen weights, which must be those of the run."""
     recipe, path, state = run
-    arrays = _arrays.arrays_of(state)
+    arrays = arrays_of(state)
     names = {name for name in arrays if name.startswith("policy")}
     assert names == {f"policy/layers/{x}/{y}" for x in ("query", "down") for y in "ab"}
     fresh = training.prepare(recipe).state
     with Checkpoints(path / "checkpoints") as checkpoints:
-        assert same_bits(checkpoints.restore(fresh).state, state)
+        chex.assert_trees_all_equal(checkpoints.restore(fresh).state, state)
         where = lambda state: state.policy.layers.query.base.scale
         other = eqx.tree_at(where, fresh, replace_fn=lambda x: x.at[0, 3].multiply(2))
-        with pytest.raises(ValueError, match="frozen weights.*others than this run's"):
+        with pytest.raises(ValueError, match="frozen weights.*are not this run's"):
             checkpoints.restore(other)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_bit_for_bit(run, settings, tmp_path):
+def test_a_run_resumes_bit_for_bit(run, settings, tmp_path):
     recipe, path, state = run
     changes = settings(**LORA | dict(run__steps=1))
     training.train(recipes.load(Recipe(), None, changes), tmp_path / "run")
     again = training.train(recipe, tmp_path / "run", resume=True)
-    assert same_bits(again, state)
+    chex.assert_trees_all_equal(again, state)
     tensors = [
         (folder / "adapter" / "adapter_model.safetensors").read_bytes()
         for folder in (path, tmp_path / "run")
