@@ -92,7 +92,7 @@ def test_an_unknown_name_has_a_nearest(no_model, assignment, key, nearest):
         # Arguments that are missing.
         (
             "algorithm.off_policy_filter=OffPolicySequenceMask",
-            "`algorithm.off_policy_filter` needs the argument `threshold` of OffP",
+            "`algorithm.off_policy_filter` needs the argument `threshold` of Off",
         ),
         (
             "reward.terms=[SoftOverlong]",
@@ -164,8 +164,8 @@ def test_an_unknown_name_has_a_nearest(no_model, assignment, key, nearest):
             "`reward.terms[0]` is refused",
         ),
         (
-            "reward.terms=[{name: HostReward, as: x, function: {name: InThread, "
-            "function: 'os:getcwd', seconds: 0}}]",
+            "reward.terms=[{name: HostReward, as: x, function: "
+            "{name: InThread, function: 'os:getcwd', seconds: 0}}]",
             "`reward.terms[0].function` is refused. A time limit must be positive",
         ),
         # Values.
