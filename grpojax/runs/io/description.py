@@ -1,4 +1,4 @@
-"""Descriptions of values: what a run without a recipe has for its configuration."""
+"""Serializable descriptions of objects: the configuration of a run without a recipe."""
 
 import dataclasses
 import functools

@@ -13,7 +13,7 @@ from rich.progress import (
 
 
 class Progress:
-    """Shows where a run is and how it goes. A context manager.
+    """Progress display of a training run, as a context manager.
 
     **Arguments:**
 
