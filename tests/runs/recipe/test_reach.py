@@ -13,7 +13,7 @@ import pytest
 from grpojax import advantage, algorithms, reward, rollout, update
 from grpojax.runs.cli import train
 from grpojax.runs.recipe import build, load as recipes
-from grpojax.runs.recipe.parts.compose import names
+from grpojax.runs.recipe.parts.lookup import names
 from grpojax.runs.recipe.parts.optimizer import build_optimizer
 from grpojax.runs.recipe.schema import Recipe
 

@@ -19,7 +19,8 @@ from ....text import AbstractTokenizer
 from ....types import Rewards, Trajectory
 from ..schema import Recipe
 from . import shapings
-from .compose import arguments_of, Context, find, Given, LATER, make, split
+from .compose import arguments_of, Context, Given, LATER, make, split
+from .lookup import find
 
 
 REWARDS: list[ModuleType] = [reward, shapings, update]
