@@ -1,6 +1,7 @@
 """The train step: rollout, reward, advantage and update as one pure function."""
 
 import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -230,7 +231,16 @@ class TrainStep(eqx.Module):
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One train step: the next state, and the step's metrics."""
-        return self.learn(state, self.collect(state))
+        return train_step(
+            state,
+            self.env,
+            self.optimizer,
+            self.algorithm,
+            rollout=self.rollout,
+            update=self.update,
+            reward=self.reward,
+            validate=self.validate,
+        )
 
     def collect(self, state: TrainState) -> Experience:
         """The first half of a step: rollout, rewards and advantages."""
@@ -258,7 +268,10 @@ class TrainStep(eqx.Module):
 
 
 def train(
-    state: TrainState, step: TrainStep, *, steps: int
+    state: TrainState,
+    step: Callable[[TrainState], tuple[TrainState, Metrics]],
+    *,
+    steps: int,
 ) -> tuple[TrainState, dict[str, Float[Array, " step"]]]:
     """`steps` train steps under `lax.scan`, without host round trips.
 

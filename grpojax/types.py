@@ -85,8 +85,7 @@ class Trajectory(eqx.Module):
 
     def take(self, prompts: Int[Array, " taken"]) -> "Trajectory":
         """The trajectory of the given prompt indices."""
-        taken = jax.tree.map(lambda x: x[prompts] if x.ndim else x, self)
-        return eqx.tree_at(lambda t: t.temperature, taken, self.temperature)
+        return jax.tree.map(lambda x: x[prompts] if x.ndim else x, self)
 
 
 class Rewards(eqx.Module):

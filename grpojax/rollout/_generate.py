@@ -122,7 +122,6 @@ def generate(
 
     **Raises:** as `complete`.
     """
-    _check_vocabulary(policy, env)
     reset_key, row_key = jr.split(key)
     fold = jax.vmap(lambda prompt: jr.fold_in(reset_key, prompt))
     keys = fold(jnp.arange(config.prompts, dtype=jnp.uint32))

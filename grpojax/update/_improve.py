@@ -40,7 +40,7 @@ class _Rows(NamedTuple):
     weights: LossWeights
 
 
-class _Loss(NamedTuple):
+class _SharedInputs(NamedTuple):
     """Arguments of the loss that are the same for all rows."""
 
     policy: AbstractPolicy
@@ -94,14 +94,14 @@ def improve(
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
     update = _Update(
-        objective,
-        optimizer,
-        static,
-        trajectory.temperature,
-        chunks,
-        streams,
-        config.chunk,
-        validate,
+        objective=objective,
+        optimizer=optimizer,
+        static=static,
+        temperature=trajectory.temperature,
+        chunks=chunks,
+        streams=streams,
+        logits_chunk=config.chunk,
+        validate=validate,
     )
     minibatches = split(
         config.minibatches, trajectory.prompt, (trajectory.tokens, batch)
@@ -122,7 +122,7 @@ class _Update:
     - `static`: the policy without its trainable arrays.
     - `temperature`: the trajectory's sampling temperature.
     - `chunks`, `streams`: see `microbatch_sizes`.
-    - `chunk`: as in `UpdateConfig`.
+    - `logits_chunk`: `UpdateConfig.chunk`.
     """
 
     objective: Objective
@@ -131,7 +131,7 @@ class _Update:
     temperature: FloatLike
     chunks: int
     streams: int
-    chunk: int | None
+    logits_chunk: int | None
     validate: Callable[[Batch, LossWeights], Batch] | None
 
     def step(self, carry: tuple[PyTree, PyTree], minibatch: PyTree):
@@ -145,7 +145,7 @@ class _Update:
         (prompt, rows), _ = balance_tokens(batch.mask, self.chunks, (prompt, rows))
         # Each replica accumulates over its own rows; only the sums are communicated.
         policy = eqx.combine(params, self.static)
-        shared = _Loss(policy, self.objective, self.temperature)
+        shared = _SharedInputs(policy, self.objective, self.temperature)
         gradients, metrics = spmd.shard_map_data_parallel(
             self.accumulate, shared, prompt, rows
         )
@@ -162,12 +162,12 @@ class _Update:
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
         return choose(finite, new, carry), metrics
 
-    def accumulate(self, shared: _Loss, prompt: Prompt, rows: _Rows):
+    def accumulate(self, shared: _SharedInputs, prompt: Prompt, rows: _Rows):
         """Gradient and metrics of a replica's rows, with a leading axis of one."""
         found = _accumulate(self.gradient, shared, split(self.chunks, prompt, rows))
         return jax.tree.map(lambda x: x[None], found)
 
-    def gradient(self, shared: _Loss, microbatch: tuple[Prompt, _Rows]):
+    def gradient(self, shared: _SharedInputs, microbatch: tuple[Prompt, _Rows]):
         """Gradient and metrics of one chunk of prompts, packed into streams."""
         prompt, rows = microbatch
 
@@ -184,7 +184,7 @@ class _Update:
 
         streams = self.streams * rows.tokens.shape[0]
         packed = pack_rows(prompt, rows.tokens, rows.batch.mask, streams)
-        options = {"temperature": shared.temperature, "chunk": self.chunk}
+        options = {"temperature": shared.temperature, "chunk": self.logits_chunk}
         return packed_gradient(shared.policy, packed, loss, **options)
 
 

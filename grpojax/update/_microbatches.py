@@ -38,7 +38,7 @@ class PackedRows(eqx.Module):
         used = jnp.max(self.packing.used)
         return jnp.maximum(-(-used // self.streams), 1)
 
-    def slice(self, microbatch: Int[Array, ""], x: Array) -> Array:
+    def take_streams(self, microbatch: Int[Array, ""], x: Array) -> Array:
         """One shard's streams in one microbatch."""
         start = microbatch * self.streams
         return jax.lax.dynamic_slice_in_dim(x, start, self.streams, axis=0)
@@ -53,14 +53,17 @@ class PackedRows(eqx.Module):
         """Log-probs and entropies of one microbatch's streams."""
 
         def one(prompt, tokens, packing, context):
-            owner = self.slice(microbatch, packing.owner)
+            owner = self.take_streams(microbatch, packing.owner)
+            source = self.take_streams(microbatch, packing.source)
             own = lambda x: x[owner]
             found = log_probs(
                 policy,
                 jax.tree.map(own, prompt),
-                to_streams(tokens, self.slice(microbatch, packing.source))[:, None],
+                to_streams(tokens, self.take_streams(microbatch, packing.source))[
+                    :, None
+                ],
                 context=jax.tree.map(own, context),
-                position=self.slice(microbatch, packing.position)[:, None],
+                position=self.take_streams(microbatch, packing.position)[:, None],
                 **options,
             )
             return jax.tree.map(lambda x: x[:, 0], found)
@@ -85,7 +88,7 @@ class PackedRows(eqx.Module):
         """Packs rows into the streams of one microbatch."""
 
         def one(rows, source):
-            source = self.slice(microbatch, source)
+            source = self.take_streams(microbatch, source)
             return jax.tree.map(lambda x: to_streams(x, source), rows)
 
         rows = spmd.split_batch(rows)

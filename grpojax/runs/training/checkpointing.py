@@ -69,7 +69,7 @@ class CheckpointCallback:
         after the last finite state was saved, if checkpoints are enabled.
         """
         # All processes exit after the same step, whichever received the signal.
-        every = self._every
+        every = None if self._checkpoints is None else self._every
         leave = processes.any_process(self._preemption.requested)
         due = leave or step == self._last
         if every is not None and (due or step % every == 0):

@@ -1,6 +1,7 @@
 """The training loop `fit`: checkpoints, evaluation, logging and resume."""
 
 import functools
+import inspect
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -94,7 +95,8 @@ def prepare(
     if config is None:
         config = described(state, step, steps, evaluation)
     mesh = mesh_of(state)
-    samples = logging.samples if logging.tokenizer is not None else 0
+    recorded = path is not None and logging.tokenizer is not None
+    samples = logging.samples if recorded else 0
     checkpoints = None if path is None else Path(path) / CHECKPOINTS
     with use(mesh):
         lowered = lower(state, step, samples=samples)
@@ -102,20 +104,20 @@ def prepare(
         if resume and checkpoints is not None:
             state, point = _restore(state, directory, checkpoints, config, claimed)
     return Prepared(
-        state,
-        lowered,
-        steps,
-        directory,
-        checkpoints,
-        point,
-        evaluation,
-        checkpoint,
-        trackers or {},
-        health,
-        logging,
-        config,
-        mesh,
-        start,
+        state=state,
+        step=lowered,
+        steps=steps,
+        directory=directory,
+        checkpoints=checkpoints,
+        resume=point,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+        trackers=trackers or {},
+        health=health,
+        logging=logging,
+        config=config,
+        mesh=mesh,
+        start=start,
     )
 
 
@@ -192,6 +194,9 @@ def _then_run(prepare: Callable[_P, Prepared]) -> Callable[_P, TrainState]:
         return run(prepare(*args, **kwargs))
 
     fit.__name__ = fit.__qualname__ = "fit"
+    signature = inspect.signature(prepare)
+    signature = signature.replace(return_annotation=TrainState)
+    fit.__dict__["__signature__"] = signature
     return fit
 
 

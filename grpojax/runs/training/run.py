@@ -136,7 +136,7 @@ def _evaluate(
     if run.evaluation is None:
         return
 
-    def report(*_: int) -> None:
+    def check_preemption(*_: int) -> None:
         if processes.any_process(preemption.requested):
             preemption.raise_preempted()
 
@@ -147,7 +147,7 @@ def _evaluate(
         state.policy,
         predictions=predictions,
         tokenizer=run.logging.tokenizer,
-        report=report,
+        report=check_preemption,
     )
     print_result(result, run.logging.tokenizer, run.logging.console, when)
     log.evaluated(run.evaluation, result)
