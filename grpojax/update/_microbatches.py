@@ -59,9 +59,7 @@ class PackedRows(eqx.Module):
             found = log_probs(
                 policy,
                 jax.tree.map(own, prompt),
-                to_streams(tokens, self.take_streams(microbatch, packing.source))[
-                    :, None
-                ],
+                to_streams(tokens, source)[:, None],
                 context=jax.tree.map(own, context),
                 position=self.take_streams(microbatch, packing.position)[:, None],
                 **options,
