@@ -165,7 +165,7 @@ def test_the_model_of_a_run_is_judged_on_its_problems(finished, capsys, tmp_path
 
 def test_a_run_without_its_model_is_refused(refused, tmp_path):
     (tmp_path / "config.yaml").write_text("run:\n  seed: 1\n")
-    assert "A run that has finished holds its model" in refused("evaluate", tmp_path)
+    assert "A finished run has a model" in refused("evaluate", tmp_path)
 
 
 def test_nothing_held_out_cannot_be_judged(finished, refused):
