@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import sharding
 from ..policy import AbstractPolicy, prefill
 from ..sharding import spmd
-from ..types import FloatLike, Prompt
+from ..types import accumulation_dtype, FloatLike, Prompt
 from ._batches import join, microbatch_sizes, split
 from ._log_prob import log_probs, LogProbs
 from ._packing import balance_tokens, pack, Packing, to_rows, to_streams
@@ -105,7 +105,7 @@ def pack_rows(
     - `streams`: of a microbatch, over all shards; divides the rows.
     """
     time = tokens.shape[-1]
-    lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
+    lengths = jnp.max(jnp.where(mask, jnp.arange(1, time + 1), 0), axis=-1)
     prompt, tokens, lengths = spmd.split_batch((prompt, tokens, lengths))
     packing = spmd.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
     return PackedRows(prompt, tokens, packing, streams // spmd.shards())
@@ -190,7 +190,7 @@ def packed_gradient(
 
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
     # The caches may be in half precision, the sum of their gradients is not.
-    wide = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+    wide = lambda x: jnp.zeros(x.shape, accumulation_dtype(x.dtype))
     gradient, of_context = jax.tree.map(wide, shapes[0])
     gradients = sharding.constrain(gradient), of_context
 
