@@ -194,14 +194,17 @@ def packed_gradient(
     gradient, of_context = jax.tree.map(wide, shapes[0])
     gradients = sharding.constrain(gradient), of_context
 
+    def accumulate(total, fresh):
+        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, fresh)
+
     def add(microbatch, carry):
         gradients, metrics = carry
         fresh, more = one(microbatch)
-        return jax.tree.map(jnp.add, gradients, fresh), metrics + more
+        return accumulate(gradients, fresh), metrics + more
 
     (gradient, of_context), metrics = jax.lax.fori_loop(
         0, rows.microbatches, add, (gradients, shapes[1].zeros())
     )
     narrow = lambda x, like: x.astype(like.dtype)
     (through_context,) = pull_context(jax.tree.map(narrow, of_context, context))
-    return jax.tree.map(jnp.add, gradient, through_context), metrics
+    return accumulate(gradient, through_context), metrics
