@@ -1,11 +1,11 @@
-"""How much every algorithm teaches the shipped model, at one setting for all.
+"""Accuracy that every algorithm reaches with the shipped model, at the same settings.
 
     python benchmarks/algorithms.py --steps 40 --seeds 2
 
-trains on made-up word problems, all seeds of an algorithm in one program by `vmap`, and
-prints a Markdown table of accuracy at temperature 1 on held-out problems. Nothing is
-tuned for any one algorithm, so this says that each of them learns, and not which of
-them is best. Takes about a quarter of an hour on two CPU cores.
+trains on generated word problems, all seeds of an algorithm in one program by `vmap`,
+and prints a Markdown table of accuracy at temperature 1 on held-out problems. Nothing
+is tuned for any algorithm: the table shows that each of them learns, and not which is
+best. Takes about a quarter of an hour on two CPU cores.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""The whole train step, compiled for devices that are not here.
+"""Ahead-of-time compilation of the train step for devices that need not be present.
 
     python benchmarks/aot.py --topology v5e:2x2 --model qwen2.5-0.5b --mesh 1,2,2
-    python benchmarks/aot.py --topology v5e:4x4 --model qwen2.5-7b --mesh 1,4,4 \\
+    python benchmarks/aot.py --topology v5e:4x4 --model qwen2.5-7b --mesh 1,4,4 \
         --weights bfloat16 --chunk 1024 --json
 
-    python benchmarks/aot.py --gpus 8 --model qwen2.5-7b --mesh 1,2,4 \\
+    python benchmarks/aot.py --gpus 8 --model qwen2.5-7b --mesh 1,2,4 \
         --weights bfloat16 --chunk 1024
 
-The compiler for TPUs runs (`pip install 'grpojax[tpu]'`), or the one for GPUs (`cuda`);
-nothing is allocated, and nothing is computed. It says what memory a device needs; its
-program's text says what devices say to each other, and in which loops.
+The compiler is the one for TPUs (`pip install 'grpojax[tpu]'`) or for GPUs (`cuda`);
+nothing is allocated or computed. It reports the memory of a device; the text of its
+program shows the collectives, and the loops that contain them.
 """
 
 import argparse

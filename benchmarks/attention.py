@@ -1,10 +1,10 @@
-"""Attention's kernels on a GPU, by their block sizes.
+"""Attention kernels on a GPU, by block size.
 
     python benchmarks/attention.py --head-dim 64 --repeats 7
 
-Decoding: a token of each of 16 x 8 rows, which look back on a prompt that 8 of them
-share and on a ring of which 64 or 512 columns are visible. Training: 16 streams of 512
-tokens, forward and backward. Times are of one call in a compiled loop of many.
+Decoding: one token of each of 16 x 8 rows, which attends to a prompt that 8 of them
+share and to a ring buffer of which 64 or 512 columns are visible. Training: 16 streams
+of 512 tokens, forward and backward. Times are of one call in a compiled loop of many.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How a decode loop's keys and values should lie in memory: the layouts tried.
+"""Memory layouts of a decode loop's keys and values.
 
     python benchmarks/cache_layouts.py --dtype float32
 

@@ -1,11 +1,12 @@
-"""What accelerators can do, as their makers publish it.
+"""Published specifications of accelerators.
 
-Peak of bfloat16 products, memory, its bandwidth, and the links between chips:
+Peak of bfloat16 products, memory, memory bandwidth, and the links between chips:
 <https://cloud.google.com/tpu/docs/v5e>, `v5p-training` and `v6e` beside it, read in
 November 2026. A chip's interconnect bandwidth, which counts both directions of all of
-its links, is divided by them. The time for a hop is that of "How to Scale Your Model",
-<https://jax-ml.github.io/scaling-book/tpus>: about a microsecond. A clock is what the
-peak implies for the matrix units there are. The H100 is NVIDIA's SXM, with NVLink.
+its links, is divided by them. The latency of a hop is that of "How to Scale Your
+Model", <https://jax-ml.github.io/scaling-book/tpus>: about a microsecond. The clock
+rate follows from the peak and the number of matrix units. The H100 is NVIDIA's SXM,
+with NVLink.
 """
 
 import dataclasses

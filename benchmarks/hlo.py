@@ -2,7 +2,7 @@
 
 The text of a compiled program, `compiled.as_text()`, has every instruction once, in its
 own computation. Here each is listed with the loops around it, which separates a cost
-paid once a step from one paid for every layer of every token.
+incurred once per step from one incurred for every layer of every token.
 """
 
 import dataclasses

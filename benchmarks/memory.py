@@ -1,17 +1,18 @@
-"""What each lever on memory saves, and what it costs.
+"""Memory saved by each setting, and its cost.
 
     python benchmarks/memory.py             # every table
     python benchmarks/memory.py cache remat
 
-- `cache`: the shipped model samples with caches kept in fewer bits. Bytes are counted
-    from shapes; gaps are between the log-probabilities that were recorded and those of
-    the policy with exact caches, in nats, and `rows` are those whose mean gap is more
-    than 3e-4, from where on GSPO clips.
-- `remat`: by the compiler's account, the memory of one update and the floating-point
-    operations of one layer's gradient.
-- `optimizer`: bytes from shapes; how far the weights of the shipped model come along
-    the way of float32 throughout, in a hundred updates of AdamW along random gradients.
-- `chunk`: log-probabilities and their gradient at a large vocabulary.
+- `cache`: the shipped model samples with caches of fewer bits. Bytes are counted from
+    shapes; gaps are between the recorded log-probs and those of the policy with exact
+    caches, in nats, and `rows` are those whose mean gap exceeds 3e-4, GSPO's clip
+    range.
+- `remat`: the memory of one update and the floating-point operations of one layer's
+    gradient, according to the compiler.
+- `optimizer`: bytes from shapes; the displacement of the shipped model's weights in a
+    hundred updates of AdamW with random gradients, parallel and orthogonal to that in
+    float32.
+- `chunk`: log-probs and their gradient at a large vocabulary.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def cache() -> Iterator[str]:
 
 def remat() -> Iterator[str]:
     prompts, group, prefix, horizon = 8, 8, 64, 128
-    yield "| remat | temporary MiB | a layer's MFLOP |"
+    yield "| remat | temporary MiB | MFLOP per layer |"
     for name in ("nothing", "elementwise", "mlp", "layers"):
         policy = models.Transformer(PRESETS["tiny"], remat=name, key=jr.key(0))
         env = RandomPrompts(policy.vocab_size, prefix, horizon)
@@ -166,13 +167,13 @@ def optimizer() -> Iterator[str]:
         far = jax.tree.map(lambda a, b: a.astype(jnp.float32) - b, params, start)
         return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(far)])
 
-    yield "| weights | moments | rounding | bytes a parameter | of the way | aside |"
+    yield "| weights | moments | rounding | bytes/parameter | parallel | orthogonal |"
     for weights, which, words in (
         ("float32", "plain", "float32 | none"),
-        ("float32", "bfloat16", "bfloat16 | random"),
+        ("float32", "bfloat16", "bfloat16 | stochastic"),
         ("bfloat16", "plain", "bfloat16 | nearest"),
-        ("bfloat16", "float32", "float32 | random"),
-        ("bfloat16", "bfloat16", "bfloat16 | random"),
+        ("bfloat16", "float32", "float32 | stochastic"),
+        ("bfloat16", "bfloat16", "bfloat16 | stochastic"),
     ):
         start = jax.tree.map(lambda x, w=weights: x.astype(w), exact)
         wide = jax.tree.map(lambda x: x.astype(jnp.float32), start)

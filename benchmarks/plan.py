@@ -1,10 +1,10 @@
-"""What a step needs on many chips, on paper: seconds, bytes, and what is in the way.
+"""Lower bounds of a step on many chips, calculated: seconds, bytes, bottleneck.
 
     python benchmarks/plan.py
     python benchmarks/plan.py --models qwen2.5-7b --chips v5e --count 16 --prompts 16
 
-Floors from the published figures of `chips.py`: what an ideal program would take. For
-each number of chips the quickest mesh that fits is shown. `aot.py` compiles the same
+They follow from the published figures of `chips.py`: what an ideal program would take.
+For each number of chips the fastest mesh that fits is shown. `aot.py` compiles the same
 step with the real compiler and prints both.
 """
 
@@ -44,10 +44,10 @@ class Mesh:
 
 
 LEVERS = {
-    "decoding reads weights": "more rows a chip (prompts, group), or more tensor",
+    "decoding reads weights": "more rows per chip (prompts, group), or more tensor",
     "decoding reads caches": "more chips, or a smaller cache dtype",
-    "decoding waits for links": "less tensor, or more rows a chip",
-    "products": "more chips for as many prompts",
+    "decoding waits for links": "less tensor, or more rows per chip",
+    "products": "more chips for the same number of prompts",
     "gathering weights": "fewer microbatches, or more tensor",
 }
 
@@ -163,7 +163,7 @@ def meshes(config: TransformerConfig, chips: int, job: Job) -> list[Mesh]:
 def best(
     config: TransformerConfig, chip: Chip, chips: int, job: Job
 ) -> tuple[Mesh, Estimate, bool]:
-    """The quickest mesh that fits; the smallest where none does."""
+    """The fastest mesh that fits in memory; the smallest one if none does."""
     every = [(m, estimate(config, chip, m, job)) for m in meshes(config, chips, job)]
     fitting = [x for x in every if x[1].memory <= 0.9 * chip.memory]
     if fitting:
@@ -178,15 +178,15 @@ def main():
     add("--models", nargs="+", choices=PRESETS, default=models)
     add("--chips", nargs="+", choices=CHIPS, default=["v5e", "v5p", "v6e"])
     add("--count", nargs="+", type=int, default=[16, 64, 256], help="of chips")
-    add("--prompts", type=int, default=None, help="one a chip by default")
+    add("--prompts", type=int, default=None, help="one per chip by default")
     add("--group", type=int, default=8)
     add("--prefix", type=int, default=512)
     add("--time", type=int, default=1024)
     add("--weights", default="float32", choices=["float32", "bfloat16"])
     options = parser.parse_args()
     weight = 4 if options.weights == "float32" else 2
-    print("| model | chips | prompts | fsdp, tensor, parts | GB | step s | ", end="")
-    print("decode s | update s | tokens/s a chip | most of it |")
+    print("| model | chips | prompts | fsdp, tensor, microbatches | GB ", end="")
+    print("| step s | decode s | update s | tokens/s per chip | bottleneck |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for model in options.models:
         config = PRESETS[model]
@@ -199,7 +199,8 @@ def main():
                 decode = sum(
                     s for n, s in found.seconds.items() if n.startswith("decoding")
                 )
-                memory = f"{found.memory / 1e9:.1f}" + ("" if fits else " (too much)")
+                memory = f"{found.memory / 1e9:.1f}"
+                memory += "" if fits else " (does not fit)"
                 rate = prompts * options.group * options.time / found.step / chips
                 print(
                     f"| {model} | {chips} {name} | {prompts} | {mesh.fsdp}, "

@@ -1,4 +1,4 @@
-"""Models by name, and a workload in which every run does the same work."""
+"""Named model configurations, and a workload in which every run does the same work."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a step must compute and move at the least, and what this machine can do."""
+"""Lower bounds of computation and memory traffic of a step, and measured peak rates."""
 
 import dataclasses
 import time

@@ -1,9 +1,9 @@
-"""How a step's time and its compilation grow, one axis at a time.
+"""Time and compile time of a step, as one size at a time grows.
 
     python benchmarks/scaling.py --out /tmp/scaling.png
     python benchmarks/scaling.py --axes layers --steps 1
 
-Every point is the preset `tiny` with one number changed: full lengths, random weights.
+Every point is the preset `tiny` with one size changed: full lengths, random weights.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Where a train step's time goes, and how far that is from what the machine can do.
+"""Time of a train step and its phases, compared with the machine's peak rates.
 
     python benchmarks/step_throughput.py --model tiny --phases
-    python benchmarks/step_throughput.py --model qwen2.5-0.5b --dtype bfloat16 \\
+    python benchmarks/step_throughput.py --model qwen2.5-0.5b --dtype bfloat16 \
         --prefix 256 --time 512 --lengths exponential:128 --slots 64 --json
     python benchmarks/step_throughput.py --mesh 2,1,1
 
-Weights are random (or a directory's), prompts are random tokens, and how long each row
-is does not depend on its tokens: every run does the same work.
+Weights are random (or those of a directory), prompts are random tokens, and the length
+of each row does not depend on its tokens: every run does the same work.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""GRPO on grade-school maths: a language model gets better while you watch.
+"""GRPO on grade-school maths: trains a language model on a CPU in two minutes.
 
     python examples/gsm8k.py
     python examples/gsm8k.py --set run.seed=1 --out out/seed-1
     python examples/gsm8k.py --config examples/recipes/qwen2.5-0.5b.yaml --out out/qwen
 
-Without arguments: the tiny model that grpojax ships, made-up word problems, a CPU. It
-is `grpojax train` under another name.
+Without arguments it trains the tiny model that grpojax ships on generated word
+problems. It is `grpojax train` with the recipe as an option.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from grpojax.runs.cli import main as commands
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs what the command line describes, and returns the exit code."""
+    """Runs the command line, and returns the exit code."""
     parser = argparse.ArgumentParser(
         description="GRPO on grade-school maths, by default with a tiny model on a CPU."
     )

@@ -1,19 +1,19 @@
-"""Makes the model and the tokenizer that grpojax ships, from nothing but a seed.
+"""Trains the model and the tokenizer that grpojax ships, from a seed alone.
 
     python examples/make_default.py --out DIRECTORY
 
 writes a directory in Hugging Face's format: a sentencepiece tokenizer and a Llama of
-0.8 million parameters, taught by next-token prediction on made-up word problems (the
-training split of `envs.gsm8k.word_problems`). It has three lessons:
+0.8 million parameters, trained by next-token prediction on generated word problems (the
+training split of `envs.gsm8k.word_problems`), in three stages:
 
-1. calculations without a question, so that it can count;
+1. calculations without a question, so that it can calculate;
 2. problems with worked answers, so that it can solve them;
-3. problems in three styles, so that reinforcement learning finds something to choose:
-   worked answers, guesses without working, and workings that stop before `#### `.
+3. problems in three styles, so that reinforcement learning has something to choose
+   from: worked answers, guesses without working, and workings that stop before `#### `.
 
-What comes out is right about four times in ten, though it could be right nine times in
-ten. The same seed gives the same bytes on the same kind of machine. Takes about 15
-minutes on two CPU cores; `--steps` shortens every lesson.
+The result is right about four times in ten, though it could be right nine times in ten.
+The same seed gives the same bytes on the same kind of machine. Takes about 15 minutes
+on two CPU cores; `--steps` shortens every stage.
 """
 
 import argparse

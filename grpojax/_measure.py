@@ -1,4 +1,4 @@
-"""What a rollout looked like, as a few numbers."""
+"""Rollout metrics."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from .types import Metrics, Rewards, Trajectory
 
 
 def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
-    """What a rollout looked like, under TRL's names where the meaning is the same.
+    """Rollout metrics, under TRL's names where the meaning is the same.
 
     A component named `correct`, 1 for a right answer and else 0, tells right rows from
     wrong ones.

@@ -1,6 +1,7 @@
-"""The train step: four phases, one pure function, one compiled program."""
+"""The train step: rollout, reward, advantage and update as one pure function."""
 
 import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -27,15 +28,16 @@ def init(
     reference: Reference | None = None,
     key: Key[Array, ""],
 ) -> TrainState:
-    """The train state before the first step.
+    """The initial train state.
 
     **Arguments:**
 
-    - `policy`: its arrays `policy.trainable()` are trained.
-    - `optimizer`: the one that `train_step` will be given.
-    - `reference`: a frozen policy for a KL penalty; or a function that extracts it from
-        the trained policy, such as `models.without_adapters`, and takes no memory.
-    - `key`: every random draw of the run is folded from it.
+    - `policy`: the arrays that `policy.trainable()` selects are trained.
+    - `optimizer`: an optax transformation; pass the same one to `train_step`.
+    - `reference`: the frozen reference policy of a KL penalty, or a function that
+        derives it from the trained policy, such as `models.without_adapters`, at no
+        memory cost.
+    - `key`: root PRNG key; each step uses `fold_in(key, version)`.
 
     **Raises:** `ValueError` if no array of the policy is trainable.
     """
@@ -46,7 +48,7 @@ def init(
             "entirely: weights in 8 bits need adapters, `models.lora`."
         )
     if reference is not None and not isinstance(reference, AbstractPolicy):
-        # A function that is no leaf: all leaves of a state are arrays.
+        # A pytree node, so that all leaves of the state are arrays.
         reference = jax.tree_util.Partial(reference)
     return TrainState(
         policy=policy,
@@ -58,14 +60,14 @@ def init(
 
 
 class Experience(eqx.Module):
-    """What `collect` hands to `learn`.
+    """A rollout with rewards and advantages: the output of `collect`.
 
     **Fields:**
 
-    - `trajectory`, `rewards`: of the prompts that are trained on.
-    - `advantages`: of each row, or of each of its tokens.
-    - `keep`: the rows that are trained on.
-    - `metrics`: of the rollout, over all prompts.
+    - `trajectory`, `rewards`: of the prompts selected for training.
+    - `advantages`: per row, or per token.
+    - `keep`: mask of the rows that contribute to the loss.
+    - `metrics`: rollout metrics over all sampled prompts, before selection.
     """
 
     trajectory: Trajectory
@@ -126,10 +128,10 @@ def learn(
 ) -> tuple[TrainState, Metrics]:
     """Updates the policy on collected experience.
 
-    The arguments are those of `train_step`, and what `collect` returned for the state.
+    The arguments are as in `train_step`, with `experience` collected from `state`.
 
-    **Returns:** the next state, and the metrics of the step, those of `collect` among
-    them.
+    **Returns:** the next state, and the metrics of the whole step, including those
+    of `collect`.
     """
 
     def check(batch: Batch, weights: LossWeights) -> Batch:
@@ -178,19 +180,20 @@ def train_step(
     **Arguments:**
 
     - `state`: from `init`, or from the step before.
-    - `env`: prompts, answers and rewards.
-    - `optimizer`: an optax transformation, the one that `init` was given.
-    - `algorithm`: from rewards to a gradient; see `grpojax.algorithms`.
-    - `rollout`: how many completions are sampled, and how.
+    - `env`: draws prompts, replies to turns and computes reward components.
+    - `optimizer`: the optax transformation that was passed to `init`.
+    - `algorithm`: advantage estimator, row selection and loss; see
+        `grpojax.algorithms`.
+    - `rollout`: batch sizes and sampler.
     - `update`: epochs, minibatches and microbatches.
-    - `reward`: weighs the environment's components; see `grpojax.reward`.
-    - `validate`: whether every phase's result is checked at run time; see
+    - `reward`: combines the reward components; see `grpojax.reward`.
+    - `validate`: whether to check every phase's outputs at run time; see
         `grpojax.validate`.
 
     **Returns:** the next state, and metrics as scalars on the device.
 
-    **Raises:** `TypeError` for a reward function that returns no `Rewards`;
-    `ValueError` for sizes that do not fit, before anything is compiled.
+    **Raises:** `TypeError` if the reward function does not return `Rewards`, and
+    `ValueError` for incompatible sizes, both while tracing.
     """
     experience = collect(
         state, env, algorithm, rollout=rollout, reward=reward, validate=validate
@@ -201,14 +204,14 @@ def train_step(
 
 
 class TrainStep(eqx.Module):
-    """The arguments of `train_step` but the state, as one value: state -> state.
+    """`train_step` with all arguments but the state bound: state -> (state, metrics).
 
         step(state) == train_step(state, step.env, step.optimizer, step.algorithm, ...)
 
-    It is a pytree: the arrays of the environment, of the algorithm and of the reward
-    are arguments of a program that is compiled with it, and no constants.
+    It is a pytree: under `eqx.filter_jit` the arrays of the environment, algorithm and
+    reward are inputs of the compiled program, not constants.
 
-    **Fields:** as the arguments of `train_step`.
+    **Fields:** the arguments of `train_step`, except `state`.
 
     !!! example
 
@@ -227,11 +230,20 @@ class TrainStep(eqx.Module):
     validate: bool = eqx.field(kw_only=True, static=True, default=False)
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """The next state, and the step's metrics."""
-        return self.learn(state, self.collect(state))
+        """One train step: the next state, and the step's metrics."""
+        return train_step(
+            state,
+            self.env,
+            self.optimizer,
+            self.algorithm,
+            rollout=self.rollout,
+            update=self.update,
+            reward=self.reward,
+            validate=self.validate,
+        )
 
     def collect(self, state: TrainState) -> Experience:
-        """The first half of a step."""
+        """The first half of a step: rollout, rewards and advantages."""
         return collect(
             state,
             self.env,
@@ -244,7 +256,7 @@ class TrainStep(eqx.Module):
     def learn(
         self, state: TrainState, experience: Experience
     ) -> tuple[TrainState, Metrics]:
-        """The second half of a step."""
+        """The second half of a step: the policy update."""
         return learn(
             state,
             experience,
@@ -256,15 +268,18 @@ class TrainStep(eqx.Module):
 
 
 def train(
-    state: TrainState, step: TrainStep, *, steps: int
+    state: TrainState,
+    step: Callable[[TrainState], tuple[TrainState, Metrics]],
+    *,
+    steps: int,
 ) -> tuple[TrainState, dict[str, Float[Array, " step"]]]:
-    """`steps` train steps under `lax.scan`, without a return to the host.
+    """`steps` train steps under `lax.scan`, without host round trips.
 
     **Arguments:**
 
     - `state`: from `init`.
-    - `step`: such as a `TrainStep`, or any function of a state.
-    - `steps`: how many.
+    - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
+    - `steps`: number of steps.
 
     **Returns:** the state after the last step, and every step's metrics, stacked.
 

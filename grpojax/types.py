@@ -32,10 +32,10 @@ class Axes(NamedTuple):
 
     **Fields:**
 
-    - `names`: of each axis, such as `("layer", "hidden", "heads")`; `None` for one that
+    - `names`: one per axis, such as `("layer", "hidden", "heads")`; `None` for one that
         is never sharded.
-    - `pieces`: the most shards of each axis: its size, or for an axis of concatenated
-        heads the number of heads.
+    - `pieces`: maximum number of shards of each axis: its size, or the number of heads
+        for an axis of concatenated heads.
     """
 
     names: tuple[str | None, ...]
@@ -48,7 +48,7 @@ class Prompt(eqx.Module):
     **Fields:**
 
     - `tokens`: token ids, `Int[*batch prefix]`; padding is ignored.
-    - `length`: tokens without padding, `Int[*batch]`, at least 1.
+    - `length`: number of tokens without padding, `Int[*batch]`, at least 1.
     """
 
     tokens: Int[Array, "*batch prefix"]
@@ -62,10 +62,10 @@ class Trajectory(eqx.Module):
 
     **Fields:**
 
-    - `prompt`: the prompts, once for their whole group, `Prompt[prompt prefix]`.
+    - `prompt`: the prompts, one per group, `Prompt[prompt prefix]`.
     - `tokens`: completion token ids, `Int[prompt group time]`.
-    - `sampled`: tokens that the policy sampled, the only ones that are trained on,
-        `Bool[prompt group time]`; the others are padding or an environment's reply.
+    - `sampled`: mask of the tokens sampled by the policy, which alone enter the loss,
+        `Bool[prompt group time]`; the others are padding or environment replies.
     - `log_prob`: natural log-probability under the behavior policy at `temperature`,
         recorded when the token was sampled, `Float[prompt group time]`; 0 elsewhere.
     - `version`: version of the policy that sampled the token, `Int[prompt group time]`;
@@ -73,10 +73,10 @@ class Trajectory(eqx.Module):
     - `terminated`: rows that sampled an end token, `Bool[prompt group]`; the others
         were truncated.
     - `rewards`: the environment's rewards by component, `Float[prompt group]` each.
-    - `temperature`: the sampler's, `Float[]`. The loss and every score of these tokens
-        divide their logits by it.
-    - `states`: the environment's states at the start of the conversations, stacked over
-        prompts, for rewards that need the right answer; `None` if they are unknown.
+    - `temperature`: sampling temperature, `Float[]`. The loss and all log-probs of
+        these tokens divide the logits by it.
+    - `states`: initial environment states, stacked over prompts, for reward functions
+        that need the reference answer; `None` if unknown.
     """
 
     prompt: Prompt
@@ -91,13 +91,12 @@ class Trajectory(eqx.Module):
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:
-        """Sampled tokens of each row."""
+        """Number of sampled tokens in each row."""
         return jnp.sum(self.sampled, axis=-1)
 
     def take(self, prompts: Int[Array, " taken"]) -> "Trajectory":
-        """The completions of some of the prompts, by index."""
-        taken = jax.tree.map(lambda x: x[prompts] if x.ndim else x, self)
-        return eqx.tree_at(lambda t: t.temperature, taken, self.temperature)
+        """The trajectory of the given prompt indices."""
+        return jax.tree.map(lambda x: x[prompts] if x.ndim else x, self)
 
 
 class Rewards(eqx.Module):
@@ -105,7 +104,7 @@ class Rewards(eqx.Module):
 
     **Fields:**
 
-    - `total`: the scalar that is maximized, `Float[prompt group]`.
+    - `total`: the reward that is maximized, `Float[prompt group]`.
     - `components`: its terms by name, before weighting, `Float[prompt group]` each; NaN
         where a component does not apply to a row.
     - `weights`: the weight of each component in `total`, `Float[]` each.
@@ -113,7 +112,7 @@ class Rewards(eqx.Module):
         excluded from every statistic and get advantage 0.
     - `keep`: rows that may be trained on, `Bool[prompt group]`. The others may still
         count in statistics.
-    - `lengths`: sampled tokens of each row, `Int[prompt group]`.
+    - `lengths`: number of sampled tokens in each row, `Int[prompt group]`.
     - `errors`: rows on which a host function failed, by component, `Bool[prompt group]`
         each; only components that can fail have an entry.
     """
@@ -163,7 +162,7 @@ class Rewards(eqx.Module):
 
 
 class TrainState(eqx.Module):
-    """Train state: everything that changes from step to step.
+    """Train state: the carry of the training loop.
 
     **Fields:**
 
@@ -171,8 +170,8 @@ class TrainState(eqx.Module):
     - `opt_state`: the optax optimizer's state over the policy's trainable arrays.
     - `reference`: the reference policy of a KL penalty, a function that extracts it
         from `policy`, or `None`.
-    - `version`: steps taken so far, `Int[]`.
-    - `key`: every random draw of the run is folded from it.
+    - `version`: number of steps taken, `Int[]`.
+    - `key`: root PRNG key; each step uses `fold_in(key, version)`.
     """
 
     policy: PyTree

@@ -14,28 +14,28 @@ if os.environ.get("GRPOJAX_TEST_XLA") != "default":
     FLAGS.append("--xla_backend_optimization_level=0")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
-# The library casts explicitly: no dtype of a result follows from promotion rules.
+# The library casts explicitly: the dtype of no result follows from promotion rules.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-def promoting(function):
-    """A function of optax, which relies on promotion itself."""
+def promotes(function):
+    """A function that relies on promotion, and so do the functions that it returns."""
 
     @functools.wraps(function)
-    def promoted(*args, **kwargs):
+    def wrapped(*args, **kwargs):
         with jax.numpy_dtype_promotion("standard"):
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+        return promotes(result) if callable(result) else result
 
-    return promoted
-
-
-def promoting_schedule(schedule):
-    return functools.wraps(schedule)(lambda *args, **kwargs: promoting(schedule(*args, **kwargs)))
+    return wrapped
 
 
-# Adam takes a float to the power of an integer; a schedule divides an integer count.
-optax.tree.bias_correction = promoting(optax.tree.bias_correction)
-optax.cosine_decay_schedule = promoting_schedule(optax.cosine_decay_schedule)
+# Optax relies on it: Adam raises a float to the power of an integer count, and a
+# schedule divides the count.
+optax.tree.bias_correction = promotes(optax.tree.bias_correction)
+for name in dir(optax):
+    if name.endswith("_schedule"):
+        setattr(optax, name, promotes(getattr(optax, name)))
 
 
 @pytest.fixture(scope="module", autouse=True)

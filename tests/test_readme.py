@@ -14,7 +14,9 @@ from grpojax.runs.recipe.load import dump, parse
 from grpojax.runs.recipe.schema import Recipe
 
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text()
 
 
 def blocks() -> list[str]:
@@ -49,13 +51,33 @@ def test_the_recipe_names_parts_that_exist():
 
 
 def test_the_page_on_adapters_runs_in_order(tmp_path, monkeypatch):
-    page = Path(__file__).resolve().parents[1] / "docs" / "lora.md"
+    page = DOCS / "lora.md"
     namespace: dict[str, object] = {"__name__": "lora"}
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, page.name, "exec"), namespace)
     written = {path.parent.name for path in tmp_path.rglob("*.safetensors")}
     assert written == {"adapter", "model"}
+
+
+def test_the_page_on_runs_runs_in_order(tmp_path, monkeypatch):
+    page = DOCS / "runs.md"
+    namespace: dict[str, object] = {"__name__": "runs"}
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, page.name, "exec"), namespace)
+    run = tmp_path / "out" / "digits"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["complete"] and summary["steps"] == 30
+    assert (run / "report.md").exists()
+    # A tracker that starts over is given every step.
+    assert len((run / "tracking" / "rewards.tsv").read_text().splitlines()) == 30
+
+
+def test_the_recipe_of_the_page_on_algorithms_names_parts_that_exist():
+    page = (DOCS / "algorithms.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    build.check(parse(Recipe(), text))
 
 
 def test_an_environment_takes_fewer_than_thirty_lines():
@@ -66,7 +88,7 @@ def test_an_environment_takes_fewer_than_thirty_lines():
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(name):
-    assert (Path(__file__).resolve().parents[1] / name).exists()
+    assert (ROOT / name).exists()
 
 
 def test_import_is_cheap():

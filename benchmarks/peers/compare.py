@@ -1,13 +1,13 @@
-"""The same GRPO step in several libraries, alternately, and the ratios between them.
+"""The same GRPO step in several libraries, interleaved, and the ratios of their times.
 
-    python benchmarks/peers/compare.py --workload DIR --pairs 5 \\
-        --python grpojax=python --python trl=VENV/bin/python \\
-        --contestant ours=grpojax --contestant trl=trl \\
+    python benchmarks/peers/compare.py --workload DIR --pairs 5 \
+        --python grpojax=python --python trl=VENV/bin/python \
+        --contestant ours=grpojax --contestant trl=trl \
         --contestant 'trl-bf16=trl:{"dtype": "bfloat16"}'
 
-Every contestant is a process that stays for the whole comparison. They start one after
-the other and take their first step alone; then they take turns, one step each a round,
-so that what disturbs the machine disturbs all of them. Ratios are taken within rounds.
+Every contestant is a process that lives for the entire comparison. They start one after
+the other and take their first step alone; then they alternate, one step each per round,
+so that disturbances of the machine affect all of them. Ratios are taken within rounds.
 """
 
 import argparse

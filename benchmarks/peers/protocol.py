@@ -1,4 +1,4 @@
-"""What a worker and `compare.py` say to each other: one JSON line an event.
+"""Protocol between a worker and `compare.py`: one JSON line per event.
 
 Only the standard library: this is imported inside every peer's own environment.
 """

@@ -1,8 +1,8 @@
-"""One GRPO step of TRL, for `compare.py`: its own trainer, held before every step.
+"""One GRPO step of TRL, for `compare.py`: its own trainer, paused before every step.
 
-TRL samples with `generate`, whose longest row holds all others; a row that said the end
-token goes on as padding. Lengths are imposed by a logits processor, so that masking is
-TRL's own: a row says the end token at its length and not before.
+TRL samples with `generate`, which runs until the longest row ends; a row that has
+sampled its end token continues as padding. Lengths are imposed by a logits processor,
+so masking is TRL's own: a row samples the end token at its length and not before.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""One GRPO step of Tunix, for `compare.py`: its own learner, fed one batch a step.
+"""One GRPO step of Tunix, for `compare.py`: its own learner, with one batch per step.
 
-Tunix samples in one compiled loop until all rows have said the end token: the longest
-row holds all others. Lengths are imposed on the logits inside that loop, so that
-stopping, cutting and masking are Tunix's own. It cuts a row before its end token, which
-therefore follows the last token that counts.
+Tunix samples in one compiled loop until all rows have sampled the end token, so it runs
+until the longest row ends. Lengths are imposed on the logits inside that loop, so
+stopping, truncation and masking are Tunix's own. It truncates a row before its end
+token, which therefore follows the last token that counts.
 """
 
 import json

@@ -3,7 +3,8 @@
     python benchmarks/peers/workload.py OUT --model small
     python benchmarks/peers/workload.py OUT --model DIR --lengths exponential:30
 
-writes OUT/model, float32 safetensors that every library loads, and OUT/workload.json.
+writes OUT/model, float32 safetensors that every library can load, and
+OUT/workload.json.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Algorithms are values: each is one expression over small parts.
+"""Policy-gradient algorithms, each composed of an advantage, a selection and a loss.
 
 No critic, no replay: the only baselines are the group and the batch. Where the ratio
 ρ = π / π_old is exactly 1, as in the first update, all of them have the gradient of

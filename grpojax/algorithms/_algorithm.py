@@ -1,4 +1,4 @@
-"""The value that an algorithm is."""
+"""The `Algorithm` module."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ..update import Objective
 
 
 class Algorithm(eqx.Module):
-    """How rewards become a gradient.
+    """A policy-gradient algorithm: advantage estimator, row selection and objective.
 
     **Fields:**
 

@@ -1,4 +1,4 @@
-"""How many completions a step samples, and how."""
+"""Configuration of the rollout phase."""
 
 import equinox as eqx
 from jaxtyping import ArrayLike, Int
@@ -13,20 +13,22 @@ class RolloutConfig(eqx.Module):
 
     **Fields:**
 
-    - `prompts`: prompts of a step.
-    - `group`: completions of each prompt.
-    - `train_prompts`: how many of the prompts are trained on, those whose rewards
-        differ first (`advantage.take_nonzero_variance`): DAPO's oversampling at a
-        static shape. All of them when `None`.
-    - `slots`: how many rows are decoded at a time. A slot whose row has ended takes the
-        next row, so fewer slots than rows do less work when lengths differ, and the
-        tokens are the same. All rows at once when `None`. On a mesh every shard of the
-        batch has its share of them.
-    - `limits`: maximum length of each row, tokens, `Int[prompt group]`, between 1 and
-        the environment's `max_completion_length`, which is the default.
+    - `prompts`: number of prompts per step.
+    - `group`: number of completions per prompt, TRL's `num_generations`.
+    - `train_prompts`: number of prompts to train on, those with nonzero reward variance
+        first (`advantage.take_nonzero_variance`): DAPO's dynamic sampling at a static
+        shape. All of them when `None`.
+    - `slots`: number of rows decoded concurrently. A finished slot is refilled with the
+        next row, so fewer slots than rows waste less compute when lengths differ; the
+        sampled tokens are the same. All rows at once when `None`. On a mesh the slots
+        are split evenly over the data-parallel shards.
+    - `limits`: maximum completion length of each row in tokens, `Int[prompt group]`,
+        clipped to between 1 and the environment's `max_completion_length`, which is
+        the default.
     - `sampler`: draws the tokens, such as `Categorical(temperature)`.
 
-    **Raises:** `ValueError` for a size that is no positive integer.
+    **Raises:** `ValueError` if a size is not a positive integer, `TypeError` if
+    `sampler` is not an `AbstractSampler`.
 
     !!! example
 
@@ -60,7 +62,7 @@ def check_sizes(**sizes: int | None):
 
 
 def check_sampler(sampler: AbstractSampler):
-    """Raises a `TypeError` for what is no sampler, such as its class."""
+    """Raises a `TypeError` unless `sampler` is an `AbstractSampler` instance."""
     if not isinstance(sampler, AbstractSampler):
         raise TypeError(
             "rollout: `sampler` must be an instance of `rollout.AbstractSampler`. "

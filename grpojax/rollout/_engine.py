@@ -26,7 +26,7 @@ from ._turns import answer_turns, step_shape
 
 
 class Engine(eqx.Module):
-    """Constants of one rollout; `run` decodes all of its rows.
+    """Continuous-batching decoder of one rollout; `run` decodes all of its rows.
 
     **Fields:**
 

@@ -35,13 +35,13 @@ def complete(
 
     **Arguments:**
 
-    - `policy`: samples.
-    - `env`: answers each turn.
+    - `policy`: the policy to sample from.
+    - `env`: replies to each turn and computes rewards.
     - `states`, `prompts`: results of `env.reset` or `env.problem`, stacked by `vmap`.
     - `group`, `slots`, `limits`, `sampler`: as in `RolloutConfig`.
-    - `version`: of the policy, recorded with every sampled token.
-    - `first`: index of the first prompt. Prompts completed in several calls, each with
-        the index of its first prompt, get the same completions as in a single call.
+    - `version`: policy version, recorded with every sampled token.
+    - `first`: global index of the first prompt. Prompts split over several calls, each
+        with its own `first`, get the same completions as in a single call.
     - `key`: row `(p, g)` uses `fold_in(key, (first + p) · group + g)`; the key is
         consumed.
 
@@ -81,7 +81,7 @@ def complete(
         )
         return engine.run()[0]
 
-    # Laid out once for all tokens.
+    # Converted to the decoding layout once, outside the decode loop.
     replicated = policy.for_decoding(num_slots // shards), env, sampler
     rows = spmd.shard_map_batch(decode, replicated, states, prompts, fold(row), limits)
     rows = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
@@ -108,21 +108,20 @@ def generate(
 ) -> Trajectory:
     """Completions of prompts drawn from the environment.
 
-    The members of a group share one `env.reset` and differ in their sampling keys only.
+    The members of a group share one `env.reset` and differ only in their sampling keys.
 
     **Arguments:**
 
-    - `policy`: samples.
-    - `env`: prompts and answers.
+    - `policy`: the policy to sample from.
+    - `env`: draws prompts, replies to turns and computes rewards.
     - `config`: sizes and sampler.
-    - `version`: of the policy, recorded with every sampled token.
+    - `version`: policy version, recorded with every sampled token.
     - `key`: split into one for the resets and one for the rows; consumed.
 
     **Returns:** the trajectory of all `config.prompts` prompts.
 
     **Raises:** as `complete`.
     """
-    _check_vocabulary(policy, env)
     reset_key, row_key = jr.split(key)
     fold = jax.vmap(lambda prompt: jr.fold_in(reset_key, prompt))
     keys = fold(jnp.arange(config.prompts, dtype=jnp.uint32))

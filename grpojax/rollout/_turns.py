@@ -1,4 +1,4 @@
-"""Turns of a conversation: what the environment answers inside the decode loop."""
+"""Environment steps inside the decode loop."""
 
 import jax
 import jax.numpy as jnp

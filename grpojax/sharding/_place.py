@@ -1,4 +1,4 @@
-"""Where the arrays of a policy, and of the optimizer's state with it, are stored."""
+"""Placement of policies and optimizer states on a mesh."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar

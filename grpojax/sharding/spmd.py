@@ -1,4 +1,4 @@
-"""What the library's phases are partitioned with: its own use, not its users'.
+"""Internal helpers that partition the phases over a mesh; not a public API.
 
 - per-shard execution: `shard_map_batch`, `shard_map_data_parallel`,
   `shard_map_callback`, `vmap_shards`;

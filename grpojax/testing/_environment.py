@@ -62,7 +62,7 @@ def check_env(env: AbstractEnvironment, *, key: Key[Array, ""], tries: int = 16)
 
 
 class _Progress(NamedTuple):
-    """Where the conversations are.
+    """Progress of the conversations.
 
     **Fields:**
 

@@ -1,4 +1,4 @@
-"""How a batch is split into minibatches and microbatches."""
+"""Splitting of a batch into minibatches and microbatches."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How a step's samples are used by the optimizer."""
+"""Configuration of the update phase."""
 
 import equinox as eqx
 
@@ -9,20 +9,21 @@ class UpdateConfig(eqx.Module):
     **Fields:**
 
     - `epochs`: passes over the trajectory.
-    - `minibatches`: optimizer updates in each epoch, each on its share of the prompts.
-    - `microbatches`: parts of a minibatch whose gradients are accumulated; the result
-        does not depend on it. A prompt's rows are packed end to end into streams as
-        wide as the horizon, and a microbatch holds `prompts · group / microbatches` of
-        all streams (with more microbatches than samples, of some of the prompts): more
-        microbatches take less memory, and streams that stay empty are not computed.
-        `group` when `None`: as many streams as prompts.
-    - `recompute`: whether old log-probs are computed with the policy before the first
-        update, in place of those that the sampler recorded. When `None` they are if the
-        objective has an importance correction, which compares the two.
-    - `chunk`: positions whose logits exist at a time; by default what fits a block of
-        2²³ logits on a CPU, 2²⁹ on a GPU and 2²⁸ on a TPU.
+    - `minibatches`: optimizer updates per epoch, each on an equal share of the prompts.
+    - `microbatches`: gradient-accumulation steps per minibatch; the result does not
+        depend on it. A prompt's rows are packed into streams as wide as
+        `max_completion_length`, and a microbatch holds
+        `prompts · group / microbatches` streams (from a subset of the prompts if
+        there are more microbatches than `group`). More microbatches need less memory;
+        microbatches without tokens are skipped. Defaults to `group`, one stream per
+        prompt.
+    - `recompute`: whether to recompute old log-probs with the policy before the first
+        update, instead of using those recorded by the sampler. `None` means only if
+        the objective has an importance correction, which compares the two.
+    - `chunk`: number of positions whose logits are materialized at a time; by default
+        as many as fit 2²³ logits on a CPU, 2²⁹ on a GPU and 2²⁸ on a TPU.
 
-    **Raises:** `ValueError` for a count that is no positive integer.
+    **Raises:** `ValueError` if a count is not a positive integer.
 
     !!! example
 
@@ -47,6 +48,6 @@ class UpdateConfig(eqx.Module):
 
 
 def check_count(name: str, count: int):
-    """Raises a `ValueError` for what is no positive integer."""
+    """Raises a `ValueError` unless `count` is a positive integer."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} must be a positive integer. Received {count!r}.")

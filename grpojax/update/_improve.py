@@ -40,7 +40,7 @@ class _Rows(NamedTuple):
     weights: LossWeights
 
 
-class _Loss(NamedTuple):
+class _SharedInputs(NamedTuple):
     """Arguments of the loss that are the same for all rows."""
 
     policy: AbstractPolicy
@@ -65,23 +65,23 @@ def improve(
 
     **Arguments:**
 
-    - `policy`, `opt_state`: what is updated; `optimizer.init` saw the trainable arrays,
-        `eqx.filter(policy, policy.trainable())`.
+    - `policy`, `opt_state`: the policy, and the optimizer state over its trainable
+        arrays, `eqx.filter(policy, policy.trainable())`.
     - `trajectory`: sampled completions, with the temperature of their sampler.
-    - `advantages`: of each row, or of each token.
-    - `keep`: rows that are trained on; all of them when `None`.
+    - `advantages`: per row, or per token.
+    - `keep`: mask of the rows that contribute to the loss; all rows when `None`.
     - `objective`: the loss.
     - `optimizer`: an optax transformation; its schedules count updates.
-    - `reference`: of a KL penalty: a policy, or a function of `policy` that returns it.
+    - `reference`: KL reference policy, or a function that derives it from `policy`.
     - `config`: epochs, minibatches, microbatches.
-    - `validate`: checks a minibatch before its gradient, and returns it.
+    - `validate`: called on each minibatch and its loss weights; returns the minibatch.
 
     **Returns:** the policy, its optimizer state, and the metrics. An update whose
     gradient is not finite changes nothing and is counted in `skipped_updates`.
 
     **Raises:** `ValueError` if minibatches and microbatches do not divide the batch,
-    for an importance correction without recomputed log-probs, and for the state of
-    another optimizer.
+    for an importance correction without recomputed log-probs, and for an
+    `opt_state` that does not match `optimizer`.
     """
     prompts, group = check_minibatches(config.minibatches, *trajectory.terminated.shape)
     microbatches = group if config.microbatches is None else config.microbatches
@@ -94,14 +94,14 @@ def improve(
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
     update = _Update(
-        objective,
-        optimizer,
-        static,
-        trajectory.temperature,
-        chunks,
-        streams,
-        config.chunk,
-        validate,
+        objective=objective,
+        optimizer=optimizer,
+        static=static,
+        temperature=trajectory.temperature,
+        chunks=chunks,
+        streams=streams,
+        logits_chunk=config.chunk,
+        validate=validate,
     )
     minibatches = split(
         config.minibatches, trajectory.prompt, (trajectory.tokens, batch)
@@ -114,15 +114,15 @@ def improve(
 
 @dataclasses.dataclass(frozen=True)
 class _Update:
-    """One optimizer update, as a method of everything that all updates share.
+    """The optimizer update on one minibatch, with the constants that all updates share.
 
     **Fields:**
 
     - `objective`, `optimizer`, `validate`: as in `improve`.
     - `static`: the policy without its trainable arrays.
-    - `temperature`: of the trajectory.
+    - `temperature`: the trajectory's sampling temperature.
     - `chunks`, `streams`: see `microbatch_sizes`.
-    - `chunk`: as in `UpdateConfig`.
+    - `logits_chunk`: `UpdateConfig.chunk`.
     """
 
     objective: Objective
@@ -131,11 +131,11 @@ class _Update:
     temperature: FloatLike
     chunks: int
     streams: int
-    chunk: int | None
+    logits_chunk: int | None
     validate: Callable[[Batch, LossWeights], Batch] | None
 
     def step(self, carry: tuple[PyTree, PyTree], minibatch: PyTree):
-        """(params, optimizer state) after an update on one minibatch, and metrics."""
+        """One optimizer update on one minibatch: the body of a `lax.scan`."""
         params, opt_state = carry
         prompt, (tokens, batch) = minibatch
         weights = self.objective.loss_weights(batch)
@@ -143,9 +143,9 @@ class _Update:
             batch = self.validate(batch, weights)
         rows = _Rows(tokens, batch, weights)
         (prompt, rows), _ = balance_tokens(batch.mask, self.chunks, (prompt, rows))
-        # Each replica accumulates its own rows; they communicate only the sum.
+        # Each replica accumulates over its own rows; only the sums are communicated.
         policy = eqx.combine(params, self.static)
-        shared = _Loss(policy, self.objective, self.temperature)
+        shared = _SharedInputs(policy, self.objective, self.temperature)
         gradients, metrics = spmd.shard_map_data_parallel(
             self.accumulate, shared, prompt, rows
         )
@@ -162,13 +162,13 @@ class _Update:
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
         return choose(finite, new, carry), metrics
 
-    def accumulate(self, shared: _Loss, prompt: Prompt, rows: _Rows):
+    def accumulate(self, shared: _SharedInputs, prompt: Prompt, rows: _Rows):
         """Gradient and metrics of a replica's rows, with a leading axis of one."""
         found = _accumulate(self.gradient, shared, split(self.chunks, prompt, rows))
         return jax.tree.map(lambda x: x[None], found)
 
-    def gradient(self, shared: _Loss, microbatch: tuple[Prompt, _Rows]):
-        """Gradient and metrics of some prompts, whose rows are packed."""
+    def gradient(self, shared: _SharedInputs, microbatch: tuple[Prompt, _Rows]):
+        """Gradient and metrics of one chunk of prompts, packed into streams."""
         prompt, rows = microbatch
 
         def loss(log_probs: LogProbs, included: Bool[Array, "prompt group"]):
@@ -184,7 +184,7 @@ class _Update:
 
         streams = self.streams * rows.tokens.shape[0]
         packed = pack_rows(prompt, rows.tokens, rows.batch.mask, streams)
-        options = {"temperature": shared.temperature, "chunk": self.chunk}
+        options = {"temperature": shared.temperature, "chunk": self.logits_chunk}
         return packed_gradient(shared.policy, packed, loss, **options)
 
 
@@ -198,7 +198,7 @@ def _batch(
     config: UpdateConfig,
     microbatches: int,
 ) -> Batch:
-    """The loss's constants: what has to be computed with policies is computed here."""
+    """Constants of the loss: advantages, mask, and old and reference log-probs."""
     mask = trajectory.sampled
     mask = mask if keep is None else mask & keep[:, :, None]
     recompute = _recomputes(objective, config)
@@ -220,7 +220,7 @@ def _batch(
         log_prob, entropy = log_probs(policy)
         old = log_prob if recompute else old
     if recompute and once:
-        # The old policy is the current one: its ratio is exactly 1, at no cost.
+        # The old policy is the current one: the ratio is exactly 1; skip recomputing.
         old = None
     if reference is not None and not isinstance(reference, AbstractPolicy):
         reference = reference(policy)
@@ -235,7 +235,7 @@ def _batch(
 
 
 def _recomputes(objective: Objective, config: UpdateConfig) -> bool:
-    """Whether old log-probs are computed again, by default as the objective needs."""
+    """Whether to recompute old log-probs; by default only for importance correction."""
     if config.recompute is None:
         return objective.importance is not None
     if objective.importance is not None and not config.recompute:
@@ -259,8 +259,8 @@ def _check_state(
         raise ValueError(
             "The optimizer's state must belong to the optimizer, over the trainable "
             f"arrays. Received {jax.tree.structure(opt_state)} where the optimizer "
-            f"begins with {jax.tree.structure(wanted)}: give `init` and the step one "
-            "optimizer, or begin a new state with `optimizer.init`."
+            f"expects {jax.tree.structure(wanted)}: pass the same optimizer to `init` "
+            "and the step, or create a new state with `optimizer.init`."
         )
 
 
@@ -269,10 +269,10 @@ def _accumulate(
     shared: PyTree,
     microbatches: PyTree,
 ) -> tuple[PyTree, MetricAccumulator]:
-    """Sums gradients and metrics over microbatches, with one buffer for each."""
+    """Gradient accumulation: sums gradients and metrics over microbatches."""
     first = jax.tree.map(lambda x: x[0], microbatches)
     if jax.tree.leaves(microbatches)[0].shape[0] == 1:
-        return gradient(shared, first)  # A loop would be traced twice, for its shapes.
+        return gradient(shared, first)  # Skips `eval_shape`, a second trace.
     gradients, metrics = eqx.filter_eval_shape(gradient, shared, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
     zeros = sharding.constrain(zeros)

@@ -1,7 +1,7 @@
 """Log-probs and gradients in microbatches of packed streams.
 
-Memory follows a microbatch, and work follows the tokens: a prompt is run once for all
-of its microbatches, and microbatches without tokens are not computed.
+Peak memory scales with the microbatch, and compute with the number of tokens: a prompt
+is prefilled once for all its microbatches, and empty microbatches are skipped.
 """
 
 import functools as ft
@@ -22,9 +22,9 @@ from ._packing import balance_tokens, pack, Packing, to_rows, to_streams
 
 
 class PackedRows(eqx.Module):
-    """Rows packed into streams, of which a microbatch holds `streams`.
+    """Rows packed into streams; each microbatch holds `streams` of them.
 
-    Every shard packs the rows of its own prompts: its axis comes first.
+    Each data-parallel shard packs its own prompts: arrays have a leading shard axis.
     """
 
     prompt: Prompt
@@ -34,12 +34,12 @@ class PackedRows(eqx.Module):
 
     @property
     def microbatches(self) -> Int[Array, ""]:
-        """How many microbatches hold tokens; at least 1, so that metrics exist."""
+        """Number of nonempty microbatches; at least 1, so that metrics are defined."""
         used = jnp.max(self.packing.used)
         return jnp.maximum(-(-used // self.streams), 1)
 
-    def slice(self, microbatch: Int[Array, ""], x: Array) -> Array:
-        """The streams of one microbatch, of one shard."""
+    def take_streams(self, microbatch: Int[Array, ""], x: Array) -> Array:
+        """One shard's streams in one microbatch."""
         start = microbatch * self.streams
         return jax.lax.dynamic_slice_in_dim(x, start, self.streams, axis=0)
 
@@ -53,14 +53,15 @@ class PackedRows(eqx.Module):
         """Log-probs and entropies of one microbatch's streams."""
 
         def one(prompt, tokens, packing, context):
-            owner = self.slice(microbatch, packing.owner)
+            owner = self.take_streams(microbatch, packing.owner)
+            source = self.take_streams(microbatch, packing.source)
             own = lambda x: x[owner]
             found = log_probs(
                 policy,
                 jax.tree.map(own, prompt),
-                to_streams(tokens, self.slice(microbatch, packing.source))[:, None],
+                to_streams(tokens, source)[:, None],
                 context=jax.tree.map(own, context),
-                position=self.slice(microbatch, packing.position)[:, None],
+                position=self.take_streams(microbatch, packing.position)[:, None],
                 **options,
             )
             return jax.tree.map(lambda x: x[:, 0], found)
@@ -71,7 +72,7 @@ class PackedRows(eqx.Module):
     def to_rows(
         self, microbatch: Int[Array, ""], streams: PyTree[Array, " T"]
     ) -> tuple[PyTree[Array, " T"], Bool[Array, "prompt group"]]:
-        """Streams of one microbatch as rows, and which rows are in it."""
+        """Unpacks one microbatch's streams into rows, with a mask of the rows in it."""
         first = microbatch * self.streams
         unpack = spmd.vmap_shards(lambda x, packing: to_rows(x, packing, first))
         leaves, tree = jax.tree.flatten(streams)
@@ -82,10 +83,10 @@ class PackedRows(eqx.Module):
     def to_streams(
         self, microbatch: Int[Array, ""], rows: PyTree[Array, " T"]
     ) -> PyTree[Array, " T"]:
-        """Rows as the streams of one microbatch."""
+        """Packs rows into the streams of one microbatch."""
 
         def one(rows, source):
-            source = self.slice(microbatch, source)
+            source = self.take_streams(microbatch, source)
             return jax.tree.map(lambda x: to_streams(x, source), rows)
 
         rows = spmd.split_batch(rows)
@@ -102,7 +103,7 @@ def pack_rows(
 
     **Arguments:**
 
-    - `streams`: of a microbatch, over all shards; divides the rows.
+    - `streams`: streams per microbatch over all shards; divides the number of rows.
     """
     time = tokens.shape[-1]
     lengths = jnp.max(jnp.where(mask, jnp.arange(1, time + 1), 0), axis=-1)
@@ -112,7 +113,7 @@ def pack_rows(
 
 
 def prefill_prompts(policy: AbstractPolicy, rows: PackedRows) -> PyTree:
-    """The prompts' caches."""
+    """KV caches of the prompts."""
     one = jax.vmap(ft.partial(prefill, policy))
     return spmd.vmap_shards(one)(rows.prompt)
 
@@ -125,7 +126,7 @@ def masked_log_probs(
     microbatches: int,
     **options: FloatLike | int | None,
 ) -> LogProbs:
-    """Log-probs and entropies under a mask, without a gradient; 0 elsewhere."""
+    """Log-probs and entropies of masked tokens, without gradient; 0 elsewhere."""
     chunks, streams = microbatch_sizes(microbatches, tokens.shape[1])
     sharding.check_prompts("prompts / microbatches", tokens.shape[0] // chunks)
 
@@ -164,10 +165,10 @@ def packed_gradient(
     loss: Loss,
     **options: FloatLike | int | None,
 ) -> tuple[PyTree, PyTree]:
-    """The gradient for the policy's trainable arrays, and metrics, of packed rows.
+    """Gradient with respect to the trainable arrays, and metrics, of packed rows.
 
-    Both are accumulated over microbatches. The gradient of the prompts' caches, which
-    every microbatch adds to, is pulled back through the prompts once at the end.
+    Both are accumulated over microbatches. The cotangent of the prompts'
+    caches is accumulated too, and pulled back through the prefill once at the end.
     """
     params, static = eqx.partition(policy, policy.trainable())
     combine = lambda params: eqx.combine(params, static)
@@ -189,7 +190,7 @@ def packed_gradient(
         return (sharding.constrain(gradient), of_context), metrics
 
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
-    # The caches may be in half precision, the sum of their gradients is not.
+    # Accumulate in float32 at least, even if the caches are in half precision.
     wide = lambda x: jnp.zeros(x.shape, accumulation_dtype(x.dtype))
     gradient, of_context = jax.tree.map(wide, shapes[0])
     gradients = sharding.constrain(gradient), of_context

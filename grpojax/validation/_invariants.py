@@ -1,4 +1,4 @@
-"""How invariants are checked: on the host now, or at run time inside a program."""
+"""Invariant checks: eager on the host, or at run time in a compiled program."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The entry point: a stage's value in, the same value out."""
+"""The entry point of run-time validation."""
 
 from typing import Literal, TypeVar
 

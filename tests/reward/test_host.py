@@ -224,7 +224,8 @@ def test_a_mesh_asks_once_about_all_rows():
     rows = trajectory_of([[[7] * p, [p]] for p in range(1, 9)])
     types = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((8,), ("data",), types, devices=jax.devices()[:8])
-    spread = jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    spread = jax.tree.map(lambda x: jax.device_put(x, split) if x.ndim else x, rows)
     host = HostReward(judge, decode, name="judge")
     total = jax.jit(lambda rows: host(rows).total * 2)(spread)
     wanted = [[2 * p, 2 * (p == 7)] for p in range(1, 9)]

@@ -29,6 +29,16 @@ PAID = dict(correct=[[1.0, 0.0, 1.0]], format=[[1.0, 1.0, 0.0]])
 ROWS = of_lengths(1, 2, 3, **PAID, terminated=[[True, False, True]])
 
 
+def test_a_component_of_weight_zero_may_be_missing():
+    named = {"correct": 1.0, "format": 0, "brief": 0.0}
+    rewards = WeightedSum(named)(ROWS)
+    np.testing.assert_array_equal(rewards.total, PAID["correct"])
+    assert rewards.weights == {"correct": 1, "format": 0}
+    for weight in (0.5, jnp.zeros(())):  # An array may be swept, or traced.
+        with pytest.raises(ValueError, match=r"Received \['brief'\]"):
+            WeightedSum({**named, "brief": weight})(ROWS)
+
+
 def test_weights_add_up_by_name():
     rewards = WeightedSum({"correct": 1.0, "format": 0.5})(ROWS)
     np.testing.assert_array_equal(rewards.total, [[1.5, 0.5, 1.0]])

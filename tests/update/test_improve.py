@@ -114,7 +114,8 @@ def test_gradient_equals_the_formula_written_out():
         log_prob = every[jnp.arange(len(prompt) - 1, len(stream) - 1), tokens]
         ratio = jnp.exp(log_prob - old)
         value = jnp.minimum(ratio * a, jnp.clip(ratio, 0.9, 1.3) * a)
-        return jnp.sum(jnp.where(mask, value, 0)) / jnp.maximum(mask.sum(), 1)
+        count = jnp.maximum(jnp.sum(mask, dtype=value.dtype), 1)
+        return jnp.sum(jnp.where(mask, value, 0)) / count
 
     def loss(params):
         policy, total = eqx.combine(params, static), 0.0
@@ -170,7 +171,7 @@ def test_ratios_are_between_the_right_policies(recompute, share, importance):
         if share is not None:
             threshold = jnp.nanquantile(jnp.where(mask, entropy, jnp.nan), 1 - share)
             value = jnp.where(entropy >= threshold, value, 0)
-        return -jnp.sum(jnp.where(mask, value, 0)) / mask.sum()
+        return -jnp.sum(jnp.where(mask, value, 0)) / jnp.sum(mask, dtype=value.dtype)
 
     value, gradient = jax.value_and_grad(loss)(POLICY.table)
     got, _, metrics = improve(STALE, **options)
@@ -310,7 +311,7 @@ def test_schedules_count_optimizer_updates():
 
 
 def test_the_learning_rate_is_that_of_the_last_update():
-    schedule = lambda count: 0.5**count
+    schedule = lambda count: 0.5 ** count.astype(jnp.float32)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.inject_hyperparams(optax.adam)(learning_rate=schedule),

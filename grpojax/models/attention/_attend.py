@@ -78,7 +78,7 @@ _Output = tuple[QueryRows, Float[Array, "kv_head row"]]
 def _attention(
     config: KernelConfig | None, query: QueryRows, sources: tuple[Source, ...]
 ) -> QueryRows:
-    """By the kernel with a configuration on an NVIDIA GPU, else in plain XLA."""
+    """Attention by a Pallas kernel on NVIDIA GPUs if configured, else in plain XLA."""
     return _fwd(config, query, sources)[0]
 
 
@@ -120,7 +120,7 @@ def _by_platform(
 def _reference(
     query: QueryRows, sources: list[CacheSource], dtype: DTypeLike
 ) -> _Output:
-    """A cache's scales multiply columns of scores and weights, not keys and values."""
+    """Attention in plain XLA; int8 cache scales multiply the scores and the weights."""
     scores = [
         _masked(mask, _scaled(_scores(query, kv.keys, dtype), kv.key_scale))
         for kv, mask in sources

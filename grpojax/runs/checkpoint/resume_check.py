@@ -21,7 +21,7 @@ def check_resumable(
     where: str = "it",
     free: Sequence[str] = FREE,
 ) -> None:
-    """Checks that a run would go on to compute what it has begun to compute.
+    """Checks that a configuration is compatible with that of the run to resume.
 
     A learning rate that decays until the last step depends on the number of steps: with
     `optimizer.schedule` linear or cosine, `run.steps` must not change either.

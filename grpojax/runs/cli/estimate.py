@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(prepared: Prepared) -> Estimate:
-    """Compiles a prepared step, and runs nothing.
+    """Memory estimate of a prepared run, from its compiled step.
 
     **Arguments:**
 

@@ -49,7 +49,7 @@ class RefusedError(Exception):
 
 
 class LeavingError(Exception):
-    """A run that ended before its last step, with its exit code."""
+    """Early termination of a run, with its exit code."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)

@@ -34,7 +34,7 @@ def add_resume_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="resume the run in DIR with the recipe that is there; if there is none and "
+        help="resume the run in DIR, with its own recipe; if there is none and "
         "a recipe is named, start it",
     )
 
@@ -72,7 +72,7 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
         if coordinator.rpartition(":")[2].isdecimal() and 0 <= index < count:
             return True
     raise ValueError(
-        "One of several processes needs HOST:PORT of process 0, the number of processes "
+        "One of several processes needs HOST:PORT of process 0, their number, "
         f"and its own index. Received --coordinator {coordinator} --processes {count} "
         f"--process {index}: pass all three, with the index counted from 0."
     )
@@ -115,8 +115,8 @@ def load_recipe(
         model = str(Path(model) / "model")
         if not Path(model).is_dir():
             raise FileNotFoundError(
-                f"A finished run has a model. There is none at {model!r}: let it finish, or "
-                "name another one."
+                f"A finished run has a model. There is none at {model!r}: let it "
+                "finish, or name another one."
             )
     recipe = load(Recipe(), path, options.set, environment)
     if model is not None:

@@ -1,4 +1,4 @@
-"""Completions to look at, with their rewards and the probability of each token."""
+"""Completions with rewards and per-token probabilities, for inspection."""
 
 from collections.abc import Sequence
 

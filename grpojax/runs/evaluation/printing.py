@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation."""
+"""Console output of an evaluation."""
 
 import textwrap
 

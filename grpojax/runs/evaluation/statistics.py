@@ -1,4 +1,4 @@
-"""What samples of problems are worth, and how sure that is.
+"""Accuracy statistics over sampled completions, with confidence intervals.
 
 Everything here is about numbers in [0, 1]: a problem's score is the share of its
 samples that are right, or a chance estimated from them, and the mean over problems is
@@ -74,7 +74,7 @@ def wilson(
 
 
 def mean_over_problems(scores: Sequence[float], trials: int = 1) -> Measure:
-    """The mean score of problems, and how well it is known for problems like these.
+    """Mean score over problems, with its 95% confidence interval.
 
     The interval is Wilson's with the effective number of trials that the spread of the
     scores between problems implies,
@@ -123,7 +123,7 @@ def mean_over_problems(scores: Sequence[float], trials: int = 1) -> Measure:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that one of k samples is right, estimated from n of which c are.
+    """Unbiased pass@k estimate from n samples, of which c are correct.
 
         1 - C(n - c, k) / C(n, k)
 
@@ -150,7 +150,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority(answers: Sequence[Answer], gold: Answer) -> float:
-    """What the vote of a problem's samples is worth.
+    """Majority-vote (maj@n) accuracy of one problem's samples.
 
     The answer that most samples give is the vote's. A sample without an answer does not
     vote, and a vote without voters is wrong. A tie is broken by lot: it is worth

@@ -1,4 +1,4 @@
-"""Descriptions of values: what a run without a recipe has for its configuration."""
+"""Serializable descriptions of objects: the configuration of a run without a recipe."""
 
 import dataclasses
 import functools
@@ -97,9 +97,10 @@ def _describe_function(function: Callable, outer: tuple[object, ...]) -> object:
         given = {"arguments": list(function.args), **function.keywords}
         name = _describe_function(function.func, outer)
         return _named("partial", {"function": name, **given}, outer)
-    qualified = getattr(function, "__qualname__", type(function).__qualname__)
-    module = getattr(function, "__module__", type(function).__module__)
-    name = f"{module}:{qualified}"
+    # What a decorator wraps, and not what the decorator encloses.
+    function = inspect.unwrap(function)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{named.__module__}:{named.__qualname__}"
     if any(function is other for other in outer):
         return name
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())

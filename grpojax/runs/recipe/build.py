@@ -1,4 +1,4 @@
-"""From a recipe to the arguments of `grpojax.fit`."""
+"""Construction of the arguments of `grpojax.fit` from a recipe."""
 
 import logging
 from importlib import resources
@@ -40,7 +40,7 @@ SHIPPED = "gsm8k-tiny"
 
 
 class Keys(NamedTuple):
-    """Keys of a run, from which every random draw is folded."""
+    """Root PRNG keys of a run."""
 
     train: Key[Array, ""]
     evaluate: Key[Array, ""]
@@ -48,7 +48,7 @@ class Keys(NamedTuple):
 
 
 def build_keys(recipe: Recipe) -> Keys:
-    """The keys of a recipe's seed."""
+    """Root PRNG keys derived from `run.seed`."""
     key = jr.key(recipe.run.seed)
     train, evaluate = jr.split(key)
     return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
@@ -63,8 +63,8 @@ def load_model(
 ) -> tuple[Transformer, AbstractTokenizer]:
     """A model, sharded over a mesh if there is one, and its tokenizer.
 
-    **Raises:** `FileNotFoundError` if there is none, `ValueError` if the two do not
-    belong together.
+    **Raises:** `FileNotFoundError` if there is no model, `ValueError` if the
+    tokenizer does not fit its vocabulary.
     """
     settings = recipe.model
     path, remat = settings.path, settings.remat
@@ -122,7 +122,7 @@ def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
 
 
 def build_rollout(recipe: Recipe) -> RolloutConfig:
-    """The section `rollout` as a value."""
+    """The `RolloutConfig` of a recipe."""
     settings = recipe.rollout
     return RolloutConfig(
         settings.prompts,
@@ -134,7 +134,7 @@ def build_rollout(recipe: Recipe) -> RolloutConfig:
 
 
 def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation | None:
-    """The evaluation on the problems that a recipe holds out, if there are any."""
+    """The evaluation on a recipe's held-out problems, if any."""
     env, training = environments.held_out, environments.train
     if env is None:
         return None
@@ -145,7 +145,7 @@ def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation |
         samples=run.eval_samples,
         sampler=build_eval_sampler(recipe),
         problems=min([env.size, *limits]),
-        # As many rows at a time as in training, for which there is memory.
+        # As many rows at a time as in training, which fit in memory.
         batch=max(settings.prompts * settings.group // run.eval_samples, 1),
         slots=settings.slots,
         training=training if isinstance(training, AbstractAnswerEnvironment) else None,
@@ -154,7 +154,7 @@ def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation |
 
 
 def config_of(recipe: Recipe, summary: str = "") -> Config:
-    """A recipe as the configuration of a run, compared with those of any version."""
+    """The run configuration of a recipe; its `parse` reads older recipes too."""
 
     def parse(text: str) -> dict[str, object]:
         return load.to_mapping(load.parse(Recipe(), text))
@@ -177,7 +177,7 @@ class FitArguments(TypedDict):
 
 
 def check(recipe: Recipe) -> None:
-    """Checks all of a recipe's parts, before anything is loaded.
+    """Checks all of a recipe's components before anything is loaded.
 
     **Raises:** `ValueError` or `TypeError` with the key, for a name or an argument that
     is unknown, and for parts that do not fit together.
@@ -228,7 +228,7 @@ def _build(recipe: Recipe, mesh: Mesh | None) -> FitArguments:
 
     reference = None
     if needs_reference(algorithm):
-        # The weights that adapters adapt do not change, and need no copy.
+        # The base weights of adapters are frozen and need no copy.
         reference = models.without_adapters if adapted else base()
     key = build_keys(recipe).train
     state = init(policy, optimizer=optimizer, reference=reference, key=key)
@@ -266,7 +266,7 @@ def summarize(
     environments: Environments,
     mesh: Mesh | None,
 ) -> str:
-    """What a run computes, in a few lines."""
+    """A summary of a run in a few lines."""
     settings, lora = recipe.rollout, recipe.lora
     millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
     trained = eqx.filter(policy, policy.trainable())

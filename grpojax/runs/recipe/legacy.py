@@ -43,7 +43,7 @@ _DATA = {
 
 
 def translate_file(values: Mapping) -> Mapping:
-    """A file of any age, in which `update.recompute: false` of an old one is null.
+    """Recipe values, with the old default `update.recompute: false` replaced by null.
 
     It was the default where no objective needed old log-probs to be recomputed.
     """
@@ -55,7 +55,7 @@ def translate_file(values: Mapping) -> Mapping:
 
 
 def translate_key(name: str, value: object) -> tuple[str, object]:
-    """The key and the value of today for a dotted key of any age."""
+    """The current key and value for a dotted key of any recipe version."""
     if name in _WEIGHTS:
         return "reward.weights", Merge({name.rpartition(".")[2]: value})
     for old, new in _MOVED.items():

@@ -1,12 +1,13 @@
 """The schema of a recipe: every key with its default.
 
-`load.load(Recipe(), "recipe.yaml")` reads one; `build.build` makes the arguments of
-`grpojax.fit` of it. A part is written as its name, or as a mapping with its name and
+`load.load(Recipe(), "recipe.yaml")` reads one; `build.build` builds the arguments
+of `grpojax.fit` from it. A component is given by name, or as a mapping of its name and
 its arguments:
 
     surrogate: {name: Clip, low: 0.2, high: 0.28}
 
-The name is one that `grpojax` exports for that place, or `package.module:object`.
+The name is exported by the corresponding `grpojax` module, or is
+`package.module:object`.
 """
 
 import importlib
@@ -30,7 +31,7 @@ class Run:
     eval_problems: int | None = 512  # null: the whole held-out split.
     eval_samples: int = 1  # Completions of each.
     eval_temperature: float = 1.0  # 0: greedy.
-    max_eval_problems: int | None = None  # Evaluate the first ones only.
+    max_eval_problems: int | None = None  # Upper limit on eval_problems.
     validate: bool = False  # Check every phase's values at run time.
 
     def __post_init__(self):
@@ -43,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Model:
-    """A Llama, Mistral, Qwen2 or Qwen3."""
+    """The model: a Llama, Mistral, Qwen2 or Qwen3; its dtypes and rematerialization."""
 
     path: str = "gsm8k-tiny"  # The shipped model; a directory, or a hub id.
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
@@ -106,10 +107,10 @@ class Data:
 
         **Arguments:**
 
-        - `before`: the options that the keys change, if they are of the same task.
+        - `before`: existing options, which are updated if they are of the same task.
         - `changes`: the section's other fields.
-        - `others`: the keys.
-        - `environment`: the variables.
+        - `others`: the remaining keys, which are the task's options.
+        - `environment`: environment variables to interpolate.
         """
         task = changes["task"]
         options = task_options(task)
@@ -141,7 +142,7 @@ class Rollout:
 
     prompts: int = 16
     group: int = 8  # Completions of each prompt.
-    train_prompts: int | None = None  # Train on so many, nonzero variance first.
+    train_prompts: int | None = None  # Prompts to train on, nonzero variance first.
     slots: int | None = None  # Rows decoded at a time; null: all of them.
     max_new_tokens: int = 40
     temperature: float = 1.0
@@ -163,13 +164,13 @@ class Rollout:
 class Reward:
     """The reward of a completion: a weighted sum of components, then shapings.
 
-    A component with weight 0 is recorded if there is one, and may be missing.
+    A component with weight 0 is logged if present, and may be absent.
     """
 
     weights: Weights = field(
         default_factory=lambda: Weights({"correct": 1.0, "format": 0.0})
     )
-    terms: Parts = Parts(())  # Reward functions besides the environment.
+    terms: Parts = Parts(())  # Additional reward functions.
     shapings: Parts = Parts(())  # Applied to the total, first to last.
 
     def __post_init__(self):
@@ -182,10 +183,10 @@ class Reward:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """From rewards to a gradient: one of `grpojax.algorithms`, with changes.
+    """The algorithm: one of `grpojax.algorithms`, with components overridden.
 
-    Further keys are arguments of the algorithm; null stands for its default. Parts that
-    are named replace the algorithm's own.
+    Other keys are arguments of the algorithm; null selects its default. Components that
+    are given replace those of the algorithm.
     """
 
     name: str = "grpo"
@@ -208,7 +209,7 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optax optimizer after a clip of the gradient's norm.
+    """An optax optimizer, preceded by global-norm gradient clipping.
 
     Further keys are arguments of the optimizer. It computes in float32; moments and
     weights in bfloat16 are rounded stochastically, by `update.stochastic_rounding`.
@@ -217,7 +218,7 @@ class Optimizer:
     name: str = "adamw"
     # A number, or a schedule of optax: {name: warmup_cosine_decay_schedule, ...}.
     learning_rate: float | Part = 5e-5
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # To 0 at the end.
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # Decay to 0.
     warmup_updates: int = 0
     clip_norm: float | None = 1.0
     weight_decay: float = 0.0
@@ -244,9 +245,9 @@ class Update:
 
     epochs: int = 1
     minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int | None = None  # For memory; null: as many as samples of a prompt.
+    microbatches: int | None = None  # Gradient accumulation; null: rollout.group.
     recompute: bool | None = None  # Old log-probs; null: as the objective needs.
-    chunk: int | None = None  # Positions whose logits exist at a time; null: as fits.
+    chunk: int | None = None  # Positions per block of logits; null: automatic.
 
     def __post_init__(self):
         at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
@@ -255,7 +256,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run."""
+    """The complete configuration of a training run."""
 
     run: Run = field(default_factory=Run)
     model: Model = field(default_factory=Model)
@@ -275,10 +276,10 @@ class Recipe:
 
 
 def check_paths(recipe: Recipe) -> None:
-    """Checks that the files exist which a recipe names.
+    """Checks that the paths named in a recipe exist.
 
-    A name such as `org/name` may be a directory or an id on the hub, which loading it
-    finds out. This takes no time and imports nothing.
+    A name such as `org/name` may be a directory or a hub id, which is resolved on
+    loading. This is fast and imports nothing.
 
     **Raises:** `FileNotFoundError` for a path that does not exist.
     """

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from ...env import AbstractDatasetEnvironment
 from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
-from .parts.compose import imported, parameters_of
+from .parts.compose import parameters_of
+from .parts.lookup import imported
 from .schema import Recipe
 from .values.check import check, is_kind, nearest
 

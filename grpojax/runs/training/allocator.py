@@ -5,7 +5,7 @@ import sys
 
 
 def give_back() -> None:
-    """Gives freed memory back to the system, where the C library would keep it.
+    """Returns freed heap memory to the operating system, by glibc's `malloc_trim`.
 
     A compiler allocates in small pieces and frees them all; glibc keeps what is free
     below one that is not, and arrays, which are large, do not go there. On other

@@ -1,4 +1,4 @@
-"""Checkpoints between steps, and ending a run early."""
+"""Checkpoint callback: periodic saves, preemption and divergence."""
 
 from pathlib import Path
 
@@ -13,18 +13,18 @@ from .settings import Checkpointing
 
 
 class CheckpointCallback:
-    """Saves the state between steps, and ends a run that is to leave.
+    """Saves checkpoints between steps, and stops preempted and diverged runs.
 
-    A context manager: leaving it waits for the checkpoint that is being written.
+    A context manager: on exit it waits for a save that is still in progress.
 
     **Arguments:**
 
-    - `settings`: how often, and how many are kept.
-    - `directory`: the run's; `None` in a process that is not the first.
-    - `checkpoints`: where checkpoints go, in all processes; `None` for none.
+    - `settings`: save frequency and retention.
+    - `directory`: the run directory; `None` on processes other than 0.
+    - `checkpoints`: the checkpoint directory, on all processes; `None` for no saves.
     - `last`: the number of the last step.
-    - `log`: holds the metrics that belong to the state.
-    - `preemption`: whether a signal asked the run to leave.
+    - `log`: the run log, for the checkpoint's config, score and health status.
+    - `preemption`: tells whether a termination signal was received.
     """
 
     def __init__(
@@ -56,25 +56,25 @@ class CheckpointCallback:
     def on_step_end(self, step: int, state: TrainState, metrics: MetricsBuffer) -> None:
         """Saves the state if a checkpoint is due.
 
-        The order matters: metrics are flushed before their state is saved, and the
-        state is saved before the run leaves.
+        Metrics are flushed before their state is saved, and the state is saved before
+        the run exits.
 
         **Arguments:**
 
         - `step`: the step that was taken.
-        - `state`: after it. It must not be kept: the next step donates its memory.
-        - `metrics`: of steps that may not have been reported yet.
+        - `state`: the state after that step; do not keep it, the next step donates it.
+        - `metrics`: the buffer of metrics that may not have been flushed yet.
 
-        **Raises:** `PreemptedError` or `DivergedError` for a run that is to end; its
-        last good state has been saved by then.
+        **Raises:** `PreemptedError` on preemption, `DivergedError` on divergence; both
+        after the last finite state was saved, if checkpoints are enabled.
         """
-        # All processes leave after the same step, whichever got the signal.
-        every = self._every
+        # All processes exit after the same step, whichever received the signal.
+        every = None if self._checkpoints is None else self._every
         leave = processes.any_process(self._preemption.requested)
         due = leave or step == self._last
         if every is not None and (due or step % every == 0):
             metrics.flush()
-            # A state whose last updates were skipped is no better than the one before.
+            # Not after a step with a non-finite loss or skipped updates.
             if self._log.last_update_finite:
                 self._save(step, state)
         if leave:

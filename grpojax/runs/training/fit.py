@@ -1,6 +1,7 @@
-"""Training as a function of values: checkpoints, evaluations, logs and resume."""
+"""The training loop `fit`: checkpoints, evaluation, logging and resume."""
 
 import functools
+import inspect
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -36,37 +37,38 @@ def prepare(
     logging: Logging = Logging(),
     config: Config | None = None,
 ) -> Prepared:
-    """A training run: evaluations, steps, checkpoints and records.
+    """A training run, with evaluation, checkpoints, logging and resume.
 
-    `fit(...)` is `run(prepare(...))`: what can be refused is refused by `prepare`,
+    `fit(...)` is `run(prepare(...))`: `prepare` validates its arguments
     before anything is compiled or written.
 
-    The program is compiled once, and donates the state: the one that was given must not
-    be used again. On a mesh, arrays of the state decide which: `sharding.place` them.
+    The step is compiled once and donates the state, so the argument must not be used
+    again. The mesh is taken from the state's arrays: place them by `sharding.place`.
 
     **Arguments:**
 
     - `state`: from `grpojax.init`.
     - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
-    - `steps`: how many steps the run will have taken, those included that it resumes.
-    - `out`: the run's directory; nothing is written without one. Of a `RunDirectory`
-        the caller has called `check_config`.
-    - `resume`: whether to continue the run in `out` from its last good checkpoint. The
-        state and every record but times are then those of a run that was never
-        interrupted, bit for bit.
-    - `evaluation`: the problems that the policy is evaluated on before and after.
-    - `checkpoint`: how often the state is saved, and how the final policy is exported.
-    - `trackers`: experiment trackers by name, besides the run's directory.
-    - `health`: when the run warns, or stops.
-    - `logging`: what is recorded and shown.
-    - `config`: what the run computes; by default a description of `step`.
+    - `steps`: total number of steps, including those taken before a resume.
+    - `out`: the run directory; nothing is written when `None`. For a `RunDirectory` the
+        caller must already have called `check_config`.
+    - `resume`: whether to continue the run in `out` from its last intact checkpoint.
+        The state and all records except times are then bit-identical to those of an
+        uninterrupted run.
+    - `evaluation`: evaluation before and after training; none when `None`.
+    - `checkpoint`: checkpoint frequency, retention, and export of the final policy.
+    - `trackers`: experiment trackers by name; they need `out`.
+    - `health`: thresholds at which the run warns or stops.
+    - `logging`: logged metrics and completions, and console output.
+    - `config`: the configuration that is saved, and compared on resume; by default
+        derived from `step`.
 
     **Returns:** the state after the last step.
 
-    **Raises:** `ValueError`, `TypeError` or `OSError` for values that do not fit
-    together, for a directory in use, and for a run that computed something else, all
-    by `prepare`; `PreemptedError` on SIGTERM or Ctrl-C, after the state was saved;
-    `DivergedError` when updates are not finite.
+    **Raises:** from `prepare`, `ValueError`, `TypeError` or `OSError` for incompatible
+    arguments, a directory in use, or a resumed run with another configuration;
+    `PreemptedError` on SIGTERM or Ctrl-C, after a checkpoint if these are enabled;
+    `DivergedError` after `health.skipped_steps` non-finite steps in a row.
 
     !!! example
 
@@ -86,14 +88,15 @@ def prepare(
     resume = processes.broadcast_from_0(lambda: resume)
     path = out.path if isinstance(out, RunDirectory) else out
     directory = out if isinstance(out, RunDirectory) else None
-    # In a run of several processes only the first has a directory that is claimed.
+    # Only process 0 is given a `RunDirectory`; all processes must take the same branch.
     claimed = processes.broadcast_from_0(lambda: isinstance(out, RunDirectory))
     if not claimed:
         directory = processes.on_process_0(lambda: claim(path, resume=resume))
     if config is None:
         config = described(state, step, steps, evaluation)
     mesh = mesh_of(state)
-    samples = logging.samples if logging.tokenizer is not None else 0
+    recorded = path is not None and logging.tokenizer is not None
+    samples = logging.samples if recorded else 0
     checkpoints = None if path is None else Path(path) / CHECKPOINTS
     with use(mesh):
         lowered = lower(state, step, samples=samples)
@@ -101,31 +104,31 @@ def prepare(
         if resume and checkpoints is not None:
             state, point = _restore(state, directory, checkpoints, config, claimed)
     return Prepared(
-        state,
-        lowered,
-        steps,
-        directory,
-        checkpoints,
-        point,
-        evaluation,
-        checkpoint,
-        trackers or {},
-        health,
-        logging,
-        config,
-        mesh,
-        start,
+        state=state,
+        step=lowered,
+        steps=steps,
+        directory=directory,
+        checkpoints=checkpoints,
+        resume=point,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+        trackers=trackers or {},
+        health=health,
+        logging=logging,
+        config=config,
+        mesh=mesh,
+        start=start,
     )
 
 
 def claim(out: str | os.PathLike[str] | None, *, resume: bool) -> RunDirectory | None:
-    """The directory of a run, if the run may have it.
+    """The run directory, checked to be free or resumable; `None` without `out`.
 
     **Raises:** as `RunDirectory`; `FileNotFoundError` if there is no run to resume.
     """
     if out is None:
         return None
-    # A run to resume that has not been started is started.
+    # Resuming a run that was never started starts it.
     started = (Path(out) / "config.yaml").exists()
     return RunDirectory(out, resume=resume and started)
 
@@ -137,7 +140,7 @@ def _restore(
     config: Config,
     checked: bool,
 ) -> tuple[TrainState, ResumePoint | None]:
-    """The state of the last good checkpoint, if there is one."""
+    """State and resume point of the last intact checkpoint, if any."""
     started = processes.broadcast_from_0(
         lambda: directory is not None and directory.config.exists()
     )
@@ -163,8 +166,8 @@ def check_config(
 ) -> None:
     """Checks that a run may be resumed with a configuration.
 
-    What counts is what its last checkpoint has saved; `config.yaml` may have been
-    edited since. Takes no arrays, so that it can be called before any are loaded.
+    Compares with the configuration in its last checkpoint, as `config.yaml` may have
+    been edited since. Needs no arrays, so it can be called before any are loaded.
 
     **Raises:** `ValueError` in all processes, with each key that differs.
     """
@@ -191,6 +194,9 @@ def _then_run(prepare: Callable[_P, Prepared]) -> Callable[_P, TrainState]:
         return run(prepare(*args, **kwargs))
 
     fit.__name__ = fit.__qualname__ = "fit"
+    signature = inspect.signature(prepare)
+    signature = signature.replace(return_annotation=TrainState)
+    fit.__dict__["__signature__"] = signature
     return fit
 
 

@@ -1,9 +1,9 @@
 """Metrics of steps, kept on the device until several steps' are read together."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import jax
 
@@ -64,17 +64,30 @@ class MetricsBuffer:
             self.flush()
 
     def flush(self) -> None:
-        """Reads and reports all pending steps."""
+        """Reads and reports all pending steps; if one has failed, those before it."""
         pending, self._pending = self._pending, []
         if not pending:
             return
-        metrics = [values for _, values in pending]
-        # Waits for the last of the steps: the clock is read after it.
-        metrics, samples = jax.device_get((metrics, self._samples))
+        try:
+            # Waits for the last of the steps: the clock is read after it.
+            metrics, samples = jax.device_get(([x for _, x in pending], self._samples))
+        except jax.errors.JaxRuntimeError:
+            for step, values in pending:
+                self._report_all([(step, jax.device_get(values))], None)
+            raise
+        numbers = [step for step, _ in pending]
+        self._report_all(list(zip(numbers, metrics, strict=True)), samples)
+
+    def _report_all(
+        self,
+        steps: Sequence[tuple[int, Mapping[str, SupportsFloat]]],
+        samples: Samples | None,
+    ) -> None:
+        """Reports steps that were read together."""
         now = time.perf_counter()
-        seconds, self._since = (now - self._since) / len(pending), now
-        last = pending[-1][0]
-        for (step, _), values in zip(pending, metrics, strict=True):
+        seconds, self._since = (now - self._since) / len(steps), now
+        last = steps[-1][0]
+        for step, values in steps:
             record = {name: float(x) for name, x in values.items()}
             record = {"step_time": seconds, **record}
             self._report(StepRecord(step, record, samples if step == last else None))

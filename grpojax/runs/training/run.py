@@ -1,4 +1,4 @@
-"""The second half of `fit`: evaluations and steps of a prepared run."""
+"""The training loop of a prepared run: evaluations and train steps."""
 
 import contextlib
 from collections.abc import Mapping
@@ -22,15 +22,14 @@ from .health import Thresholds
 from .metrics_buffer import MetricsBuffer, StepRecord
 from .run_log import ResumePoint, RunLog
 from .settings import Checkpointing, Config, export_to, Logging
-from .step import LoweredStep
+from .step import LoweredStep, validation_errors
 
 
 class Prepared(NamedTuple):
     """A run that is loaded, checked and traced; nothing is compiled or written.
 
-    In a run of several processes only the first has a directory; all of them save and
-    restore the state, in `checkpoints`. `start` is when it began, by
-    `time.perf_counter`.
+    In a multi-process run only process 0 has `directory`; all processes save to and
+    restore from `checkpoints`. `start` is the start time, by `time.perf_counter`.
     """
 
     state: TrainState
@@ -50,7 +49,7 @@ class Prepared(NamedTuple):
 
 
 def run(prepared: Prepared) -> TrainState:
-    """Takes the steps of a prepared run; see `fit`."""
+    """Runs the training loop of a prepared run; see `fit`."""
     with use(prepared.mesh):
         return _run(prepared)
 
@@ -96,7 +95,7 @@ def _run(run: Prepared) -> TrainState:
 
 
 def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainState:
-    """Compiles the step and takes all that remain."""
+    """Compiles the step and runs the remaining steps."""
     state, first = run.state, int(run.state.version) + 1
     if first > run.steps:
         return state
@@ -109,6 +108,7 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
         bar.update(record.step, record.metrics)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(validation_errors())
         callback = stack.enter_context(
             CheckpointCallback(
                 run.checkpoint,
@@ -132,11 +132,11 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
 def _evaluate(
     run: Prepared, state: TrainState, log: RunLog, preemption: Preemption, when: str
 ) -> None:
-    """Evaluates the policy, if there is an evaluation, and prints some of it."""
+    """Runs the evaluation, if any; prints a summary and records the result."""
     if run.evaluation is None:
         return
 
-    def report(*_: int) -> None:
+    def check_preemption(*_: int) -> None:
         if processes.any_process(preemption.requested):
             preemption.raise_preempted()
 
@@ -147,7 +147,7 @@ def _evaluate(
         state.policy,
         predictions=predictions,
         tokenizer=run.logging.tokenizer,
-        report=report,
+        report=check_preemption,
     )
     print_result(result, run.logging.tokenizer, run.logging.console, when)
     log.evaluated(run.evaluation, result)

@@ -1,4 +1,4 @@
-"""Records of a run: its directory, its trackers, and the health of its metrics."""
+"""Run log: metrics, completions and events in files and trackers; health checks."""
 
 import contextlib
 import logging
@@ -30,17 +30,17 @@ _STATUS = {
 }
 
 Accuracy = tuple[float, tuple[float, float]]
-"""A share of correct samples, and its 95% interval."""
+"""Accuracy, and its 95% confidence interval."""
 
 
 class ResumePoint(NamedTuple):
-    """Where a run is resumed.
+    """The checkpoint that a run is resumed from.
 
     **Fields:**
 
-    - `step`: of the checkpoint; 0 without one.
+    - `step`: the checkpoint's step; 0 if there is none.
     - `files`: the run's files as they were at that checkpoint.
-    - `problems`: a sentence for each later checkpoint that could not be used.
+    - `problems`: one message per later checkpoint that could not be used.
     """
 
     step: int
@@ -49,20 +49,20 @@ class ResumePoint(NamedTuple):
 
 
 class RunLog:
-    """Writes the records of a run, and keeps those that the run itself needs.
+    """The log of a run: metrics, completions, evaluations, events and health checks.
 
     **Arguments:**
 
-    - `directory`: where to write; `None` for nowhere, and in all processes but the
-        first.
-    - `config`: what the run computes, as YAML.
-    - `steps`: how many steps the run will have taken.
-    - `thresholds`: of the health checks.
+    - `directory`: the run directory; `None` for no files, as on processes other than
+        0.
+    - `config`: the run's configuration, as YAML.
+    - `steps`: total number of steps of the run.
+    - `thresholds`: thresholds of the health checks.
     - `tokenizer`: decodes samples; without one they are not written.
-    - `start`: when the run began, by `time.perf_counter`.
+    - `start`: start time of the run, by `time.perf_counter`.
 
     `records` holds the metrics of every step. `seconds_compile` is the time spent
-    compiling, to which others add.
+    compiling; callers add to it.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, those parts of it included that it resumes."""
+        """Wall time of the run in seconds, including the time before a resume."""
         return time.perf_counter() - self._start
 
     @property
     def steps(self) -> int:
-        """How many steps have been taken."""
+        """Number of steps taken."""
         return len(self.records)
 
     @property
     def last_update_finite(self) -> bool:
-        """Whether the last reported step changed the policy."""
+        """Whether the last reported step had a finite loss and no skipped updates."""
         return self._monitor.bad_steps == 0
 
     def accuracy(self, when: str) -> Accuracy | None:
-        """What was measured `"before"` or `"after"` the steps."""
+        """Held-out accuracy `"before"` or `"after"` training, if evaluated."""
         return self._accuracies.get(when)
 
     @contextlib.contextmanager
@@ -136,7 +136,7 @@ class RunLog:
                 directory.tracking, directory.path.name, dict(config or {}), self.steps
             )
             others = start(trackers or {}, run, self._warn)
-            # A tracker ignores the steps that it has already got.
+            # Replays restored steps; a tracker ignores those it has already logged.
             for tracker in others:
                 for record in self.records:
                     _log(tracker, record)
@@ -146,7 +146,7 @@ class RunLog:
                 self.event("finish", f"{self.steps} steps were taken")
                 directory.finish(self._summary("finished"))
             except BaseException as error:
-                # The error may be that nothing can be written any more.
+                # The error itself may be a failed write, such as a full disk.
                 with contextlib.suppress(OSError):
                     status = _STATUS.get(type(error), "failed")
                     kind = "preempted" if status == "preempted" else "stopped"
@@ -178,7 +178,7 @@ class RunLog:
         ]
         self._monitor = self._monitor.replay(self.records)
         if self.records:
-            # The clock continues from the last step that counts.
+            # Wall time continues from the last restored step.
             self._start -= float(self.records[-1]["time"])
 
     def event(self, kind: str, message: str) -> None:
@@ -230,7 +230,7 @@ class RunLog:
         self._samples_evaluated = count
         if step == 0:
             self._accuracies["before"] = accuracy
-        if step == self._steps:  # Of a run of no steps, both.
+        if step == self._steps:  # With zero steps, both.
             self._accuracies["after"] = accuracy
 
     def _summary(self, status: str) -> dict[str, object]:

@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """What `fit` records and shows while it runs.
+    """Logging settings of `fit`.
 
     **Fields:**
 
-    - `every`: steps whose metrics are read from the device together.
-    - `samples`: prompts whose completions are recorded each time; 0 for none.
-    - `tokenizer`: decodes completions; without one none are recorded.
-    - `console`: shows progress; nowhere by default.
+    - `every`: steps between device-to-host transfers of metrics.
+    - `samples`: number of prompts whose completions are logged each time; 0 for none.
+    - `tokenizer`: decodes completions; without one none are logged.
+    - `console`: rich console for progress output; quiet by default.
 
-    **Raises:** `ValueError` for counts that are too small.
+    **Raises:** `ValueError` if `every` is below 1 or `samples` is negative.
     """
 
     every: int = 1
@@ -55,15 +55,15 @@ Export = Callable[[AbstractPolicy, Path], None]
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
-    """What `fit` saves of a run that has a directory.
+    """Checkpoint and export settings of `fit`.
 
     **Fields:**
 
-    - `every`: steps between two checkpoints; `None` for none at all.
-    - `keep_last`: how many of the latest checkpoints are kept.
-    - `keep_best`: how many of those with the highest reward are kept besides.
-    - `export`: writes the final policy; by default in Hugging Face's format, if it is
-        one of `grpojax.models`.
+    - `every`: steps between checkpoints; `None` disables them.
+    - `keep_last`: number of latest checkpoints to keep.
+    - `keep_best`: number of highest-reward checkpoints to keep in addition.
+    - `export`: writes the final policy; by default in Hugging Face format, if it is
+        a `models.Transformer`.
 
     **Raises:** `ValueError` for counts that are too small.
     """
@@ -88,14 +88,14 @@ class Checkpointing:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run computes: written to its directory, and compared when it is resumed.
+    """Configuration of a run: saved in its directory, and compared on resume.
 
     **Fields:**
 
-    - `values`: names and plain values, nested.
-    - `parse`: from the YAML of a run to its `values`.
-    - `summary`: what is shown when a run starts, a few lines.
-    - `text`: the values as YAML, if it has a format of its own.
+    - `values`: the configuration, as nested mappings of plain values.
+    - `parse`: parses the saved YAML of a run into its `values`.
+    - `summary`: text printed when the run starts.
+    - `text`: custom YAML of `values`; by default `yaml.safe_dump`.
     """
 
     values: Mapping[str, object]
@@ -113,7 +113,7 @@ class Config:
 def described(
     state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
 ) -> Config:
-    """The configuration of a run without a recipe: names and plain values."""
+    """Configuration of a run without a recipe, derived from its objects."""
     parts = vars(step) if isinstance(step, TrainStep) else {"step": step}
     if evaluation is not None:
         parts = {**parts, "evaluation": evaluation}
@@ -126,20 +126,20 @@ def described(
 def export_to(
     tokenizer: AbstractTokenizer | None, *, base: str | None = None
 ) -> Export:
-    """An export in Hugging Face's format, and of adapters in PEFT's as well.
+    """Export function: Hugging Face format, and PEFT format for adapters.
 
-    Policies that are none of `grpojax.models` are not exported: their checkpoints hold
-    them.
+    Policies other than `models.Transformer` are not exported; their weights are in the
+    checkpoints.
 
     **Arguments:**
 
     - `tokenizer`: written beside the weights.
-    - `base`: the model that adapters were trained on, as their file names it.
+    - `base`: name of the adapters' base model, recorded in their config file.
     """
 
     def export(policy: AbstractPolicy, directory: Path) -> None:
         if not isinstance(policy, models.Transformer):
-            logger.info("the policy has no export: its checkpoints hold it")
+            logger.info("no export format for this policy; see its checkpoints")
             return
         if models.adapters(policy):
             models.save_adapters(policy, directory / ADAPTER, base=base)

@@ -1,9 +1,11 @@
 """The train step as one compiled program."""
 
+import contextlib
 import dataclasses
 import functools as ft
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,6 +13,7 @@ import jax
 
 from ..._train import TrainStep
 from ...types import Metrics, TrainState
+from ...validation import ValidationError
 from ..distributed import mesh
 from ..io.samples import Samples
 from . import allocator
@@ -116,3 +119,20 @@ def lower(state: TrainState, step: Step, *, samples: int = 0) -> LoweredStep:
     program = eqx.filter_jit(call, donate="all-except-first")
     lowered = program.lower(step, state)  # pyright: ignore[reportFunctionMemberAccess]
     return LoweredStep(lowered.compile, step, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def validation_errors() -> Iterator[None]:
+    """A context that raises the errors of `validate` in a program as they are.
+
+    The runtime wraps them in the traceback of a callback.
+
+    **Raises:** `ValidationError` with the step, the stage and the invariant.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        found = re.search(r"_EquinoxRuntimeError: ([^\n]+)", str(error))
+        if found is None:
+            raise
+        raise ValidationError(found[1]) from error

@@ -49,10 +49,12 @@ def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
     assert found.bytes == {
         "parameters": numbers * 2,
         "gradient": numbers * 4,
-        # Two moments, and the counts of Adam, the schedule and the rounding.
-        "optimizer": numbers * 8 + 3 * 4,
+        # Two moments, the counts of Adam, the schedule and the rounding, and the
+        # learning rate that is recorded with its count.
+        "optimizer": numbers * 8 + 5 * 4,
         "reference": 0,
-        "decoding weights": 0,
+        # The transposed embedding, which is the head of a tied model.
+        "decoding weights": vocab * 16 * 2,
         # Of two prompts, and copies for three slots that are refilled.
         "prompt caches": (2 + 3) * prefix * column,
         "completion caches": 3 * 6 * column,

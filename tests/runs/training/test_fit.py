@@ -15,14 +15,12 @@ from grpojax import models, text
 from grpojax.runs.cli import train as training
 from grpojax.runs.evaluation.statistics import wilson
 from grpojax.runs.recipe import build as parts, load as recipes
-from grpojax.runs.recipe.build_parts import (
-    build_algorithm,
-    build_optimizer,
-    build_reward,
-)
+from grpojax.runs.recipe.parts.algorithm import build_algorithm
+from grpojax.runs.recipe.parts.optimizer import build_optimizer
+from grpojax.runs.recipe.parts.reward import build_reward
 from grpojax.runs.recipe.schema import Recipe, Reward
 from grpojax.runs.recipe.tasks import build_environments
-from grpojax.runs.training import fit
+from grpojax.runs.training.run import run as run_prepared
 from grpojax.runs.training.step import CompiledStep, LoweredStep
 
 
@@ -219,7 +217,7 @@ def test_all_held_out_problems_are_evaluated_by_default(settings, tmp_path):
     changes = dict(run__steps=0, run__eval_problems="null", data__task="addition")
     recipe = recipes.load(Recipe(), None, settings(**changes, data__train_rows="null"))
     prepared = training.prepare(recipe, tmp_path / "run")
-    fit.run(prepared)
+    run_prepared(prepared)
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
     assert evaluation["problems"] == prepared.evaluation.env.size > 5
 
@@ -246,7 +244,7 @@ def test_a_run_that_fails_records_that_and_keeps_its_metrics(
     monkeypatch.setattr(LoweredStep, "compile", fake)
     prepared = training.prepare(recipe, tmp_path / "run")
     with pytest.raises(type(error)):
-        fit.run(prepared)
+        run_prepared(prepared)
     summary = read(tmp_path / "run" / "summary.json")
     assert (summary["complete"], summary["status"]) == (False, status)
     assert summary["steps"] == 2 and summary["accuracy_after"] is None

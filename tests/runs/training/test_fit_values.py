@@ -14,9 +14,8 @@ import pytest
 import yaml
 
 from grpojax import algorithms, fit, testing
-from grpojax.runs.training.checkpointing import Checkpointing
-from grpojax.runs.training.fit import Logging
 from grpojax.runs.training.health import Thresholds
+from grpojax.runs.training.settings import Checkpointing, Logging
 
 from .values import KILLED_AT, make_step, Recorder, start, STEPS, train
 
@@ -49,8 +48,9 @@ def killed(tmp_path_factory):
     """A run that was killed after the metrics of a step, before its checkpoint."""
     path = tmp_path_factory.mktemp("runs") / "killed"
     root = Path(__file__).parents[3]
+    script = f"from {start.__module__} import *; train_until_killed({str(path)!r})"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runs.training.values", str(path)],
+        [sys.executable, "-c", script],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         stderr=subprocess.PIPE,

@@ -137,7 +137,7 @@ def test_a_run_resumes_bit_for_bit(run, settings, tmp_path):
     [
         ("lora.rank=0", "`lora.rank` must be at least 1. Received 0"),
         ("lora.alpha=0", "`lora.alpha` must be positive. Received 0"),
-        ("lora.int8_base=true", "something else must be trained"),
+        ("lora.int8_base=true", "adapters must be trained. Received lora.rank=null"),
     ],
 )
 def test_what_cannot_be_is_refused(assignment, words):

@@ -108,3 +108,19 @@ def test_samples_are_those_of_the_last_step_read_together():
         5: 5,
     }
     assert all(isinstance(x.tokens, np.ndarray) for x in found.values())
+
+
+def test_metrics_of_the_steps_before_one_that_fails_are_reported(monkeypatch):
+    """A device reports the failure of a step when its metrics are read."""
+    get, records = jax.device_get, []
+
+    def failing(tree):
+        if any(x == 3.0 for x in jax.tree.leaves(tree)):
+            raise jax.errors.JaxRuntimeError("INTERNAL: step 3")
+        return get(tree)
+
+    monkeypatch.setattr(jax, "device_get", failing)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="step 3"):
+        add_all(MetricsBuffer(records.append, every=4), range(1, 5))
+    assert [record.step for record in records] == [1, 2]
+    assert all(record.metrics["number"] == record.step for record in records)

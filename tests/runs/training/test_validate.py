@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from grpojax import ValidationError
 from grpojax.runs.cli.train import train
 from grpojax.runs.recipe.load import load
 from grpojax.runs.recipe.schema import Recipe
@@ -38,8 +39,9 @@ def healthy(recipe, tmp_path_factory):
 
 def fails(recipe, path, message: str) -> dict:
     """The summary of a run that fails with a message."""
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValidationError, match=f"^{message}") as caught:
         train(recipe, path)
+    assert "\n" not in str(caught.value)
     return json.loads((path / "summary.json").read_text())
 
 
@@ -51,25 +53,25 @@ def test_a_healthy_run_has_the_same_metrics(recipe, healthy, tmp_path):
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_reward_that_becomes_nan(recipe, healthy, tmp_path, every):
     faulty = recipe(f"reward.shapings=['{HERE}:late_nan']", log__every=every)
-    message = "step 2, stage 'advantaged': the total is finite where it is valid"
+    message = "step 2, stage 'rewarded': the total is finite where it is valid"
     summary = fails(faulty, tmp_path / "run", message)
     assert (summary["status"], summary["complete"]) == ("failed", False)
     assert metrics(tmp_path / "run") == healthy[:1]
     events = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
-    assert "step 2, stage 'advantaged'" in json.loads(events[-1])["message"]
+    assert "step 2, stage 'rewarded'" in json.loads(events[-1])["message"]
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (f"data.task={HERE}:nan_task", "stage 'advantaged': reward 'format' is finite"),
+        (f"data.task={HERE}:nan_task", "stage 'rollout': reward 'format' is finite"),
         (
             f"rollout.sampler={HERE}:PositiveLogProb",
-            "stage 'advantaged': `log_prob` is finite and at most 0",
+            "stage 'rollout': `log_prob` is finite and at most 0",
         ),
         (
             f"algorithm.weight={HERE}:negative_weight",
-            "stage 'train_step': a weight is finite and at least 0",
+            "stage 'train_ready': a weight is finite and at least 0",
         ),
     ],
 )

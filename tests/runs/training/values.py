@@ -1,14 +1,8 @@
-"""A policy, an environment, a reward and a tracker of a user's own, without a recipe.
-
-    python -m tests.runs.training.values OUT
-
-trains them and is killed in the middle.
-"""
+"""A policy, environment, reward and tracker of a user's own, without a recipe."""
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import jax.random as jr
@@ -18,7 +12,7 @@ from jaxtyping import Array, Float
 from grpojax import algorithms, fit, init, RolloutConfig, TrainStep
 from grpojax.policy import AbstractPolicy
 from grpojax.reward import HostReward, WeightedSum
-from grpojax.runs.training.checkpointing import Checkpointing
+from grpojax.runs.training.settings import Checkpointing
 from tests.helpers import count_env
 
 
@@ -116,5 +110,5 @@ def train(out, *, steps=STEPS, resume=False, trackers=None, **changes):
     )
 
 
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), trackers={"mine": Killer})
+def train_until_killed(out):
+    train(Path(out), trackers={"mine": Killer})

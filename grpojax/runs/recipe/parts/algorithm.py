@@ -22,7 +22,8 @@ from ....update import (
     TopEntropy,
 )
 from ..schema import Recipe
-from .compose import Context, find, keys_of, make
+from .compose import Context, keys_of, make
+from .lookup import find
 
 
 _OBJECTIVE = {

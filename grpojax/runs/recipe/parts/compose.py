@@ -12,15 +12,16 @@ itself called `name`, such as that of a reward's component, is written `as`.
 """
 
 import dataclasses
-import importlib
 import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
+from ....types import FloatLike
 from ..values import yaml_format
 from ..values.check import members, nearest
+from .lookup import find
 
 
 Given = Mapping[str, Callable[[], object]]
@@ -49,71 +50,6 @@ class Context:
 def keys_of(section: object) -> list[str]:
     """The keys of an open section that are no arguments."""
     return [key for key in vars(section) if key != "arguments"]
-
-
-def names(modules: Sequence[ModuleType]) -> list[str]:
-    """The callables that modules export."""
-    return [
-        name
-        for module in modules
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and callable(value)
-        and typing.get_origin(value) is None
-    ]
-
-
-def find(key: str, name: str, modules: Sequence[ModuleType]) -> object:
-    """The object that a name refers to.
-
-    **Arguments:**
-
-    - `key`: of the recipe, for messages.
-    - `name`: exported by one of the modules, or `package.module:object`.
-    - `modules`: where names are looked up, in this order.
-
-    **Raises:** `ValueError` if there is none, with the nearest name that there is.
-    """
-    path, colon, attribute = name.partition(":")
-    if colon:
-        found = imported(path, attribute)
-        if found is not None:
-            return found
-        raise ValueError(
-            f"`{key}` must lead to an object, `package.module:object`. Received "
-            f"{name}: there is no `{attribute}` in a module `{path}`."
-        )
-    for module in modules:
-        if name in names([module]):
-            return vars(module)[name]
-    where = " or ".join(module.__name__ for module in modules)
-    raise ValueError(
-        f"`{key}` must be a name that {where} exports, or `package.module:object`. "
-        f"Received {name!r}: the nearest is {nearest(name, names(modules))!r}."
-    )
-
-
-def imported(path: str, attribute: str) -> object | None:
-    """The object of a module, or `None` if there is no such module or object.
-
-    **Arguments:**
-
-    - `path`: the module's absolute name.
-    - `attribute`: of the module; dotted, if it is an attribute of one.
-
-    **Raises:** `ModuleNotFoundError` for a module that exists and lacks another one.
-    """
-    if not path or path.startswith("."):
-        return None
-    try:
-        found: object = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise
-        return None
-    for name in attribute.split("."):
-        found = None if found is None else vars(found).get(name)
-    return found
 
 
 def make(
@@ -281,9 +217,15 @@ def _argument(
             found = find(key, value, context.modules)
             return make(key, value, context) if isinstance(found, type) else found
         value = number
-    if type(value) is int and float in kinds and int not in kinds:
+    if type(value) is int and _takes_float(kinds):
         return float(value)
     return value
+
+
+def _takes_float(kinds: Sequence[object]) -> bool:
+    """Whether 1 means 1.0: as a hyperparameter, or where no integer is expected."""
+    hyperparameter = set(members(FloatLike)) <= set(kinds)
+    return hyperparameter or (float in kinds and int not in kinds)
 
 
 def _number(text: str) -> int | float | None:

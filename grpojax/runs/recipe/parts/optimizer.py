@@ -9,7 +9,8 @@ import optax.contrib
 
 from ....update import stochastic_rounding, with_learning_rate
 from ..schema import Recipe
-from .compose import Context, find, keys_of, make
+from .compose import Context, keys_of, make
+from .lookup import find
 
 
 OPTIMIZERS: list[ModuleType] = [optax, optax.contrib]

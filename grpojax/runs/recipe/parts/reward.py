@@ -19,7 +19,8 @@ from ....text import AbstractTokenizer
 from ....types import Rewards, Trajectory
 from ..schema import Recipe
 from . import shapings
-from .compose import arguments_of, Context, find, Given, LATER, make, split
+from .compose import arguments_of, Context, Given, LATER, make, split
+from .lookup import find
 
 
 REWARDS: list[ModuleType] = [reward, shapings, update]
@@ -78,8 +79,8 @@ def check_reward(recipe: Recipe) -> None:
     _build(
         recipe,
         {
-            # What decodes, and what is decoded, does not matter to a part.
-            "decode": lambda: str,
+            # How tokens are decoded does not matter to a part that is not called.
+            "decode": lambda: repr,
             "horizon": lambda: recipe.rollout.max_new_tokens,
             "reference": lambda: LATER,
             "solutions": dict,

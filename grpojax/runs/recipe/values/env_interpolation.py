@@ -1,4 +1,4 @@
-"""Variables in the texts of a recipe, which whoever loads it hands over."""
+"""Environment-variable interpolation in recipe values."""
 
 import re
 from collections.abc import Mapping

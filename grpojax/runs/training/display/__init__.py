@@ -1,1 +1,1 @@
-"""What a person sees of a run while it trains, and its curve afterwards."""
+"""Progress display and learning-curve plot of a run."""

@@ -16,7 +16,7 @@ def plot_curve(
     after: Measured | None = None,
     title: str = "",
 ) -> None:
-    """Draws reward and accuracy over the steps, and what was held out at both ends.
+    """Plots reward and accuracy per step, with held-out accuracy before and after.
 
     **Arguments:**
 

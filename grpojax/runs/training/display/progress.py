@@ -1,5 +1,6 @@
 """A live bar on a terminal, a line now and then elsewhere."""
 
+import math
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import (
 
 
 class Progress:
-    """Shows where a run is and how it goes. A context manager.
+    """Progress display of a training run, as a context manager.
 
     **Arguments:**
 
@@ -43,12 +44,14 @@ class Progress:
 
     def update(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Shows one step's metrics."""
-        speed = metrics["num_tokens"] / metrics["step_time"]
-        line = f"reward {metrics['reward']:.3f}"
+        # A step of the user's need not have these metrics.
+        line = f"reward {metrics.get('reward', math.nan):.3f}"
         if "rewards/correct/mean" in metrics:
             line += f"  accuracy {metrics['rewards/correct/mean']:.1%}"
-        line += f"  length {metrics['completions/mean_length']:.1f}"
-        line += f"  {speed:,.0f} tokens/s"
+        if "completions/mean_length" in metrics:
+            line += f"  length {metrics['completions/mean_length']:.1f}"
+        if "num_tokens" in metrics:
+            line += f"  {metrics['num_tokens'] / metrics['step_time']:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, description=line)
         last = step == self._steps
         if not self._console.is_terminal and (last or (step - 1) % self._every == 0):

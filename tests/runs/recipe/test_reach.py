@@ -1,0 +1,310 @@
+"""Every part that the library exports can be named in a recipe that trains."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+import pytest
+
+from grpojax import advantage, algorithms, reward, rollout, update
+from grpojax.runs.cli import train
+from grpojax.runs.recipe import build, load as recipes
+from grpojax.runs.recipe.parts.lookup import names
+from grpojax.runs.recipe.parts.optimizer import build_optimizer
+from grpojax.runs.recipe.schema import Recipe
+
+
+MINE = "tests.runs.recipe.user_parts"
+MODULES: list[ModuleType] = [advantage, algorithms, reward, rollout, update]
+
+NO_PARTS = {
+    "Advantages": "a type",
+    "Reference": "a type",
+    "RewardFn": "a type",
+    "Shaping": "a type",
+    "Algorithm": "the value that `algorithm` describes",
+    "Objective": "the value that `algorithm` describes",
+    "RolloutConfig": "the value that `rollout` describes",
+    "UpdateConfig": "the value that `update` describes",
+    "WeightedSum": "what `reward.weights` and `reward.terms` describe",
+    "Chain": "what `reward.shapings` describes",
+    "take_nonzero_variance": "what `rollout.train_prompts` asks for",
+    "with_learning_rate": "what every optimizer is wrapped in",
+    "stochastic_rounding": "what `optimizer.state_dtype` asks for",
+    "stochastic_round": "a function of an array, for `stochastic_rounding`",
+    "ByGroupId": "needs an array of identifiers, and rows that are not in groups",
+    "AbstractSampler": "abstract",
+    "AbstractSurrogate": "abstract",
+    "Batch": "an argument of the loss",
+    "LossInputs": "an argument of the loss",
+    "LossWeights": "an argument of the loss",
+    "checked": "calls a reward function",
+    "complete": "the phase itself",
+    "generate": "the phase itself",
+    "improve": "the phase itself",
+    "log_probs": "scores a trajectory",
+}
+"""Exported names that are no parts of a recipe, with the reason."""
+
+KLS = [
+    {"name": "KL", "coefficient": 0.01, "estimator": x}
+    for x in ("absolute", "k1", "k2", "k3", "k3_with_k2_gradient")
+]
+HOST = {
+    "name": "HostReward",
+    "function": {"name": "InThread", "function": f"{MINE}:brief", "seconds": 60},
+    "as": "thread",
+}
+WORKER = {
+    "name": "HostReward",
+    "function": {"name": "InProcess", "function": f"{MINE}:brief", "seconds": 60},
+    "as": "process",
+    "batch_size": 4,
+}
+
+RUNS: dict[str, dict[str, object]] = {
+    "grpo": {
+        "algorithm.advantage": {"name": "GroupNormalized", "eps": 1e-6},
+        "algorithm.surrogate": {"name": "Clip", "low": 0.1, "high": 0.3, "dual": 3},
+        "algorithm.weight": "sequence_mean",
+        "algorithm.beta": 0.1,
+        "reward.terms": [{"name": "SoftOverlong", "buffer": 2}, "Cosine"],
+        "reward.weights": {"correct": 1, "soft_overlong": 0.5, "cosine": 0.5},
+        "optimizer.learning_rate": {
+            "name": "warmup_cosine_decay_schedule",
+            "init_value": 0,
+            "peak_value": 1e-3,
+            "warmup_steps": 4,
+            "decay_steps": 10,
+        },
+    },
+    "dr_grpo": {
+        "algorithm.advantage": "group_centered",
+        "algorithm.weight": {"name": "Constant", "length": 9},
+        "reward.terms": [{"name": "Repetition", "ngram_size": 2, "as": "repeats"}],
+        "reward.weights": {"correct": 1, "repeats": 1},
+        "reward.shapings": [{"name": "ClipTotal", "low": -1, "high": 1}],
+    },
+    "bnpo": {
+        "algorithm.advantage": {"name": "BatchScaled", "ddof": 0},
+        "algorithm.select": "keep_all",
+        "algorithm.weight": "nonempty_sequence_mean",
+        "reward.shapings": ["drop_truncated", "zero_truncated", "exclude_truncated"],
+    },
+    "dapo": {
+        "algorithm.advantage": {"name": "DapoMix", "alpha": 0.3},
+        "algorithm.select": "nonzero_variance",
+        "algorithm.weight": "token_mean",
+        "rollout.train_prompts": 1,
+    },
+    "gspo": {
+        "algorithm.advantage": "Gdpo",
+        "algorithm.ratio": "sequence_token_ratio",
+        "algorithm.importance": {"name": "Importance", "level": "token", "cap": 2},
+        "algorithm.entropy_filter": {"name": "TopEntropy", "share": 0.5},
+        "algorithm.off_policy_filter": {
+            "name": "OffPolicySequenceMask",
+            "threshold": 1,
+        },
+        "algorithm.entropy_bonus": 0.01,
+    },
+    "cispo": {
+        "algorithm.surrogate": {"name": "Cispo", "cap": 4, "floor": 0.5},
+        "algorithm.advantage": {"name": "BestOfGroup", "eps": 1e-5},
+        "algorithm.weight": {"name": "Total", "divisor": 8},
+    },
+    "rloo": {
+        "algorithm.advantage": "leave_one_out",
+        "algorithm.surrogate": "Reinforce",
+        "algorithm.weight": "sequence_sum",
+        "reward.terms": [{"name": "KLReward", "estimator": "k1"}],
+        "reward.weights": {"correct": 1, "kl": -0.05},
+    },
+    "reinforce": {
+        "algorithm.advantage": {"name": "BatchNormalized", "eps": 1e-3},
+        "algorithm.ratio": {"name": "ClampedTokenRatio", "bound": 10},
+        "algorithm.penalties": KLS,
+        "reward.terms": [HOST, WORKER],
+        "reward.weights": {"correct": 1, "thread": 0.1, "process": 0.1},
+    },
+    "reinforce_plus_plus": {
+        "algorithm.advantage": {"name": "ReinforcePlusPlus", "group_baseline": True},
+        "algorithm.select": {"name": "NonzeroVariancePrompts", "count": 1},
+        "algorithm.weight": "prompt_mean",
+    },
+    "sapo": {
+        "algorithm.surrogate": {"name": "Sapo", "positive": 2},
+        "algorithm.ratio": "token_ratio",
+        "rollout.sampler": {"name": "Categorical", "temperature": 0.5},
+    },
+    "vespo": {
+        "algorithm.surrogate": {"name": "Vespo", "k_positive": 1},
+        "rollout.sampler": "Greedy",
+    },
+    "luspo": {"algorithm.ratio": "sequence_ratio", "optimizer.name": "lion"},
+    "gmpo": {"algorithm.surrogate": {"name": "Gmpo", "low": 0.3}},
+    "opo": {"algorithm.advantage": "opo", "reward.shapings": ["shuffled"]},
+    f"{MINE}:plain": {
+        "algorithm.scale": 0.5,
+        "algorithm.advantage": f"{MINE}:signs",
+        "algorithm.select": f"{MINE}:better",
+        "algorithm.ratio": f"{MINE}:no_ratio",
+        "algorithm.weight": f"{MINE}:even",
+        "rollout.sampler": {"name": f"{MINE}:Mixed", "temperature": 0.9},
+        "reward.terms": [
+            f"{MINE}:length",
+            f"{MINE}:brief",
+            {"name": f"{MINE}:brief", "most": 3, "as": "very_brief"},
+            {"name": f"{MINE}:Short", "most": 3},
+            {
+                "name": "HostReward",
+                "function": f"{MINE}:near",
+                "columns": f"{MINE}:answers",
+                "as": "near",
+            },
+        ],
+        "reward.weights": {"length": 0.1, "brief": 1, "short": 1, "near": 1},
+        "reward.shapings": [f"{MINE}:halved", {"name": f"{MINE}:Scaled", "factor": 2}],
+        "optimizer.name": f"{MINE}:heavy_ball",
+        "optimizer.decay": 0.5,
+        "optimizer.learning_rate": {"name": f"{MINE}:ramp", "until": 10},
+    },
+    # With the default weights, and an environment that pays `correct` alone.
+    "grpo of a task": {
+        "data": {"task": f"{MINE}:sums", "split": "train", "rows": 2},
+        "algorithm.name": "grpo",
+    },
+}
+if importlib.util.find_spec("math_verify") is not None:
+    RUNS["opo"] |= {
+        "reward.terms": ["math_verify"],
+        "reward.weights": {"correct": 1, "math_verify": 1},
+    }
+
+
+def recipe_of(name: str, settings) -> Recipe:
+    """The recipe of a run, small; the parts are written as YAML."""
+    changes = {"algorithm.name": name, **RUNS[name]}
+    words = settings(run__eval_problems=0, update__minibatches=1)
+    if "data" in changes:
+        words = [word for word in words if not word.startswith("data.")]
+    for key, value in changes.items():
+        values = recipes.yaml_format.write({"_": value}).removeprefix("_:")
+        words.append(f"{key}={values.strip(chr(10))}")
+    return recipes.load(Recipe(), None, words)
+
+
+def described(value: object) -> Iterator[str]:
+    """All texts in a description: names of parts among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from described(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from described(inner)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_recipe_of_parts_takes_two_steps(name, settings):
+    recipe = recipe_of(name, settings)
+    build.check(recipe)
+    prepared = train.prepare(recipe)
+    step, state = prepared.step.compile(), prepared.state
+    for _ in range(2):
+        state, metrics, _ = step.call(state)
+        assert jnp.isfinite(metrics["loss"]) and jnp.isfinite(metrics["grad_norm"])
+    assert int(state.version) == 2
+    rates = {"grpo": 1e-3 / 4, f"{MINE}:plain": 1e-3 / 10}
+    expected = rates.get(name, 5e-5)
+    assert float(metrics["learning_rate"]) == pytest.approx(expected)
+    weights = recipe.reward.weights
+    for component in {x for x in weights if weights[x]}:
+        assert f"rewards/{component}/mean" in metrics
+
+
+def test_every_exported_name_is_composed_or_is_no_part(settings):
+    """A new part belongs into one of the runs above, or on the list with a reason."""
+    composed = set()
+    for name in RUNS:
+        recipe = recipe_of(name, settings)
+        composed |= set(described(recipes.to_mapping(recipe)))
+    if importlib.util.find_spec("math_verify") is None:
+        composed.add("math_verify")  # The optional package is not installed.
+    exported = {
+        name
+        for module in MODULES
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert exported - composed - NO_PARTS.keys() == set()
+    assert NO_PARTS.keys() - exported == set()
+    assert NO_PARTS.keys() & composed == set()
+    # What is exported and can be called can be named.
+    assert exported - set(names(MODULES)) <= {"RewardFn", "Shaping", "Reference"}
+
+
+def updates(*assignments: str) -> dict:
+    """Two updates of a small tree."""
+    optimizer = build_optimizer(recipes.load(Recipe(), None, assignments))
+    weights = {"matrix": jnp.linspace(0.1, 1, 6).reshape(2, 3), "bias": jnp.ones(3)}
+    return _updates(optimizer, weights)
+
+
+def _updates(optimizer: optax.GradientTransformation, weights: dict) -> dict:
+    state, update = optimizer.init(weights), weights
+    for _ in range(2):
+        gradient = jax.tree.map(lambda x: x / 3, weights)
+        update, state = optimizer.update(gradient, state, weights)
+    return update
+
+
+RATE = "optimizer.learning_rate=0.01"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], optax.adamw(0.01, weight_decay=0.0)),
+        (["optimizer.b1=0.5", "optimizer.nesterov=true"],
+         optax.adamw(0.01, b1=0.5, nesterov=True, weight_decay=0.0)),
+        (["optimizer.name=adam"], optax.adam(0.01)),
+        (["optimizer.name=lion", "optimizer.weight_decay=0.1"],
+         optax.lion(0.01, weight_decay=0.1)),
+        (["optimizer.name=adafactor", "optimizer.decay_rate=0.7"],
+         optax.adafactor(0.01, decay_rate=0.7)),
+        (["optimizer.name=muon"], optax.contrib.muon(0.01)),
+        (["optimizer.name=sgd", "optimizer.momentum=0.9"], optax.sgd(0.01, 0.9)),
+        (["optimizer.name=sgd", "optimizer.learning_rate={name: cosine_decay_schedule,"
+          " init_value: 0.1, decay_steps: 5}"],
+         optax.sgd(optax.cosine_decay_schedule(0.1, 5))),
+        (["optimizer.name=sgd", "optimizer.learning_rate={name: join_schedules,"
+          " schedules: [{name: linear_schedule, init_value: 0, end_value: 1,"
+          " transition_steps: 3}, {name: constant_schedule, value: 1}],"
+          " boundaries: [3]}"],
+         optax.sgd(optax.linear_schedule(0, 1, 3))),
+        ([f"optimizer.name={MINE}:heavy_ball"], optax.sgd(0.01, 0.9)),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) and x else None,
+)  # fmt: skip
+def test_optimizers_and_schedules_of_optax(words, expected):
+    weights = {"matrix": jnp.linspace(0.1, 1, 6).reshape(2, 3), "bias": jnp.ones(3)}
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), expected)
+    found = updates(RATE, *words)
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(_updates(clipped, weights)), strict=True
+    ):
+        assert jnp.array_equal(one, other) and jnp.any(one != 0)
+
+
+def test_an_optimizer_that_is_unclipped_and_one_that_is_kept_in_bfloat16():
+    bare = updates(RATE, "optimizer.name=sgd", "optimizer.clip_norm=null")
+    assert bare["bias"] == pytest.approx(-0.01 / 3)
+    for name in ("adamw", "lion", "sgd"):
+        settings = [f"optimizer.name={name}", "optimizer.state_dtype=bfloat16"]
+        assert jnp.all(updates(RATE, *settings)["bias"] < 0)

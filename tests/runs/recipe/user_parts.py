@@ -1,0 +1,122 @@
+"""Parts that a user of recipes might write."""
+
+import dataclasses
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from envs.addition import Addition
+from grpojax import advantage, algorithms, update
+from grpojax.rollout import AbstractSampler, Categorical
+from grpojax.types import FloatLike, Rewards, Trajectory
+
+
+def brief(prompts, completions, most=20, **_):
+    """A reward function in TRL's form."""
+    assert len(prompts) == len(completions)
+    return [float(len(text) < most) for text in completions]
+
+
+def near(prompts, completions, answers):
+    """One that is given the answers."""
+    del prompts
+    return [float(str(y) in text) for text, y in zip(completions, answers, strict=True)]
+
+
+def answers(trajectory):
+    return {"answers": trajectory.states}
+
+
+def length(trajectory: Trajectory) -> Rewards:
+    """A reward function of a trajectory."""
+    return Rewards.of(trajectory.lengths, name="length", lengths=trajectory.lengths)
+
+
+class Short(eqx.Module):
+    most: int
+    horizon: int
+
+    def __call__(self, trajectory: Trajectory) -> Rewards:
+        assert self.horizon == trajectory.tokens.shape[-1]
+        short = trajectory.lengths < self.most
+        return Rewards.of(short.astype(jnp.float32), name="short")
+
+
+def halved(trajectory: Trajectory, rewards: Rewards) -> Rewards:
+    del trajectory
+    return dataclasses.replace(rewards, total=rewards.total / 2)
+
+
+class Scaled(eqx.Module):
+    factor: FloatLike
+
+    def __call__(self, trajectory: Trajectory, rewards: Rewards) -> Rewards:
+        del trajectory
+        return dataclasses.replace(rewards, total=rewards.total * self.factor)
+
+
+class Mixed(AbstractSampler):
+    """Half of the tokens from one distribution, half from another."""
+
+    temperature: FloatLike = 1.0
+
+    def __call__(self, logits, *, key):
+        return Categorical(self.temperature)(logits, key=jr.fold_in(key, 1))
+
+
+class OnlyCorrect(Addition):
+    """Addition without the component `format`."""
+
+    def step(self, state, turn):
+        state, answer = super().step(state, turn)
+        rewards = {"correct": answer.rewards["correct"]}
+        return state, dataclasses.replace(answer, rewards=rewards)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumOptions:
+    split: str = "test"
+    rows: int | None = None
+
+
+def sums(options: SumOptions, tokenizer, *, horizon, held_out):
+    assert isinstance(options, SumOptions) and held_out == 0
+    env = OnlyCorrect(tokenizer, split=options.split, max_completion_length=horizon)
+    return env, None, [f"{options.rows} rows"]
+
+
+def heavy_ball(learning_rate, *, decay: float = 0.9):
+    """An optimizer."""
+    return optax.sgd(learning_rate, decay)
+
+
+def ramp(*, until: int):
+    """A schedule."""
+    return optax.linear_schedule(0.0, 1e-3, until)
+
+
+def plain(*, scale: float = 1.0) -> algorithms.Algorithm:
+    """An algorithm."""
+    surrogate = update.Clip(high=scale)
+    objective = update.Objective(surrogate=surrogate)
+    return algorithms.Algorithm(advantage.group_centered, advantage.keep_all, objective)
+
+
+def signs(rewards: Rewards):
+    """An advantage."""
+    return jnp.sign(rewards.total - jnp.mean(rewards.total))
+
+
+def better(rewards: Rewards):
+    """A choice of rows."""
+    return rewards.total >= 0
+
+
+def no_ratio(inputs: update.LossInputs):
+    return jnp.ones_like(inputs.log_prob)
+
+
+def even(mask):
+    return mask / mask.size
