@@ -44,7 +44,8 @@ def variance(
     centered = fill(values - mean(values, mask, axis), mask)
     total = jnp.sum(centered**2, axis=axis, keepdims=axis is not None)
     freedom = jnp.sum(mask, axis=axis, keepdims=axis is not None) - ddof
-    return jnp.where(freedom > 0, total / jnp.maximum(freedom, 1), 0)
+    divisor = jnp.maximum(freedom, 1).astype(total.dtype)
+    return jnp.where(freedom > 0, total / divisor, 0)
 
 
 def std(

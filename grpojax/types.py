@@ -9,11 +9,22 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key, Num, PyTree
 
 
 FloatLike = float | int | Float[Array, ""]
 """A hyperparameter; as an array it can be swept by `vmap` without recompiling."""
+
+
+def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype that values are accumulated in: float32, but float64 for float64.
+
+    **Arguments:**
+
+    - `dtype`: of the values.
+    """
+    wide = jnp.dtype(jnp.float64)
+    return wide if jnp.dtype(dtype) == wide else jnp.dtype(jnp.float32)
 
 
 class Axes(NamedTuple):

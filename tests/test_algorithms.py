@@ -142,7 +142,7 @@ def test_at_ratio_one_all_have_one_gradient(algorithm, seed):
     """
     drawn = draw(seed)
     advantages = drawn.rewards.total - 1.5
-    weight = drawn.mask / max(int(drawn.mask.sum()), 1)
+    weight = drawn.mask.astype(float) / max(int(drawn.mask.sum()), 1)
     wanted = -weight * advantages[..., None]
     for gradient in at_ratio_one(algorithm.objective, drawn, advantages):
         np.testing.assert_allclose(gradient, wanted, atol=1e-6)

@@ -102,7 +102,7 @@ def test_measure_counts_rows():
     assert got["frac_reward_zero_std"] == flat and flat >= 0.25
     assert got["rewards/sometimes/mean"] == 1 and got["rewards/sometimes/std"] == 0
     assert got["rewards/sometimes/errors"] == 4
-    assert got["num_tokens"] == length.sum()
+    assert int(got["num_tokens"]) == length.sum()
     ended = np.asarray(trajectory.terminated)
     assert got["completions/clipped_ratio"] == pytest.approx(1 - ended.mean())
     everyone = np.ones_like(ended)

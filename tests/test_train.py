@@ -42,6 +42,7 @@ def arguments(step: TrainStep) -> dict:
     return {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
 
 
+@pytest.mark.laws
 def test_train_equals_steps_bit_for_bit_with_one_trace():
     state, rewards = start(), []
     for _ in range(4):
@@ -53,6 +54,7 @@ def test_train_equals_steps_bit_for_bit_with_one_trace():
     assert int(state.version) == 4
 
 
+@pytest.mark.laws
 def test_a_train_step_is_the_function_of_its_fields():
     """Bit for bit, and its two halves are those of the functions."""
     state, metrics = take(STEP, start())
@@ -61,6 +63,7 @@ def test_a_train_step_is_the_function_of_its_fields():
     chex.assert_trees_all_equal(eqx.filter_jit(STEP)(start()), (state, metrics))
 
 
+@pytest.mark.laws
 def test_two_programs_are_one_bit_for_bit():
     """`collect` and `learn`, each compiled alone, with nothing in between."""
     collect, learn = eqx.filter_jit(grpojax.collect), eqx.filter_jit(grpojax.learn)
@@ -125,6 +128,7 @@ def test_three_steps_without_a_transfer(gsm8k):
         assert 0 < metrics["rewards/format/mean"] <= 1
 
 
+@pytest.mark.laws
 def test_same_seed_same_bits_and_another_seed_others():
     first, _ = take(STEP, start(0))
     again, _ = take(STEP, start(0))

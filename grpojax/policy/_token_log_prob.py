@@ -66,6 +66,7 @@ def _bwd(residuals, cotangents: tuple[Array, Array]):
     probability = jnp.exp(scaled - normalizer[..., None])
     centered = jnp.where(probability > 0, scaled - mean_logit[..., None], 0)
     one_hot = jnp.arange(scaled.shape[-1]) == tokens[..., None]
+    one_hot = one_hot.astype(probability.dtype)
     gradient = d_log_prob * (one_hot - probability) - d_entropy * probability * centered
     return gradient.astype(scaled.dtype), None
 

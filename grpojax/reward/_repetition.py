@@ -39,8 +39,8 @@ class Repetition(eqx.Module):
     def __call__(self, trajectory: Trajectory) -> Rewards:
         count = jax.vmap(jax.vmap(self._count))
         distinct, total = count(trajectory.tokens, trajectory.sampled)
-        dtype = jnp.result_type(float)
-        repeated = (total - distinct).astype(dtype) / jnp.maximum(total, 1)
+        number = lambda x: x.astype(jnp.result_type(float))
+        repeated = number(total - distinct) / number(jnp.maximum(total, 1))
         penalty = -self.max_penalty * repeated
         return Rewards.of(penalty, name=self.name, lengths=trajectory.lengths)
 

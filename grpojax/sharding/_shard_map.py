@@ -75,7 +75,7 @@ def shard_map_callback(function: Callable[..., _T], *sharded: PyTree[Array]) -> 
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def broadcast(x):
-            wide = x.astype(jnp.promote_types(x.dtype, jnp.int32))
+            wide = x.astype(jnp.int32) if x.dtype == jnp.bool_ else x
             return jax.lax.psum(wide, "tensor").astype(x.dtype)
 
         is_first = jax.lax.axis_index("tensor") == 0

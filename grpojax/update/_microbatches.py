@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import sharding
 from ..policy import AbstractPolicy, prefill
 from ..sharding import spmd
-from ..types import FloatLike, Prompt
+from ..types import accumulation_dtype, FloatLike, Prompt
 from ._batches import join, microbatch_sizes, split
 from ._log_prob import log_probs, LogProbs
 from ._packing import balance_tokens, pack, Packing, to_rows, to_streams
@@ -106,7 +106,7 @@ def pack_rows(
     - `streams`: streams per microbatch over all shards; divides the number of rows.
     """
     time = tokens.shape[-1]
-    lengths = jnp.max(mask * jnp.arange(1, time + 1), axis=-1)
+    lengths = jnp.max(jnp.where(mask, jnp.arange(1, time + 1), 0), axis=-1)
     prompt, tokens, lengths = spmd.split_batch((prompt, tokens, lengths))
     packing = spmd.vmap_shards(lambda lengths: pack(lengths, time))(lengths)
     return PackedRows(prompt, tokens, packing, streams // spmd.shards())
@@ -191,18 +191,21 @@ def packed_gradient(
 
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
     # Accumulate in float32 at least, even if the caches are in half precision.
-    wide = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+    wide = lambda x: jnp.zeros(x.shape, accumulation_dtype(x.dtype))
     gradient, of_context = jax.tree.map(wide, shapes[0])
     gradients = sharding.constrain(gradient), of_context
+
+    def accumulate(total, fresh):
+        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, fresh)
 
     def add(microbatch, carry):
         gradients, metrics = carry
         fresh, more = one(microbatch)
-        return jax.tree.map(jnp.add, gradients, fresh), metrics + more
+        return accumulate(gradients, fresh), metrics + more
 
     (gradient, of_context), metrics = jax.lax.fori_loop(
         0, rows.microbatches, add, (gradients, shapes[1].zeros())
     )
     narrow = lambda x, like: x.astype(like.dtype)
     (through_context,) = pull_context(jax.tree.map(narrow, of_context, context))
-    return jax.tree.map(jnp.add, gradient, through_context), metrics
+    return accumulate(gradient, through_context), metrics

@@ -8,6 +8,8 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree
 
+from ..types import accumulation_dtype
+
 
 class LearningRateState(NamedTuple):
     """The number of updates, and the learning rate of the last one."""
@@ -177,7 +179,7 @@ def _is_float(x: Array) -> bool:
 
 def _wide(tree: PyTree) -> PyTree:
     """The tree with 16-bit floats in float32."""
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = lambda x: x.astype(accumulation_dtype(x.dtype))
     return jax.tree.map(lambda x: wide(x) if _is_float(x) else x, tree)
 
 

@@ -191,6 +191,7 @@ def test_by_group_id_equals_the_axis_form(batch, random):
         close(seen.reshape(-1), by_axis[name].reshape(-1)[order], name)
 
 
+@pytest.mark.laws
 @law
 @given(batches)
 def test_sums_are_zero(batch):

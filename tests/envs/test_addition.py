@@ -70,6 +70,7 @@ def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer):
         number = oracle.last_number(line)
         gold = 0 if number is None else number + error
         paid = step(env, jnp.asarray(gold, jnp.int32), turn_of(said, 8))
+        paid = {name: float(reward) for name, reward in paid.items()}
         assert paid == {"correct": number == gold, "format": number is not None}
         answer = read(env, turn_of(said, 8))
         assert (int(answer.value) if answer.valid else None) == number

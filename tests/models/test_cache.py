@@ -182,6 +182,7 @@ def in_slots():
     return functools.cache(run)
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_tokens_for_every_number_of_slots(in_slots, seed):
     every, some = in_slots(None, seed), in_slots(5, seed)

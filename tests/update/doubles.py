@@ -28,7 +28,7 @@ class Bigram(AbstractPolicy[None]):
         return self.table[tokens], None
 
     def logits(self, hidden):
-        return hidden
+        return hidden.astype(jnp.float32)
 
     def for_decoding(self, rows=None):
         del rows

@@ -66,6 +66,7 @@ CORRECTED = update.Objective(
 )
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("objective", [grpo().objective, CORRECTED])
 def test_microbatches_add_up(objective):
     """The traps of averaging twice, and of keeping the last microbatch's gradient."""
@@ -96,6 +97,7 @@ def test_a_gradient_is_traced_once_unless_prompts_are_split(microbatches, times)
     assert len(traced) == 2 * times
 
 
+@pytest.mark.laws
 def test_gradient_equals_the_formula_written_out():
     """One SGD step against autodiff of a loss that shares no code.
 
@@ -114,7 +116,8 @@ def test_gradient_equals_the_formula_written_out():
         log_prob = every[jnp.arange(len(prompt) - 1, len(stream) - 1), tokens]
         ratio = jnp.exp(log_prob - old)
         value = jnp.minimum(ratio * a, jnp.clip(ratio, 0.9, 1.3) * a)
-        return jnp.sum(jnp.where(mask, value, 0)) / jnp.maximum(mask.sum(), 1)
+        count = jnp.maximum(jnp.sum(mask, dtype=value.dtype), 1)
+        return jnp.sum(jnp.where(mask, value, 0)) / count
 
     def loss(params):
         policy, total = eqx.combine(params, static), 0.0
@@ -170,7 +173,7 @@ def test_ratios_are_between_the_right_policies(recompute, share, importance):
         if share is not None:
             threshold = jnp.nanquantile(jnp.where(mask, entropy, jnp.nan), 1 - share)
             value = jnp.where(entropy >= threshold, value, 0)
-        return -jnp.sum(jnp.where(mask, value, 0)) / mask.sum()
+        return -jnp.sum(jnp.where(mask, value, 0)) / jnp.sum(mask, dtype=value.dtype)
 
     value, gradient = jax.value_and_grad(loss)(POLICY.table)
     got, _, metrics = improve(STALE, **options)
@@ -204,6 +207,7 @@ def test_later_updates_keep_the_policy_before_the_first_one():
     assert relative(second, both) <= 1e-4
 
 
+@pytest.mark.laws
 def test_nothing_outside_sampled_matters():
     """Tokens, log-probabilities and versions outside the mask may be anything."""
     noise = jr.randint(jr.key(2), TRAJECTORY.tokens.shape, 0, POLICY.vocab_size)
@@ -217,6 +221,7 @@ def test_nothing_outside_sampled_matters():
     chex.assert_trees_all_equal(improve()[0], improve(other)[0])
 
 
+@pytest.mark.laws
 def test_extra_padding_changes_nothing():
     """Neither a longer prompt width nor a longer horizon: the trap of padded widths."""
     wider = dataclasses.replace(
@@ -240,6 +245,7 @@ def test_extra_padding_changes_nothing():
     assert relative(plain, padded) == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.laws
 def test_a_row_that_is_not_kept_does_not_exist():
     keep = jnp.ones((4, 4), bool).at[1, 2].set(False)
     dropped = dataclasses.replace(
@@ -281,6 +287,7 @@ def test_two_epochs_leave_ratio_one():
         assert float(gap) <= 1e-5  # Of the first update, before the policy moved.
 
 
+@pytest.mark.laws
 def test_recomputed_log_probs_equal_the_samplers():
     recorded, _, _ = improve(epochs=2)
     recomputed, _, _ = improve(epochs=2, recompute=True)
@@ -310,7 +317,7 @@ def test_schedules_count_optimizer_updates():
 
 
 def test_the_learning_rate_is_that_of_the_last_update():
-    schedule = lambda count: 0.5**count
+    schedule = lambda count: 0.5 ** count.astype(jnp.float32)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.inject_hyperparams(optax.adam)(learning_rate=schedule),

@@ -116,6 +116,7 @@ def test_microbatches_follow_the_tokens(rolled_out, streams):
     assert int(empty.microbatches) == 1
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("microbatches", [None, 1, 2, 4, 12])
 def test_the_update_equals_that_of_unpacked_rows(rolled_out, microbatches):
     policy, trajectory = rolled_out

@@ -43,7 +43,7 @@ def test_all_cases(wide, tolerance):
             assert value.dtype == gradient.dtype == dtype
             gaps = [abs(float(value) * scale - case["loss"])]
             gaps += [np.abs(gradient * scale - np.asarray(case["grad"])).max()]
-            count = batch.mask.sum()
+            count = int(batch.mask.sum())
             for theirs, ours in NAMES.items():
                 if theirs in case["metrics"]:
                     mean = float(measured[ours].sum() / count)

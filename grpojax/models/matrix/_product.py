@@ -15,7 +15,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, DTypeLike, Float, Num
 
 from ...sharding import spmd
-from ...types import Axes
+from ...types import accumulation_dtype, Axes
 from ._tiles import from_tiles, to_tiles
 
 
@@ -49,7 +49,7 @@ def product(
         float32 by default.
     """
     sharding = spmd.weight_sharding(axes)
-    wide = jnp.promote_types(jnp.float32, dtype)
+    wide = accumulation_dtype(dtype)
     result, dtype = (jnp.dtype(one).name for one in (result or wide, dtype))
     return _product.bind(x, weight, dtype=dtype, sharding=sharding, result=result)
 
@@ -66,7 +66,7 @@ def _contract(x: Array, y: Array, axes: tuple[int, int], dtype: str) -> Array:
         y.astype(dtype),
         (((axes[0],), (axes[1],)), ((), ())),
         precision=jax.lax.Precision.HIGHEST if exact else None,
-        preferred_element_type=jnp.promote_types(jnp.float32, dtype),
+        preferred_element_type=accumulation_dtype(dtype),
     )
     # XLA calls a library for a product in 16 bits, and may fuse a transpose of the
     # result into the call, which the library rejects at run time.

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
@@ -15,6 +14,7 @@ from ..._train import TrainStep
 from ...env import AbstractEnvironment
 from ...policy import AbstractPolicy, empty_cache
 from ...rollout import RolloutConfig
+from ...types import accumulation_dtype
 from ..distributed.mesh import use
 from ..training.fit import Prepared
 
@@ -101,7 +101,7 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
     """
 
     def one(x: Array) -> int:
-        dtype = jnp.promote_types(x.dtype, jnp.float32) if wide else x.dtype
+        dtype = accumulation_dtype(x.dtype) if wide else x.dtype
         return math.prod(x.sharding.shard_shape(x.shape)) * dtype.itemsize
 
     return sum(map(one, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))

@@ -112,6 +112,7 @@ def stopped(recipe, path, monkeypatch, step: int = 3):
     return path
 
 
+@pytest.mark.laws
 def test_a_preempted_run_resumes(recipe, full, tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -128,6 +129,7 @@ def test_a_preempted_run_resumes(recipe, full, tmp_path, monkeypatch):
     assert kinds.count("resume") == kinds.count("preempted") == 1
 
 
+@pytest.mark.laws
 def test_a_failure_between_a_step_and_its_checkpoint(
     recipe, full, tmp_path, monkeypatch
 ):
