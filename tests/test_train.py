@@ -284,7 +284,7 @@ def test_a_reward_that_is_none_is_refused(wrong, words):
 
 def test_another_optimizers_state_is_refused():
     for other in (optax.sgd(1e-3), optax.adam(1e-3)):
-        with pytest.raises(ValueError, match="one optimizer"):
+        with pytest.raises(ValueError, match="same optimizer"):
             eqx.filter_eval_shape(change(STEP, optimizer=other), start())
 
 
