@@ -1,24 +1,19 @@
 """Reports of one run or of several, from their directories."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..io.atomic import write_bytes
-from .analysis import run_labels
-from .document import to_markdown
-from .page import MAX_CHARACTERS, page, page_rows
-from .panels import overlay_panels, plot, run_panels
-from .read import read_run, Run
-from .sections import (
-    all_settings,
-    comparison,
-    curve_table,
-    figures,
-    last_completions,
-    missing_panels,
-    overview,
-)
+from .analysis.changes import measure_changes
+from .analysis.seeds import group_by_config
+from .page.page import page
+from .panels.overlay import overlay_panels
+from .panels.panels import run_panels
+from .panels.svg import plot
+from .read.run import read_run, Run
+from .text import sections
 
 
 PLOTS = "report_files"
@@ -65,30 +60,29 @@ def write_report(
             f"{len(paths)} runs and no `out`: set it."
         )
     found = [read_run(path) for path in paths]
+    if len({run.name for run in found}) < len(found):
+        found = [dataclasses.replace(run, name=str(run.path)) for run in found]
     return _write(found, paths[0] if out is None else Path(out))
 
 
 def _write(runs: Sequence[Run], out: Path) -> Path:
+    end, page_end, improved = "", "", False
     if len(runs) == 1:
-        top, end = overview(runs[0]), all_settings(runs[0])
-        panels, missing = run_panels(runs[0])
-        samples = last_completions(runs[0])
-        numbers = [*curve_table(panels), *missing_panels(missing)]
+        (run,) = runs
+        changes = measure_changes(run)
+        top = sections.overview(run, changes)
+        improved = run.complete and any(x.direction > 0 for x in changes.measured[:1])
+        panels, missing = run_panels(run)
+        end = sections.appendix(run, panels, missing, completions=True)
+        page_end = sections.appendix(run, panels, missing, completions=False)
     else:
-        top, panels = comparison(runs), overlay_panels(runs)
-        end, samples, numbers = [], [], []
-    labels = run_labels(runs)
-    rows = [
-        row
-        for run, label in zip(runs, labels, strict=True)
-        for row in page_rows(run, label, characters=MAX_CHARACTERS // len(runs))
-    ]
-    title = f"{', '.join(labels)}: report"
-    logged = sum(len(run.completions) for run in runs)
+        groups = group_by_config(runs)
+        top, panels = sections.comparison(runs, groups), overlay_panels(groups)
+    parts = [top, sections.figures(panels, PLOTS), end]
+    text = "\n".join(part for part in parts if part.strip())
     files = {f"{PLOTS}/{panel.name}.svg": plot(panel) for panel in panels}
-    text = to_markdown([*top, *figures(panels, PLOTS), *numbers, *samples, *end])
     files["report.md"] = text.encode("utf-8", "replace")
-    html = page(title, top, [*numbers, *end], panels, rows, logged)
+    html = page(runs, top, page_end, panels, improved=improved)
     files["report.html"] = html.encode("utf-8", "replace")
     (out / PLOTS).mkdir(parents=True, exist_ok=True)
     for old in (out / PLOTS).glob("*.svg"):

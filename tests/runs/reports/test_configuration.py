@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from grpojax.runs.reports import write_report
-from grpojax.runs.reports.sections.wording import setting_text
+from grpojax.runs.reports.text.numbers import setting_text
 
 from .fixtures import (
     embedded,

@@ -4,12 +4,7 @@ import shutil
 
 import pytest
 
-from grpojax.runs.reports.sections.commands import RESUME
-
-from .fixtures import (
-    report_text,
-    write_run,
-)
+from .fixtures import report_text, write_run
 
 
 @pytest.mark.parametrize("kind", ["preempted", "stopped", "failed"])
@@ -22,7 +17,7 @@ def test_an_unfinished_run_is_reported_at_the_top(tmp_path, kind):
     assert first.startswith("> **This run did not finish.** Its last step is 12 of 40.")
     assert f"It was {kind} at step 12: SIGTERM came." in first
     assert "Whether accuracy improved is not known" in text
-    assert RESUME.format(directory=run) in text
+    assert f"    grpojax train --out {run} --resume\n" in text
     assert "Checkpoints of step 5" in text
     page = (run / "report.html").read_text()
     assert page.index("did not finish") < page.index("gsm8k-tiny")

@@ -1,21 +1,18 @@
 """No text in a report becomes markup."""
 
 import html.parser
+import types
 
 import markdown_it
 from hypothesis import given, settings, strategies as st
 
-from grpojax.runs.reports.document import (
-    Bullets,
-    Callout,
-    Code,
-    Heading,
-    Paragraph,
-    Strong,
-    Table,
+from grpojax.runs.reports.text.markdown import (
+    code,
+    code_cell,
+    escape,
+    render,
     to_html,
-    to_markdown,
-    Verbatim,
+    verbatim,
 )
 
 
@@ -48,34 +45,52 @@ class Seen(html.parser.HTMLParser):
         self.text += data
 
 
-def blocks(text):
-    return [
-        Heading(2, text),
-        Paragraph(["x ", text, Strong(text)]),
-        Callout("plain", [["x ", Code(text)]]),
-        Bullets([["x ", text]]),
-        Table(["name", "value"], [[text, [Code(text)]]]),
-        Verbatim(text),
+def document(text):
+    parts = [
+        f"## {escape(text)}",
+        f"x {escape(text)} **{escape(text)}**",
+        f"> x {code(text)}",
+        f"- x {escape(text)}",
+        f"| name | value |\n| --- | ---: |\n| {escape(text)} | {code_cell(text)} |",
+        verbatim(text),
     ]
+    return "\n\n".join(parts)
+
+
+def seen(page):
+    found = Seen()
+    found.feed(page)
+    return found
+
+
+def squeezed(text):
+    return "".join(text.split())
 
 
 @settings(max_examples=60, deadline=None)
 @given(TEXT)
 def test_html_shows_any_text_as_text(text):
-    seen = Seen()
-    seen.feed(to_html(blocks(text)))
-    allowed = "h2 p strong div code ul li table thead tbody tr th td pre"
-    assert seen.tags <= set(allowed.split())
-    assert seen.text.count(text) >= 6
+    found = seen(to_html(document(text)))
+    allowed = "h2 p strong blockquote code ul li table thead tbody tr th td pre"
+    assert found.tags <= set(allowed.split())
+    assert squeezed(found.text).count(squeezed(text)) >= 6
 
 
 @settings(max_examples=60, deadline=None)
 @given(TEXT)
 def test_markdown_shows_any_text_as_text(text):
-    rendered = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).render(
-        to_markdown(blocks(text))
-    )
-    seen = Seen()
-    seen.feed(rendered)
-    assert not seen.tags & {"script", "img", "a", "em", "s", "h1"}
+    parser = markdown_it.MarkdownIt("gfm-like", {"linkify": False})
+    rendered = parser.render(document(text))
+    assert not seen(rendered).tags & {"script", "img", "a", "em", "s", "h1"}
     assert rendered.count("<tr") == 2 and rendered.count("<td") == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT)
+def test_a_template_shows_its_values_as_text(text):
+    panel = types.SimpleNamespace(section=text, title="x", note=f"x {text}", name="x")
+    rendered = render("figures.md", panels=[panel], folder="plots")
+    assert rendered.startswith(f"## {escape(text)}".rstrip("\n"))
+    parser = markdown_it.MarkdownIt("gfm-like", {"linkify": False})
+    tags = seen(parser.render(rendered)).tags
+    assert tags <= {"h2", "p", "img", "code", "pre"} and "img" in tags

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
-from grpojax.runs.evaluation.statistics import wilson
+from grpojax.runs.evaluation.statistics import Measure, wilson
 from grpojax.runs.reports.analysis import intervals
 
 
@@ -17,7 +17,8 @@ MODEST = settings(max_examples=30, deadline=None)
 
 def test_newcombe_gives_the_example_of_its_paper():
     # Newcombe (1998), table II, (a): 56/70 - 48/80, method 10.
-    low, high = intervals.newcombe(0.6, wilson(48, 80), 0.8, wilson(56, 70))
+    before = Measure(0.6, 80, wilson(48, 80))
+    low, high = intervals.newcombe(before, Measure(0.8, 70, wilson(56, 70)))
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from grpojax.runs.reports import write_report
-from grpojax.runs.reports.page import page_rows
-from grpojax.runs.reports.read import read_run
+from grpojax.runs.reports.page.page import page_rows
+from grpojax.runs.reports.read.run import read_run
 
 from .fixtures import (
     embedded,
@@ -139,9 +139,9 @@ def test_completions_are_embedded_as_text(tmp_path):
 def test_a_long_run_fits_a_page(tmp_path):
 
     run = read_run(write_run(tmp_path / "run"))
-    rows = page_rows(run, "run", characters=6000)
+    rows = page_rows(run, characters=6000)
     assert 1 <= len(rows) < len(run.completions)
-    assert len(page_rows(run, "run")) == len(run.completions)
+    assert len(page_rows(run)) == len(run.completions)
 
 
 @pytest.mark.usefixtures("quick")

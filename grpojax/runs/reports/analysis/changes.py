@@ -1,11 +1,13 @@
 """Accuracy before and after training, compared only under the same protocol."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from ...evaluation import predictions
-from ..read import EvaluationRecord, Run
+from ..read.evaluations import by_series, EvaluationRecord
+from ..read.run import Run
 from .intervals import Interval, mean_interval, newcombe, sign_test
 
 
@@ -43,14 +45,10 @@ class Change:
         return int(self.interval[0] > 0) - int(self.interval[1] < 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Changes:
-    """The changes of a run.
+class Changes(NamedTuple):
+    """The changes of a run, one of each series of evaluations that could be compared.
 
-    **Fields:**
-
-    - `measured`: one for each series of evaluations that could be compared.
-    - `refusals`: why the others could not, a sentence each.
+    `refusals` says why the others could not, a sentence each.
     """
 
     measured: list[Change]
@@ -59,28 +57,25 @@ class Changes:
 
 def measure_changes(run: Run) -> Changes:
     """Compares the first and the last evaluation of each series of a run."""
-    series: dict[tuple, list[EvaluationRecord]] = {}
-    for evaluation in run.evaluations:
-        series.setdefault(evaluation.series, []).append(evaluation)
+    series = by_series(run.evaluations)
     measured, refusals = [], []
     for evaluations in series.values():
         by_step = {evaluation.step: evaluation for evaluation in evaluations}
-        last = by_step[max(by_step)]
-        name = last.label.capitalize()
-        if 0 not in by_step:
-            refusals.append(
-                f"{name}: not evaluated before training, so there is no baseline to "
-                "compare with."
+        first, last = by_step.get(0), by_step[max(by_step)]
+        why = None
+        if first is None:
+            why = (
+                "not evaluated before training, so there is no baseline to compare with"
             )
         elif last.step == 0:
-            refusals.append(f"{name}: not evaluated after step 0.")
-        elif by_step[0].protocol != last.protocol:
-            refusals.append(
-                f"{name}: cannot compare. Before: {_size(by_step[0])}; after: "
-                f"{_size(last)}."
-            )
+            why = "not evaluated after step 0"
+        elif first.protocol != last.protocol:
+            sizes = f"Before: {_size(first)}; after: {_size(last)}"
+            why = f"cannot compare. {sizes}"
         else:
-            measured.append(_change(run, by_step[0], last))
+            measured.append(_change(run, first, last))
+        if why is not None:
+            refusals.append(f"{last.label.capitalize()}: {why}.")
     if not measured and len(series) > 1:
         refusals.append(
             "Evaluations of different splits, modes or temperatures are never compared "
@@ -100,57 +95,46 @@ def _size(evaluation: EvaluationRecord) -> str:
 
 
 def _change(run: Run, before: EvaluationRecord, after: EvaluationRecord) -> Change:
-    differences = paired_differences(run, before, after)
-    interval = None if differences is None else mean_interval(differences)
-    if differences is not None and interval is not None:
+    differences = _paired_differences(run, before, after)
+    interval = mean_interval(differences)
+    if interval is not None:
         method = f"paired t-interval over {len(differences):,} problems"
         return Change(before, after, interval, sign_test(differences), method)
-    unpaired = newcombe(
-        before.accuracy.value,
-        before.accuracy.interval,
-        after.accuracy.value,
-        after.accuracy.interval,
-    )
+    unpaired = newcombe(before.accuracy, after.accuracy)
     return Change(before, after, unpaired, None, "Newcombe's interval, unpaired")
 
 
-def paired_differences(
+def _paired_differences(
     run: Run, before: EvaluationRecord, after: EvaluationRecord
-) -> list[float] | None:
+) -> list[float]:
     """The change of each problem's accuracy.
 
-    **Returns:** `None` unless the predictions of both evaluations are complete, agree
-    with the recorded accuracies, and are of the same problems.
+    Empty unless the predictions of both evaluations are complete, agree with the
+    recorded accuracies, and are of the same problems.
     """
-    accuracies = []
-    for evaluation in (before, after):
-        found = _accuracy_by_problem(run, evaluation)
-        n = sum(samples for _, samples in found.values())
-        correct = sum(accuracy * samples for accuracy, samples in found.values())
-        if n == 0 or n != evaluation.accuracy.n:
-            return None
-        if abs(correct / n - evaluation.accuracy.value) > 1e-6:
-            return None
-        accuracies.append({key: accuracy for key, (accuracy, _) in found.items()})
-    first, last = accuracies
+    first, last = (_accuracy_by_problem(run, x) for x in (before, after))
     if first.keys() != last.keys():
-        return None
+        return []
     return [last[key] - first[key] for key in sorted(first)]
 
 
 def _accuracy_by_problem(
     run: Run, evaluation: EvaluationRecord
-) -> dict[tuple[int, str], tuple[float, int]]:
-    """The accuracy and the number of samples of each problem and its prompt."""
+) -> dict[tuple[int, str], float]:
+    """The accuracy of each problem and prompt; empty if unlike the recorded one."""
     name = f"{evaluation.step}-{evaluation.mode}.jsonl"
     try:
-        records = predictions.read(run.path / "predictions" / name).records
-        return {
-            (record["problem"], record["prompt"]): (
-                float(np.mean([sample["correct"] for sample in record["samples"]])),
-                len(record["samples"]),
-            )
-            for record in records
+        correct = {
+            (record["problem"], record["prompt"]): [
+                bool(sample["correct"]) for sample in record["samples"]
+            ]
+            for record in predictions.read(run.path / "predictions" / name).records
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # Missing, damaged, or of another format: nothing to pair.
+    every, recorded = [x for row in correct.values() for x in row], evaluation.accuracy
+    if not every or len(every) != recorded.n:
+        return {}
+    if abs(float(np.mean(every)) - recorded.value) > 1e-6:
+        return {}
+    return {key: float(np.mean(row)) for key, row in correct.items()}

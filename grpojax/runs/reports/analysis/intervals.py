@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import bdtr, stdtrit
 
+from ...evaluation.statistics import Measure
+
 
 Interval = tuple[float, float]
 
 
-def newcombe(
-    before: float, before_interval: Interval, after: float, after_interval: Interval
-) -> Interval:
+def newcombe(before: Measure, after: Measure) -> Interval:
     """Newcombe's hybrid score interval of the difference of two proportions.
 
         lower = d - sqrt((p₂ - l₂)² + (u₁ - p₁)²)
@@ -20,29 +20,19 @@ def newcombe(
 
     from their Wilson intervals (l, u), for independent samples.
 
-    **Arguments:**
-
-    - `before`, `after`: the proportions p₁ and p₂.
-    - `before_interval`, `after_interval`: their Wilson intervals.
-
-    **Returns:** the lower and the upper end.
-
     See "Interval estimation for the difference between independent proportions",
     Newcombe (1998), method 10.
     """
-    difference = after - before
-    down = math.hypot(after - after_interval[0], before_interval[1] - before)
-    up = math.hypot(after_interval[1] - after, before - before_interval[0])
-    return difference - down, difference + up
+    (p1, _, (l1, u1)), (p2, _, (l2, u2)) = before, after
+    down, up = math.hypot(p2 - l2, u1 - p1), math.hypot(u2 - p2, p1 - l1)
+    return p2 - p1 - down, p2 - p1 + up
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Student's 95% t-interval of a mean; `None` for fewer than two values."""
     if len(values) < 2:
         return None
-    half = _quantile(float(len(values) - 1)) * math.sqrt(_squared_error(values))
-    mean = float(np.mean(values))
-    return mean - half, mean + half
+    return _t_interval(values, _squared_error(values), float(len(values) - 1))
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Interval | None:
@@ -58,8 +48,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval | None:
     if total == 0:
         return difference, difference
     freedom = total**2 / sum(error**2 / count for error, count in parts)
-    half = _quantile(freedom) * math.sqrt(total)
-    return difference - half, difference + half
+    return _t_interval([difference], total, freedom)
 
 
 def sign_test(differences: Sequence[float]) -> float:
@@ -76,5 +65,9 @@ def _squared_error(values: Sequence[float]) -> float:
     return float(np.var(values, ddof=1)) / len(values)
 
 
-def _quantile(freedom: float) -> float:
-    return float(stdtrit(freedom, 0.975))
+def _t_interval(
+    values: Sequence[float], squared_error: float, freedom: float
+) -> Interval:
+    mean = float(np.mean(values))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(squared_error)
+    return mean - half, mean + half

@@ -3,13 +3,19 @@
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
 
-from ..read import EvaluationRecord, Run
-from .specs import match_metrics, NOT_PLOTTED, PANEL_SPECS, PanelSpec
+import yaml
+
+from ..read.evaluations import by_series
+from ..read.run import Metrics, Run
 
 
 Values = list[float | None]
-Records = Sequence[Mapping[str, float | None]]
+
+# Recorded and not plotted: the extremes of the lengths of each kind.
+_NOT_PLOTTED = ("step", "time", "completions/min_*_length", "completions/max_*_length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,71 +63,81 @@ class Panel:
 
 
 def run_panels(run: Run) -> tuple[list[Panel], list[str]]:
-    """The panels of one run.
+    """The panels of one run, as `panels.yaml` lists them.
 
     **Returns:** the panels, and the titles of the expected ones without data.
     """
-    records = with_throughput(run.metrics)
+    records = [_with_throughput(record) for record in run.metrics]
     names = sorted({name for record in records for name in record})
+    used = {name for pattern in _NOT_PLOTTED for name in fnmatch.filter(names, pattern)}
     panels, missing = [], []
     accuracy = _accuracy_panel(run)
     if accuracy is None:
         missing.append("Accuracy")
     else:
         panels.append(accuracy)
-    used = {name for pattern in NOT_PLOTTED for name in fnmatch.filter(names, pattern)}
-    for spec in PANEL_SPECS:
-        labels = match_metrics(spec, names)
-        if labels:
-            used |= {*labels, *(spec.band or ())}
-            panels.append(_panel(spec, labels, records, names))
-        elif spec.expected:
-            missing.append(spec.title)
+    source = resources.files("grpojax.runs.reports.panels") / "panels.yaml"
+    sections = yaml.safe_load(source.read_text(encoding="utf-8"))
+    for section, specs in sections.items():
+        for spec in specs:
+            labels = _match(spec["metrics"], names)
+            if labels:
+                band = [name for name in spec.get("band", []) if name in names]
+                used |= {*labels, *band}
+                panels.append(_panel(section, spec, labels, band, records))
+            elif not spec.get("optional", False):
+                missing.append(spec["title"])
     others = [name for name in names if name not in used]
     for number, name in enumerate(others, start=1):
-        curve = Curve(name, _steps(records), _column(records, name))
-        panels.append(Panel("Other", f"other-{number}", name, "", [curve]))
+        spec = {"name": f"other-{number}", "title": name}
+        panels.append(_panel("Other", spec, {name: name}, [], records))
     return panels, missing
 
 
-def with_throughput(records: Records) -> list[dict[str, float | None]]:
+def _with_throughput(record: Metrics) -> Metrics:
     """Adds `tokens_per_second` where a record has tokens and time, but not that."""
-    return [_throughput(record) | dict(record) for record in records]
-
-
-def _throughput(record: Mapping[str, float | None]) -> dict[str, float | None]:
     tokens, seconds = record.get("num_tokens"), record.get("step_time")
     if tokens is None or not seconds:
-        return {}
-    return {"tokens_per_second": tokens / seconds}
+        return record
+    return {"tokens_per_second": tokens / seconds, **record}
 
 
-def _steps(records: Records) -> list[int]:
+def _match(metrics: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """The recorded metrics of a panel, each with its label."""
+    labels: dict[str, str] = {}
+    for pattern, label in metrics.items():
+        head, star, tail = pattern.partition("*")
+        for name in fnmatch.filter(names, pattern):
+            inner = name[len(head) : len(name) - len(tail)] if star else name
+            labels.setdefault(name, label or inner)
+    return labels
+
+
+def _steps(records: Sequence[Metrics]) -> list[int]:
     return [int(record["step"] or 0) for record in records]
 
 
-def _column(records: Records, name: str) -> Values:
-    return [record.get(name) for record in records]
-
-
 def _panel(
-    spec: PanelSpec, labels: Mapping[str, str], records: Records, names: Sequence[str]
+    section: str,
+    spec: Mapping[str, Any],
+    labels: Mapping[str, str],
+    band: Sequence[str],
+    records: Sequence[Metrics],
 ) -> Panel:
-    low, high = None, None
-    if spec.band is not None and all(name in names for name in spec.band):
-        low, high = (_column(records, name) for name in spec.band)
+    column = lambda name: [record.get(name) for record in records]
+    steps, low, high = _steps(records), None, None
+    if len(band) == 2:
+        low, high = map(column, band)
     curves = [
-        Curve(label, _steps(records), _column(records, name), low, high, color)
+        Curve(label, steps, column(name), low, high, color)
         for color, (name, label) in enumerate(labels.items())
     ]
-    return Panel(spec.section, spec.name, spec.title, spec.unit, curves, spec.note)
+    title, unit, note = spec["title"], spec.get("unit", ""), spec.get("note", "")
+    return Panel(section, spec["name"], title, unit, curves, note)
 
 
 def _accuracy_panel(run: Run) -> Panel | None:
     """Held-out accuracies with their intervals, and that on training problems."""
-    series: dict[tuple, list[EvaluationRecord]] = {}
-    for evaluation in run.evaluations:
-        series.setdefault(evaluation.series, []).append(evaluation)
     curves = [
         Curve(
             evaluations[0].label,
@@ -132,15 +148,16 @@ def _accuracy_panel(run: Run) -> Panel | None:
             color,
             dots=True,
         )
-        for color, evaluations in enumerate(series.values())
+        for color, evaluations in enumerate(by_series(run.evaluations).values())
     ]
-    note = "Bands are 95% intervals. " if series else ""
+    notes = ["Bands are 95% intervals."] if curves else []
     name = "rewards/correct/mean"
     if any(name in record for record in run.metrics):
-        steps, values = _steps(run.metrics), _column(run.metrics, name)
+        values = [record.get(name) for record in run.metrics]
         label = "training problems of each step"
-        curves.append(Curve(label, steps, values, color=len(curves), faint=True))
-        note += "Every step has other training problems, so they have no band."
+        steps, color = _steps(run.metrics), len(curves)
+        curves.append(Curve(label, steps, values, color=color, faint=True))
+        notes.append("Every step has other training problems, so they have no band.")
     if not curves:
         return None
-    return Panel("Result", "accuracy", "Accuracy", "share", curves, note.strip())
+    return Panel("Result", "accuracy", "Accuracy", "share", curves, " ".join(notes))

@@ -8,7 +8,7 @@ from ...io.jsonl import Record
 from ...io.records import finite_float
 
 
-UNRECORDED = "not recorded"
+_UNRECORDED = "not recorded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,29 @@ class EvaluationRecord:
     @property
     def label(self) -> str:
         """Split, mode and temperature in words."""
-        split = self.split
-        if split in ("held_out", UNRECORDED):
-            split = "held out"
-        mode = "" if self.mode == UNRECORDED else f", {self.mode}"
-        warm = self.mode == "sampled" and self.temperature is not None
-        temperature = f" at temperature {self.temperature:g}" if warm else ""
-        return f"{split}{mode}{temperature}"
+        unnamed = self.split in ("held_out", _UNRECORDED)
+        label = "held out" if unnamed else self.split
+        if self.mode != _UNRECORDED:
+            label += f", {self.mode}"
+        if self.mode == "sampled" and self.temperature is not None:
+            label += f" at temperature {self.temperature:g}"
+        return label
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """Every number: the accuracy, the metrics and the baselines."""
+        baselines = {f"baseline {name}": x for name, x in self.baselines.items()}
+        return {"accuracy": self.accuracy, **self.metrics, **baselines}
+
+
+def by_series(
+    evaluations: Sequence[EvaluationRecord],
+) -> dict[tuple, list[EvaluationRecord]]:
+    """Evaluations that form one curve, in order."""
+    series: dict[tuple, list[EvaluationRecord]] = {}
+    for evaluation in evaluations:
+        series.setdefault(evaluation.series, []).append(evaluation)
+    return series
 
 
 def parse_measure(record: object) -> Measure | None:
@@ -85,8 +101,8 @@ def parse_evaluation(record: Record) -> EvaluationRecord:
         )
     return EvaluationRecord(
         step=step,
-        split=str(record.get("split", UNRECORDED)),
-        mode=str(record.get("mode", UNRECORDED)),
+        split=str(record.get("split", _UNRECORDED)),
+        mode=str(record.get("mode", _UNRECORDED)),
         temperature=finite_float(record.get("temperature")),
         problems=_count(record.get("problems")),
         samples=_count(record.get("samples")),
@@ -108,23 +124,17 @@ def _count(value: object) -> int | None:
     return None if number is None else int(number)
 
 
-def deduplicate(evaluations: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
-    """Keeps the later of evaluations that were made twice, as after a resume."""
-    return list({(x.step, x.series): x for x in evaluations}.values())
-
-
 def evaluations_of_summary(summary: Record) -> list[EvaluationRecord]:
     """Before and after training, of a run that kept no `evaluations.jsonl`."""
     evaluations = []
-    for step, when in ((0, "before"), (_count(summary.get("steps")) or 0, "after")):
+    for when, step in (("before", 0), ("after", _count(summary.get("steps")))):
         record: Record = {
             "step": step,
             "accuracy": summary.get(f"accuracy_{when}"),
             "interval": summary.get(f"ci95_{when}"),
             "n": summary.get("n_eval"),
         }
-        if parse_measure({**record, "value": record["accuracy"]}) is None:
-            continue
-        if when == "before" or step > 0:
+        known = parse_measure({**record, "value": record["accuracy"]}) is not None
+        if known and (when == "before" or step):
             evaluations.append(parse_evaluation(record))
     return evaluations

@@ -3,34 +3,28 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import yaml
 
-from ...io.jsonl import read_tolerant, Record
+from ...io.jsonl import read_tolerant, Record, unreadable
 from ...io.records import finite_float, SampleGroup
 from ...io.tables import flatten
-from .evaluations import (
-    deduplicate,
-    EvaluationRecord,
-    evaluations_of_summary,
-    parse_evaluation,
-)
-from .files import read_mapping, read_records
+from .evaluations import EvaluationRecord, evaluations_of_summary, parse_evaluation
 
 
 FILES = ("config.yaml", "metrics.jsonl", "summary.json", "evaluations.jsonl")
-
 SEED_KEYS = ("run.seed", "seed")
-_STEPS_KEYS = ("run.steps", "steps")
 # Of a recipe's configuration, which has every key.
 _RECIPE_KEYS = ("run.steps", "model.path", "data.task")
 
 Metrics = dict[str, float | None]
+Parsed = TypeVar("Parsed")
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """An event of a run: a start, a checkpoint, a warning, an interruption."""
 
     step: int
@@ -38,13 +32,14 @@ class Event:
     message: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """The contents of a run directory.
 
     **Fields:**
 
     - `path`: the directory, as it was passed.
+    - `name`: the directory's name, by which the report calls the run.
     - `settings`: `config.yaml`, from dotted keys to values; see `flatten`.
     - `metrics`: a record for each step, in order, with its number under `step`; values
         that were not finite are `None`.
@@ -56,6 +51,7 @@ class Run:
     """
 
     path: Path
+    name: str
     settings: Record
     metrics: list[Metrics]
     evaluations: list[EvaluationRecord]
@@ -88,6 +84,10 @@ class Run:
             if name.startswith(prefix)
         }
 
+    def number(self, key: str) -> float | None:
+        """A finite number of the summary; `None` if it is not recorded."""
+        return finite_float(self.summary.get(key))
+
     @property
     def has_recipe(self) -> bool:
         """Whether `config.yaml` is a recipe, which the command line can run again."""
@@ -101,7 +101,7 @@ class Run:
     @property
     def steps(self) -> int | None:
         """The number of steps that were configured, if recorded."""
-        steps = finite_float(self.setting(*_STEPS_KEYS))
+        steps = finite_float(self.setting("run.steps", "steps"))
         return None if steps is None else int(steps)
 
     @property
@@ -133,27 +133,23 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             f"A run is a directory that contains one of {', '.join(FILES)}. Received "
             f"{os.fspath(path)!r}, which contains none: check the path."
         )
-    summary, flaws = read_mapping(path / "summary.json", json.loads)
-    evaluations, found = read_records(
-        path / "evaluations.jsonl", parse_evaluation, optional=bool(summary)
-    )
-    flaws += found
-    config, found = read_mapping(path / "config.yaml", yaml.safe_load)
-    flaws += found
-    metrics, found = _read_metrics(path / "metrics.jsonl")
-    flaws += found
-    events, found = read_records(path / "events.jsonl", _parse_event, optional=True)
-    flaws += found
-    completions, found = read_records(
-        path / "completions.jsonl", SampleGroup.from_json, optional=True
-    )
+    flaws: list[str] = []
+
+    def records(name: str, parse: Callable[[Record], Parsed], optional: bool):
+        return _read_records(path / name, parse, flaws, optional)
+
+    summary = _read_mapping(path / "summary.json", json.loads, flaws)
+    evaluations = records("evaluations.jsonl", parse_evaluation, bool(summary))
+    # Of evaluations that were made twice, as after a resume, the later one.
+    evaluations = list({(x.step, x.series): x for x in evaluations}.values())
     return Run(
         path=path,
-        settings=flatten(config),
-        metrics=metrics,
-        evaluations=deduplicate(evaluations) or evaluations_of_summary(summary),
-        events=events,
-        completions=completions,
+        name=path.resolve().name,
+        settings=flatten(_read_mapping(path / "config.yaml", yaml.safe_load, flaws)),
+        metrics=_read_metrics(path / "metrics.jsonl", flaws),
+        evaluations=evaluations or evaluations_of_summary(summary),
+        events=records("events.jsonl", _parse_event, True),
+        completions=records("completions.jsonl", SampleGroup.from_json, True),
         summary=summary,
         checkpoints=sorted(
             int(child.name)
@@ -161,12 +157,48 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             if child.is_dir() and child.name.isdecimal()
         ),
         has_model=(path / "model").is_dir(),
-        flaws=[*flaws, *found],
+        flaws=flaws,
     )
 
 
-def _read_metrics(path: Path) -> tuple[list[Metrics], list[str]]:
-    records, flaws = read_tolerant(path)
+def _read_mapping(
+    path: Path, parse: Callable[[str], object], flaws: list[str]
+) -> Record:
+    """A file that holds one mapping; empty if it cannot be read."""
+    try:
+        values = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        flaws.append(unreadable(path, error))
+        return {}
+    if isinstance(values, dict):
+        return values
+    flaws.append(f"`{path.name}` does not contain a mapping.")
+    return {}
+
+
+def _read_records(
+    path: Path, parse: Callable[[Record], Parsed], flaws: list[str], optional: bool
+) -> list[Parsed]:
+    """The records of a JSONL file, without those that `parse` rejects."""
+    records, found = read_tolerant(path, optional=optional)
+    flaws += found
+    parsed, rejected = [], 0
+    for record in records:
+        try:
+            parsed.append(parse(record))
+        except ValueError:
+            rejected += 1
+    if rejected:
+        flaws.append(
+            f"`{path.name}` has {rejected} lines that lack a required key; they were "
+            "skipped."
+        )
+    return parsed
+
+
+def _read_metrics(path: Path, flaws: list[str]) -> list[Metrics]:
+    records, found = read_tolerant(path)
+    flaws += found
     by_step: dict[int, Metrics] = {}
     for record in records:
         values = {name: finite_float(value) for name, value in record.items()}
@@ -183,7 +215,7 @@ def _read_metrics(path: Path) -> tuple[list[Metrics], list[str]]:
         flaws.append(
             f"`{path.name}` has {len(steps)} of the steps {steps[0]} to {steps[-1]}."
         )
-    return [by_step[step] for step in steps], flaws
+    return [by_step[step] for step in steps]
 
 
 def _parse_event(record: Record) -> Event:
