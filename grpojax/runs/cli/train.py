@@ -39,13 +39,8 @@ def prepare(
 
     def claim():
         directory = fit.claim(out, resume=resume)
-        tracking = recipe.tracking
-        trackers.check(
-            None if directory is None else directory.path,
-            tensorboard=tracking.tensorboard,
-            wandb=tracking.wandb,
-            trackio=tracking.trackio,
-        )
+        path = None if directory is None else directory.path
+        trackers.check(path, trackers.factories(**vars(recipe.tracking)))
         return directory
 
     directory = processes.on_process_0(claim)

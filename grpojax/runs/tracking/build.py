@@ -1,11 +1,19 @@
-"""Experiment trackers by name: which packages they need, and how they are started."""
+"""TensorBoard, Weights & Biases and trackio; a package is imported when it is used."""
 
+import contextlib
+import functools
+import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+import io
+import time
+import types
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
-from .trackers import FailSafe, TensorBoard, Tracker, Trackio, WandB
+from ..io.tables import markdown, Row, tabulate
+from .cursor import Cursor
+from .trackers import Metrics, TrackerFactory, TrackerRun
 
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
@@ -13,77 +21,122 @@ _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "tracki
 WandBMode = Literal["off", "offline", "online"]
 
 
-class TrackerRun(NamedTuple):
-    """The run that a tracker is started for.
+class TensorBoard:
+    """Event files, for `tensorboard --logdir`.
 
-    **Fields:**
-
-    - `directory`: where trackers keep their files, `RunDirectory.tracking`.
-    - `name`: the run's, its directory's by default.
-    - `config`: hyperparameters to show with the run, as nested mappings.
-    - `resume_step`: the step of the checkpoint that is resumed; 0 for a new run.
+    Of a resumed run, readers drop what was written after the checkpoint (`purge_step`),
+    and earlier steps are not written again.
     """
 
-    directory: Path
-    name: str
-    config: Mapping[str, object]
-    resume_step: int
-
-
-TrackerFactory = Callable[[TrackerRun], Tracker]
-"""Starts a tracker for a run."""
-
-
-def start(
-    factories: Mapping[str, TrackerFactory],
-    run: TrackerRun,
-    warn: Callable[[str], None],
-) -> list[Tracker]:
-    """Starts trackers, none of which can stop the run.
-
-    **Arguments:**
-
-    - `factories`: by name.
-    - `run`: the run that they are started for.
-    - `warn`: called with a sentence when a tracker has failed.
-    """
-
-    def guard(name: str) -> Tracker:
-        return FailSafe(name, lambda: factories[name](run), warn)
-
-    return [guard(name) for name in factories]
-
-
-def check(
-    directory: Path | None,
-    *,
-    tensorboard: bool = False,
-    wandb: WandBMode = "off",
-    trackio: bool = False,
-) -> None:
-    """Checks that the requested trackers can be built; builds nothing.
-
-    **Arguments:**
-
-    - `directory`: the run's directory, or `None` without one.
-    - `tensorboard`, `wandb`, `trackio`: as in `factories`.
-
-    **Raises:** `ImportError` for a package that is not installed, `ValueError` for a
-    tracker of a run without a directory, which keeps the tracker's position.
-    """
-    names = _requested(tensorboard, wandb, trackio)
-    if names and directory is None:
-        raise ValueError(
-            "A tracker keeps its position in the run's directory. Received "
-            f"{names[0]} without one: name it with --out, or leave the tracker off."
+    def __init__(self, run: TrackerRun):
+        resumed, self._after = run.resume_step > 0, run.resume_step or -1
+        self._writer = _import("tensorboardX").SummaryWriter(
+            str(run.directory / "tensorboard"),
+            purge_step=run.resume_step + 1 if resumed else None,
+            # Files are named, and read in order, by the second: by less than that.
+            filename_suffix=f".{time.time_ns()}",
         )
-    for name in names:
-        package = _PACKAGES[name]
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(
-                f"`tracking.{name}` needs the package {package}, which is not "
-                "installed: `pip install 'grpojax[tracking]'`, or switch it off."
-            )
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        if step > self._after:
+            for name, value in metrics.items():
+                if value is not None:
+                    self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
+        if step > self._after:
+            self._writer.add_text(name, markdown(*tabulate(rows)), step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Dashboard:
+    """A run in Weights & Biases or trackio, which a resumed run continues.
+
+    **Arguments:**
+
+    - `run`: logs values by name, as `wandb.Run` does.
+    - `cursor`: only steps after it are logged.
+    - `table`: a table of the package, from columns and rows.
+    - `finish`: ends the run.
+    """
+
+    def __init__(
+        self,
+        run: Any,
+        cursor: Cursor,
+        table: Callable[[list[str], list[list]], object],
+        finish: Callable[[], object],
+    ):
+        self._run, self._cursor = run, cursor
+        self._table, self._finish = table, finish
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        if self._cursor.is_new("metrics", step):
+            present = {name: x for name, x in metrics.items() if x is not None}
+            self._run.log(present, step=step)
+            self._cursor.advance("metrics", step)
+
+    def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
+        if self._cursor.is_new(name, step):
+            self._run.log({name: self._table(*tabulate(rows))}, step=step)
+            self._cursor.advance(name, step)
+
+    def close(self) -> None:
+        self._finish()
+        self._cursor.close()
+
+
+def open_wandb(
+    run: TrackerRun,
+    *,
+    project: str = "grpojax",
+    name: str | None = None,
+    offline: bool = False,
+) -> Dashboard:
+    """A Weights & Biases run; the arguments are those of `factories`."""
+    wandb = _import("wandb")
+    directory = run.directory / "wandb"
+    cursor = Cursor(directory / "wandb.json")
+    opened = wandb.init(
+        project=project,
+        name=name or run.name,
+        config=dict(run.config),
+        id=cursor.id,
+        resume="allow",
+        dir=str(directory),
+        mode="offline" if offline else "online",
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    table = lambda columns, rows: wandb.Table(columns=columns, data=rows)
+    return Dashboard(opened, cursor, table, opened.finish)
+
+
+def open_trackio(
+    run: TrackerRun, *, project: str = "grpojax", name: str | None = None
+) -> Dashboard:
+    """A local trackio run, in `TRACKIO_DIR`; the arguments are those of `factories`."""
+    trackio = _import("trackio")
+    cursor = Cursor(run.directory / "trackio" / "trackio.json")
+    opened = _quietly(
+        trackio.init,
+        project=project,
+        name=f"{name or run.name}-{cursor.id}",
+        config=dict(run.config),
+        resume="allow",
+        embed=False,
+    )
+    table = lambda columns, rows: trackio.Markdown(markdown(columns, rows))
+    return Dashboard(opened, cursor, table, lambda: _quietly(trackio.finish))
+
+
+def _quietly(call: Callable, **options: object):
+    """A call without standard output, on which trackio announces itself."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call(**options)
 
 
 def factories(
@@ -111,32 +164,46 @@ def factories(
         grpojax.fit(state, step, steps=10, out=out, trackers=factories(trackio=True))
         ```
     """
-    every: dict[str, TrackerFactory] = {
-        "tensorboard": lambda run: TensorBoard(
-            run.directory / "tensorboard",
-            after=run.resume_step if run.resume_step > 0 else None,
+    shown = {"project": project, "name": name}
+    every: dict[str, tuple[bool, TrackerFactory]] = {
+        "tensorboard": (tensorboard, TensorBoard),
+        "wandb": (
+            wandb != "off",
+            functools.partial(open_wandb, offline=wandb == "offline", **shown),
         ),
-        "wandb": lambda run: WandB(
-            run.directory / "wandb",
-            project=project,
-            name=name or run.name,
-            config=run.config,
-            offline=wandb == "offline",
-        ),
-        "trackio": lambda run: Trackio(
-            run.directory / "trackio",
-            project=project,
-            name=name or run.name,
-            config=run.config,
-        ),
+        "trackio": (trackio, functools.partial(open_trackio, **shown)),
     }
-    return {x: every[x] for x in _requested(tensorboard, wandb, trackio)}
+    return {kind: factory for kind, (wanted, factory) in every.items() if wanted}
 
 
-def _requested(tensorboard: bool, wandb: WandBMode, trackio: bool) -> list[str]:
-    requested = {
-        "tensorboard": tensorboard,
-        "wandb": wandb != "off",
-        "trackio": trackio,
-    }
-    return [name for name, is_requested in requested.items() if is_requested]
+def check(directory: Path | None, names: Collection[str]) -> None:
+    """Checks that the library's trackers of these names can be built; builds nothing.
+
+    **Raises:** `ImportError` for a package that is not installed, `ValueError` for a
+    tracker of a run without a directory, which keeps the tracker's position.
+    """
+    for name in names:
+        if directory is None:
+            raise ValueError(
+                "A tracker keeps its position in the run's directory. Received "
+                f"{name} without one: name it with --out, or leave the tracker off."
+            )
+        package = _PACKAGES[name]
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"`tracking.{name}` needs the package {package}, which is not "
+                "installed: `pip install 'grpojax[tracking]'`, or switch it off."
+            )
+
+
+def _import(package: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f"A tracker needs the package {package}, which is not installed: "
+            "`pip install 'grpojax[tracking]'`, or do without it.",
+            name=package,
+        ) from error

@@ -21,7 +21,7 @@ class Cursor:
 
     **Arguments:**
 
-    - `path`: the JSON file that keeps it; created if missing.
+    - `path`: the JSON file that keeps it; created with its directory if missing.
 
     !!! example
 
@@ -34,6 +34,7 @@ class Cursor:
     """
 
     def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         values = json.loads(path.read_bytes()) if path.exists() else {}
         self.id: str = values.get("id", uuid.uuid4().hex[:8])
@@ -52,7 +53,7 @@ class Cursor:
         self._logged[name] = step
         self._recent.append((now, name, step))
         if self._recent[0][0] < now - _SECONDS_TO_FLUSH:
-            while self._recent and self._recent[0][0] < now - _SECONDS_TO_FLUSH:
+            while self._recent[0][0] < now - _SECONDS_TO_FLUSH:  # Not the one of now.
                 _, name, step = self._recent.popleft()
                 self._stored[name] = step
             self._save()

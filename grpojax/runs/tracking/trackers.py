@@ -1,24 +1,18 @@
-"""Experiment trackers: the run's own `metrics.jsonl`, TensorBoard, W&B and trackio.
+"""Experiment trackers: what a run logs to, its own files first.
 
-`metrics.jsonl` is the run's record; the other trackers display it and may fail. Each
-tracker's package is imported when the tracker is made.
+`metrics.jsonl` is the run's record; the other trackers display it and may fail.
 
 A resumed run logs every record of `metrics.jsonl` to a tracker again, from the first:
 each tracker skips what it has stored.
 """
 
 import contextlib
-import importlib
-import io
-import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..io.run_directory import RunDirectory
-from ..io.tables import markdown, Row, tabulate as tabulate
-from .cursor import Cursor
+from ..io.tables import Row
 
 
 Metrics = Mapping[str, float | None]
@@ -39,6 +33,27 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Flushes everything and ends the tracker's run."""
         ...
+
+
+class TrackerRun(NamedTuple):
+    """The run that a tracker is started for.
+
+    **Fields:**
+
+    - `directory`: where trackers keep their files, `RunDirectory.tracking`.
+    - `name`: the run's, its directory's by default.
+    - `config`: hyperparameters to show with the run, as nested mappings.
+    - `resume_step`: the step of the checkpoint that is resumed; 0 for a new run.
+    """
+
+    directory: Path
+    name: str
+    config: Mapping[str, object]
+    resume_step: int
+
+
+TrackerFactory = Callable[[TrackerRun], Tracker]
+"""Starts a tracker for a run."""
 
 
 class JsonLines:
@@ -62,142 +77,6 @@ class JsonLines:
         """Does nothing: every line is on the disk already."""
 
 
-class TensorBoard:
-    """Event files, for `tensorboard --logdir`.
-
-    **Arguments:**
-
-    - `directory`: where the event files are written.
-    - `after`: the step of the checkpoint that is resumed: readers drop what was written
-        of later steps (`purge_step`), and earlier steps are not written again. `None`
-        for a new run.
-    """
-
-    def __init__(self, directory: Path, *, after: int | None = None):
-        module = _module("tensorboardX", "TensorBoard")
-        self._after = -1 if after is None else after
-        self._writer = module.SummaryWriter(
-            str(directory),
-            purge_step=None if after is None else after + 1,
-            # Files are named, and read in order, by the second: by less than that.
-            filename_suffix=f".{time.time_ns()}",
-        )
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        if step > self._after:
-            for name, value in metrics.items():
-                if value is not None:
-                    self._writer.add_scalar(name, value, step)
-            self._writer.flush()
-
-    def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        if step > self._after:
-            self._writer.add_text(name, markdown(*tabulate(rows)), step)
-            self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class WandB:
-    """A Weights & Biases run, which a resumed run continues.
-
-    **Arguments:**
-
-    - `directory`: for W&B's files and `wandb.json`, a `Cursor`: only steps after it are
-        logged.
-    - `project`, `name`: the project and name of the W&B run.
-    - `config`: hyperparameters, as nested mappings.
-    - `offline`: write files only, for `wandb sync`.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        project: str,
-        name: str | None = None,
-        config: Mapping[str, object] | None = None,
-        offline: bool = False,
-    ):
-        self._module = _module("wandb", "Weights & Biases")
-        directory.mkdir(parents=True, exist_ok=True)
-        self._cursor = Cursor(directory / "wandb.json")
-        self._run = self._module.init(
-            project=project,
-            name=name,
-            config=dict(config or {}),
-            id=self._cursor.id,
-            resume="allow",
-            dir=str(directory),
-            mode="offline" if offline else "online",
-            settings=self._module.Settings(silent=True, console="off"),
-        )
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        if self._cursor.is_new("metrics", step):
-            self._run.log(_present(metrics), step=step)
-            self._cursor.advance("metrics", step)
-
-    def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        if self._cursor.is_new(name, step):
-            columns, data = tabulate(rows)
-            table = self._module.Table(columns=columns, data=data)
-            self._run.log({name: table}, step=step)
-            self._cursor.advance(name, step)
-
-    def close(self) -> None:
-        self._run.finish()
-        self._cursor.close()
-
-
-class Trackio:
-    """A local trackio run, which a resumed run continues.
-
-    **Arguments:**
-
-    - `directory`: for `trackio.json`, a `Cursor`: only steps after it are logged.
-        trackio stores the values in a directory of its own, `TRACKIO_DIR`.
-    - `project`, `name`, `config`: as for `WandB`.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        project: str,
-        name: str | None = None,
-        config: Mapping[str, object] | None = None,
-    ):
-        self._module = _module("trackio", "trackio")
-        directory.mkdir(parents=True, exist_ok=True)
-        self._cursor = Cursor(directory / "trackio.json")
-        with _quiet():
-            self._run = self._module.init(
-                project=project,
-                name=self._cursor.id if name is None else f"{name}-{self._cursor.id}",
-                config=dict(config or {}),
-                resume="allow",
-                embed=False,
-            )
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        if self._cursor.is_new("metrics", step):
-            self._run.log(_present(metrics), step=step)
-            self._cursor.advance("metrics", step)
-
-    def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        if self._cursor.is_new(name, step):
-            text = markdown(*tabulate(rows))
-            self._run.log({name: self._module.Markdown(text)}, step=step)
-            self._cursor.advance(name, step)
-
-    def close(self) -> None:
-        with _quiet():
-            self._module.finish()
-        self._cursor.close()
-
-
 class FailSafe:
     """A tracker that never stops a run: its first failure warns and disables it.
 
@@ -212,33 +91,31 @@ class FailSafe:
     !!! example
 
         ```python
-        tracker = FailSafe("wandb", lambda: WandB(path, project="p"), logger.warning)
+        FailSafe("wandb", lambda: open_wandb(run), logger.warning).log(1, {"loss": 0.5})
         ```
     """
 
     def __init__(
         self, name: str, make: Callable[[], Tracker], warn: Callable[[str], None]
     ):
-        self._name = name
-        self._warn = warn
+        self._name, self._warn = name, warn
         self._tracker: Tracker | None = None
         with self._disabled_on_failure():
             self._tracker = make()
 
     def log(self, step: int, metrics: Metrics) -> None:
-        with self._disabled_on_failure():
-            if self._tracker is not None:
-                self._tracker.log(step, metrics)
+        self._try(lambda tracker: tracker.log(step, metrics))
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
-        with self._disabled_on_failure():
-            if self._tracker is not None:
-                self._tracker.table(name, step, rows)
+        self._try(lambda tracker: tracker.table(name, step, rows))
 
     def close(self) -> None:
-        with self._disabled_on_failure():
-            if self._tracker is not None:
-                self._tracker.close()
+        self._try(lambda tracker: tracker.close())
+
+    def _try(self, call: Callable[[Tracker], None]) -> None:
+        if self._tracker is not None:
+            with self._disabled_on_failure():
+                call(self._tracker)
 
     @contextlib.contextmanager
     def _disabled_on_failure(self):
@@ -252,25 +129,3 @@ class FailSafe:
                 f"{self._name} failed and is disabled for the rest of the run; "
                 f"metrics.jsonl has everything. {type(error).__name__}: {error}"
             )
-
-
-def _present(metrics: Metrics) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if value is not None}
-
-
-def _quiet():
-    """A context without standard output, on which trackio announces itself."""
-    return contextlib.redirect_stdout(io.StringIO())
-
-
-def _module(name: str, product: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ModuleNotFoundError(
-            f"Logging to {product} needs the package {name}, which is not installed: "
-            "`pip install 'grpojax[tracking]'`, or do without it.",
-            name=name,
-        ) from error

@@ -8,14 +8,10 @@ import sys
 import pytest
 
 from grpojax.runs.io.run_directory import RunDirectory
+from grpojax.runs.io.tables import tabulate
+from grpojax.runs.tracking.build import open_wandb, TensorBoard
 from grpojax.runs.tracking.cursor import Cursor
-from grpojax.runs.tracking.trackers import (
-    FailSafe,
-    JsonLines,
-    tabulate,
-    TensorBoard,
-    WandB,
-)
+from grpojax.runs.tracking.trackers import FailSafe, JsonLines, TrackerRun
 
 
 VALUES = {
@@ -37,6 +33,10 @@ ROWS = [
     },
     {"prompt": "none", "samples": []},
 ]
+
+
+def started(directory, resume_step=0):
+    return TrackerRun(directory, "n", {"run": {"seed": 0}}, resume_step)
 
 
 def feed(tracker, steps):
@@ -75,13 +75,13 @@ def test_tensorboard_reads_back_every_value_once(tmp_path):
         "tensorboard.backend.event_processing.event_accumulator",
         reason="tensorboard's own reader is not installed",
     )
-    first = TensorBoard(tmp_path)
+    first = TensorBoard(started(tmp_path))
     feed(first, [1, 2, 3, 4])  # And then it is killed; a checkpoint was made after 2.
-    second = TensorBoard(tmp_path, after=2)
+    second = TensorBoard(started(tmp_path, resume_step=2))
     feed(second, [1, 2, 3, 4, 5])
     first.close()
     second.close()
-    found = reader.EventAccumulator(str(tmp_path))
+    found = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert set(found.Tags()["scalars"]) == {"loss", "rewards/correct/mean"}
     for name in found.Tags()["scalars"]:
@@ -134,15 +134,14 @@ def offline_history(path):
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from grpojax.runs.tracking import trackers
+from grpojax.runs.tracking import build
+from grpojax.runs.tracking.trackers import TrackerRun
 make, directory, steps, values, rows = sys.argv[1], Path(sys.argv[2]), *map(
     json.loads, sys.argv[3:]
 )
-options = {"project": "p", "name": "n", "config": {"run": {"seed": 0}}}
-if make == "WandB":
-    tracker = trackers.WandB(directory, offline=True, **options)
-else:
-    tracker = trackers.Trackio(directory, **options)
+run = TrackerRun(directory, "n", {"run": {"seed": 0}}, 0)
+options = {"wandb": "offline"} if make == "wandb" else {"trackio": True}
+tracker = build.factories(project="p", **options)[make](run)
 for step in steps:
     tracker.log(step, values[str(step)])
 tracker.table("completions", steps[-1], rows)
@@ -165,9 +164,9 @@ def run_and_resume(make, directory, **environment):
 
 def test_wandb_offline_files_hold_every_value_once(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
-    run_and_resume("WandB", tmp_path)
+    run_and_resume("wandb", tmp_path)
     found, ids = offline_history(tmp_path)
-    assert ids == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
+    assert ids == {json.loads((tmp_path / "wandb" / "wandb.json").read_text())["id"]}
     for name in ("loss", "rewards/correct/mean"):
         values = [(step, values[name]) for step, values in found if name in values]
         assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
@@ -180,7 +179,7 @@ def test_wandb_offline_files_hold_every_value_once(tmp_path):
 def test_trackio_holds_every_value_once(tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed")
     quiet = {"TRACKIO_DIR": str(tmp_path / "place"), "HF_HUB_OFFLINE": "1"}
-    run_and_resume("Trackio", tmp_path / "run", **quiet)
+    run_and_resume("trackio", tmp_path / "run", **quiet)
     read = (
         "import json\n"
         "from trackio.sqlite_storage import SQLiteStorage as storage\n"
@@ -251,14 +250,13 @@ def test_a_tracker_that_cannot_be_made():
 
 
 @pytest.mark.parametrize(
-    "package, make", [("tensorboardX", TensorBoard), ("wandb", WandB)]
+    "package, make", [("tensorboardX", TensorBoard), ("wandb", open_wandb)]
 )
 def test_a_library_that_is_missing_is_no_failure(tmp_path, monkeypatch, package, make):
     # An entry of None is how Python is told that there is no such module.
     monkeypatch.setitem(sys.modules, package, None)
-    options = {} if make is TensorBoard else {"project": "p"}
     with pytest.raises(ModuleNotFoundError, match=r"grpojax\[tracking\]"):
-        FailSafe("It", lambda: make(tmp_path / "x", **options), lambda _: None)
+        FailSafe("It", lambda: make(started(tmp_path / "x")), lambda _: None)
     assert not (tmp_path / "x").exists()
 
 

@@ -281,7 +281,7 @@ def test_trackers_ask_for_a_directory_and_for_their_packages(assignments, monkey
         training.train(recipe)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ImportError, match="`tracking.wandb` needs the package wandb"):
-        trackers.check(Path("nowhere"), wandb="offline")
+        trackers.check(Path("nowhere"), ["wandb"])
 
 
 def command(assignments, path) -> list[str]:
