@@ -1,11 +1,11 @@
 """One batch of an evaluation: a compiled program, and one transfer to the host."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ... import rollout
@@ -14,8 +14,6 @@ from ...policy import AbstractPolicy
 from ...text import ParsedInteger
 from ...types import Prompt
 from ..distributed import mesh
-from .result import EvaluationResult
-from .statistics import Answer
 
 
 class EvalBatch(NamedTuple):
@@ -46,17 +44,10 @@ def complete(
     slots: int | None,
     success: str,
 ) -> EvalBatch:
-    """Evaluates problems `first .. first + batch - 1`.
+    """Evaluates problems `first .. first + batch - 1` of `count`.
 
-    **Arguments:**
-
-    - `policy`, `env`, `sampler`, `key`: as in `evaluate`.
-    - `first`: index of the first problem.
-    - `count`: number of problems. Rows of the last batch beyond it are one token long,
-        and `to_host` drops them.
-    - `batch`, `samples`, `slots`, `success`: static.
-
-    **Raises:** `ValueError` if the environment has no reward `success`.
+    Rows beyond `count` are one token long, for `to_records` to drop. See `Evaluation`
+    for the other arguments, and for the error if there is no reward `success`.
     """
     numbers = first + jnp.arange(batch, dtype=jnp.int32)
     states, prompts = jax.vmap(env.problem)(jnp.minimum(numbers, count - 1))
@@ -134,33 +125,45 @@ def _empty_is_correct(
     return total > 0.5
 
 
-def to_host(
-    batch: EvalBatch, rows: slice, *, success: str, training_answer: Answer
-) -> EvaluationResult:
-    """Some rows of a batch, in one transfer."""
-    fetched: EvalBatch = jax.device_get(batch)
-    prompts, *fields, gold, answers = jax.tree.map(lambda x: x[rows], fetched)
-    tokens, total_lengths, lengths, terminated, rewards, empty_is_correct = fields
-    none = np.full(lengths.shape, None).tolist()
-    return EvaluationResult(
-        correct=rewards[success] > 0.5,
-        rewards=rewards,
-        lengths=lengths,
-        terminated=terminated,
-        prompts=[
-            row[:length]
-            for row, length in zip(prompts.tokens, prompts.length, strict=True)
-        ],
-        tokens=tokens,
-        total_lengths=total_lengths,
-        answers=none if answers is None else _optional(answers),
-        gold=[None] * len(lengths) if gold is None else gold.tolist(),
-        empty_is_correct=empty_is_correct,
-        training_answer=training_answer,
-    )
+def to_records(
+    batch: EvalBatch,
+    rows: slice,
+    decode: Callable[[list[int]], str],
+    *,
+    first: int,
+    success: str,
+) -> list[dict]:
+    """Some rows of a batch as records of `predictions`, numbered from `first` on."""
+    some: EvalBatch = jax.tree.map(lambda x: x[rows], jax.device_get(batch))
+    problems, samples = some.lengths.shape
+    gold, answers = some.gold, some.answers
 
+    def answer(p: int, g: int) -> int | None:
+        if answers is None or not answers.valid[p, g]:
+            return None
+        return int(answers.value[p, g])
 
-def _optional(answers: ParsedInteger) -> list[list[Answer]]:
-    pick = lambda value, valid: value if valid else None
-    rows = zip(answers.value.tolist(), answers.valid.tolist(), strict=True)
-    return [list(map(pick, values, valid)) for values, valid in rows]
+    def sample(p: int, g: int) -> dict:
+        tokens = some.tokens[p, g, : some.total_lengths[p, g]].tolist()
+        return {
+            "text": decode(tokens),
+            "tokens": tokens,
+            "correct": bool(some.rewards[success][p, g] > 0.5),
+            "answer": answer(p, g),
+            "terminated": bool(some.terminated[p, g]),
+            "length": int(some.lengths[p, g]),
+            "rewards": {name: float(x[p, g]) for name, x in some.rewards.items()},
+        }
+
+    def record(p: int) -> dict:
+        prompt = some.prompts.tokens[p, : some.prompts.length[p]].tolist()
+        return {
+            "problem": first + p,
+            "prompt": decode(prompt),
+            "prompt_tokens": prompt,
+            "answer": None if gold is None else int(gold[p]),
+            "silent": bool(some.empty_is_correct[p]),
+            "samples": [sample(p, g) for g in range(samples)],
+        }
+
+    return [record(p) for p in range(problems)]

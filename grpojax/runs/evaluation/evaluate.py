@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -18,11 +18,12 @@ from ...rollout import AbstractSampler, Categorical, Greedy
 from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ..distributed import mesh, processes
+from ..io import jsonl
 from ..io.fingerprint import fingerprint, settings
-from .eval_batch import complete, to_host
-from .predictions import append, resume
-from .result import concatenate, EvaluationResult
-from .statistics import most_frequent
+from .eval_batch import complete, to_records
+from .predictions import resume
+from .result import EvaluationResult
+from .statistics import Answer, most_frequent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,50 +147,37 @@ class Evaluation:
             *arguments(0), **static
         )
         common = None if self.training is None else _most_frequent(self.training)
-        parts = self._resume(policy, predictions, common, key)
-        done = sum(len(part.gold) for part in parts)
-        program = lowered.compile() if done < count else None
+        records: list[dict] = []
+        if predictions is not None or processes.is_multihost():
+            header = self._header(policy, common, key)
+            begin = lambda: [] if predictions is None else resume(predictions, header)
+            records = processes.broadcast_from_0(begin)
+        program = lowered.compile() if len(records) < count else None
         compiled = time.perf_counter()
-        while program is not None and done < count:
+        # Nobody reads the text of completions without a file.
+        decode = tokenizer.decode if predictions and tokenizer else lambda _: ""
+        while program is not None and (done := len(records)) < count:
             # Always the same batches: one that a kill has halved is sampled again as a
             # whole, so that the rest of it is bit for bit what it would have been.
             first = done - done % batch
-            rows = slice(done - first, count - first)
             sampled = program(*arguments(first), **static)
-            part = to_host(sampled, rows, success=self.success, training_answer=common)
-            if predictions and tokenizer is not None and processes.is_process_0():
-                append(predictions, part, tokenizer.decode, first=done)
-            parts.append(part)
-            done += len(part.gold)
+            rows = slice(done - first, count - first)
+            found = to_records(sampled, rows, decode, first=done, success=self.success)
+            if predictions is not None and processes.is_process_0():
+                jsonl.append(predictions, *found)
+            records += found
             if report is not None:
-                report(done, count)
+                report(len(records), count)
+        length = self.env.max_completion_length
         return dataclasses.replace(
-            concatenate(parts),
+            EvaluationResult.of(records, length, common),
             seconds=time.perf_counter() - compiled,
             seconds_compile=compiled - start,
         )
 
-    def _resume(
-        self,
-        policy: AbstractPolicy,
-        predictions: str | os.PathLike[str] | None,
-        common: object,
-        key: Key[Array, ""],
-    ) -> list[EvaluationResult]:
-        """The samples that a file of predictions holds already, if there is a file."""
-        if predictions is None and not processes.is_multihost():
-            return []
-        header = self._header(policy, common, key)
-
-        def begin() -> EvaluationResult | None:
-            return None if predictions is None else resume(predictions, header)
-
-        found = processes.broadcast_from_0(begin)
-        return [] if found is None else [found]
-
     def _header(
-        self, policy: AbstractPolicy, common: object, key: Key[Array, ""]
-    ) -> Mapping[str, object]:
+        self, policy: AbstractPolicy, common: Answer, key: Key[Array, ""]
+    ) -> dict[str, object]:
         """Everything that completions depend on."""
         return {
             "problems": self.count,
@@ -212,5 +200,5 @@ def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
     return mesh.replicate(gold)
 
 
-def _most_frequent(env: AbstractAnswerEnvironment):
+def _most_frequent(env: AbstractAnswerEnvironment) -> Answer:
     return most_frequent(jax.device_get(_gold(env)).tolist())

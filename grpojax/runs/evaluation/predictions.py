@@ -15,11 +15,9 @@ The evaluation is complete when there are as many lines as problems.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from ..io import jsonl
 from ..io.atomic import write_bytes
@@ -36,23 +34,18 @@ class Predictions(NamedTuple):
 
     - `header`: the evaluation's settings and fingerprints.
     - `records`: the lines of the problems.
-    - `result`: of the problems so far; `None` before the first.
     """
 
-    header: dict
+    header: Mapping
     records: list[dict]
-    result: EvaluationResult | None
 
     @property
-    def complete(self) -> bool:
-        """Whether every problem has its line."""
-        return len(self.records) == self.header["problems"]
-
-    def to_json(self) -> dict[str, object]:
-        """The result so far, and whether it is complete."""
-        known = {} if self.result is None else self.result.to_json()
-        asked = {"asked_problems": self.header["problems"]}
-        return {"complete": self.complete, **asked, **known}
+    def result(self) -> EvaluationResult | None:
+        """The result of the problems so far; `None` before the first."""
+        if not self.records:
+            return None
+        names = ("max_completion_length", "training_answer")
+        return EvaluationResult.of(self.records, *(self.header[x] for x in names))
 
 
 def read(path: str | os.PathLike[str]) -> Predictions:
@@ -63,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> Predictions:
     !!! example
 
         ```python
-        read("predictions/100-sampled.jsonl").to_json()["complete"]
+        read("predictions/100-sampled.jsonl").result.accuracy
         ```
     """
     content = jsonl.complete_lines(Path(path).read_bytes())
@@ -75,9 +68,7 @@ def read(path: str | os.PathLike[str]) -> Predictions:
     return _parse(content, path)
 
 
-def resume(
-    path: str | os.PathLike[str], header: Mapping[str, object]
-) -> EvaluationResult | None:
+def resume(path: str | os.PathLike[str], header: Mapping[str, object]) -> list[dict]:
     """Starts a file of predictions, or continues one of the same evaluation.
 
     An unfinished last line is removed.
@@ -88,14 +79,13 @@ def resume(
     - `header`: plain values: `problems`, `samples`, `max_completion_length`, `success`,
         `training_answer`, and everything else that the completions depend on.
 
-    **Returns:** the result so far, or `None`.
+    **Returns:** the lines of the problems so far.
 
     **Raises:** `ValueError` if the file was begun by another evaluation, with every
     difference.
     """
     path = Path(path)
-    header = {"format": FORMAT, **header}
-    line = jsonl.encode(header)
+    line = jsonl.encode({"format": FORMAT, **header})
     found = path.read_bytes() if path.exists() else b""
     content = jsonl.complete_lines(found)
     if not content:
@@ -105,7 +95,7 @@ def resume(
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, line)
-        return None
+        return []
     present = _parse(content, path)
     differences = _differences(present.header, json.loads(line))
     if differences:
@@ -116,26 +106,7 @@ def resume(
         )
     if len(content) < len(found):
         os.truncate(path, len(content))
-    return present.result
-
-
-def append(
-    path: str | os.PathLike[str],
-    part: EvaluationResult,
-    decode: Callable[[list[int]], str],
-    *,
-    first: int,
-) -> None:
-    """Appends some problems' samples; they are on the disk when this returns.
-
-    **Arguments:**
-
-    - `path`: a file that `resume` has started.
-    - `part`: the problems that follow those in the file.
-    - `decode`: from tokens to text.
-    - `first`: index of the first of them.
-    """
-    jsonl.append(path, *_records(part, decode, first))
+    return present.records
 
 
 def _parse(data: bytes, path: str | os.PathLike[str]) -> Predictions:
@@ -155,7 +126,7 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Predictions:
             ) from None
         values.append(value)
     header, *records = values
-    return Predictions(header, records, _result(header, records))
+    return Predictions(header, records)
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:
@@ -170,60 +141,3 @@ def _differences(old: object, new: object, name: str = "") -> list[str]:
         ]
     same = old == new
     return [] if same else [f"{name} was {json.dumps(old)}, now {json.dumps(new)}"]
-
-
-def _records(
-    part: EvaluationResult, decode: Callable[[list[int]], str], first: int
-) -> list[dict]:
-    def sample(p: int, g: int) -> dict:
-        tokens = part.tokens[p, g, : part.total_lengths[p, g]].tolist()
-        return {
-            "text": decode(tokens),
-            "tokens": tokens,
-            "correct": bool(part.correct[p, g]),
-            "answer": part.answers[p][g],
-            "terminated": bool(part.terminated[p, g]),
-            "length": int(part.lengths[p, g]),
-            "rewards": {name: float(x[p, g]) for name, x in part.rewards.items()},
-        }
-
-    problems, samples = part.correct.shape
-    return [
-        {
-            "problem": first + p,
-            "prompt": decode(part.prompts[p].tolist()),
-            "prompt_tokens": part.prompts[p].tolist(),
-            "answer": part.gold[p],
-            "silent": bool(part.empty_is_correct[p]),
-            "samples": [sample(p, g) for g in range(samples)],
-        }
-        for p in range(problems)
-    ]
-
-
-def _result(header: Mapping, records: Sequence[Mapping]) -> EvaluationResult | None:
-    """The inverse of `_records`."""
-    if not records:
-        return None
-    rows = [record["samples"] for record in records]
-    take = lambda name, dtype: np.array([[x[name] for x in row] for row in rows], dtype)
-    time = header["max_completion_length"]
-    pad = lambda tokens: np.pad(np.array(tokens, np.int32), (0, time - len(tokens)))
-    return EvaluationResult(
-        correct=take("correct", bool),
-        rewards={
-            name: np.array([[x["rewards"][name] for x in row] for row in rows], "f4")
-            for name in rows[0][0]["rewards"]
-        },
-        lengths=take("length", np.int32),
-        terminated=take("terminated", bool),
-        prompts=[np.array(record["prompt_tokens"], np.int32) for record in records],
-        tokens=np.array([[pad(x["tokens"]) for x in row] for row in rows]),
-        total_lengths=np.array(
-            [[len(x["tokens"]) for x in row] for row in rows], np.int32
-        ),
-        answers=[[x["answer"] for x in row] for row in rows],
-        gold=[record["answer"] for record in records],
-        empty_is_correct=np.array([record["silent"] for record in records], bool),
-        training_answer=header["training_answer"],
-    )

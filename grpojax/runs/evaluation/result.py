@@ -1,7 +1,7 @@
 """Result of an evaluation: samples of every problem, and their accuracy."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,47 @@ class EvaluationResult:
     training_answer: Answer = None
     seconds: float = 0.0
     seconds_compile: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Mapping],
+        max_completion_length: int,
+        training_answer: Answer,
+    ) -> "EvaluationResult":
+        """The result that records have, as a file of predictions holds them.
+
+        **Arguments:**
+
+        - `records`: one for each problem, at least one; see `predictions`.
+        - `max_completion_length`: the size of the time axis.
+        - `training_answer`: the most frequent answer of the training problems.
+        """
+        rows = [record["samples"] for record in records]
+
+        def samples(pick: Callable[[Mapping], object], dtype) -> np.ndarray:
+            return np.array([[pick(sample) for sample in row] for row in rows], dtype)
+
+        def padded(sample: Mapping) -> list[int]:
+            padding = max_completion_length - len(sample["tokens"])
+            return sample["tokens"] + [0] * padding
+
+        return cls(
+            correct=samples(lambda x: x["correct"], bool),
+            rewards={
+                name: samples(lambda x, name=name: x["rewards"][name], np.float32)
+                for name in rows[0][0]["rewards"]
+            },
+            lengths=samples(lambda x: x["length"], np.int32),
+            terminated=samples(lambda x: x["terminated"], bool),
+            prompts=[np.array(record["prompt_tokens"], np.int32) for record in records],
+            tokens=samples(padded, np.int32),
+            total_lengths=samples(lambda x: len(x["tokens"]), np.int32),
+            answers=[[sample["answer"] for sample in row] for row in rows],
+            gold=[record["answer"] for record in records],
+            empty_is_correct=np.array([record["silent"] for record in records], bool),
+            training_answer=training_answer,
+        )
 
     @property
     def count(self) -> int:
@@ -173,30 +214,3 @@ def _plain(named: dict[str, Measure] | dict[str, Baseline]) -> dict[str, object]
         name: {**measure._asdict(), "interval": list(measure.interval)}
         for name, measure in named.items()
     }
-
-
-def concatenate(parts: Sequence[EvaluationResult]) -> EvaluationResult:
-    """The results of consecutive problems as one; seconds are added."""
-    stack = lambda pick: np.concatenate([pick(part) for part in parts])
-
-    def flattened(pick: Callable[[EvaluationResult], list]) -> list:
-        return [item for part in parts for item in pick(part)]
-
-    return EvaluationResult(
-        correct=stack(lambda x: x.correct),
-        rewards={
-            name: stack(lambda x, name=name: x.rewards[name])
-            for name in parts[0].rewards
-        },
-        lengths=stack(lambda x: x.lengths),
-        terminated=stack(lambda x: x.terminated),
-        prompts=flattened(lambda x: x.prompts),
-        tokens=stack(lambda x: x.tokens),
-        total_lengths=stack(lambda x: x.total_lengths),
-        answers=flattened(lambda x: x.answers),
-        gold=flattened(lambda x: x.gold),
-        empty_is_correct=stack(lambda x: x.empty_is_correct),
-        training_answer=parts[0].training_answer,
-        seconds=sum(part.seconds for part in parts),
-        seconds_compile=sum(part.seconds_compile for part in parts),
-    )
