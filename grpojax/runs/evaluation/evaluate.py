@@ -131,21 +131,19 @@ class Evaluation:
         # Every shard of a mesh has equally many problems.
         shards = spmd.shards()
         batch = -(-min(self.batch, count) // shards) * shards
-        static = {
-            "batch": batch,
-            "samples": self.samples,
-            "slots": self.slots,
-            "success": self.success,
-        }
 
-        def arguments(first: int):
+        def call(function: Callable, first: int):
             numbers = np.int32(first), np.int32(count)
-            return policy, self.env, self.sampler, *numbers, key
+            return function(
+                *(policy, self.env, self.sampler, *numbers, key),
+                batch=batch,
+                samples=self.samples,
+                slots=self.slots,
+                success=self.success,
+            )
 
         # Traced before a file is started: what does not fit leaves nothing behind.
-        lowered = complete.lower(  # pyright: ignore[reportFunctionMemberAccess]
-            *arguments(0), **static
-        )
+        lowered = call(complete.lower, 0)  # pyright: ignore[reportFunctionMemberAccess]
         common = None if self.training is None else _most_frequent(self.training)
         records: list[dict] = []
         if predictions is not None or processes.is_multihost():
@@ -160,7 +158,7 @@ class Evaluation:
             # Always the same batches: one that a kill has halved is sampled again as a
             # whole, so that the rest of it is bit for bit what it would have been.
             first = done - done % batch
-            sampled = program(*arguments(first), **static)
+            sampled = call(program, first)
             rows = slice(done - first, count - first)
             found = to_records(sampled, rows, decode, first=done, success=self.success)
             if predictions is not None and processes.is_process_0():

@@ -25,8 +25,11 @@ class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
 
     prompts: Prompt
     end_tokens: Int[Array, " end"]
+    size: int = eqx.field(static=True)
     vocab_size: int = eqx.field(static=True)
+    max_prompt_length: int = eqx.field(static=True)
     max_completion_length: int = eqx.field(static=True)
+    max_turns: int = eqx.field(static=True, default=1)
 
     def __init__(
         self,
@@ -49,25 +52,14 @@ class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
                 "A prompt needs at least one token. Received prompts of "
                 f"{lengths} tokens: write something."
             )
-        tokens = np.zeros((len(prompts), max(lengths)), np.int32)
+        self.size, self.max_prompt_length = len(prompts), max(lengths)
+        tokens = np.zeros((self.size, self.max_prompt_length), np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = prompt
         self.prompts = Prompt(jnp.asarray(tokens), jnp.array(lengths, jnp.int32))
         self.end_tokens = jnp.array(tokenizer.end_tokens, jnp.int32)
         self.vocab_size = tokenizer.vocab_size
         self.max_completion_length = max_completion_length
-
-    @property
-    def max_prompt_length(self) -> int:
-        return self.prompts.tokens.shape[1]
-
-    @property
-    def max_turns(self) -> int:
-        return 1
-
-    @property
-    def size(self) -> int:
-        return self.prompts.length.shape[0]
 
     def problem(self, index: Int[Array, ""]) -> tuple[Int[Array, ""], Prompt]:
         return index, jax.tree.map(lambda x: x[index], self.prompts)

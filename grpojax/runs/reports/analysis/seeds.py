@@ -5,11 +5,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ..read.run import Run, SEED_KEYS
 from .changes import Change, Changes
-from .intervals import Interval, mean_interval, welch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,44 +54,21 @@ def group_by_config(runs: Sequence[Run]) -> list[ConfigGroup]:
     ]
 
 
-class SeedMean(NamedTuple):
-    """A mean over the seeds of a configuration, with its t-interval if there are two.
+class Seeds(NamedTuple):
+    """One number for each seed: the accuracy after training, and its change."""
 
-    **Fields:**
-
-    - `seeds`: how many.
-    - `after`, `gain`: the means of the accuracy after training and of its change.
-    - `after_interval`, `gain_interval`: `None` for one seed.
-    - `versus_first`: the mean `after`, less that of the first configuration.
-    - `versus_interval`: Welch's, of that; `None` if one of them has one seed.
-    """
-
-    seeds: int
-    after: float
-    after_interval: Interval | None
-    gain: float
-    gain_interval: Interval | None
-    versus_first: float
-    versus_interval: Interval | None
-
-
-class SeedComparison(NamedTuple):
-    """The configurations in one series of evaluations.
-
-    **Fields:**
-
-    - `label`: of the evaluations.
-    - `means`: by the configuration's name; empty where the protocols differ.
-    """
-
-    label: str
-    means: dict[str, SeedMean]
+    after: list[float]
+    gain: list[float]
 
 
 def compare_seeds(
     groups: Sequence[ConfigGroup], changes: Mapping[Run, Changes]
-) -> list[SeedComparison]:
-    """The means over seeds of each series of evaluations."""
+) -> list[tuple[str, dict[str, Seeds]]]:
+    """The results of each series of evaluations over the seeds of each configuration.
+
+    **Returns:** for each series its label, and the results by the configuration's name:
+    none where the protocols differ.
+    """
     series: dict[tuple, dict[str, list[Change]]] = {}
     for group in groups:
         for run in group.independent:
@@ -104,23 +78,15 @@ def compare_seeds(
     return [_compare(by_config) for by_config in series.values()]
 
 
-def _compare(by_config: dict[str, list[Change]]) -> SeedComparison:
-    compared = [change for changes in by_config.values() for change in changes]
-    label = compared[0].after.label
-    if len({change.after.protocol for change in compared}) > 1:
-        return SeedComparison(label, {})
-    reference = [x.after.accuracy.value for x in next(iter(by_config.values()))]
-    means = {}
-    for name, changes in by_config.items():
-        after = [change.after.accuracy.value for change in changes]
-        gains = [change.difference for change in changes]
-        means[name] = SeedMean(
-            seeds=len(changes),
-            after=float(np.mean(after)),
-            after_interval=mean_interval(after),
-            gain=float(np.mean(gains)),
-            gain_interval=mean_interval(gains),
-            versus_first=float(np.mean(after) - np.mean(reference)),
-            versus_interval=welch(reference, after),
+def _compare(by_config: Mapping[str, list[Change]]) -> tuple[str, dict[str, Seeds]]:
+    every = [change.after for changes in by_config.values() for change in changes]
+    if len({evaluation.protocol for evaluation in every}) > 1:
+        return every[0].label, {}
+    seeds = {
+        name: Seeds(
+            after=[change.after.accuracy.value for change in changes],
+            gain=[change.difference for change in changes],
         )
-    return SeedComparison(label, means)
+        for name, changes in by_config.items()
+    }
+    return every[0].label, seeds

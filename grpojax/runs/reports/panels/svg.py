@@ -1,11 +1,11 @@
 """Panels as SVG plots; equal panels give equal bytes."""
 
 import io
-import math
 import warnings
-from collections.abc import Sequence
 
-from .panels import Curve, Panel, Values
+import numpy as np
+
+from .panels import Curve, Panel
 
 
 # The palette of Okabe and Ito, which color-blind readers can distinguish.
@@ -61,10 +61,12 @@ def plot(panel: Panel) -> bytes:
 def _draw(axes, curve: Curve) -> None:
     color = COLORS[curve.color % len(COLORS)]
     line = {"linewidth": 0.8, "alpha": 0.55} if curve.faint else {"linewidth": 1.6}
-    mark = {"marker": "o", "markersize": 4} if curve.dots or _few(curve) else {}
+    mark = (
+        {"marker": "o", "markersize": 4} if curve.dots or len(curve.steps) < 2 else {}
+    )
     axes.plot(
         curve.steps,
-        _numbers(curve.values),
+        np.array(curve.values, float),
         color=color,
         # Matplotlib hides labels that start with an underscore.
         label=curve.label.lstrip("_"),
@@ -73,15 +75,7 @@ def _draw(axes, curve: Curve) -> None:
     )
     if curve.low is None or curve.high is None:
         return
-    low, high = _numbers(curve.low), _numbers(curve.high)
+    low, high = np.array(curve.low, float), np.array(curve.high, float)
     axes.fill_between(curve.steps, low, high, color=color, alpha=0.15, linewidth=0)
     if curve.dots:
         axes.vlines(curve.steps, low, high, color=color, linewidth=1)
-
-
-def _few(curve: Curve) -> bool:
-    return len(curve.steps) < 2
-
-
-def _numbers(values: Values | Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]

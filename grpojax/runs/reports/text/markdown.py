@@ -6,10 +6,12 @@ section without content is left out.
 
 import re
 import shlex
+import statistics
 
 import jinja2
 from markdown_it import MarkdownIt
 
+from ..analysis.intervals import mean_interval, welch
 from .numbers import percent, points, setting_text
 
 
@@ -62,11 +64,14 @@ _TEMPLATES.filters |= {
     "code": code,
     "code_cell": code_cell,
     "markup": Markdown,
+    "mean": statistics.fmean,
+    "mean_interval": mean_interval,
     "percent": percent,
     "points": points,
     "setting": setting_text,
     "shell": shlex.quote,
     "verbatim": verbatim,
+    "welch": welch,
     "with_code": with_code,
 }
 
