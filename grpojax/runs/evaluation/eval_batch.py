@@ -74,7 +74,6 @@ def complete(
     total_lengths, turns = last_turns(
         trajectory.tokens, trajectory.sampled, trajectory.terminated
     )
-    place = jnp.arange(trajectory.tokens.shape[-1])
     gold, answers = None, None
     if isinstance(env, AbstractAnswerEnvironment):
         gold = jax.vmap(env.gold)(states)
@@ -82,7 +81,7 @@ def complete(
     empty = jax.vmap(lambda state: _empty_is_correct(env, state, success))
     found = EvalBatch(
         prompts=prompts,
-        tokens=jnp.where(place < total_lengths[..., None], trajectory.tokens, 0),
+        tokens=trajectory.tokens,
         total_lengths=total_lengths,
         lengths=trajectory.lengths,
         terminated=trajectory.terminated,
