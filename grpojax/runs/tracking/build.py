@@ -7,13 +7,13 @@ import importlib.util
 import io
 import time
 import types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ..io.tables import markdown, Row, tabulate
 from .cursor import Cursor
-from .trackers import Metrics, TrackerFactory, TrackerRun
+from .trackers import FailSafe, Metrics, Tracker, TrackerFactory, TrackerRun
 
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
@@ -174,6 +174,18 @@ def factories(
         "trackio": (trackio, functools.partial(open_trackio, **shown)),
     }
     return {kind: factory for kind, (wanted, factory) in every.items() if wanted}
+
+
+def start(
+    factories: Mapping[str, TrackerFactory],
+    run: TrackerRun,
+    warn: Callable[[str], None],
+) -> list[Tracker]:
+    """Starts trackers, none of which can stop the run; see `FailSafe`."""
+    return [
+        FailSafe(name, functools.partial(factory, run), warn)
+        for name, factory in factories.items()
+    ]
 
 
 def check(directory: Path | None, names: Collection[str]) -> None:

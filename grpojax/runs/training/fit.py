@@ -15,7 +15,7 @@ from ..distributed import processes
 from ..distributed.mesh import mesh_of, use
 from ..evaluation.evaluate import Evaluation
 from ..io.run_directory import CHECKPOINTS, RunDirectory
-from ..tracking.trackers import TrackerFactory
+from ..tracking.build import TrackerFactory
 from .health import Thresholds
 from .run import Prepared, run
 from .run_log import ResumePoint

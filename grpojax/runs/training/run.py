@@ -14,7 +14,7 @@ from ..distributed.preemption import Preemption
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.printing import echo, print_result
 from ..io.run_directory import RunDirectory
-from ..tracking.trackers import TrackerFactory
+from ..tracking.build import TrackerFactory
 from .checkpointing import CheckpointCallback
 from .display import curve
 from .display.progress import Progress

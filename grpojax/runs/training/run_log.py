@@ -1,7 +1,6 @@
 """Run log: metrics, completions and events in files and trackers; health checks."""
 
 import contextlib
-import functools
 import logging
 import math
 import time
@@ -16,13 +15,8 @@ from ..evaluation.result import EvaluationResult
 from ..io.jsonl import parse
 from ..io.run_directory import METRICS, RunDirectory
 from ..io.samples import to_records
-from ..tracking.trackers import (
-    FailSafe,
-    JsonLines,
-    Tracker,
-    TrackerFactory,
-    TrackerRun,
-)
+from ..tracking.build import start, TrackerFactory, TrackerRun
+from ..tracking.trackers import JsonLines, Tracker
 from .health import DivergedError, Monitor, Thresholds
 from .metrics_buffer import StepRecord
 
@@ -141,10 +135,7 @@ class RunLog:
             run = TrackerRun(
                 directory.tracking, directory.path.name, dict(config or {}), self.steps
             )
-            others = [
-                FailSafe(name, functools.partial(factory, run), self._warn)
-                for name, factory in (trackers or {}).items()
-            ]
+            others = start(trackers or {}, run, self._warn)
             # Replays restored steps; a tracker ignores those it has already logged.
             for tracker in others:
                 for record in self.records:

@@ -121,7 +121,7 @@ def _sample(sample: Sample) -> Record:
     total, advantage = _rounded([sample.total, sample.advantage], digits=5)
     rewards = _rounded(list(sample.rewards.values()), digits=5)
     return {
-        **sample.to_json(),
+        **dataclasses.asdict(sample),
         "correct": sample.correct,
         "log_prob": _rounded(sample.log_prob, digits=5),
         "rewards": dict(zip(sample.rewards, rewards, strict=True)),
