@@ -266,7 +266,10 @@ def test_orbax_alone_can_open_one(saved):
     import orbax.checkpoint as ocp
 
     _, path = saved
-    with ocp.PyTreeCheckpointer() as reader:
+    with (
+        ocp.PyTreeCheckpointer() as reader,
+        pytest.warns(UserWarning, match="Populating sharding info from sharding file"),
+    ):
         values = reader.restore(path / "3" / "state")
     expected = np.asarray(state(3).policy.embedding)
     assert np.array_equal(values["policy/embedding"], expected)

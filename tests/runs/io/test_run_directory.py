@@ -118,7 +118,9 @@ def test_a_resumed_run_has_the_records_up_to_its_step(tmp_path):
     with RunDirectory(path, resume=True) as directory:
         assert directory.resume(1, {"status": "running"}) == []
         directory.log({"step": 2})
-    values = lambda name: [json.loads(x) for x in (path / name).open()]
+    values = lambda name: [
+        json.loads(x) for x in (path / name).read_text().splitlines()
+    ]
     assert values("metrics.jsonl") == [{"step": 1}, {"step": 2}]
     assert values("completions.jsonl") == [{"step": 1}]
     assert values("evaluations.jsonl") == [{"step": 0}]
