@@ -3,6 +3,8 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 
+from ..io.tables import flatten
+
 
 FREE = (
     *("run.steps", "steps", "log.every", "checkpoint.*", "tracking.*", "health.*"),
@@ -35,7 +37,7 @@ def check_resumable(
 
     **Raises:** `ValueError` that names each changed key, with both values.
     """
-    before, now = _flatten(old), _flatten(new)
+    before, now = flatten(old, lists=True), flatten(new, lists=True)
     if now.get("optimizer.schedule") in _OF_ALL_STEPS:
         free = [key for key in free if key != "run.steps"]
     changed = [
@@ -50,23 +52,3 @@ def check_resumable(
             f"{where} records it, so that it computes what it would have. "
             f"{'; '.join(changed)}: set these back, or start another run."
         )
-
-
-def _flatten(value: object, name: str = "") -> dict[str, object]:
-    """Values by key, such as `algorithm.penalties[0].coefficient`.
-
-    A list is one value, unless it holds mappings or lists.
-    """
-    if isinstance(value, Mapping):
-        named = {f"{name}.{key}" if name else str(key): x for key, x in value.items()}
-    elif isinstance(value, list | tuple) and any(
-        isinstance(x, Mapping | list | tuple) for x in value
-    ):
-        named = {f"{name}[{i}]": x for i, x in enumerate(value)}
-    else:
-        return {name: value}
-    return {
-        key: x
-        for inner, part in named.items()
-        for key, x in _flatten(part, inner).items()
-    }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from ..io.run_directory import RunDirectory
+from ..io.run_directory import COMPLETIONS, METRICS, RunDirectory
 from ..io.tables import markdown, Row, tabulate as tabulate
 from .cursor import Cursor
 
@@ -48,7 +48,7 @@ class JsonLines:
         self._directory = directory
 
     def log(self, step: int, metrics: Metrics) -> None:
-        self._directory.log({"step": step, **metrics})
+        self._directory.append(METRICS, {"step": step, **metrics})
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         if name != "completions":
@@ -56,7 +56,8 @@ class JsonLines:
                 "A run's directory stores one table, 'completions'. Received "
                 f"{name!r}: log it under that name, or to another tracker."
             )
-        self._directory.log_completions(*({"step": step, **row} for row in rows))
+        records = [{"step": step, **row} for row in rows]
+        self._directory.append(COMPLETIONS, *records)
 
     def close(self) -> None:
         """Does nothing: every line is on the disk already."""

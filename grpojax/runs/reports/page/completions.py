@@ -1,5 +1,6 @@
 """The completions that a page embeds: downsampled so that a browser stays fast."""
 
+import dataclasses
 import json
 import math
 
@@ -38,7 +39,7 @@ def _row(group: SampleGroup, label: str) -> Record:
 
 def _sample(sample: Sample) -> Record:
     return {
-        **sample.to_json(),
+        **dataclasses.asdict(sample),
         "correct": sample.correct,
         "log_prob": [_rounded(x) for x in sample.log_prob],
         "rewards": {name: _rounded(x) for name, x in sample.rewards.items()},
