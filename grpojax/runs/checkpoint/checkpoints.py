@@ -26,6 +26,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from ..._checks import check_at_least
 from ..._files import fsync_directory
 from ...types import TrainState
 from ..distributed import processes
@@ -90,15 +91,8 @@ class Checkpoints:
         keep_last: int | None = 2,
         keep_best: int = 0,
     ):
-        if keep_last is not None and keep_last < 1:
-            raise ValueError(
-                "At least the last checkpoint must be kept, or there is none to resume "
-                f"from. Received keep_last={keep_last}: use 1 or more, or None."
-            )
-        if keep_best < 0:
-            raise ValueError(
-                f"keep_best must not be negative. Received {keep_best}: use 0 or more."
-            )
+        check_at_least("Checkpoints", 1, keep_last=keep_last)
+        check_at_least("Checkpoints", 0, keep_best=keep_best)
         check_characters(directory)
         self._directory = Path(directory)
         self._keep_last, self._keep_best = keep_last, keep_best

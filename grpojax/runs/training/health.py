@@ -12,6 +12,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from ..._checks import check_at_least
+
 
 Record = Mapping[str, float | int | None]
 
@@ -30,24 +32,6 @@ _COLLAPSED = {
         f"Completions collapse: `{_LENGTH}` is {{now:.3g}} tokens and was "
         "{before:.3g} at first. Look at completions.jsonl for what is paid although it "
         "says little, and at the reward's components."
-    ),
-}
-
-_COUNT = (lambda x: x >= 1, "counts steps, at least 1", "use 5")
-_SHARE = (
-    lambda x: 0 <= x < 1,
-    "is a share of the initial value, in [0, 1)",
-    "use 0.1 for a tenth, or None",
-)
-_RANGES = {
-    "skipped_steps": _COUNT,
-    "window": _COUNT,
-    "entropy": _SHARE,
-    "length": _SHARE,
-    "log_prob_gap": (
-        lambda x: x > 0,
-        "is positive",
-        "use some tenths of a nat, or None",
     ),
 }
 
@@ -79,12 +63,19 @@ class Thresholds:
     window: int = 5
 
     def __post_init__(self):
-        for name, (fits, rule, remedy) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
+        counts = {"skipped_steps": self.skipped_steps, "window": self.window}
+        check_at_least("Thresholds", 1, **counts)
+        for name, share in (("entropy", self.entropy), ("length", self.length)):
+            if share is not None and not 0 <= share < 1:
                 raise ValueError(
-                    f"Thresholds({name}=...) {rule}. Received {value}: {remedy}."
+                    f"`Thresholds.{name}` is a share of the initial value, in [0, 1). "
+                    f"Received {share}: use 0.1 for a tenth, or None."
                 )
+        if self.log_prob_gap is not None and not self.log_prob_gap > 0:
+            raise ValueError(
+                "`Thresholds.log_prob_gap` is positive. Received "
+                f"{self.log_prob_gap}: use some tenths of a nat, or None."
+            )
 
 
 class Report(NamedTuple):

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ... import models
+from ..._checks import check_at_least
 from ..._train import TrainStep
 from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
@@ -47,11 +48,8 @@ class Logging:
     console: Console = dataclasses.field(default_factory=lambda: Console(quiet=True))
 
     def __post_init__(self):
-        if self.every < 1 or self.samples < 0:
-            raise ValueError(
-                "Logging(every=..., samples=...): `every` is at least 1 and `samples` "
-                f"at least 0. Received every={self.every}, samples={self.samples}."
-            )
+        check_at_least("Logging", 1, every=self.every)
+        check_at_least("Logging", 0, samples=self.samples)
 
 
 Export = Callable[[AbstractPolicy, Path], None]
@@ -79,16 +77,8 @@ class Checkpointing:
     export: Export | None = None
 
     def __post_init__(self):
-        for name, value, least in (
-            ("every", self.every, 1),
-            ("keep_last", self.keep_last, 1),
-            ("keep_best", self.keep_best, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(
-                    f"Checkpointing({name}=...) must be at least {least}. Received "
-                    f"{value}."
-                )
+        check_at_least("Checkpointing", 1, every=self.every, keep_last=self.keep_last)
+        check_at_least("Checkpointing", 0, keep_best=self.keep_best)
 
 
 @dataclasses.dataclass(frozen=True)

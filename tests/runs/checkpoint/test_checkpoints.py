@@ -126,7 +126,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 
 @pytest.mark.parametrize("keep_last, keep_best", [(0, 1), (1, -1)])
 def test_nothing_to_go_on_from_is_refused(tmp_path, keep_last, keep_best):
-    with pytest.raises(ValueError, match="Received .*: use"):
+    with pytest.raises(ValueError, match="`Checkpoints.keep_.*` must be at least"):
         Checkpoints(tmp_path, keep_last=keep_last, keep_best=keep_best)
 
 

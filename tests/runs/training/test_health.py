@@ -109,7 +109,7 @@ def test_what_stays_above_its_share_gives_no_warning(values):
 )  # fmt: skip
 def test_thresholds_out_of_range_are_refused(thresholds):
     ((name, value),) = thresholds.items()
-    with pytest.raises(ValueError, match=rf"Thresholds\({name}=.*Received {value}"):
+    with pytest.raises(ValueError, match=rf"`Thresholds.{name}` .*Received {value}"):
         Thresholds(**thresholds)
 
 
