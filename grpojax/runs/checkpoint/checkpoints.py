@@ -73,15 +73,6 @@ class Checkpoints:
 
     **Raises:** `ValueError` for counts that keep nothing, or a path from which
     checkpoints could not be read back.
-
-    !!! example
-
-        ```python
-        with Checkpoints("run/checkpoints", keep_last=2) as checkpoints:
-            checkpoints.save(20, state)
-            checkpoints.wait()
-            restored = checkpoints.restore(like=state)
-        ```
     """
 
     def __init__(

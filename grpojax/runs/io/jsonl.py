@@ -50,17 +50,11 @@ def parse(content: bytes) -> list[dict]:
 
 
 def truncate(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str | None]:
-    """A file of records in step order, truncated to a step.
+    """A file of records in step order, truncated to a step, and its damage, if any.
 
-    **Arguments:**
-
-    - `content`: the file's content, possibly damaged.
-    - `step`: records of later steps are removed.
-    - `saved`: the content at some time up to that step, if known. It is restored if
-        `content` does not begin with it.
-
-    **Returns:** the new content, and the damage in words or `None`. Records of later
-    steps and an unfinished last line are no damage: an interruption leaves them.
+    `saved` is the content at some time up to that step, if known: it is restored if
+    `content` does not begin with it. Records of later steps and an unfinished last line
+    are no damage: an interruption leaves them.
     """
     count = saved.count(b"\n")
     if not content.startswith(saved):

@@ -107,8 +107,7 @@ class RunDirectory:
     def start(self, config: str, summary: Mapping[str, object]) -> None:
         """Starts a new run: takes the lock, writes the configuration and a summary.
 
-        **Raises:** as `lock`; `FileExistsError` if another run has started there since
-        `__init__`.
+        **Raises:** as `lock`, such as `FileExistsError` if another run has started.
         """
         with explain_os_error("a run", self.path, "Nothing was started"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -148,13 +147,8 @@ class RunDirectory:
         """Resumes the run: takes the lock and truncates its records to a step.
 
         Unfinished last lines and records of later steps, which will be written again,
-        are removed. Events are kept: they are the run's history.
-
-        **Arguments:**
-
-        - `step`: the checkpoint's; 0 without one.
-        - `summary`: see `update`.
-        - `snapshot`: what `snapshot` returned when the checkpoint was saved.
+        are removed. Events are kept: they are the run's history. A file that does not
+        begin with the `snapshot` of the checkpoint is restored from it.
 
         **Returns:** a sentence for each file that was damaged, and how it was repaired.
 

@@ -16,11 +16,7 @@ from rich.progress import (
 class Progress:
     """Progress display of a training run, as a context manager.
 
-    **Arguments:**
-
-    - `steps`: how many there will be.
-    - `console`: where to show it.
-    - `every`: how many steps there are between two lines, where there is no terminal.
+    Where there is no terminal, there is a line `every` so many of the `steps`.
     """
 
     def __init__(self, steps: int, console: Console, *, every: int = 5):
