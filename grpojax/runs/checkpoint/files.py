@@ -6,7 +6,6 @@ Anything else in the directory is neither counted nor deleted.
 
 import itertools
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -78,7 +77,10 @@ def unfinished_path(directory: Path, step: int) -> Path:
 def publish(directory: Path, step: int) -> None:
     """Gives a complete checkpoint its name, in place of a damaged one."""
     path = directory / str(step)
-    _discard(path) if _is_checkpoint(path) else _move_aside(path)
+    if _is_checkpoint(path):
+        _discard(path)
+    else:
+        _move_aside(path)
     unfinished_path(directory, step).rename(path)
 
 
@@ -93,12 +95,10 @@ def prune(directory: Path, step: int, keep_last: int | None, keep_best: int) -> 
         for other in steps(directory)
         if other <= step and (directory / str(other) / manifest.MANIFEST).is_file()
     ]
-    scores = {other: _score(directory / str(other)) for other in candidates}
-    ranked = sorted(candidates, key=lambda other: (scores[other], other))
-    best = ranked[-keep_best:] if keep_best > 0 else []
-    kept = {other for other in best if scores[other] > -math.inf}
-    kept |= set(candidates if keep_last is None else candidates[-keep_last:])
-    for other in set(candidates) - kept - {step}:
+    scores = [(_score(directory / str(other)), other) for other in candidates]
+    ranked = sorted((score, other) for score, other in scores if score is not None)
+    best = {other for _, other in ranked[::-1][:keep_best]}
+    for other in set(candidates) - {step, *best, *candidates[::-1][:keep_last]}:
         _discard(directory / str(other))
     _remove_temporary(directory)
 
@@ -131,10 +131,10 @@ def _move_aside(path: Path) -> None:
     path.rename(next(x for x in map(path.with_name, names) if not x.exists()))
 
 
-def _score(path: Path) -> float:
-    """A checkpoint's score; minus infinity without one, or if it cannot be read."""
+def _score(path: Path) -> float | None:
+    """A checkpoint's score; `None` without one, or if it cannot be read."""
     try:
         score = json.loads((path / CONTENTS).read_bytes())["score"]
     except (OSError, ValueError, KeyError, TypeError):
-        return -math.inf
-    return score if isinstance(score, int | float) else -math.inf
+        return None
+    return score if isinstance(score, int | float) else None
