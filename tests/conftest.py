@@ -1,6 +1,9 @@
+import functools
 import os
 
 import jax
+import optax
+import optax.tree
 import pytest
 
 
@@ -10,6 +13,29 @@ FLAGS = ["--xla_force_host_platform_device_count=8"]
 if os.environ.get("GRPOJAX_TEST_XLA") != "default":
     FLAGS.append("--xla_backend_optimization_level=0")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+# No dtype of the library follows from a rule of promotion: where dtypes meet, it casts.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def promoting(function):
+    """A function of optax under JAX's own rules; a schedule is one that it returns."""
+
+    @functools.wraps(function)
+    def promoted(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            result = function(*args, **kwargs)
+        return promoting(result) if callable(result) else result
+
+    return promoted
+
+
+# Optax relies on promotion: Adam's bias correction takes a float to the power of an
+# integer, and a schedule divides an integer count.
+optax.tree.bias_correction = promoting(optax.tree.bias_correction)
+for name in optax.__all__:
+    if name.endswith("_schedule") and name != "scale_by_schedule":
+        setattr(optax, name, promoting(getattr(optax, name)))
 
 
 @pytest.fixture(scope="module", autouse=True)

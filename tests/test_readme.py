@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 
@@ -17,6 +18,13 @@ from grpojax.runs.recipe.schema import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def as_a_reader_runs_them():
+    """What a reader writes follows JAX's own rules of promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def blocks() -> list[str]:

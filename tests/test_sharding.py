@@ -157,7 +157,7 @@ def test_statistics_are_over_the_full_batch(index):
     """One shard's mean would differ: each has one prompt, with its own rewards."""
     algorithm = ALGORITHMS[index]()
     rewards = Rewards.of(
-        jr.normal(jr.key(0), (8, 4)) + jnp.arange(8)[:, None],
+        jr.normal(jr.key(0), (8, 4)) + jnp.arange(8.0)[:, None],
         lengths=jr.randint(jr.key(1), (8, 4), 1, 9),
     )
     compare = lambda rewards: (algorithm.advantage(rewards), algorithm.select(rewards))

@@ -39,76 +39,15 @@ def frozen_fingerprint(state: TrainState) -> str | None:
     return fingerprint(arrays) if jax.tree.leaves(arrays) else None
 
 
-def restore(path: Path, saved: Mapping[str, str], like: TrainState) -> TrainState:
-    """Restores the arrays of a state from what Orbax has written.
-
-    **Arguments:**
-
-    - `path`: the directory that was passed to Orbax, in that of a checkpoint.
-    - `saved`: what `describe` returned for the arrays that were written, by path.
-    - `like`: as in `Checkpoints.restore`.
-
-    **Raises:** as `check_fits`.
-    """
-    arrays = arrays_of(like)
-    check_fits(path.parent.name, saved, arrays)
-    present = {name: array for name, array in arrays.items() if name in saved}
-    with ocp.PyTreeCheckpointer() as orbax:
-        values = orbax.restore(path.absolute(), restore_args=restore_args(present))
-    return with_arrays(like, fill_derived(values, arrays))
-
-
-def with_arrays(like: TrainState, values: Mapping[str, ArrayLike]) -> TrainState:
-    """A state with new values in its arrays; arrays without elements are kept.
-
-    **Arguments:**
-
-    - `like`: the state.
-    - `values`: by path, as restored with `restore_args`.
-    """
-    arrays = arrays_of(like)
-
-    def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
-        name = _name(path)
-        if name not in arrays or not arrays[name].size:
-            return leaf
-        array, value = arrays[name], values[name]
-        if isinstance(array, np.ndarray):
-            return value
-        value = jnp.asarray(value)
-        if not _is_key(array):
-            return value
-        return jr.wrap_key_data(value, impl=jr.key_impl(array))
-
-    return jax.tree_util.tree_map_with_path(replace, like)
-
-
-def restore_args(arrays: Mapping[str, ArrayLike]) -> dict[str, ocp.RestoreArgs]:
-    """How Orbax is to restore each array that has elements.
-
-    A committed array is restored with its sharding: each device reads its shards. An
-    uncommitted one is restored to the host, so that it stays uncommitted.
-    """
-
-    def args(array: ArrayLike) -> ocp.RestoreArgs:
-        if _is_key(array):
-            array = jr.key_data(array)
-        if isinstance(array, np.ndarray) or not array.committed:
-            return ocp.RestoreArgs(restore_type=np.ndarray)
-        return ocp.ArrayRestoreArgs(sharding=array.sharding)
-
-    return {name: args(array) for name, array in arrays.items() if array.size}
-
-
 def donation_safe_copy(array: ArrayLike) -> ArrayLike:
     """An array that Orbax may read while the state's memory is donated; a key's data.
 
     Orbax copies an accelerator's array to the host before its save returns. On the CPU
     that copy is a view of the array's memory.
     """
+    array = _data(array)
     if isinstance(array, np.ndarray):
         return array.copy()
-    array = jr.key_data(array) if _is_key(array) else array
     on_host = all(device.platform == "cpu" for device in array.sharding.device_set)
     return jnp.copy(array) if on_host else array
 
@@ -119,15 +58,7 @@ def describe(array: ArrayLike) -> str:
 
 
 def check_readable(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Opens what Orbax has written, and checks that every array is there.
-
-    **Arguments:**
-
-    - `path`: the directory that was passed to Orbax.
-    - `shapes`: of the arrays that were passed to it, by path.
-
-    **Raises:** `ValueError` for an array that cannot be opened, or of another shape.
-    """
+    """Opens what Orbax has written; `ValueError` unless all arrays are there."""
     handler = ocp.PyTreeCheckpointHandler()
     found = handler.metadata(path.absolute()).tree  # pyright: ignore[reportArgumentType]
     readable = {name: tuple(array.shape) for name, array in found.items()}
@@ -136,23 +67,67 @@ def check_readable(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise ValueError(f"of {len(shapes)} arrays, {count} can be read back")
 
 
-def fill_derived(
-    values: Mapping[str, ArrayLike], like: Mapping[str, ArrayLike]
-) -> dict[str, ArrayLike]:
-    """Restored arrays with those that checkpoints of older versions lack.
-
-    An optimizer may record its learning rate beside its step count, for metrics only
-    (`.../learning_rate`, `.../updates`). The rate is filled in from the state, to be
-    computed again in the next update; the number of updates from a count of the
-    optimizer.
+def restore(path: Path, saved: Mapping[str, str], like: TrainState) -> TrainState:
+    """A state with the arrays that Orbax has written; those without elements are kept.
 
     **Arguments:**
 
-    - `values`: the restored arrays, by path.
-    - `like`: the arrays of the state that they are restored for.
+    - `path`: the directory that was passed to Orbax, in that of a checkpoint.
+    - `saved`: what `describe` returned for the arrays that were written, by path.
+    - `like`: as in `Checkpoints.restore`.
+
+    **Raises:** `ValueError` that names the first array that does not fit.
     """
-    filled = dict(values)
-    for name in derived(like).difference(values):
+    arrays = arrays_of(like)
+    _check_fits(path.parent.name, saved, arrays)
+    arrays = {name: array for name, array in arrays.items() if array.size}
+    args = {name: _restore_args(x) for name, x in arrays.items() if name in saved}
+    with ocp.PyTreeCheckpointer() as orbax:
+        values = dict(orbax.restore(path.absolute(), restore_args=args))
+    _fill_derived(values, arrays)
+
+    def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
+        name = _name(path)
+        if name not in arrays:
+            return leaf
+        array, value = arrays[name], values[name]
+        if isinstance(array, np.ndarray):
+            return value
+        if _is_key(array):
+            return jr.wrap_key_data(jnp.asarray(value), impl=jr.key_impl(array))
+        return jnp.asarray(value)
+
+    return jax.tree_util.tree_map_with_path(replace, like)
+
+
+def _restore_args(array: ArrayLike) -> ocp.RestoreArgs:
+    """A committed array is restored with its sharding: each device reads its shards.
+
+    An uncommitted one is restored to the host, so that it stays uncommitted.
+    """
+    array = _data(array)
+    if isinstance(array, np.ndarray) or not array.committed:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=array.sharding)
+
+
+def _derived(arrays: Mapping[str, ArrayLike]) -> set[str]:
+    """The paths of recorded learning rates, and of the counts beside them.
+
+    An optimizer records them for metrics only; older checkpoints lack them.
+    """
+    rates = [name for name in arrays if name.endswith("/learning_rate")]
+    counts = {name.removesuffix("learning_rate") + "updates" for name in rates}
+    return {*rates, *(counts & arrays.keys())}
+
+
+def _fill_derived(values: dict[str, ArrayLike], like: Mapping[str, ArrayLike]) -> None:
+    """Adds what an older checkpoint lacks to the restored values.
+
+    The rate, which the next update computes again, is the state's; the number of
+    updates is a count of the optimizer.
+    """
+    for name in _derived(like) - values.keys():
         counts = [
             value
             for other, value in values.items()
@@ -160,33 +135,15 @@ def fill_derived(
         ]
         is_count = name.endswith("/updates") and counts
         # A copy: the memory of a state's arrays is donated, of each once.
-        filled[name] = counts[0].copy() if is_count else like[name]
-    return filled
+        values[name] = counts[0].copy() if is_count else like[name]
 
 
-def derived(arrays: Mapping[str, ArrayLike]) -> set[str]:
-    """The paths of recorded learning rates, and of the counts beside them."""
-    rates = [name for name in arrays if name.endswith("/learning_rate")]
-    counts = {name.removesuffix("learning_rate") + "updates" for name in rates}
-    return {*rates, *(counts & arrays.keys())}
-
-
-def check_fits(
+def _check_fits(
     step: str, saved: Mapping[str, str], arrays: Mapping[str, ArrayLike]
 ) -> None:
-    """Checks that a checkpoint was saved from a state like another.
-
-    **Arguments:**
-
-    - `step`: the checkpoint's.
-    - `saved`: what `describe` returned for its arrays. Those of `derived` may be
-        missing.
-    - `arrays`: those of the state that it is restored for.
-
-    **Raises:** `ValueError` that names the first array that differs.
-    """
+    """Checks that a checkpoint was saved from a state of the same arrays."""
     expected = {name: describe(array) for name, array in arrays.items()}
-    optional = derived(arrays).difference(saved)
+    optional = _derived(arrays).difference(saved)
     for name in [*expected, *saved]:
         if name not in optional and saved.get(name) != expected.get(name):
             raise ValueError(
@@ -205,3 +162,7 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 
 def _is_key(array: ArrayLike) -> bool:
     return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+
+
+def _data(array: ArrayLike) -> ArrayLike:
+    return jr.key_data(array) if _is_key(array) else array

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from ..._checks import check_at_least
 from ..._files import fsync_directory
 from ...types import TrainState
 from ..distributed import processes
@@ -50,11 +51,11 @@ class Restored:
     """
 
     state: TrainState
-    step: int
-    config: str
-    metadata: Mapping[str, object]
-    files: Mapping[str, bytes]
-    problems: tuple[str, ...]
+    step: int = 0
+    config: str = ""
+    metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 class Checkpoints:
@@ -69,20 +70,9 @@ class Checkpoints:
     - `directory`: for the checkpoints; it need not exist.
     - `keep_last`: how many of the last checkpoints are kept; `None` for all.
     - `keep_best`: how many of those with the highest scores are kept besides.
-    - `in_background`: whether `save` returns once the state has been copied to the
-        host, and the copy is written while the next steps run.
 
     **Raises:** `ValueError` for counts that keep nothing, or a path from which
     checkpoints could not be read back.
-
-    !!! example
-
-        ```python
-        with Checkpoints("run/checkpoints", keep_last=2) as checkpoints:
-            checkpoints.save(20, state)
-            checkpoints.wait()
-            restored = checkpoints.restore(like=state)
-        ```
     """
 
     def __init__(
@@ -91,22 +81,12 @@ class Checkpoints:
         *,
         keep_last: int | None = 2,
         keep_best: int = 0,
-        in_background: bool = True,
     ):
-        if keep_last is not None and keep_last < 1:
-            raise ValueError(
-                "At least the last checkpoint must be kept, or there is none to resume "
-                f"from. Received keep_last={keep_last}: use 1 or more, or None."
-            )
-        if keep_best < 0:
-            raise ValueError(
-                f"keep_best must not be negative. Received {keep_best}: use 0 or more."
-            )
+        check_at_least("Checkpoints", 1, keep_last=keep_last)
+        check_at_least("Checkpoints", 0, keep_best=keep_best)
         check_characters(directory)
         self._directory = Path(directory)
-        self._keep_last = keep_last
-        self._keep_best = keep_best
-        self._in_background = in_background
+        self._keep_last, self._keep_best = keep_last, keep_best
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
         # Asynchronous in any case: Orbax's synchronous checkpointer synchronizes the
@@ -125,13 +105,6 @@ class Checkpoints:
         """The steps of the checkpoints, intact or not, in order."""
         return store.steps(self._directory)
 
-    def saved_config(self) -> str | None:
-        """The configuration in the last checkpoint; `None` without any.
-
-        It is read without the arrays, and only its own checksum is verified.
-        """
-        return store.saved_config(self._directory)
-
     def save(
         self,
         step: int,
@@ -144,8 +117,8 @@ class Checkpoints:
     ) -> None:
         """Saves a state; its memory may be donated as soon as this returns.
 
-        An intact checkpoint of the same step is not written again: a run has one state
-        at a step.
+        It is copied to the host now, and written while the next steps run. An intact
+        checkpoint of the same step is not written again: a run has one state at a step.
 
         **Arguments:**
 
@@ -156,7 +129,7 @@ class Checkpoints:
         - `files`: contents of files by name, such as `RunDirectory.snapshot()`.
         - `score`: higher is better; a checkpoint without one is never among the best.
 
-        **Raises:** `OSError` if this checkpoint, or in the background the previous one,
+        **Raises:** `OSError` if this checkpoint, or the previous one in the background,
         could not be written or read back; all earlier ones are unchanged.
         """
         self.wait()
@@ -192,14 +165,9 @@ class Checkpoints:
             )
         shapes = {name: value.shape for name, value in values.items()}
         self._writing = self._writer.submit(self._finish, step, texts, shapes)
-        if not self._in_background:
-            self.wait()
 
     def wait(self) -> None:
-        """Waits until the last save is on the disk.
-
-        **Raises:** `OSError` if it could not be written.
-        """
+        """Waits until the last save is on the disk; `OSError` if it could not be."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -241,7 +209,19 @@ class Checkpoints:
                 f"{' '.join(problems)} Restore one from a backup, or start the run "
                 "again."
             )
-        return _read(self._directory / str(step), like, problems)
+        path = self._directory / str(step)
+        contents = json.loads((path / store.CONTENTS).read_text(encoding="utf-8"))
+        state = arrays.restore(path / store.STATE, contents["arrays"], like)
+        if contents.get("frozen") != arrays.frozen_fingerprint(like):
+            raise ValueError(
+                "A checkpoint fits the frozen weights that its state was trained on. "
+                f"Those of step {step} are not this run's: restore the model that the "
+                "run was started with."
+            )
+        config = (path / store.CONFIG).read_text(encoding="utf-8")
+        files = {x.name: x.read_bytes() for x in (path / store.FILES).iterdir()}
+        metadata = contents["metadata"]
+        return Restored(state, contents["step"], config, metadata, files, problems)
 
     def _finish(
         self, step: int, texts: dict[str, bytes], shapes: dict[str, tuple[int, ...]]
@@ -264,35 +244,10 @@ class Checkpoints:
                 raise
             store.publish(self._directory, step)
             fsync_directory(self._directory)
-            store.prune(
-                self._directory,
-                step,
-                keep_last=self._keep_last,
-                keep_best=self._keep_best,
-            )
+            store.prune(self._directory, step, self._keep_last, self._keep_best)
 
     def _explain(self, step: int) -> contextlib.AbstractContextManager[None]:
         kept = [other for other in self.steps() if other != step]
         last = f"That of step {kept[-1]} is kept" if kept else "There is none before it"
         path = self._directory / str(step)
         return explain_os_error(f"the checkpoint of step {step}", path, last)
-
-
-def _read(path: Path, like: TrainState, problems: tuple[str, ...]) -> Restored:
-    """Reads a checkpoint whose checksums have been verified."""
-    contents = json.loads((path / store.CONTENTS).read_text(encoding="utf-8"))
-    state = arrays.restore(path / store.STATE, contents["arrays"], like)
-    if contents.get("frozen") != arrays.frozen_fingerprint(like):
-        raise ValueError(
-            "A checkpoint fits the frozen weights that its state was trained on. Those "
-            f"of step {path.name} are not this run's: restore the model that the run "
-            "was started with."
-        )
-    return Restored(
-        state=state,
-        step=contents["step"],
-        config=(path / store.CONFIG).read_text(encoding="utf-8"),
-        metadata=contents["metadata"],
-        files={file.name: file.read_bytes() for file in (path / store.FILES).iterdir()},
-        problems=problems,
-    )

@@ -4,8 +4,8 @@ Only a directory that is named by a step and holds files of a checkpoint counts 
 Anything else in the directory is neither counted nor deleted.
 """
 
+import itertools
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -36,12 +36,8 @@ def last_intact(
 ) -> tuple[int | None, tuple[str, ...]]:
     """The last checkpoint whose files match their checksums.
 
-    **Arguments:**
-
-    - `directory`: of checkpoints.
-    - `max_step`: ignores checkpoints of later steps.
-
     **Returns:** its step, or `None`; and a sentence for each later one that is damaged.
+    Checkpoints of steps above `max_step` are ignored.
     """
     problems = []
     for step in reversed(steps(directory)):
@@ -55,11 +51,9 @@ def last_intact(
 
 
 def saved_config(directory: Path) -> str | None:
-    """The configuration in the last checkpoint that holds an intact one.
+    """The configuration in the last checkpoint that holds an intact one, if any.
 
     Reads no arrays: only the configuration's checksum is verified.
-
-    **Returns:** the text that `Checkpoints.save` was given; `None` without checkpoints.
     """
     for step in reversed(steps(directory)):
         if manifest.verify(directory / str(step), [CONFIG]) is None:
@@ -67,14 +61,12 @@ def saved_config(directory: Path) -> str | None:
     return None
 
 
-def begin(directory: Path, step: int) -> Path:
-    """An empty directory in which to write a checkpoint; `publish` completes it."""
+def begin(directory: Path, step: int) -> None:
+    """Makes an empty directory at `unfinished_path`, to be completed by `publish`."""
     directory.mkdir(parents=True, exist_ok=True)
     _remove_temporary(directory)
-    unfinished = unfinished_path(directory, step)
-    _move_aside(unfinished)
-    (unfinished / FILES).mkdir(parents=True)
-    return unfinished
+    _move_aside(unfinished_path(directory, step))
+    (unfinished_path(directory, step) / FILES).mkdir(parents=True)
 
 
 def unfinished_path(directory: Path, step: int) -> Path:
@@ -86,36 +78,28 @@ def publish(directory: Path, step: int) -> None:
     """Gives a complete checkpoint its name, in place of a damaged one."""
     path = directory / str(step)
     if _is_checkpoint(path):
-        path.rename(path.with_name(path.name + _DISCARDED))
-    _move_aside(path)
+        _discard(path)
+    else:
+        _move_aside(path)
     unfinished_path(directory, step).rename(path)
 
 
-def prune(directory: Path, step: int, *, keep_last: int | None, keep_best: int) -> None:
+def prune(directory: Path, step: int, keep_last: int | None, keep_best: int) -> None:
     """Deletes all but the last and the best checkpoints.
 
-    **Arguments:**
-
-    - `directory`: of checkpoints.
-    - `step`: of the checkpoint that was just written and read back: it is kept, and
-        later ones, which the run has not written, are neither counted nor deleted.
-    - `keep_last`: how many of the last ones are kept; `None` for all.
-    - `keep_best`: how many of those with the highest scores are kept besides.
+    That of `step` was just written and read back: it is kept, and later ones, which the
+    run has not written, are neither counted nor deleted.
     """
     candidates = [
         other
         for other in steps(directory)
         if other <= step and (directory / str(other) / manifest.MANIFEST).is_file()
     ]
-    scores = {other: _score(directory / str(other)) for other in candidates}
-    ranked = sorted(candidates, key=lambda other: (scores[other], other))
-    best = ranked[-keep_best:] if keep_best > 0 else []
-    kept = {other for other in best if scores[other] > -math.inf}
-    kept |= set(candidates if keep_last is None else candidates[-keep_last:])
-    for other in set(candidates) - kept - {step}:
-        path = directory / str(other)
-        # Renamed first: a half deleted directory must not count as a checkpoint.
-        path.rename(path.with_name(path.name + _DISCARDED))
+    scores = [(_score(directory / str(other)), other) for other in candidates]
+    ranked = sorted((score, other) for score, other in scores if score is not None)
+    best = {other for _, other in ranked[::-1][:keep_best]}
+    for other in set(candidates) - {step, *best, *candidates[::-1][:keep_last]}:
+        _discard(directory / str(other))
     _remove_temporary(directory)
 
 
@@ -124,6 +108,11 @@ def _is_checkpoint(path: Path) -> bool:
         return False
     # Any of them: one that has lost its manifest is a damaged checkpoint.
     return any((path / name).exists() for name in (manifest.MANIFEST, CONTENTS, STATE))
+
+
+def _discard(path: Path) -> None:
+    """Renames a checkpoint, to be deleted: one that is half deleted must not count."""
+    path.rename(path.with_name(path.name + _DISCARDED))
 
 
 def _remove_temporary(directory: Path) -> None:
@@ -138,16 +127,14 @@ def _move_aside(path: Path) -> None:
     """Renames what has a checkpoint's name and is none, such as a person's folder."""
     if not path.exists():
         return
-    number = 1
-    while (aside := path.with_name(f"{path.name}.moved-{number}")).exists():
-        number += 1
-    path.rename(aside)
+    names = (f"{path.name}.moved-{number}" for number in itertools.count(1))
+    path.rename(next(x for x in map(path.with_name, names) if not x.exists()))
 
 
-def _score(path: Path) -> float:
-    """A checkpoint's score; minus infinity without one, or if it cannot be read."""
+def _score(path: Path) -> float | None:
+    """A checkpoint's score; `None` without one, or if it cannot be read."""
     try:
         score = json.loads((path / CONTENTS).read_bytes())["score"]
     except (OSError, ValueError, KeyError, TypeError):
-        return -math.inf
-    return score if isinstance(score, int | float) else -math.inf
+        return None
+    return score if isinstance(score, int | float) else None

@@ -28,14 +28,9 @@ def write(directory: Path) -> None:
 
 
 def verify(directory: Path, names: Iterable[str] | None = None) -> str | None:
-    """The first difference between a directory and its manifest.
+    """The first difference between a directory and its manifest, in words, if any.
 
-    **Arguments:**
-
-    - `directory`: one that `write` has completed.
-    - `names`: the files to check; by default all, and that there are no others.
-
-    **Returns:** the difference as the rest of a sentence; `None` without one.
+    Checks the files with these `names`; by default all, and that there are no others.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())

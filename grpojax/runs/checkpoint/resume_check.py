@@ -1,15 +1,16 @@
 """Whether a run may be resumed with a configuration."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from ..io.tables import flatten
 
 
-FREE = (
+# Keys that do not change what is computed: length, logging and devices of a run.
+_FREE = [
     *("run.steps", "steps", "log.every", "checkpoint.*", "tracking.*", "health.*"),
     *("mesh.*", "distributed.*"),
-)
-"""Keys that do not change what is computed: length, logging and devices of a run."""
-
+]
 _OF_ALL_STEPS = ("linear", "cosine")
 _ABSENT = "(absent)"
 
@@ -19,7 +20,6 @@ def check_resumable(
     new: Mapping[str, object],
     *,
     where: str = "it",
-    free: Sequence[str] = FREE,
 ) -> None:
     """Checks that a configuration is compatible with that of the run to resume.
 
@@ -31,13 +31,12 @@ def check_resumable(
     - `old`: the configuration of the run, nested.
     - `new`: the one to resume with, nested.
     - `where`: what the old one was read from, for the message.
-    - `free`: patterns of keys that may change, such as `log.*`.
 
     **Raises:** `ValueError` that names each changed key, with both values.
     """
-    before, now = _flatten(old), _flatten(new)
-    if now.get("optimizer.schedule") in _OF_ALL_STEPS:
-        free = [key for key in free if key != "run.steps"]
+    before, now = flatten(old, lists=True), flatten(new, lists=True)
+    of_all_steps = now.get("optimizer.schedule") in _OF_ALL_STEPS
+    free = [key for key in _FREE if not (of_all_steps and key == "run.steps")]
     changed = [
         f"`{key}` was {before.get(key, _ABSENT)!r} and is {now.get(key, _ABSENT)!r}"
         for key in {**before, **now}
@@ -50,23 +49,3 @@ def check_resumable(
             f"{where} records it, so that it computes what it would have. "
             f"{'; '.join(changed)}: set these back, or start another run."
         )
-
-
-def _flatten(value: object, name: str = "") -> dict[str, object]:
-    """Values by key, such as `algorithm.penalties[0].coefficient`.
-
-    A list is one value, unless it holds mappings or lists.
-    """
-    if isinstance(value, Mapping):
-        named = {f"{name}.{key}" if name else str(key): x for key, x in value.items()}
-    elif isinstance(value, list | tuple) and any(
-        isinstance(x, Mapping | list | tuple) for x in value
-    ):
-        named = {f"{name}[{i}]": x for i, x in enumerate(value)}
-    else:
-        return {name: value}
-    return {
-        key: x
-        for inner, part in named.items()
-        for key, x in _flatten(part, inner).items()
-    }

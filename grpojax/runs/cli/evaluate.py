@@ -15,7 +15,7 @@ from ..distributed import mesh as meshes, processes
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.printing import print_result
 from ..evaluation.result import EvaluationResult
-from ..io.run_directory import RunDirectory
+from ..io.run_directory import EVALUATIONS, RunDirectory
 from ..recipe import build
 from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
@@ -120,9 +120,9 @@ def run(
         when = f"of {prepared.recipe.model.path}"
         print_result(result, prepared.tokenizer, console, when)
         if directory is not None:
-            if not directory.evaluations():
+            if not directory.records(EVALUATIONS):
                 record = {"step": 0, **evaluation.to_json(), **result.to_json()}
-                directory.log_evaluation(record)
+                directory.append(EVALUATIONS, record)
             summary = {
                 "status": "finished",
                 "accuracy": result.accuracy,
@@ -131,5 +131,5 @@ def run(
                 "seconds_total": time.perf_counter() - start,
                 "seconds_compile": result.seconds_compile,
             }
-            directory.finish(summary)
+            directory.update(summary, complete=True)
     return result

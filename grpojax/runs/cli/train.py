@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from rich.console import Console
 
@@ -35,26 +36,15 @@ def prepare(
     missing or does not fit, for a directory in use, and for a recipe that computes
     something else than the run to resume.
     """
-    resume = processes.broadcast_from_0(lambda: resume)
-
-    def claim():
-        directory = fit.claim(out, resume=resume)
-        path = None if directory is None else directory.path
-        trackers.check(path, trackers.factories(**vars(recipe.tracking)))
-        return directory
-
-    directory = processes.on_process_0(claim)
-    if resume and out is not None:
-        fit.check_config(directory, out, build.config_of(recipe))
+    fit.claim(out, resume=resume, config=build.config_of(recipe))
+    path = None if out is None else Path(out)
+    factories = trackers.factories(**vars(recipe.tracking))
+    processes.on_process_0(lambda: trackers.check(path, factories))
     arguments = build.build(recipe)
     logging = arguments["logging"]
     if console is not None:
         logging = dataclasses.replace(logging, console=console)
-    return fit.prepare(
-        **{**arguments, "logging": logging},
-        out=out if directory is None else directory,
-        resume=resume,
-    )
+    return fit.prepare(**{**arguments, "logging": logging}, out=out, resume=resume)
 
 
 def train(

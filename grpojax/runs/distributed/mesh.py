@@ -1,7 +1,6 @@
 """The device mesh of a run, and the placement of arrays on it."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import TypeVar
 
 import equinox as eqx
@@ -29,17 +28,7 @@ def build_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
 
     One of the three may be -1, for all remaining devices.
 
-    **Returns:** the mesh; `None` if it would hold only the first device.
-
     **Raises:** `ValueError` if the sizes do not multiply to the number of devices.
-
-    !!! example
-
-        ```python
-        mesh = build_mesh(fsdp=-1)
-        with use(mesh):
-            state = place(state, mesh)
-        ```
     """
     devices, count = jax.devices(), data * fsdp * tensor
     if processes.is_multihost():
@@ -56,14 +45,9 @@ def build_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
     return mesh if mesh.size > 1 else None
 
 
-@contextlib.contextmanager
-def use(mesh: Mesh | None) -> Iterator[None]:
+def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """A context in which `mesh` is JAX's ambient mesh; no-op for `None`."""
-    if mesh is None:
-        yield
-        return
-    with jax.set_mesh(mesh):
-        yield
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def mesh_of(tree: PyTree) -> Mesh | None:

@@ -27,39 +27,22 @@ class Preemption:
 
     A second Ctrl-C interrupts at once, as it would without this. Python runs signal
     handlers in the main thread only: in another thread nothing is ever requested.
-
-    !!! example
-
-        ```python
-        with Preemption() as preemption:
-            while not preemption.requested:
-                state, metrics = step(state)
-        ```
     """
 
     def __init__(self):
-        self._received: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, _Handler] = {}
 
     @property
     def requested(self) -> bool:
         """Whether a signal has been received."""
-        return self._received is not None
-
-    @property
-    def reason(self) -> str | None:
-        """The signal's name, such as `SIGTERM`, or `None`."""
-        return None if self._received is None else self._received.name
+        return self.received is not None
 
     def raise_preempted(self) -> NoReturn:
-        """Ends the run.
-
-        **Raises:** `PreemptedError` that names the signal, or says that another process
-        of the run received one.
-        """
-        if self._received is None:
+        """Ends the run by a `PreemptedError`, here or in another of its processes."""
+        if self.received is None:
             raise PreemptedError("another process of the run was preempted")
-        raise PreemptedError(f"{self._received.name} was received")
+        raise PreemptedError(f"{self.received.name} was received")
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
@@ -74,6 +57,6 @@ class Preemption:
 
     def _receive(self, number: int, frame: types.FrameType | None) -> None:
         del frame
-        self._received = signal.Signals(number)
+        self.received = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

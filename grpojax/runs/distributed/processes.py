@@ -124,16 +124,7 @@ def broadcast_from_0(act: Callable[[], _T]) -> _T:
     """The result of `act()` on process 0, in all processes.
 
     Collective: every process calls it. An exception of `act` is raised in all of them.
-
-    **Arguments:**
-
-    - `act`: called on process 0 only; its result or exception must pickle.
-
-    !!! example
-
-        ```python
-        steps = broadcast_from_0(checkpoints.steps)
-        ```
+    The result or exception must pickle.
     """
     if not is_multihost():
         return act()
@@ -155,14 +146,9 @@ def on_process_0(act: Callable[[], _T]) -> _T | None:
     Collective, as `broadcast_from_0`: an exception of `act` is raised in all processes.
     The result need not pickle.
     """
-    result = None
-
-    def keep() -> None:
-        nonlocal result
-        result = act()
-
-    broadcast_from_0(keep)
-    return result
+    results: list[_T] = []
+    broadcast_from_0(lambda: results.append(act()))
+    return results[0] if results else None
 
 
 def _broadcast(message: bytes) -> bytes:

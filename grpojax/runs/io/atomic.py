@@ -1,7 +1,8 @@
-"""Atomic, durable writes of small files, and errors that say what to do."""
+"""Atomic, durable writes of small files, locks, and errors that say what to do."""
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,7 @@ from ..._files import publish
 def explain_os_error(what: str, path: Path, unchanged: str) -> Iterator[None]:
     """A context that re-raises an `OSError` of a write with its cause and remedy.
 
-    **Arguments:**
-
-    - `what`: what is written, such as `"a run"`.
-    - `path`: where.
-    - `unchanged`: a sentence on what the failure left intact, without its full stop.
-
-    **Raises:** `OSError` with the original `errno`.
+    `unchanged` is a sentence on what the failure left intact, without its full stop.
     """
     try:
         yield
@@ -49,18 +44,7 @@ def explain_os_error(what: str, path: Path, unchanged: str) -> Iterator[None]:
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Replaces a file's content atomically: no reader ever sees a part of it.
 
-    **Arguments:**
-
-    - `path`: the file; it need not exist, its directory must.
-    - `content`: on the disk when this returns.
-
     **Raises:** `OSError` that says what to do; the file is then unchanged.
-
-    !!! example
-
-        ```python
-        write_bytes("config.yaml", b"steps: 1\\n")
-        ```
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -81,3 +65,33 @@ def write_json(path: str | os.PathLike[str], values: Mapping[str, object]) -> No
     """
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
+
+
+def lock_directory(directory: Path) -> int:
+    """An exclusive lock on a directory, held by the returned descriptor until closed.
+
+    It is taken on an open file (`flock`), not by the file's existence: the system
+    releases it when the process ends, however it ends. A file system without locks
+    excludes nobody.
+
+    **Raises:** `BlockingIOError` that names the process that holds the lock.
+    """
+    path = directory / ".lock"
+    with explain_os_error("a lock", path, "Nothing was changed"):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(file, 20).decode(errors="replace").strip()
+        os.close(file)
+        raise BlockingIOError(
+            errno.EWOULDBLOCK,
+            f"A run is written by one process. {os.fspath(directory)!r} is being "
+            f"written by process {holder}: wait for it, or stop it.",
+        ) from error
+    except OSError:
+        pass
+    with contextlib.suppress(OSError):
+        os.truncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+    return file

@@ -25,13 +25,7 @@ def describe(value: object) -> object:
     Arrays become `dtype[shape]`; those of one element their value. Functions become
     `module:name`, with the variables that they enclose: the learning rate in an optax
     optimizer is one. Long collections become a digest. Fields that are `None` are left
-    out.
-
-    **Arguments:**
-
-    - `value`: a dataclass, function, array, mapping or tuple, or any of these nested.
-
-    **Returns:** mappings, lists and plain values, which YAML can represent.
+    out. The result holds mappings, lists and plain values, which YAML can represent.
     """
     return _describe(value, ())
 

@@ -18,19 +18,9 @@ from ..distributed.mesh import replicate
 def fingerprint(tree: PyTree) -> str:
     """A 64-bit hash of a tree's arrays and plain settings, as 16 hexadecimal digits.
 
-    It depends on the bits of the arrays, not on devices or shardings. Each array is
-    hashed on its devices, and two words of it are transferred to the host. The hash is
-    not cryptographic.
-
-    **Arguments:**
-
-    - `tree`: any tree; see `settings` for what counts besides arrays.
-
-    !!! example
-
-        ```python
-        assert fingerprint(policy) == fingerprint(sharding.place(policy, mesh))
-        ```
+    It depends on the bits of the arrays, not on devices or shardings, and on what
+    `settings` returns. Each array is hashed on its devices, and two words of it are
+    transferred to the host. The hash is not cryptographic.
     """
     arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
     words = jax.device_get(_words([leaf for _, leaf in arrays]))
@@ -51,18 +41,15 @@ def settings(value: object) -> object:
     """
     if isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, jax.Array) and value.ndim == 0 and _is_real(value):
-        return value.item()
+    if isinstance(value, jax.Array) and value.ndim == 0:
+        kinds = (jnp.floating, jnp.integer, jnp.bool_)
+        real = any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+        return value.item() if real else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = {name: settings(field) for name, field in vars(value).items()}
         known = {name: field for name, field in inner.items() if field is not None}
         return {"name": type(value).__name__, **known}
     return None
-
-
-def _is_real(x: Array) -> bool:
-    kinds = (jnp.floating, jnp.integer, jnp.bool_)
-    return any(jnp.issubdtype(x.dtype, kind) for kind in kinds)
 
 
 @eqx.filter_jit

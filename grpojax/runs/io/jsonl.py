@@ -1,9 +1,9 @@
-"""JSON-lines files: durable appends, strict reading, truncation to a step."""
+"""JSON-lines files: durable appends, strict and tolerant reading, truncation."""
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .atomic import explain_os_error
@@ -13,10 +13,7 @@ Record = Mapping[str, object]
 
 
 def encode(*records: Record) -> bytes:
-    """Records as lines of JSON.
-
-    Non-finite numbers, which JSON does not have, become null at any depth.
-    """
+    """Records as lines of JSON; at any depth, numbers that are not finite are null."""
     lines = (json.dumps(_finite(record), allow_nan=False) for record in records)
     return "".join(f"{line}\n" for line in lines).encode()
 
@@ -24,18 +21,7 @@ def encode(*records: Record) -> bytes:
 def append(path: str | os.PathLike[str], *records: Record) -> None:
     """Appends records to a file; they are on the disk when this returns.
 
-    **Arguments:**
-
-    - `path`: the file; it need not exist, its directory must.
-    - `records`: see `encode`.
-
     **Raises:** `OSError` that says what to do; the file is then unchanged.
-
-    !!! example
-
-        ```python
-        append("metrics.jsonl", {"step": 1, "reward": 0.5})
-        ```
     """
     path, content = Path(path), encode(*records)
     with (
@@ -53,64 +39,47 @@ def append(path: str | os.PathLike[str], *records: Record) -> None:
             raise
 
 
-def parse(content: bytes) -> list[dict]:
-    """The records of a file's complete lines.
-
-    **Raises:** `ValueError` for a complete line that is not JSON.
-    """
-    return [json.loads(line) for line in complete_lines(content).splitlines()]
-
-
 def complete_lines(content: bytes) -> bytes:
     """A file's content without an unfinished last line."""
     return content[: content.rfind(b"\n") + 1]
 
 
+def parse(content: bytes) -> list[dict]:
+    """The records of a file's complete lines; `ValueError` for one that is not JSON."""
+    return [json.loads(line) for line in complete_lines(content).splitlines()]
+
+
 def truncate(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str | None]:
-    """A file of records in step order, truncated to a step.
+    """A file of records in step order, truncated to a step, and its damage, if any.
 
-    **Arguments:**
-
-    - `content`: the file's content, possibly damaged.
-    - `step`: records of later steps are removed.
-    - `saved`: the content at some time up to that step, if known. It is restored if
-        `content` does not begin with it.
-
-    **Returns:** the new content, and the damage in words or `None`. Records of later
-    steps and an unfinished last line are no damage: an interruption leaves them.
+    `saved` is the content at some time up to that step, if known: it is restored if
+    `content` does not begin with it. Records of later steps and an unfinished last line
+    are no damage: an interruption leaves them.
     """
+    count = saved.count(b"\n")
     if not content.startswith(saved):
-        lines = saved.count(b"\n")
         return saved, (
-            f"did not begin with the {lines} lines that its checkpoint saved, which "
+            f"did not begin with the {count} lines that its checkpoint saved, which "
             "were restored"
         )
     kept, damaged = [saved], []
-    lines = _numbered_lines(content[len(saved) :], 1 + saved.count(b"\n"))
-    for number, line in lines:
-        line_step = _step(line)
-        if line_step is None:
-            damaged.append(number)
-        elif line_step <= step:
+    rest = complete_lines(content[len(saved) :]).splitlines(keepends=True)
+    for number, line in enumerate(rest, 1 + count):
+        found = (_record(line) or {}).get("step")
+        if not isinstance(found, int):
+            damaged.append(str(number))
+        elif found <= step:
             kept.append(line)
-    problem = None
-    if damaged:
-        numbers = ", ".join(map(str, damaged))
-        problem = f"had lines that are no records, which were removed: {numbers}"
-    return b"".join(kept), problem
+    problem = "had lines that are no records, which were removed: "
+    return b"".join(kept), problem + ", ".join(damaged) if damaged else None
 
 
 def read_tolerant(
     path: str | os.PathLike[str], *, optional: bool = False
 ) -> tuple[list[dict[str, object]], list[str]]:
-    """The readable records of a JSONL file that may be missing or damaged.
+    """The readable records of a file that may be damaged, and a sentence for each flaw.
 
-    **Arguments:**
-
-    - `path`: the file.
-    - `optional`: whether the file may be missing, which then is no flaw.
-
-    **Returns:** the records in file order, and a sentence for each flaw.
+    That the file is missing is no flaw if it is `optional`.
     """
     path = Path(path)
     try:
@@ -120,18 +89,8 @@ def read_tolerant(
         return [], [] if optional and missing else [unreadable(path, error)]
     # Not `splitlines`: JSON strings may contain other line separators unescaped.
     lines = text.split("\n")
-    found, damaged, flaws = [], [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
-            found.append(record)
-        else:
-            damaged.append(number)
+    numbered = [(n, _record(line)) for n, line in enumerate(lines, 1) if line.strip()]
+    damaged, flaws = [number for number, record in numbered if record is None], []
     if damaged and damaged[-1] == len(lines):
         damaged.pop()
         flaws.append(f"The last line of `{path.name}` is truncated and was skipped.")
@@ -140,7 +99,7 @@ def read_tolerant(
             f"`{path.name}` has {len(damaged)} unreadable lines, the first of them line"
             f" {damaged[0]}; they were skipped."
         )
-    return found, flaws
+    return [record for _, record in numbered if record is not None], flaws
 
 
 def unreadable(path: Path, error: Exception) -> str:
@@ -150,16 +109,13 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"`{path.name}` cannot be read: {error}".split("\n")[0]
 
 
-def _numbered_lines(content: bytes, first: int) -> Iterator[tuple[int, bytes]]:
-    yield from enumerate(complete_lines(content).splitlines(keepends=True), first)
-
-
-def _step(line: bytes) -> int | None:
+def _record(line: str | bytes) -> dict[str, object] | None:
+    """The record in a line; `None` for a damaged line."""
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        record = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return step if isinstance(step, int) else None
+    return record if isinstance(record, dict) else None
 
 
 def _finite(value: object) -> object:

@@ -2,11 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
-
-
-Value = TypeVar("Value")
+from collections.abc import Callable, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,32 +39,29 @@ class Sample:
         threshold = 0.5 if "correct" in self.rewards else 0.0
         return None if value is None else value > threshold
 
-    def to_json(self) -> dict[str, object]:
-        """The record, with the fields as keys."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> "Sample":
         """Parses a record; a key that is absent or malformed gets its default.
 
         Without a log-prob for each of the `pieces` all are `None`.
         """
-        rewards = record.get("rewards")
         text, pieces = str(record.get("text", "")), record.get("pieces")
-        pieces = (
-            [str(piece) for piece in pieces] if isinstance(pieces, list) else [text]
-        )
+        pieces = list(map(str, pieces)) if isinstance(pieces, list) else [text]
+        rewards = record.get("rewards")
+        rewards = rewards if isinstance(rewards, Mapping) else {}
+
+        def per_piece(name: str, convert: Callable, default: object) -> list:
+            values = record.get(name)
+            if not isinstance(values, list) or len(values) != len(pieces):
+                return [default] * len(pieces)
+            return list(map(convert, values))
+
         return cls(
             text=text,
             pieces=pieces,
-            log_prob=_per_piece(pieces, record.get("log_prob"), finite_float, None),
-            sampled=_per_piece(pieces, record.get("sampled"), bool, True),
-            rewards={
-                str(name): finite_float(value)
-                for name, value in (
-                    rewards.items() if isinstance(rewards, Mapping) else ()
-                )
-            },
+            log_prob=per_piece("log_prob", finite_float, None),
+            sampled=per_piece("sampled", bool, True),
+            rewards={str(name): finite_float(x) for name, x in rewards.items()},
             total=finite_float(record.get("total")),
             valid=record.get("valid") is not False,
             advantage=finite_float(record.get("advantage")),
@@ -78,30 +71,15 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class SampleGroup:
-    """A prompt of a step with the samples of its group: one line of the file.
-
-    !!! example
-
-        ```python
-        line = '{"step": 1, "prompt": "1 + 1 =", "samples": [{"text": " 2"}]}'
-        SampleGroup.from_json(json.loads(line)).samples[0].text  # " 2"
-        ```
-    """
+    """A prompt of a step with the samples of its group: one line of the file."""
 
     step: int
     prompt: str
     samples: list[Sample]
 
-    def to_json(self) -> dict[str, object]:
-        """The record, with the fields as keys."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> "SampleGroup":
-        """Parses a record.
-
-        **Raises:** `ValueError` without a step, or without a list of samples.
-        """
+        """Parses a record; `ValueError` without a step or a list of samples."""
         step, samples = finite_float(record.get("step")), record.get("samples")
         if (
             step is None
@@ -121,15 +99,3 @@ def finite_float(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def _per_piece(
-    pieces: Sequence[str],
-    values: object,
-    convert: Callable[[object], Value],
-    default: Value,
-) -> list[Value]:
-    """One value for each piece; all defaults if the lengths differ."""
-    if not isinstance(values, list) or len(values) != len(pieces):
-        return [default] * len(pieces)
-    return [convert(value) for value in values]

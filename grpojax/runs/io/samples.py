@@ -1,6 +1,7 @@
 """Sampled completions: the record of a rollout on the device, and as JSON records."""
 
 import codecs
+import dataclasses
 from collections.abc import Iterator
 
 import equinox as eqx
@@ -46,21 +47,9 @@ class Samples(eqx.Module):
         rewards: Rewards | None = None,
         advantages: Float[Array, "prompt group *time"] | None = None,
     ) -> "Samples":
-        """The samples of a trajectory.
+        """The samples of a trajectory, with the advantages of rows or of tokens.
 
-        **Arguments:**
-
-        - `trajectory`: of a rollout.
-        - `rewards`: those of a reward function; without them the components are the
-            environment's.
-        - `advantages`: of rows or tokens.
-
-        !!! example
-
-            ```python
-            samples = Samples.of(experience.trajectory, experience.rewards)
-            first = jax.tree.map(lambda x: x[:2], samples)
-            ```
+        Without the `rewards` of a reward function the components are the environment's.
         """
         return cls(
             prompt=trajectory.prompt,
@@ -82,21 +71,17 @@ def to_records(
 
     See `records.SampleGroup` for the keys. `pieces`, `log_prob` and `sampled` have an
     entry for each token up to the last sampled one. Numbers that do not apply are NaN.
-
-    **Arguments:**
-
-    - `step`: the step in which they were sampled.
-    - `samples`: on the host, from `jax.device_get`.
-    - `tokenizer`: the policy's.
+    The samples are on the host, from `jax.device_get`.
     """
     prompts, group = samples.prompt, samples.tokens.shape[1]
     for p in range(prompts.length.shape[0]):
         prompt = prompts.tokens[p, : int(prompts.length[p])]
-        yield SampleGroup(
+        record = SampleGroup(
             step=step,
             prompt=tokenizer.decode([int(token) for token in prompt]),
             samples=[_to_sample(samples, p, g, tokenizer) for g in range(group)],
-        ).to_json()
+        )
+        yield dataclasses.asdict(record)
 
 
 def _to_sample(

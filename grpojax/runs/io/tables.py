@@ -40,20 +40,25 @@ def markdown(columns: list[str], rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
 
 
-def flatten(values: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one, from dotted keys to values; lists are values.
+def flatten(
+    values: Mapping, *, lists: bool = False, prefix: str = ""
+) -> dict[str, object]:
+    """Nested mappings as one, from dotted keys to values: `{"run.steps": 50}`.
 
-    !!! example
-
-        ```python
-        flatten({"run": {"steps": 50, "seed": 0}})  # {"run.steps": 50, "run.seed": 0}
-        ```
+    A list is one value. With `lists`, one that holds mappings or lists is not: its
+    entries get keys such as `algorithm.penalties[0].coefficient`.
     """
     flat: dict[str, object] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
+        nested = isinstance(value, list | tuple) and any(
+            isinstance(x, Mapping | list | tuple) for x in value
+        )
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
+            flat |= flatten(value, lists=lists, prefix=f"{name}.")
+        elif lists and nested:
+            entries = {f"[{i}]": x for i, x in enumerate(value)}
+            flat |= flatten(entries, lists=True, prefix=name)
         else:
             flat[name] = value
     return flat

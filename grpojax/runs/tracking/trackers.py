@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from ..io.run_directory import RunDirectory
+from ..io.run_directory import COMPLETIONS, METRICS, RunDirectory
 from ..io.tables import Row
 
 
@@ -63,7 +63,7 @@ class JsonLines:
         self._directory = directory
 
     def log(self, step: int, metrics: Metrics) -> None:
-        self._directory.log({"step": step, **metrics})
+        self._directory.append(METRICS, {"step": step, **metrics})
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         if name != "completions":
@@ -71,7 +71,8 @@ class JsonLines:
                 "A run's directory stores one table, 'completions'. Received "
                 f"{name!r}: log it under that name, or to another tracker."
             )
-        self._directory.log_completions(*({"step": step, **row} for row in rows))
+        records = [{"step": step, **row} for row in rows]
+        self._directory.append(COMPLETIONS, *records)
 
     def close(self) -> None:
         """Does nothing: every line is on the disk already."""

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import ParamSpec
 
 from ...types import TrainState
-from ..checkpoint.checkpoints import Checkpoints
+from ..checkpoint.checkpoints import Checkpoints, Restored
+from ..checkpoint.files import saved_config
 from ..checkpoint.resume_check import check_resumable
 from ..distributed import processes
 from ..distributed.mesh import mesh_of, use
 from ..evaluation.evaluate import Evaluation
-from ..io.run_directory import CHECKPOINTS, RunDirectory
+from ..io.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from ..tracking.build import TrackerFactory
 from .health import Thresholds
-from .run import Prepared, run
-from .run_log import ResumePoint
-from .settings import Checkpointing, Config, described, Logging
+from .run import run
+from .settings import Checkpointing, Config, described, Logging, Prepared
 from .step import lower, Step
 
 
@@ -28,7 +28,7 @@ def prepare(
     step: Step,
     *,
     steps: int,
-    out: str | os.PathLike[str] | RunDirectory | None = None,
+    out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     evaluation: Evaluation | None = None,
     checkpoint: Checkpointing = Checkpointing(),
@@ -50,8 +50,7 @@ def prepare(
     - `state`: from `grpojax.init`.
     - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
     - `steps`: total number of steps, including those taken before a resume.
-    - `out`: the run directory; nothing is written when `None`. For a `RunDirectory` the
-        caller must already have called `check_config`.
+    - `out`: the run directory; nothing is written when `None`.
     - `resume`: whether to continue the run in `out` from its last intact checkpoint.
         The state and all records except times are then bit-identical to those of an
         uninterrupted run.
@@ -85,31 +84,21 @@ def prepare(
             "fit: trackers keep their files in the run's directory. Received "
             f"{', '.join(trackers)} without one: pass `out`, or no trackers."
         )
-    resume = processes.broadcast_from_0(lambda: resume)
-    path = out.path if isinstance(out, RunDirectory) else out
-    directory = out if isinstance(out, RunDirectory) else None
-    # Only process 0 is given a `RunDirectory`; all processes must take the same branch.
-    claimed = processes.broadcast_from_0(lambda: isinstance(out, RunDirectory))
-    if not claimed:
-        directory = processes.on_process_0(lambda: claim(path, resume=resume))
     if config is None:
         config = described(state, step, steps, evaluation)
+    directory = claim(out, resume=resume, config=config)
     mesh = mesh_of(state)
-    recorded = path is not None and logging.tokenizer is not None
-    samples = logging.samples if recorded else 0
-    checkpoints = None if path is None else Path(path) / CHECKPOINTS
+    recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
-        lowered = lower(state, step, samples=samples)
-        point = None
-        if resume and checkpoints is not None:
-            state, point = _restore(state, directory, checkpoints, config, claimed)
+        lowered = lower(state, step, samples=logging.samples if recorded else 0)
+        restored = None if out is None else _restore(state, directory, Path(out))
     return Prepared(
-        state=state,
+        state=state if restored is None else restored.state,
         step=lowered,
         steps=steps,
+        out=None if out is None else Path(out),
         directory=directory,
-        checkpoints=checkpoints,
-        resume=point,
+        resume=restored,
         evaluation=evaluation,
         checkpoint=checkpoint,
         trackers=trackers or {},
@@ -121,68 +110,57 @@ def prepare(
     )
 
 
-def claim(out: str | os.PathLike[str] | None, *, resume: bool) -> RunDirectory | None:
-    """The run directory, checked to be free or resumable; `None` without `out`.
+def claim(
+    out: str | os.PathLike[str] | None, *, resume: bool, config: Config
+) -> RunDirectory | None:
+    """The run directory, checked to be free or resumable with a configuration.
 
-    **Raises:** as `RunDirectory`; `FileNotFoundError` if there is no run to resume.
+    Needs no arrays, so that it can be called before any are loaded, too. Collective:
+    only process 0 gets the directory, and all processes get its errors.
+
+    **Raises:** as `RunDirectory`; `ValueError` with each key that differs from the
+    configuration in the last checkpoint, as `config.yaml` may have been edited since.
     """
-    if out is None:
-        return None
-    # Resuming a run that was never started starts it.
-    started = (Path(out) / "config.yaml").exists()
-    return RunDirectory(out, resume=resume and started)
+
+    def check() -> RunDirectory | None:
+        if out is None:
+            return None
+        # Resuming a run that was never started starts it.
+        started = resume and (Path(out) / CONFIG).exists()
+        directory = RunDirectory(out, resume=started)
+        if started:
+            text, where = saved_config(Path(out) / CHECKPOINTS), "its last checkpoint"
+            if not text:
+                text = directory.config.read_text(encoding="utf-8")
+                where = "its config.yaml"
+            check_resumable(config.parse(text) or {}, config.values, where=where)
+        return directory
+
+    return processes.on_process_0(check)
 
 
 def _restore(
-    state: TrainState,
-    directory: RunDirectory | None,
-    checkpoints: Path,
-    config: Config,
-    checked: bool,
-) -> tuple[TrainState, ResumePoint | None]:
-    """State and resume point of the last intact checkpoint, if any."""
-    started = processes.broadcast_from_0(
-        lambda: directory is not None and directory.config.exists()
-    )
-    if not started:
-        return state, None
-    processes.on_process_0(lambda: directory and directory.lock())
+    state: TrainState, directory: RunDirectory | None, out: Path
+) -> Restored | None:
+    """What the last intact checkpoint holds; `None` for a run that starts."""
+
+    def lock() -> bool:
+        if directory is None or not directory.resumes:
+            return False
+        directory.lock()
+        return True
+
+    if not processes.broadcast_from_0(lock):
+        return None
     try:
-        if not checked:
-            check_config(directory, checkpoints.parent, config)
-        with Checkpoints(checkpoints) as saved:
+        with Checkpoints(out / CHECKPOINTS) as saved:
             if not processes.broadcast_from_0(saved.steps):
-                return state, ResumePoint(0, {}, ())
-            found = saved.restore(state)
+                return Restored(state)
+            return saved.restore(state)
     except BaseException:
         if directory is not None:
             directory.close()
         raise
-    return found.state, ResumePoint(found.step, found.files, found.problems)
-
-
-def check_config(
-    directory: RunDirectory | None, out: str | os.PathLike[str], config: Config
-) -> None:
-    """Checks that a run may be resumed with a configuration.
-
-    Compares with the configuration in its last checkpoint, as `config.yaml` may have
-    been edited since. Needs no arrays, so it can be called before any are loaded.
-
-    **Raises:** `ValueError` in all processes, with each key that differs.
-    """
-
-    def check() -> None:
-        if directory is None or not directory.config.exists():
-            return
-        with Checkpoints(Path(out) / CHECKPOINTS) as saved:
-            text, where = saved.saved_config(), "its last checkpoint"
-        if not text:
-            text = directory.config.read_text(encoding="utf-8")
-            where = "its config.yaml"
-        check_resumable(config.parse(text) or {}, config.values, where=where)
-
-    processes.on_process_0(check)
 
 
 _P = ParamSpec("_P")

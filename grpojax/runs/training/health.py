@@ -2,20 +2,38 @@
 
 An update whose gradient is not finite is skipped and counted by the program itself
 (`skipped_updates`). Checked here is what only several steps show: divergence, which
-stops a run, and collapse, which is warned of. All is a pure function of the records of
-`metrics.jsonl`, so that a resumed run gives the same warnings.
+stops a run, and collapse, which is warned of. All follows from the records of
+`metrics.jsonl` in their order, so that a resumed run gives the same warnings.
 """
 
+import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
+
+from ..._checks import check_at_least
 
 
 Record = Mapping[str, float | int | None]
 
-_GAP = "sampling/sampling_logp_difference/mean"
+_ENTROPY = "entropy"
 _LENGTH = "completions/mean_length"
+_GAP = "sampling/sampling_logp_difference/mean"
+
+_COLLAPSED = {
+    _ENTROPY: (
+        "The policy hardly explores any more: `entropy` is {now:.3g} nats and was "
+        "{before:.3g} at first. Look at `frac_reward_zero_std` and at completions of "
+        "one group; a lower learning rate, a higher clip bound (algorithm.high) or a "
+        "KL penalty (algorithm.beta) keeps it."
+    ),
+    _LENGTH: (
+        f"Completions collapse: `{_LENGTH}` is {{now:.3g}} tokens and was "
+        "{before:.3g} at first. Look at completions.jsonl for what is paid although it "
+        "says little, and at the reward's components."
+    ),
+}
 
 
 class DivergedError(Exception):
@@ -45,26 +63,17 @@ class Thresholds:
     window: int = 5
 
     def __post_init__(self):
-        if self.skipped_steps is not None and self.skipped_steps < 1:
-            raise ValueError(
-                "Thresholds(skipped_steps=...) counts steps, at least 1. Received "
-                f"{self.skipped_steps}: use at least 1, or None."
-            )
-        if self.window < 1:
-            raise ValueError(
-                "Thresholds(window=...) counts steps, at least 1. Received "
-                f"{self.window}."
-            )
-        for name in ("entropy", "length"):
-            share = vars(self)[name]
+        counts = {"skipped_steps": self.skipped_steps, "window": self.window}
+        check_at_least("Thresholds", 1, **counts)
+        for name, share in (("entropy", self.entropy), ("length", self.length)):
             if share is not None and not 0 <= share < 1:
                 raise ValueError(
-                    f"Thresholds({name}=...) is a share of the initial value, in "
-                    f"[0, 1). Received {share}: use 0.1 for a tenth, or None."
+                    f"`Thresholds.{name}` is a share of the initial value, in [0, 1). "
+                    f"Received {share}: use 0.1 for a tenth, or None."
                 )
         if self.log_prob_gap is not None and not self.log_prob_gap > 0:
             raise ValueError(
-                "Thresholds(log_prob_gap=...) is positive. Received "
+                "`Thresholds.log_prob_gap` is positive. Received "
                 f"{self.log_prob_gap}: use some tenths of a nat, or None."
             )
 
@@ -82,53 +91,38 @@ class Report(NamedTuple):
     stop: str | None
 
 
-@dataclasses.dataclass(frozen=True)
 class Monitor:
-    """State of the health checks. A warning is given once, until its metric recovers.
+    """The health checks of a run. A warning is given once, until its metric recovers.
 
-    !!! example
-
-        ```python
-        monitor = Monitor(Thresholds(skipped_steps=3))
-        monitor, report = monitor.observe({"step": 1, "skipped_updates": 0})
-        ```
+    `bad_steps` counts the last steps in a row whose update was skipped, or whose loss
+    was not finite.
     """
 
-    thresholds: Thresholds = Thresholds()
-    bad_steps: int = 0
-    first: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    recent: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    warned: frozenset[str] = frozenset()
+    def __init__(self, thresholds: Thresholds = Thresholds()):
+        window = thresholds.window
+        self.bad_steps, self._thresholds = 0, thresholds
+        self._first = collections.defaultdict[str, list[float]](list)
+        self._recent = collections.defaultdict[str, collections.deque[float]](
+            lambda: collections.deque(maxlen=window)
+        )
+        self._warned: set[str] = set()
 
-    def observe(self, record: Record) -> tuple["Monitor", Report]:
-        """Checks one step's metrics; to be called in the order of steps.
-
-        A metric that is missing is not checked.
-        """
-        bad = self.bad_steps + 1 if _is_bad(record) else 0
-        first, recent = dict(self.first), dict(self.recent)
-        for name in ("entropy", _LENGTH, _GAP):
+    def observe(self, record: Record) -> Report:
+        """Checks one step's metrics, in the order of steps; one may be missing."""
+        self.bad_steps = self.bad_steps + 1 if _is_bad(record) else 0
+        for name in (_ENTROPY, _LENGTH, _GAP):
             value = record.get(name)
             if value is not None and math.isfinite(value):
-                at_first, window = first.get(name, ()), self.thresholds.window
-                if len(at_first) < window:
-                    first[name] = (*at_first, float(value))
-                recent[name] = (*recent.get(name, ()), float(value))[-window:]
-        monitor = dataclasses.replace(self, bad_steps=bad, first=first, recent=recent)
-        found = monitor._found()
-        monitor = dataclasses.replace(monitor, warned=frozenset(found))
-        new = tuple(text for name, text in found.items() if name not in self.warned)
-        return monitor, Report(new, monitor._stop())
-
-    def replay(self, records: Iterable[Record]) -> "Monitor":
-        """The monitor of a resumed run, after the records of its steps."""
-        monitor = self
-        for record in records:
-            monitor, _ = monitor.observe(record)
-        return monitor
+                if len(self._first[name]) < self._thresholds.window:
+                    self._first[name].append(value)
+                self._recent[name].append(value)
+        failing = dict(self._failing())
+        new = [text for name, text in failing.items() if name not in self._warned]
+        self._warned = set(failing)
+        return Report(tuple(new), self._stop())
 
     def _stop(self) -> str | None:
-        most = self.thresholds.skipped_steps
+        most = self._thresholds.skipped_steps
         if most is None or self.bad_steps < most:
             return None
         return (
@@ -138,43 +132,28 @@ class Monitor:
             "not finite."
         )
 
-    def _found(self) -> dict[str, str]:
-        """Every check that fails now, by name, with its sentence."""
-        thresholds, found = self.thresholds, {}
-        if entropy := self._fallen("entropy", thresholds.entropy):
-            now, before = entropy
-            found["entropy"] = (
-                f"The policy hardly explores any more: `entropy` is {now:.3g} nats and "
-                f"was {before:.3g} at first. Look at `frac_reward_zero_std` and at "
-                "completions of one group; a lower learning rate, a higher clip bound "
-                "(algorithm.high) or a KL penalty (algorithm.beta) keeps it."
-            )
-        if length := self._fallen(_LENGTH, thresholds.length):
-            now, before = length
-            found["length"] = (
-                f"Completions collapse: `{_LENGTH}` is {now:.3g} tokens and was "
-                f"{before:.3g} at first. Look at completions.jsonl for what is paid "
-                "although it says little, and at the reward's components."
-            )
-        gap = self.recent.get(_GAP)
-        if gap and thresholds.log_prob_gap is not None:
-            now = sum(gap) / len(gap)
-            if now > thresholds.log_prob_gap:
-                found["gap"] = (
+    def _failing(self) -> Iterator[tuple[str, str]]:
+        """Every check that fails now, by its metric, with its sentence."""
+        limits = self._thresholds
+        for name, share in ((_ENTROPY, limits.entropy), (_LENGTH, limits.length)):
+            if share is not None and len(self._first[name]) == limits.window:
+                now, before = _mean(self._recent[name]), _mean(self._first[name])
+                if now < share * before:
+                    yield name, _COLLAPSED[name].format(now=now, before=before)
+        if limits.log_prob_gap is not None and self._recent[_GAP]:
+            now = _mean(self._recent[_GAP])
+            if now > limits.log_prob_gap:
+                yield (
+                    _GAP,
                     f"Sampler and loss disagree: `{_GAP}` is {now:.3g} nats, more than "
-                    f"{thresholds.log_prob_gap:.3g}. Look at `ratio/max` and at the "
+                    f"{limits.log_prob_gap:.3g}. Look at `ratio/max` and at the "
                     "precision (model.compute_dtype); update.recompute, or an "
-                    "importance correction, accounts for it."
+                    "importance correction, accounts for it.",
                 )
-        return found
 
-    def _fallen(self, name: str, fraction: float | None) -> tuple[float, float] | None:
-        """A metric's current and initial mean, if it is below that share of it."""
-        first, recent = self.first.get(name, ()), self.recent.get(name, ())
-        if fraction is None or len(first) < self.thresholds.window:
-            return None
-        now, before = sum(recent) / len(recent), sum(first) / len(first)
-        return (now, before) if now < fraction * before else None
+
+def _mean(values: Collection[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _is_bad(record: Record) -> bool:

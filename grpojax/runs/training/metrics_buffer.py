@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import NamedTuple, SupportsFloat
 
 import jax
@@ -29,12 +28,8 @@ class StepRecord(NamedTuple):
 class MetricsBuffer:
     """Metrics of steps on the device, read `every` so many steps in one transfer.
 
-    A context manager: leaving it reads what is pending, whatever the reason.
-
-    **Arguments:**
-
-    - `report`: called with each step's record, in order.
-    - `every`: how many steps are read together.
+    `report` is called with each step's record, in order. Leaving the context reads what
+    is pending, whatever the reason.
     """
 
     def __init__(self, report: Callable[[StepRecord], None], *, every: int = 1):
@@ -47,13 +42,7 @@ class MetricsBuffer:
         self._since = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        del kind, error, traceback
+    def __exit__(self, *_: object) -> None:
         self.flush()
 
     def add(self, step: int, metrics: Metrics, samples: Samples | None) -> None:

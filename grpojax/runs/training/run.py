@@ -1,51 +1,21 @@
-"""The training loop of a prepared run: evaluations and train steps."""
+"""The training loop of a prepared run: evaluations, train steps and checkpoints."""
 
 import contextlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
-
-from jax.sharding import Mesh
 
 from ...types import TrainState
+from ..checkpoint.checkpoints import Checkpoints
 from ..distributed import processes
 from ..distributed.mesh import use
 from ..distributed.preemption import Preemption
-from ..evaluation.evaluate import Evaluation
 from ..evaluation.printing import echo, print_result
-from ..io.run_directory import RunDirectory
-from ..tracking.build import TrackerFactory
-from .checkpointing import CheckpointCallback
+from ..io.run_directory import CHECKPOINTS, CURVE
 from .display import curve
 from .display.progress import Progress
-from .health import Thresholds
+from .health import DivergedError
 from .metrics_buffer import MetricsBuffer, StepRecord
-from .run_log import ResumePoint, RunLog
-from .settings import Checkpointing, Config, export_to, Logging
-from .step import LoweredStep, validation_errors
-
-
-class Prepared(NamedTuple):
-    """A run that is loaded, checked and traced; nothing is compiled or written.
-
-    In a multi-process run only process 0 has `directory`; all processes save to and
-    restore from `checkpoints`. `start` is the start time, by `time.perf_counter`.
-    """
-
-    state: TrainState
-    step: LoweredStep
-    steps: int
-    directory: RunDirectory | None
-    checkpoints: Path | None
-    resume: ResumePoint | None
-    evaluation: Evaluation | None
-    checkpoint: Checkpointing
-    trackers: Mapping[str, TrackerFactory]
-    health: Thresholds
-    logging: Logging
-    config: Config
-    mesh: Mesh | None
-    start: float
+from .run_log import RunLog
+from .settings import export_to, Prepared
+from .step import validation_errors
 
 
 def run(prepared: Prepared) -> TrainState:
@@ -55,35 +25,25 @@ def run(prepared: Prepared) -> TrainState:
 
 
 def _run(run: Prepared) -> TrainState:
-    console = run.logging.console
+    console, log = run.logging.console, RunLog(run)
     if run.config.summary:
         echo(console, run.config.summary)
-    log = RunLog(
-        run.directory,
-        config=run.config.to_yaml(),
-        steps=run.steps,
-        thresholds=run.health,
-        tokenizer=run.logging.tokenizer,
-        start=run.start,
-    )
-    begins = run.resume is None or run.resume.step == 0
-    opened = log.open(run.resume, run.trackers, run.config.values)
-    with opened, Preemption() as preemption:
+    with log.open(), Preemption() as preemption:
         state = run.state
-        if begins:
+        if run.resume is None or run.resume.step == 0:
             _evaluate(run, state, log, preemption, "before")
         if run.steps > 0:
             state = _take_steps(run, log, preemption)
             _evaluate(run, state, log, preemption, "after")
-        if run.checkpoints is not None:
+        if run.out is not None:
             export = run.checkpoint.export or export_to(run.logging.tokenizer)
-            export(state.policy, run.checkpoints.parent)
+            export(state.policy, run.out)
         if run.directory is not None:
             curve.plot_curve(
-                run.directory.curve,
+                run.directory.path / CURVE,
                 log.records,
-                before=log.accuracy("before"),
-                after=log.accuracy("after"),
+                before=log.accuracy(0),
+                after=log.accuracy(run.steps),
             )
     where = "" if run.directory is None else f"; see {run.directory.path}"
     echo(
@@ -109,24 +69,55 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(validation_errors())
-        callback = stack.enter_context(
-            CheckpointCallback(
-                run.checkpoint,
-                run.directory,
-                run.checkpoints,
-                run.steps,
-                log,
-                preemption,
+        checkpoints, every = None, run.checkpoint.every
+        if run.out is not None and every is not None:
+            checkpoints = Checkpoints(
+                run.out / CHECKPOINTS,
+                keep_last=run.checkpoint.keep_last,
+                keep_best=run.checkpoint.keep_best,
             )
-        )
+            stack.enter_context(checkpoints)
         bar = stack.enter_context(Progress(run.steps, run.logging.console))
         metrics = MetricsBuffer(report, every=run.logging.every)
         stack.enter_context(metrics)
         for number in range(first, run.steps + 1):
             state, values, samples = compiled.call(state)
             metrics.add(number, values, samples)
-            callback.on_step_end(number, state, metrics)
+            # All processes exit after the same step, whichever received the signal.
+            leave = processes.any_process(preemption.requested)
+            due = leave or number == run.steps or (every and number % every == 0)
+            if checkpoints is not None and due:
+                # Metrics are flushed before their state is saved, and the state is
+                # saved before the run exits.
+                metrics.flush()
+                _save(run, log, checkpoints, number, state)
+            if leave:
+                metrics.flush()
+                preemption.raise_preempted()
+            if log.stop is not None:
+                raise DivergedError(log.stop)
     return state
+
+
+def _save(
+    run: Prepared,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    step: int,
+    state: TrainState,
+) -> None:
+    """Saves the state, unless its last update was skipped or its loss not finite."""
+    if not log.last_update_finite:
+        return
+    files = {} if run.directory is None else run.directory.snapshot()
+    checkpoints.save(
+        step,
+        state,
+        config=run.config.to_yaml(),
+        files=files,
+        score=log.records[-1].get("reward"),
+    )
+    log.event("checkpoint", f"the state after step {step} is being saved")
 
 
 def _evaluate(
@@ -140,14 +131,14 @@ def _evaluate(
         if processes.any_process(preemption.requested):
             preemption.raise_preempted()
 
-    predictions = None
-    if run.directory is not None and run.logging.tokenizer is not None:
+    tokenizer, predictions = run.logging.tokenizer, None
+    if run.directory is not None and tokenizer is not None:
         predictions = run.directory.predictions(log.steps, run.evaluation.mode)
     result = run.evaluation.run(
         state.policy,
         predictions=predictions,
-        tokenizer=run.logging.tokenizer,
+        tokenizer=tokenizer,
         report=check_preemption,
     )
-    print_result(result, run.logging.tokenizer, run.logging.console, when)
+    print_result(result, tokenizer, run.logging.console, when)
     log.evaluated(run.evaluation, result)

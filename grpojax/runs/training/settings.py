@@ -1,22 +1,28 @@
-"""Settings of `fit`, as values: logging, checkpoints, and what a run computes."""
+"""Settings of `fit`, as values, and the run that it prepares from them."""
 
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
+from jax.sharding import Mesh
 from rich.console import Console
 
 from ... import models
+from ..._checks import check_at_least
 from ..._train import TrainStep
 from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
 from ...types import TrainState
+from ..checkpoint.checkpoints import Restored
 from ..evaluation.evaluate import Evaluation
 from ..io.description import describe, describe_arrays
-from ..io.run_directory import ADAPTER, MODEL
-from .step import Step
+from ..io.run_directory import ADAPTER, MODEL, RunDirectory
+from ..tracking.build import TrackerFactory
+from .health import Thresholds
+from .step import LoweredStep, Step
 
 
 logger = logging.getLogger(__name__)
@@ -42,11 +48,8 @@ class Logging:
     console: Console = dataclasses.field(default_factory=lambda: Console(quiet=True))
 
     def __post_init__(self):
-        if self.every < 1 or self.samples < 0:
-            raise ValueError(
-                "Logging(every=..., samples=...): `every` is at least 1 and `samples` "
-                f"at least 0. Received every={self.every}, samples={self.samples}."
-            )
+        check_at_least("Logging", 1, every=self.every)
+        check_at_least("Logging", 0, samples=self.samples)
 
 
 Export = Callable[[AbstractPolicy, Path], None]
@@ -74,16 +77,8 @@ class Checkpointing:
     export: Export | None = None
 
     def __post_init__(self):
-        for name, value, least in (
-            ("every", self.every, 1),
-            ("keep_last", self.keep_last, 1),
-            ("keep_best", self.keep_best, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(
-                    f"Checkpointing({name}=...) must be at least {least}. Received "
-                    f"{value}."
-                )
+        check_at_least("Checkpointing", 1, every=self.every, keep_last=self.keep_last)
+        check_at_least("Checkpointing", 0, keep_best=self.keep_best)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +105,42 @@ class Config:
         return yaml.safe_dump(dict(self.values), sort_keys=False, allow_unicode=True)
 
 
+class Prepared(NamedTuple):
+    """A run that is loaded, checked and traced; nothing is compiled or written.
+
+    In a multi-process run only process 0 has `directory`; all processes save to and
+    restore from the checkpoints in `out`. `start` is the start time, by
+    `time.perf_counter`.
+    """
+
+    state: TrainState
+    step: LoweredStep
+    steps: int
+    out: Path | None
+    directory: RunDirectory | None
+    resume: Restored | None
+    evaluation: Evaluation | None
+    checkpoint: Checkpointing
+    trackers: Mapping[str, TrackerFactory]
+    health: Thresholds
+    logging: Logging
+    config: Config
+    mesh: Mesh | None
+    start: float
+
+
 def described(
     state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
 ) -> Config:
     """Configuration of a run without a recipe, derived from its objects."""
-    parts = vars(step) if isinstance(step, TrainStep) else {"step": step}
+    parts: dict[str, object] = {"step": step}
+    if isinstance(step, TrainStep):
+        parts = dict(vars(step))
     if evaluation is not None:
-        parts = {**parts, "evaluation": evaluation}
-    described = {name: describe(part) for name, part in parts.items()}
-    values = {"steps": steps, "policy": describe(state.policy), **described}
-    values["arrays"] = describe_arrays(parts)
-    return Config(values)
+        parts["evaluation"] = evaluation
+    values = {"steps": steps, "policy": describe(state.policy)}
+    values |= {name: describe(part) for name, part in parts.items()}
+    return Config(values | {"arrays": describe_arrays(parts)})
 
 
 def export_to(

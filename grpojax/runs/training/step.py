@@ -48,11 +48,8 @@ class CompiledStep(NamedTuple):
 class LoweredStep:
     """A train step that has been traced, so that its arguments are known to fit.
 
-    **Fields:**
-
-    - `program`: compiles what was traced, a function of `step` and the state.
-    - `step`: the step; its arrays are arguments of the program.
-    - `seconds`: how long tracing took.
+    `program` compiles what was traced, a function of `step`, whose arrays are arguments
+    of the program, and of the state. Tracing took so many `seconds`.
     """
 
     program: Callable[[], Callable]
@@ -82,23 +79,12 @@ def _bytes(program) -> dict[str, int]:
 
 
 def lower(state: TrainState, step: Step, *, samples: int = 0) -> LoweredStep:
-    """Traces a step for a state; compiles nothing yet.
+    """Traces a step for the shapes of a state; compiles nothing yet.
 
-    **Arguments:**
-
-    - `state`: from `grpojax.init`; only its shapes matter.
-    - `step`: a `TrainStep`, or any function `state -> (state, metrics)`, of which no
-        samples are returned.
-    - `samples`: of how many prompts the program also returns the completions.
+    The program also returns the completions of that many prompts, `samples`; those of a
+    step that is no `TrainStep` are not known.
 
     **Raises:** what `train_step` raises for arguments that do not fit.
-
-    !!! example
-
-        ```python
-        compiled = lower(state, TrainStep(env, optimizer, rollout=rollout)).compile()
-        state, metrics, _ = compiled.call(state)
-        ```
     """
     start = time.perf_counter()
 
@@ -126,8 +112,6 @@ def validation_errors() -> Iterator[None]:
     """A context that raises the errors of `validate` in a program as they are.
 
     The runtime wraps them in the traceback of a callback.
-
-    **Raises:** `ValidationError` with the step, the stage and the invariant.
     """
     try:
         yield

@@ -50,10 +50,3 @@ def test_mappings_whose_keys_are_sections_or_full_names():
         check_resumable({"run.seed": 0}, {})
     with pytest.raises(ValueError, match=r"`run.seed` was '\(absent\)' and is 0"):
         check_resumable({}, {"run": {"seed": 0}})
-
-
-def test_other_keys_may_be_free():
-    new = config(run__seed=3)
-    check_resumable(config(), new, free=("run.*",))
-    with pytest.raises(ValueError, match="`run.seed` was 0 and is 3"):
-        check_resumable(config(), new, free=("run.seeds",))

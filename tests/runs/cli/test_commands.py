@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -221,8 +222,8 @@ def test_a_run_that_is_not_there_begins_if_a_recipe_is_named(
 
 def test_a_report_says_where_it_is(finished, capsys, refused, tmp_path):
     markdown, page = call(capsys, "report", finished, "--out", tmp_path).split()
-    assert open(markdown).read().startswith("# ")
-    assert "<html" in open(page).read()
+    assert Path(markdown).read_text().startswith("# ")
+    assert "<html" in Path(page).read_text()
     assert "nowhere" in refused("report", tmp_path / "nowhere")
 
 

@@ -71,6 +71,7 @@ class Processes:
         finally:
             for member in self.members:
                 member.kill()
+                member.wait()
 
     def output(self) -> str:
         return "\n".join(f"--- {x.name}\n{x.read_text()[-3000:]}" for x in self.logs)
@@ -189,6 +190,7 @@ def test_one_that_dies_ends_the_others(assignments, tmp_path, victim, when):
     until(started.exists if when == "starting" else metrics.exists, processes)
     start = time.monotonic()
     processes.members[victim].kill()
+    processes.members[victim].wait()
     assert processes.members[1 - victim].wait(timeout=60) == EXIT_PEER
     print(f"{when}, {victim} killed: {time.monotonic() - start:.1f} s")
     output = processes.logs[1 - victim].read_text()

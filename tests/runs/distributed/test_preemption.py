@@ -13,9 +13,9 @@ from grpojax.runs.distributed.preemption import EXIT_PREEMPTED, Preemption
 def test_a_signal_is_a_question_and_handlers_come_back(number):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with Preemption() as preemption:
-        assert not preemption.requested and preemption.reason is None
+        assert not preemption.requested
         os.kill(os.getpid(), number)
-        assert preemption.requested and preemption.reason == number.name
+        assert preemption.requested and preemption.received == number
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
@@ -56,7 +56,7 @@ with Preemption() as preemption:
     print("ready", flush=True)
     while not preemption.requested:
         time.sleep(0.01)
-print(preemption.reason)
+print(preemption.received.name)
 sys.exit(EXIT_PREEMPTED)
 """
 

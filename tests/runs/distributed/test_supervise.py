@@ -65,16 +65,18 @@ while True:
     time.sleep(0.1)  # A signal just before a sleep does not end it.
 """
     process, _ = start(body)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 75
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 75
 
 
 def test_a_child_does_not_outlive_its_parent():
     process, child = start("time.sleep(60)")
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 30
-    while alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(child)
+    with process:
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 30
+        while alive(child) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(child)

@@ -224,7 +224,7 @@ def test_killed_at_ten_instants_it_ends_as_if_nothing_had_happened(tmp_path):
             [sys.executable, "-c", CHILD, str(path)],
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
 
     def size(path):

@@ -1,5 +1,6 @@
 """Records of completions: JSON there and back, and whatever else a line holds."""
 
+import dataclasses
 import json
 
 import pytest
@@ -46,7 +47,7 @@ def sample_of(tokens, rewards, total, advantage, flags):
 @given(st.integers(0, 9), st.text(max_size=5), SAMPLES)
 def test_json_there_and_back_is_the_same_record(step, prompt, samples):
     group = SampleGroup(step, prompt, [sample_of(*sample) for sample in samples])
-    line = json.dumps(group.to_json(), allow_nan=False)
+    line = json.dumps(dataclasses.asdict(group), allow_nan=False)
     assert SampleGroup.from_json(json.loads(line)) == group
 
 
@@ -55,7 +56,7 @@ def test_json_there_and_back_is_the_same_record(step, prompt, samples):
 def test_any_sample_parses(record):
     sample = Sample.from_json(record)
     assert len(sample.pieces) == len(sample.log_prob) == len(sample.sampled)
-    json.dumps(sample.to_json(), allow_nan=False)
+    json.dumps(dataclasses.asdict(sample), allow_nan=False)
 
 
 @settings(max_examples=100, deadline=None)
@@ -100,3 +101,10 @@ def test_a_tolerant_read_skips_and_names_what_is_damaged(tmp_path):
 def test_flatten_joins_keys_and_keeps_lists():
     nested = {"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}
     assert flatten(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": None}
+    expanded = {"a.b.c": 1, "a.d[0].e": 2, "f": None}
+    assert flatten(nested, lists=True) == expanded
+    assert flatten({"a": [[1, 2], [], {}], "b": (3,)}, lists=True) == {
+        "a[0]": [1, 2],
+        "a[1]": [],
+        "b": (3,),
+    }

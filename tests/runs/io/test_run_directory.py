@@ -9,7 +9,13 @@ import pytest
 
 from grpojax.runs.io.atomic import write_json
 from grpojax.runs.io.jsonl import append
-from grpojax.runs.io.run_directory import RunDirectory
+from grpojax.runs.io.run_directory import (
+    COMPLETIONS,
+    EVALUATIONS,
+    EVENTS,
+    METRICS,
+    RunDirectory,
+)
 
 
 RUNNING = {"kind": "training", "status": "running", "complete": False}
@@ -34,14 +40,16 @@ def test_a_run_is_incomplete_until_it_is_finished(tmp_path):
         "complete": False,
     }
     assert (path / "config.yaml").read_text() == "steps: 1\n"
-    directory.log({"step": 1, "reward": 0.5})
-    directory.log({"step": 2, "reward": float("nan"), "loss": -float("inf")})
+    directory.append(METRICS, {"step": 1, "reward": 0.5})
+    directory.append(
+        METRICS, {"step": 2, "reward": float("nan"), "loss": -float("inf")}
+    )
     lines = (path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "reward": 0.5},
         {"step": 2, "reward": None, "loss": None},
     ]
-    directory.finish({"accuracy": 0.25})
+    directory.update({"accuracy": 0.25}, complete=True)
     assert read(path / "summary.json") == {
         "kind": "training",
         "accuracy": 0.25,
@@ -96,7 +104,7 @@ def begun(path, *metrics, half=b""):
     """A run that ended without a word."""
     with RunDirectory(path) as directory:
         directory.start("steps: 9\n", {"status": "running"})
-        directory.log(*metrics)
+        directory.append(METRICS, *metrics)
     with (path / "metrics.jsonl").open("ab") as file:
         file.write(half)
     return path
@@ -110,15 +118,17 @@ def test_values_that_are_not_finite_are_null_wherever_they_are(tmp_path):
 def test_a_resumed_run_has_the_records_up_to_its_step(tmp_path):
     path = begun(tmp_path / "run", {"step": 1}, {"step": 2}, half=b'{"step": 3, "rew')
     with RunDirectory(path, resume=True) as directory:
-        directory.log_completions({"step": 1}, {"step": 2})
-        directory.log_evaluation({"step": 0})
-        directory.log_event({"step": 2, "kind": "checkpoint"})
+        directory.append(COMPLETIONS, {"step": 1}, {"step": 2})
+        directory.append(EVALUATIONS, {"step": 0})
+        directory.append(EVENTS, {"step": 2, "kind": "checkpoint"})
     with (path / "events.jsonl").open("ab") as file:
         file.write(b'{"st')
     with RunDirectory(path, resume=True) as directory:
         assert directory.resume(1, {"status": "running"}) == []
-        directory.log({"step": 2})
-    values = lambda name: [json.loads(x) for x in (path / name).open()]
+        directory.append(METRICS, {"step": 2})
+    values = lambda name: [
+        json.loads(x) for x in (path / name).read_text().splitlines()
+    ]
     assert values("metrics.jsonl") == [{"step": 1}, {"step": 2}]
     assert values("completions.jsonl") == [{"step": 1}]
     assert values("evaluations.jsonl") == [{"step": 0}]
@@ -209,7 +219,7 @@ def test_a_folder_that_becomes_read_only(tmp_path, monkeypatch):
         directory.update({})
     assert raised.value.errno == errno.EROFS
     with pytest.raises(OSError, match="Its earlier lines are unchanged. Change its"):
-        directory.log({"step": 2})
+        directory.append(METRICS, {"step": 2})
     monkeypatch.undo()
     assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     assert read(path / "summary.json") == RUNNING
@@ -227,9 +237,9 @@ def test_a_full_disk_by_simulation(tmp_path, monkeypatch):
         with pytest.raises(
             OSError, match="metrics.jsonl.*the disk is full. Its earlier"
         ):
-            directory.log({"step": 2})
+            directory.append(METRICS, {"step": 2})
         with pytest.raises(OSError, match="disk is full. Its old content is unchanged"):
-            directory.finish({"status": "finished"})
+            directory.update({"status": "finished"}, complete=True)
     assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     assert read(path / "summary.json") == RUNNING
     assert not [name for name in os.listdir(path) if name.endswith("unfinished")]
@@ -240,13 +250,13 @@ def test_a_full_disk(small_disk):
     directory = RunDirectory(path, resume=True)
     before = (path / "metrics.jsonl").read_bytes()
     with pytest.raises(OSError, match="the disk is full. Its earlier lines") as raised:
-        directory.log({"step": 2, "text": "x" * 2_000_000})
+        directory.append(METRICS, {"step": 2, "text": "x" * 2_000_000})
     assert raised.value.errno == errno.ENOSPC
     assert (path / "metrics.jsonl").read_bytes() == before
     with pytest.raises(OSError, match="disk is full. Its old content is unchanged"):
         directory.update({"text": "x" * 2_000_000})
-    directory.log({"step": 2})
-    directory.finish({})
+    directory.append(METRICS, {"step": 2})
+    directory.update({}, complete=True)
     assert (path / "metrics.jsonl").read_bytes() == before + b'{"step": 2}\n'
 
 
@@ -255,7 +265,7 @@ def test_a_directory_that_is_deleted_meanwhile(tmp_path):
     directory = RunDirectory(path, resume=True)
     path.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="run' does not exist any more"):
-        directory.log({"step": 2})
+        directory.append(METRICS, {"step": 2})
     assert not path.exists()
 
 
@@ -264,7 +274,7 @@ def test_another_run_that_began_and_died_while_this_one_loaded(tmp_path):
     with RunDirectory(path) as first:
         second = RunDirectory(path)
         first.start("steps: 9\n", {"status": "running"})
-        first.log({"step": 1})
+        first.append(METRICS, {"step": 1})
     with pytest.raises(FileExistsError, match="holds config.yaml, summary"):
         second.start("steps: 5\n", {})
     assert (path / "config.yaml").read_text() == "steps: 9\n"

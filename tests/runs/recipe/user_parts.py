@@ -119,4 +119,4 @@ def no_ratio(inputs: update.LossInputs):
 
 
 def even(mask):
-    return mask / mask.size
+    return mask.astype(jnp.float32) / mask.size

@@ -185,7 +185,7 @@ def test_a_seed_of_values_is_a_seed(tmp_path):
 @pytest.mark.usefixtures("quick")
 def test_the_learning_rate_has_a_panel(tmp_path):
     run = write_run(tmp_path / "run")
-    lines = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line["learning_rate"] = 1e-4 / line["step"]
     write_lines(run / "metrics.jsonl", lines)

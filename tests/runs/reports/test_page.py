@@ -42,7 +42,9 @@ def browser():
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     run = write_run(tmp_path_factory.mktemp("page") / "run")
-    lines = [json.loads(x) for x in (run / "completions.jsonl").open()]
+    lines = [
+        json.loads(x) for x in (run / "completions.jsonl").read_text().splitlines()
+    ]
     lines[0]["prompt"] = HOSTILE
     lines[0]["samples"][0] |= {"text": HOSTILE, "pieces": [HOSTILE], "log_prob": [-1.0]}
     lines[0]["samples"][0] |= {"sampled": [True]}

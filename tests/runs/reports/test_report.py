@@ -59,7 +59,9 @@ def test_the_overview_has_configuration_and_result(tmp_path):
 def test_its_numbers_are_those_of_the_files(tmp_path):
     run = write_run(tmp_path / "run")
     text = report_text(run)
-    asked = [json.loads(x) for x in (run / "evaluations.jsonl").open()]
+    asked = [
+        json.loads(x) for x in (run / "evaluations.jsonl").read_text().splitlines()
+    ]
     rows = table_after(text, "Evaluations")
     accuracies = [row for row in rows if row["number"] == "accuracy"]
     for record, row in zip(asked, accuracies, strict=True):
@@ -67,7 +69,7 @@ def test_its_numbers_are_those_of_the_files(tmp_path):
         ends = (row["value"], row["95% from"], row["to"])
         expected = (record["accuracy"], *record["interval"])
         assert [float(x) for x in ends] == pytest.approx(expected, abs=5e-5)
-    metrics = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+    metrics = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     numbers = {(x["panel"], x["curve"]): x for x in table_after(text, "Numbers")}
     for key, name in (
         (("Reward", "mean total"), "reward"),
@@ -91,7 +93,7 @@ def test_its_numbers_are_those_of_the_files(tmp_path):
 def test_the_page_has_the_same_numbers(tmp_path):
     run = write_run(tmp_path / "run")
     panels = {x["name"]: x for x in embedded(write_report([run]))["panels"]}
-    metrics = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+    metrics = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     (curve,) = panels["gradient"]["curves"]
     assert curve["values"][6] is None  # It was not finite.
     assert curve["values"][:6] == pytest.approx(
@@ -99,14 +101,16 @@ def test_the_page_has_the_same_numbers(tmp_path):
     )
     held_out = panels["accuracy"]["curves"][0]
     assert held_out["steps"] == [0, 20, 40]
-    low = json.loads((run / "evaluations.jsonl").open().readline())["interval"][0]
+    low = json.loads((run / "evaluations.jsonl").read_text().splitlines()[0])[
+        "interval"
+    ][0]
     assert held_out["low"][0] == pytest.approx(low, rel=1e-5)
 
 
 @pytest.mark.usefixtures("quick")
 def test_every_metric_is_drawn_and_absent_ones_are_named(tmp_path):
     run = write_run(tmp_path / "run")
-    lines = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["kl"]
         line["my/metric"] = 1.5
@@ -121,7 +125,7 @@ def test_every_metric_is_drawn_and_absent_ones_are_named(tmp_path):
 def test_completions_are_embedded_as_text(tmp_path):
     run = write_run(tmp_path / "run")
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)><!--"
-    record = json.loads((run / "completions.jsonl").open().readline())
+    record = json.loads((run / "completions.jsonl").read_text().splitlines()[0])
     record["prompt"] = hostile
     record["samples"][0] |= {"text": hostile, "pieces": ["</scr", "ipt>"]}
     write_lines(run / "completions.jsonl", [record])
@@ -163,7 +167,7 @@ def test_an_earlier_report_is_replaced(tmp_path):
     run = write_run(tmp_path / "run")
     write_report([run])
     assert (run / "report_files" / "kl.svg").exists()
-    lines = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     write_lines(run / "metrics.jsonl", [{**x, "kl": None} for x in lines])
     for line in lines:
         del line["kl"]

@@ -64,7 +64,9 @@ def test_json_lines(tmp_path):
         with pytest.raises(ValueError, match="Received 'other'"):
             tracker.table("other", 1, [])
         tracker.close()
-    read = lambda name: [json.loads(x) for x in (tmp_path / "run" / name).open()]
+    read = lambda name: [
+        json.loads(x) for x in (tmp_path / "run" / name).read_text().splitlines()
+    ]
     assert read("metrics.jsonl") == [{"step": n, **VALUES[n]} for n in (1, 2)]
     assert read("completions.jsonl") == [{"step": 2, **row} for row in ROWS]
 

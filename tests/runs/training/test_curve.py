@@ -19,7 +19,7 @@ def test_a_curve_is_drawn(tmp_path, records, measured):
 
 def test_the_measured_accuracy_is_in_the_picture(tmp_path):
     path = tmp_path / "curve.svg"
-    plot_curve(path, RECORDS, before=(0.25, (0.2, 0.3)), title="a run")
+    plot_curve(path, RECORDS, before=(0.25, (0.2, 0.3)))
     drawn = path.read_text()
     assert "held-out accuracy before: 25.0%" in drawn
     assert "after" not in drawn

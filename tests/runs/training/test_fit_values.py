@@ -200,12 +200,12 @@ def test_every_tracker_gets_every_step_of_a_resumed_run(full, copy):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: Logging(every=0), "Received every=0, samples=2"),
-        (lambda: Logging(samples=-1), "Received every=1, samples=-1"),
-        (lambda: Checkpointing(every=0), r"every=...\) must be at least 1. Received 0"),
-        (lambda: Checkpointing(keep_last=0), r"keep_last=...\) .* Received 0"),
-        (lambda: Checkpointing(keep_best=-1), r"keep_best=...\) .* Received -1"),
-        (lambda: Thresholds(window=0), r"window=...\) .* Received 0"),
+        (lambda: Logging(every=0), "`Logging.every` .* at least 1. Received 0"),
+        (lambda: Logging(samples=-1), "`Logging.samples` .* at least 0. Received -1"),
+        (lambda: Checkpointing(every=0), "every` must be at least 1. Received 0"),
+        (lambda: Checkpointing(keep_last=0), "keep_last` .* at least 1. Received 0"),
+        (lambda: Checkpointing(keep_best=-1), "keep_best` .* 0. Received -1"),
+        (lambda: Thresholds(window=0), "window` must be at least 1. Received 0"),
         (lambda: fit(start(), make_step(), steps=-1), "steps .* Received -1"),
         (
             lambda: fit(start(), make_step(), steps=1, trackers={"mine": Recorder}),

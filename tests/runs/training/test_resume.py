@@ -304,25 +304,32 @@ def test_twenty_kills(assignments, tmp_path, compiled_once):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert run(tmp_path / "warm").wait() == 0  # Fills the cache of programs.
+
+    def finish(path):
+        with run(path) as process:
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+
+    finish(tmp_path / "warm")  # Fills the cache of programs.
     start = time.monotonic()
-    assert run(tmp_path / "full").wait() == 0
+    finish(tmp_path / "full")
     seconds = time.monotonic() - start
     instants, kills, number = random.Random(0), 0, 0
     while kills < 20:
         path = tmp_path / str(number)
-        process = run(path)
-        try:
-            process.wait(timeout=instants.uniform(0.2, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-            continue
-        assert process.returncode == 0, process.stderr and process.stderr.read()
+        with run(path) as process:
+            try:
+                _, errors = process.communicate(
+                    timeout=instants.uniform(0.2, 1.0) * seconds
+                )
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+                continue
+        assert process.returncode == 0, errors
         assert_equal_runs(path, tmp_path / "full")
         number += 1
-    assert run(path).wait() == 0
+    finish(path)
     assert_equal_runs(path, tmp_path / "full")
 
 

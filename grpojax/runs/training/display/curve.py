@@ -14,16 +14,8 @@ def plot_curve(
     *,
     before: Measured | None = None,
     after: Measured | None = None,
-    title: str = "",
 ) -> None:
-    """Plots reward and accuracy per step, with held-out accuracy before and after.
-
-    **Arguments:**
-
-    - `path`: the picture; its ending says which format.
-    - `records`: each step's metrics, with its number under `step`.
-    - `before`, `after`: held-out accuracy and its interval.
-    """
+    """Plots reward and accuracy per step, with held-out accuracy before and after."""
     # Slow to import, and of use only here. A `Figure` of its own needs no display.
     from matplotlib.figure import Figure
 
@@ -51,7 +43,6 @@ def plot_curve(
             )
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.set_title(title)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()

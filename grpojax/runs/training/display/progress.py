@@ -13,18 +13,14 @@ from rich.progress import (
 )
 
 
+_EVERY = 5  # Steps between two lines, where there is no terminal.
+
+
 class Progress:
-    """Progress display of a training run, as a context manager.
+    """Progress display of a training run, as a context manager."""
 
-    **Arguments:**
-
-    - `steps`: how many there will be.
-    - `console`: where to show it.
-    - `every`: how many steps there are between two lines, where there is no terminal.
-    """
-
-    def __init__(self, steps: int, console: Console, *, every: int = 5):
-        self._steps, self._console, self._every = steps, console, every
+    def __init__(self, steps: int, console: Console):
+        self._steps, self._console = steps, console
         self._bar = Bar(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -54,7 +50,7 @@ class Progress:
             line += f"  {metrics['num_tokens'] / metrics['step_time']:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, description=line)
         last = step == self._steps
-        if not self._console.is_terminal and (last or (step - 1) % self._every == 0):
+        if not self._console.is_terminal and (last or (step - 1) % _EVERY == 0):
             remaining = (self._steps - step) * metrics["step_time"]
             self._console.print(
                 f"step {step}/{self._steps}  {line}  {remaining:.0f} s left",
