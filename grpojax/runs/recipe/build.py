@@ -54,10 +54,6 @@ def build_keys(recipe: Recipe) -> Keys:
     return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
 
 
-REMAT = {False: "elementwise", True: "layers"}
-"""Legacy boolean values of `model.remat`."""
-
-
 def load_model(
     recipe: Recipe, mesh: Mesh | None = None
 ) -> tuple[Transformer, AbstractTokenizer]:
@@ -67,7 +63,7 @@ def load_model(
     tokenizer does not fit its vocabulary.
     """
     settings = recipe.model
-    path, remat = settings.path, settings.remat
+    path = settings.path
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
     logger.info("loading the model %s", path)
@@ -76,7 +72,7 @@ def load_model(
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
-        remat=REMAT[remat] if isinstance(remat, bool) else remat,
+        remat=settings.remat,
         mesh=mesh,
     )
     tokenizer = load_tokenizer(path)

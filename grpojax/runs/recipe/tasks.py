@@ -4,17 +4,17 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints, NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from ...env import AbstractDatasetEnvironment
 from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
+from .kinds import check_options
 from .parts.compose import parameters_of
 from .parts.lookup import imported
 from .schema import Recipe
-from .values.check import check, is_kind, nearest
 
 
 PACKAGE = "envs"
@@ -74,31 +74,17 @@ def build_environments(
 
 def task_options_of(recipe: Recipe) -> object:
     """The options that a recipe gives to its task."""
-    options = recipe.data.options
+    task, options = recipe.data.task, recipe.data.options
     if not isinstance(options, Mapping):
         return options
-    parameters = parameters_of(find_task(recipe.data.task))
-    kind = next(iter(parameters.values())).annotation
-    if not dataclasses.is_dataclass(kind):
+    kind = next(iter(parameters_of(find_task(task)).values())).annotation
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         return dict(options)
-    assert isinstance(kind, type)
-    kinds = get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in options:
-        if key not in known:
-            raise ValueError(
-                f"`data.{key}` is not a key of the task {recipe.data.task}, which has "
-                f"{', '.join(known) or 'none'}. The nearest is "
-                f"`data.{nearest(key, ['task', *known])}`."
-            )
-    values = {
-        key: check(f"data.{key}", kinds[key], x, None) if is_kind(kinds[key]) else x
-        for key, x in options.items()
-    }
+    values = check_options(kind, options, None, task)
     try:
         return kind(**values)
     except TypeError as error:
-        raise ValueError(f"`data` of the task {recipe.data.task}: {error}.") from None
+        raise ValueError(f"`data` of the task {task}: {error}.") from None
 
 
 def find_task(task: str) -> Callable[..., tuple]:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from ....types import FloatLike
-from ..values import yaml_format
-from ..values.check import members, nearest
+from .. import yaml_format
+from ..kinds import members, nearest
 from .lookup import find
 
 

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Sequence
 from types import ModuleType
 
-from ..values.check import nearest
+from ..kinds import nearest
 
 
 def names(modules: Sequence[ModuleType]) -> list[str]:
