@@ -65,6 +65,12 @@ def kinds_of(section: type) -> dict[str, object]:
     return {field.name: hints[field.name] for field in dataclasses.fields(section)}
 
 
+def fields_of(section: object) -> dict[str, object]:
+    """The kinds of a section's keys, without the field that holds all others."""
+    kinds = kinds_of(type(section)).items()
+    return {field: kind for field, kind in kinds if Arguments not in members(kind)}
+
+
 class Section:
     """Base of a recipe's sections, which are frozen dataclasses.
 

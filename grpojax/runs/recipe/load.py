@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import yaml_format
-from .kinds import Arguments, check, kinds_of, members, Part, unknown_key, Weights
+from .kinds import check, fields_of, members, Part, unknown_key, Weights
 from .legacy import Merge, translate
 
 
@@ -65,7 +65,7 @@ def to_mapping(recipe: object) -> dict[str, object]:
     """The whole recipe as nested mappings of plain values."""
     values: dict[str, object] = {}
     for field, value in vars(recipe).items():
-        if field in _fields(recipe):
+        if field in fields_of(recipe):
             is_section = dataclasses.is_dataclass(value)
             values[field] = to_mapping(value) if is_section else value
             if isinstance(value, tuple):
@@ -116,12 +116,6 @@ def _parse_assignment(assignment: str) -> Mapping[str, object]:
     return value
 
 
-def _fields(section: object) -> dict[str, object]:
-    """The kinds of a section's keys, without the field for all others."""
-    kinds = kinds_of(type(section)).items()
-    return {field: kind for field, kind in kinds if Arguments not in members(kind)}
-
-
 def _override(
     defaults: Recipe, sources: Sequence[Mapping], environment: Mapping[str, str]
 ) -> Recipe:
@@ -137,7 +131,7 @@ def _merge(
     section: object, changes: Mapping, source: Mapping, prefix: str = ""
 ) -> dict[str, Any]:
     """Changes of a section with those of a later source."""
-    fields, merged = _fields(section), dict(changes)
+    fields, merged = fields_of(section), dict(changes)
     for key, value in source.items():
         name, default = f"{prefix}{key}", vars(section).get(key)
         if not dataclasses.is_dataclass(fields.get(key)):
@@ -145,7 +139,7 @@ def _merge(
             merged[str(key)] = _combined(fields.get(key, Part), before, value)
             continue
         if not isinstance(value, Mapping | None):
-            keys = list(_fields(default))
+            keys = list(fields_of(default))
             raise ValueError(
                 f"`{name}` is a section with the keys {', '.join(keys)}. Received "
                 f"{value!r}: set one of its keys, as in {name}.{keys[0]}=..."
@@ -180,7 +174,7 @@ def _replace(
     prefix: str = "",
 ) -> Any:
     """A copy of a section in which some keys have other values."""
-    fields, values, others = _fields(section), {}, {}
+    fields, values, others = fields_of(section), {}, {}
     for key, value in changes.items():
         name, kind = f"{prefix}{key}", fields.get(key)
         if kind is None:

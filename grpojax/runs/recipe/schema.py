@@ -105,10 +105,11 @@ class Data(Section):
     task: str = "gsm8k"
     options: Arguments | object = field(default_factory=_default_options)
 
-    def option(self, name: str) -> Any:
-        """One of the options, or `None`."""
+    def option(self, name: str, default: object = None) -> Any:
+        """One of the options, or the default if the task has none of that name."""
         options = self.options
-        return (options if isinstance(options, Mapping) else vars(options)).get(name)
+        values = options if isinstance(options, Mapping) else vars(options)
+        return values.get(name, default)
 
     def with_arguments(self, given: Mapping, environment: Mapping[str, str]) -> "Data":
         """The section with options that are given; those of another task go."""

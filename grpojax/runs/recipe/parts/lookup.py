@@ -53,10 +53,7 @@ def find(key: str, name: str, modules: Sequence[ModuleType]) -> object:
 def imported(path: str, attribute: str) -> object | None:
     """The object of a module, or `None` if there is no such module or object.
 
-    **Arguments:**
-
-    - `path`: the module's absolute name.
-    - `attribute`: of the module; dotted, if it is an attribute of one.
+    The attribute is dotted, if it is one of an object of the module.
 
     **Raises:** `ModuleNotFoundError` for a module that exists and lacks another one.
     """
