@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ...types import TrainState
 from ..distributed import processes
+from ..io.run_directory import RunDirectory
 from ..recipe import build
 from ..recipe.schema import Recipe
 from ..tracking import build as trackers
@@ -37,29 +38,22 @@ def prepare(
     """
     resume = processes.broadcast_from_0(lambda: resume)
 
-    def claim():
+    def claim() -> RunDirectory | None:
         directory = fit.claim(out, resume=resume)
-        tracking = recipe.tracking
-        trackers.check(
-            None if directory is None else directory.path,
-            tensorboard=tracking.tensorboard,
-            wandb=tracking.wandb,
-            trackio=tracking.trackio,
-        )
+        names = ("tensorboard", "wandb", "trackio")
+        requested = {name: vars(recipe.tracking)[name] for name in names}
+        trackers.check(None if directory is None else directory.path, **requested)
         return directory
 
     directory = processes.on_process_0(claim)
     if resume and out is not None:
         fit.check_config(directory, out, build.config_of(recipe))
     arguments = build.build(recipe)
-    logging = arguments["logging"]
     if console is not None:
-        logging = dataclasses.replace(logging, console=console)
-    return fit.prepare(
-        **{**arguments, "logging": logging},
-        out=out if directory is None else directory,
-        resume=resume,
-    )
+        logging = dataclasses.replace(arguments["logging"], console=console)
+        arguments["logging"] = logging
+    claimed = out if directory is None else directory
+    return fit.prepare(**arguments, out=claimed, resume=resume)
 
 
 def train(
