@@ -81,17 +81,16 @@ class Lora(Section):
             )
 
 
-def task_options(task: str) -> type | None:
-    """The dataclass of a task's options, for tasks in `envs`; needs no JAX."""
+def known_tasks() -> Mapping[str, type]:
+    """The tasks in `envs`, with the dataclasses of their options; needs no JAX."""
     try:
-        return importlib.import_module("envs.options").OPTIONS.get(task)
+        return importlib.import_module("envs.options").OPTIONS
     except ModuleNotFoundError:
-        return None
+        return {}
 
 
 def _default_options() -> object:
-    options = task_options("gsm8k")
-    return {} if options is None else options()
+    return known_tasks().get("gsm8k", dict)()
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Data(Section):
 
     def with_arguments(self, given: Mapping, environment: Mapping[str, str]) -> "Data":
         """The section with options that are given; those of another task go."""
-        kind, before = task_options(self.task), cast(Any, self.options)
+        kind, before = known_tasks().get(self.task), cast(Any, self.options)
         if kind is None:
             kept = before if isinstance(before, Mapping) else {}
             given = {x: plain(f"data.{x}", y, environment) for x, y in given.items()}

@@ -1,8 +1,6 @@
 """Tasks: from a recipe's section `data` to environments."""
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,22 +12,11 @@ from ..distributed import mesh as meshes
 from .kinds import check_options
 from .parts.compose import parameters_of
 from .parts.lookup import imported
-from .schema import Recipe
-
-
-PACKAGE = "envs"
-"""The package of the environments that a recipe calls by a short name."""
+from .schema import known_tasks, Recipe
 
 
 class Environments(NamedTuple):
-    """Environments of a recipe's task.
-
-    **Fields:**
-
-    - `train`: what is trained on.
-    - `held_out`: what is evaluated, if anything.
-    - `notes`: remarks for whoever starts the run, a sentence each.
-    """
+    """Environments to train and evaluate on, and remarks to whoever starts the run."""
 
     train: AbstractDatasetEnvironment
     held_out: AbstractDatasetEnvironment | None
@@ -91,7 +78,7 @@ def find_task(task: str) -> Callable[..., tuple]:
     """The function of a task; see `build_environments`."""
     module, colon, function = task.partition(":")
     if not colon:
-        module, function = f"{PACKAGE}.{task}", "environments"
+        module, function = f"envs.{task}", "environments"
     found: Any = imported(module, function)
     if found is None:
         raise ValueError(
@@ -100,13 +87,3 @@ def find_task(task: str) -> Callable[..., tuple]:
             f"`{function}` in a module `{module}`."
         )
     return found
-
-
-def known_tasks() -> list[str]:
-    """The environments that have short names."""
-    try:
-        folder = importlib.import_module(PACKAGE).__path__
-    except ModuleNotFoundError:
-        return []
-    found = [module.name for module in pkgutil.iter_modules(folder)]
-    return [name for name in found if not name.startswith("_") and name != "options"]

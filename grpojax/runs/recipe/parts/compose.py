@@ -36,18 +36,11 @@ _NOT_SAID = inspect.Parameter.empty  # The annotation of a parameter without one
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Where the names of a part are looked up, and what is known besides them.
+    """Where the names of a part are looked up, and what is known besides them."""
 
-    **Fields:**
-
-    - `modules`: where names are looked up, in this order.
-    - `given`: arguments by the name of a parameter that has no default.
-    - `siblings`: keys of the recipe beside the arguments, for the nearest name.
-    """
-
-    modules: Sequence[ModuleType]
+    modules: Sequence[ModuleType]  # In this order.
     given: Given = dataclasses.field(default_factory=dict)
-    siblings: Sequence[str] = ()
+    siblings: Sequence[str] = ()  # Keys of the recipe beside the arguments.
 
 
 def make(key: str, part: object, kind: object, context: Context) -> typing.Any:
@@ -143,17 +136,12 @@ def arguments_of(
     *,
     supplied: Sequence[str] = (),
 ) -> dict[str, object]:
-    """The arguments of a call, parts among them made.
+    """The arguments with which `make` calls a target, parts among them made.
 
     **Arguments:**
 
-    - `key`, `name`: of the recipe, for messages.
-    - `target`: what is called.
     - `described`: arguments in the recipe.
-    - `context`: as for `make`.
-    - `supplied`: parameters that the caller supplies.
-
-    **Raises:** as `make`.
+    - `supplied`: parameters that whoever calls it supplies.
     """
     parameters, arguments = parameters_of(target), {}
     kinds = {parameter.kind for parameter in parameters.values()}

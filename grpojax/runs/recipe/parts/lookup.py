@@ -21,15 +21,9 @@ def names(modules: Sequence[ModuleType]) -> list[str]:
 
 
 def find(key: str, name: str, modules: Sequence[ModuleType]) -> object:
-    """The object that a name refers to.
+    """The object that modules export by a name, or that of `package.module:object`.
 
-    **Arguments:**
-
-    - `key`: of the recipe, for messages.
-    - `name`: exported by one of the modules, or `package.module:object`.
-    - `modules`: where names are looked up, in this order.
-
-    **Raises:** `ValueError` if there is none, with the nearest name that there is.
+    **Raises:** `ValueError` with the recipe's key if there is none, and the nearest.
     """
     path, colon, attribute = name.partition(":")
     if colon:
