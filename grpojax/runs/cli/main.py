@@ -16,7 +16,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
@@ -25,11 +24,11 @@ from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
 from .options import (
-    add_options,
-    add_out,
-    add_train_options,
+    add_options as add_options,
     joins,
     load_recipe,
+    RECIPE,
+    TRAIN as TRAIN,
     wants_resume,
 )
 
@@ -178,46 +177,34 @@ def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     print(f"{written}\n{written.with_suffix('.html')}")
 
 
+_READING = ("model", "--recipe", *RECIPE)
+COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
+    "train": (train, "train what a recipe describes", ("recipe", *TRAIN)),
+    "evaluate": (
+        evaluate,
+        "judge a model on held-out problems",
+        (*_READING, "--out", "--resume"),
+    ),
+    "generate": (
+        generate,
+        "look at a model's answers and rewards",
+        (*_READING, "--prompt", "--problems", "--samples"),
+    ),
+    "report": (report, "say what runs have come to", ("runs", "--out")),
+}
+"""Commands by name: their functions, what they are for, and their options."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line and its commands."""
     parser = argparse.ArgumentParser(
         prog="grpojax", description="GRPO post-training of language models."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    learn = commands.add_parser("train", help="train what a recipe describes")
-    learn.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        nargs="?",
-        help="a YAML file; by default the model that is shipped, and made-up problems",
-    )
-    add_train_options(learn)
-    learn.set_defaults(command=train)
-
-    judge = commands.add_parser("evaluate", help="judge a model on held-out problems")
-    judge.set_defaults(command=evaluate)
-    look = commands.add_parser("generate", help="look at a model's answers and rewards")
-    look.set_defaults(command=generate)
-    for reading in (judge, look):
-        reading.add_argument(
-            "model",
-            metavar="MODEL",
-            help="gsm8k-tiny, a directory, a hub id, or the directory of a run",
-        )
-        reading.add_argument(
-            "--recipe",
-            metavar="RECIPE",
-            help="problems, and how they are put; by default the run's, if it is one",
-        )
-    add_out(judge, "where to write what was measured")
-    add_options(judge, "--resume")
-    add_options(look, "--prompt", "--problems", "--samples")
-
-    tell = commands.add_parser("report", help="say what runs have come to")
-    tell.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    add_out(tell, "by default the run's own directory")
-    tell.set_defaults(command=report)
+    for name, (command, words, options) in COMMANDS.items():
+        added = commands.add_parser(name, help=words)
+        add_options(added, options)
+        added.set_defaults(command=command)
     return parser
 
 

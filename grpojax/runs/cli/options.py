@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,31 @@ from ..recipe.load import load
 from ..recipe.schema import check_paths, Recipe
 
 
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "--set": dict(
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
+_REPEATED = dict(action="append", default=[])
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "recipe": dict(
+        nargs="?",
+        help="a YAML file; by default the model that is shipped, and made-up problems",
     ),
-    "--max-eval-samples": dict(
-        metavar="N",
-        type=int,
-        help="evaluate only the first N problems: run.max_eval_problems",
+    "model": dict(help="gsm8k-tiny, a directory, a hub id, or the directory of a run"),
+    "runs": dict(
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="a directory; a single one gets the report by default",
     ),
-    "--print-config": dict(action="store_true", help="print the whole recipe and stop"),
+    "--recipe": dict(
+        help="problems, and how they are put; by default the run's, if it is one"
+    ),
+    "--prompt": dict(
+        metavar="TEXT",
+        help="answer this instead of the problems; may be repeated",
+        **_REPEATED,
+    ),
+    "--problems": dict(metavar="N", type=int, default=4),
+    "--samples": dict(metavar="N", type=int, default=1),
+    "--out": dict(metavar="DIR", type=Path, help="directory for all that is written"),
     "--resume": dict(
         action="store_true",
         help="resume the run in DIR, with its own recipe; if there is none and "
@@ -32,44 +44,47 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         action="store_true",
         help="load and compile, print memory and shapes, and take no step",
     ),
+    "--set": dict(
+        metavar="KEY=VALUE",
+        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
+        **_REPEATED,
+    ),
+    "--max-eval-samples": dict(
+        metavar="N",
+        type=int,
+        help="evaluate only the first N problems: run.max_eval_problems",
+    ),
+    "--print-config": dict(action="store_true", help="print the whole recipe and stop"),
     "--coordinator": dict(
         metavar="HOST:PORT", help="address of process 0, with a free port"
     ),
     "--processes": dict(metavar="N", type=int, help="number of processes"),
     "--process": dict(metavar="I", type=int, help="index of this process, from 0"),
-    "--prompt": dict(
-        metavar="TEXT",
-        action="append",
-        default=[],
-        help="answer this instead of the problems; may be repeated",
-    ),
-    "--problems": dict(metavar="N", type=int, default=4),
-    "--samples": dict(metavar="N", type=int, default=1),
 }
+"""All arguments of all commands, as `argparse` takes them."""
+
+_PROCESSES = ("--coordinator", "--processes", "--process")
+RECIPE = ("--set", "--max-eval-samples", "--print-config", *_PROCESSES)
+"""Options of the commands that load a recipe."""
+
+TRAIN = ("--out", "--resume", "--dry-run", *RECIPE)
+"""Options of `grpojax train`, except the recipe."""
 
 
-def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds options that change a recipe, those of multi-process runs, and others."""
-    for name in ("--set", "--max-eval-samples", "--print-config", *names):
-        parser.add_argument(name, **_OPTIONS[name])
-    group = parser.add_argument_group(
-        "multi-process runs",
-        "Pass all three to each process, or set distributed.processes=auto in the "
-        "recipe under SLURM and on TPU pods.",
-    )
-    for name in ("--coordinator", "--processes", "--process"):
-        group.add_argument(name, **_OPTIONS[name])
-
-
-def add_out(parser: argparse.ArgumentParser, words: str) -> None:
-    """Adds the option of a directory, described in words."""
-    parser.add_argument("--out", metavar="DIR", type=Path, help=words)
-
-
-def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `grpojax train`, except the recipe."""
-    add_out(parser, "directory for the recipe, metrics, completions, summary and model")
-    add_options(parser, "--resume", "--dry-run")
+def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Adds some of the options to a parser; those of processes are a group."""
+    processes = None
+    for name in names:
+        options, place = OPTIONS[name], parser
+        if name in _PROCESSES:
+            place = processes = processes or parser.add_argument_group(
+                "multi-process runs",
+                "Pass all three to each process, or set distributed.processes=auto in "
+                "the recipe under SLURM and on TPU pods.",
+            )
+        if "action" not in options:
+            options = {"metavar": name.strip("-").upper(), **options}
+        place.add_argument(name, **options)
 
 
 def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
