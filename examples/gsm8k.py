@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
         description="GRPO on grade-school maths, by default with a tiny model on a CPU."
     )
     parser.add_argument("--config", dest="recipe", metavar="FILE.yaml", help="a recipe")
-    commands.add_train_options(parser)
+    commands.add_options(parser, commands.TRAIN)
     parser.set_defaults(command=commands.train)
     return commands.run(parser, argv, os.environ)
 

@@ -1,7 +1,6 @@
 """Memory that a run needs, estimated without taking a step."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,9 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ... import sharding
 from ..._train import TrainStep
-from ...env import AbstractEnvironment
 from ...policy import AbstractPolicy, empty_cache
-from ...rollout import RolloutConfig
 from ...types import accumulation_dtype
 from ..distributed.mesh import use
 from ..training.fit import Prepared
@@ -44,11 +41,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(prepared: Prepared) -> Estimate:
-    """Memory estimate of a prepared run, from its compiled step.
-
-    **Arguments:**
-
-    - `prepared`: from `fit.prepare`, of a `TrainStep`.
+    """Memory estimate of a prepared run of a `TrainStep`, which is compiled.
 
     **Raises:** `TypeError` for another step.
     """
@@ -57,23 +50,31 @@ def estimate(prepared: Prepared) -> Estimate:
         raise TypeError(f"estimate needs a `TrainStep`. Received {step!r:.80}.")
     config, env = step.rollout, step.env
     trained = eqx.filter(state.policy, state.policy.trainable())
-    slots = _slots(config, mesh)
+    # Prompts, rows, and rows that are decoded at a time, on each shard of the batch.
+    shards = 1 if mesh is None else math.prod(mesh.shape[x] for x in sharding.BATCH)
+    rows = config.prompts * config.group
+    slots = (rows if config.slots is None else min(config.slots, rows)) // shards
+    prompts = config.prompts // shards
+    if slots < rows // shards:
+        prompts += slots  # Slots that are refilled copy their prompt's cache.
     with use(mesh):
         compiled = prepared.step.compile()
-    decoding = abstract_decoder(state.policy, mesh, slots)
+    decoder = abstract_decoder(state.policy, mesh, slots)
+    prompt_length, completion_length = env.max_prompt_length, env.max_completion_length
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
-        rows=config.prompts * config.group,
-        prompt_length=env.max_prompt_length,
-        completion_length=env.max_completion_length,
+        rows=rows,
+        prompt_length=prompt_length,
+        completion_length=completion_length,
         devices=1 if mesh is None else mesh.size,
         bytes={
             "parameters": device_bytes(state.policy),
             "gradient": device_bytes(trained, wide=True),
             "optimizer": device_bytes(state.opt_state),
             "reference": device_bytes(state.reference),
-            "decoding weights": _decoding_weights(state.policy, decoding, mesh),
-            **_caches(config, env, decoding, mesh),
+            "decoding weights": _decoding_weights(state.policy, decoder, mesh),
+            "prompt caches": prompts * _cache(decoder, prompt_length, mesh),
+            "completion caches": slots * _cache(decoder, completion_length, mesh),
         },
         program=compiled.bytes,
         seconds_compile=compiled.seconds,
@@ -107,85 +108,48 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
     return sum(map(one, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
 
 
-def _caches(
-    config: RolloutConfig,
-    env: AbstractEnvironment,
-    decoding: AbstractPolicy,
-    mesh: Mesh | None,
-) -> dict[str, int]:
-    """KV caches while a device decodes its share of the prompts.
-
-    Slots that are refilled hold a copy of their prompt's cache.
-    """
-    shards, slots = _shards(mesh), _slots(config, mesh)
-    rows = config.prompts * config.group // shards
+def _cache(decoder: AbstractPolicy, columns: int, mesh: Mesh | None) -> int:
+    """Bytes of one row's KV cache on a device; heads are sharded where they divide."""
     tensor = 1 if mesh is None else mesh.shape["tensor"]
-
-    def cache(columns: int) -> int:
-        """Of one stream; heads are sharded where they divide."""
-        found = jax.tree.leaves(
-            eqx.filter_eval_shape(lambda p: empty_cache(p, columns), decoding)
-        )
-        shards_of = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
-        return sum(x.size * x.dtype.itemsize // shards_of(x) for x in found)
-
-    prompts = config.prompts // shards + (slots if slots < rows else 0)
-    return {
-        "prompt caches": prompts * cache(env.max_prompt_length),
-        "completion caches": slots * cache(env.max_completion_length),
-    }
-
-
-def _shards(mesh: Mesh | None) -> int:
-    """Shards of the batch."""
-    return 1 if mesh is None else math.prod(mesh.shape[x] for x in sharding.BATCH)
-
-
-def _slots(config: RolloutConfig, mesh: Mesh | None) -> int:
-    """Rows that each shard decodes at a time."""
-    rows = config.prompts * config.group
-    slots = rows if config.slots is None else min(config.slots, rows)
-    return slots // _shards(mesh)
-
-
-def _decoding_weights(
-    policy: AbstractPolicy, decoding: AbstractPolicy, mesh: Mesh | None
-) -> int:
-    """The sampler's own copy, if it has another dtype or placement."""
-    arrays = jax.tree.leaves(eqx.filter(decoding, _is_shape))
-    if mesh is None:
-        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
-        return sum(
-            x.size * x.dtype.itemsize for x in arrays if (x.shape, x.dtype) not in kept
-        )
-    placed = sharding.shardings(decoding, mesh, sharding.DECODING)
+    cache = eqx.filter_eval_shape(lambda p: empty_cache(p, columns), decoder)
+    shards_of = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
     return sum(
-        math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
-        for x, place in zip(arrays, jax.tree.leaves(placed), strict=True)
+        x.size * x.dtype.itemsize // shards_of(x) for x in jax.tree.leaves(cache)
     )
 
 
-def _is_shape(x: object) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct)
+def _decoding_weights(
+    policy: AbstractPolicy, decoder: AbstractPolicy, mesh: Mesh | None
+) -> int:
+    """Bytes of the sampler's own copy, if it has another dtype or placement."""
+    is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    arrays = jax.tree.leaves(eqx.filter(decoder, is_shape))
+    if mesh is None:
+        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
+        copied = [x for x in arrays if (x.shape, x.dtype) not in kept]
+        return sum(x.size * x.dtype.itemsize for x in copied)
+    placed = sharding.shardings(decoder, mesh, sharding.DECODING)
+    places = zip(arrays, jax.tree.leaves(placed), strict=True)
+    return sum(
+        math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize for x, place in places
+    )
 
 
 def describe(estimate: Estimate) -> str:
     """An estimate in a few lines."""
-    listed: Callable[[dict[str, int]], str] = lambda sizes: ", ".join(
-        f"{name} {readable(size)}" for name, size in sizes.items() if size > 0
+    counted, program = (
+        ", ".join(f"{name} {readable(x)}" for name, x in sizes.items() if x > 0)
+        for sizes in (estimate.bytes, estimate.program)
     )
     where = f" on each of {estimate.devices} devices" if estimate.devices > 1 else ""
-    return "\n".join(
-        [
-            f"shapes {estimate.rows} rows a step: prompts of {estimate.prompt_length} "
-            f"tokens at most, completions of {estimate.completion_length}",
-            f"params {estimate.parameters:,}",
-            f"memory {listed(estimate.bytes)} (counted{where})",
-            f"step   {listed(estimate.program) or 'not known'} (according to the "
-            f"compiler{where})",
-            f"compiled the step in {estimate.seconds_compile:.1f} s; no step was taken "
-            "and nothing was written",
-        ]
+    return (
+        f"shapes {estimate.rows} rows a step: prompts of {estimate.prompt_length} "
+        f"tokens at most, completions of {estimate.completion_length}\n"
+        f"params {estimate.parameters:,}\n"
+        f"memory {counted} (counted{where})\n"
+        f"step   {program or 'not known'} (according to the compiler{where})\n"
+        f"compiled the step in {estimate.seconds_compile:.1f} s; no step was taken "
+        "and nothing was written"
     )
 
 

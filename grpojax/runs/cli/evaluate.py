@@ -3,16 +3,12 @@
 import contextlib
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Callable
 
-from jax.sharding import Mesh
 from rich.console import Console
 
-from ...policy import AbstractPolicy
-from ...text import AbstractTokenizer
 from ..checkpoint.resume_check import check_resumable
 from ..distributed import mesh as meshes, processes
-from ..evaluation.evaluate import Evaluation
 from ..evaluation.printing import print_result
 from ..evaluation.result import EvaluationResult
 from ..io.run_directory import EVALUATIONS, RunDirectory
@@ -21,34 +17,44 @@ from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
 
 
-class Prepared(NamedTuple):
-    """An evaluation that is loaded and checked; nothing is compiled or written."""
-
-    recipe: Recipe
-    directory: RunDirectory | None
-    policy: AbstractPolicy
-    tokenizer: AbstractTokenizer
-    evaluation: Evaluation
-    resume: bool
-    mesh: Mesh | None
-
-
-def prepare(
+def evaluate(
     recipe: Recipe,
     out: str | os.PathLike[str] | None = None,
     *,
     resume: bool = False,
-) -> Prepared:
-    """Loads what an evaluation needs.
+    console: Console | None = None,
+) -> EvaluationResult:
+    """Loads a recipe's model and evaluates it.
 
     **Arguments:**
 
     - `recipe`: which model and problems, and how they are sampled.
     - `out`: a directory for the recipe, the evaluation and a summary.
     - `resume`: continue the evaluation that is there: its samples are read.
+    - `console`: where the result is printed; nowhere by default.
 
     **Raises:** `ValueError` or `OSError` for parts that are missing or do not fit, a
     recipe that holds nothing out, and a directory in use.
+    """
+    start = time.perf_counter()
+    run = prepare(recipe, out, resume=resume, start=start)
+    return run(Console(quiet=True) if console is None else console)
+
+
+def prepare(
+    recipe: Recipe,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool,
+    start: float,
+) -> Callable[[Console], EvaluationResult]:
+    """An evaluation that is loaded and checked; nothing is compiled or written.
+
+    **Arguments:**
+
+    - `start`: when it began, by `time.perf_counter`; the others are `evaluate`'s.
+
+    **Returns:** a function that runs it and prints the result on a console.
     """
     resume = processes.broadcast_from_0(lambda: resume)
     directory = processes.on_process_0(lambda: _claim(recipe, out, resume))
@@ -62,7 +68,39 @@ def prepare(
             "An evaluation needs held-out problems. Received run.eval_problems="
             f"{recipe.run.eval_problems}: raise it, or leave it null for all of them."
         )
-    return Prepared(recipe, directory, policy, tokenizer, evaluation, resume, mesh)
+
+    def run(console: Console) -> EvaluationResult:
+        predictions = None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(meshes.use(mesh))
+            if directory is not None:
+                stack.enter_context(directory)
+                status = {"status": "running"}
+                if resume:
+                    directory.resume(0, status)
+                else:
+                    directory.start(build.config_of(recipe).to_yaml(), status)
+                predictions = directory.predictions(0, evaluation.mode)
+            result = evaluation.run(
+                policy, predictions=predictions, tokenizer=tokenizer
+            )
+            print_result(result, tokenizer, console, f"of {recipe.model.path}")
+            if directory is not None:
+                if not directory.records(EVALUATIONS):
+                    record = {"step": 0, **evaluation.to_json(), **result.to_json()}
+                    directory.append(EVALUATIONS, record)
+                summary = {
+                    "status": "finished",
+                    "accuracy": result.accuracy,
+                    "ci95": result.interval,
+                    "n_eval": result.count,
+                    "seconds_total": time.perf_counter() - start,
+                    "seconds_compile": result.seconds_compile,
+                }
+                directory.update(summary, complete=True)
+        return result
+
+    return run
 
 
 def _claim(
@@ -76,60 +114,3 @@ def _claim(
         old = config.parse(directory.config.read_text(encoding="utf-8"))
         check_resumable(old, config.values, where="its config.yaml")
     return directory
-
-
-def evaluate(
-    recipe: Recipe,
-    out: str | os.PathLike[str] | None = None,
-    *,
-    resume: bool = False,
-    console: Console | None = None,
-) -> EvaluationResult:
-    """Loads a recipe's model and evaluates it; see `prepare`.
-
-    **Arguments:**
-
-    - `console`: where the result is printed; nowhere by default.
-    """
-    start = time.perf_counter()
-    prepared = prepare(recipe, out, resume=resume)
-    return run(prepared, console=console, start=start)
-
-
-def run(
-    prepared: Prepared, *, console: Console | None = None, start: float | None = None
-) -> EvaluationResult:
-    """Runs what was prepared; `start` is when it began, by `time.perf_counter`."""
-    start = time.perf_counter() if start is None else start
-    console = Console(quiet=True) if console is None else console
-    directory, evaluation = prepared.directory, prepared.evaluation
-    predictions = None
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(meshes.use(prepared.mesh))
-        if directory is not None:
-            stack.enter_context(directory)
-            if prepared.resume:
-                directory.resume(0, {"status": "running"})
-            else:
-                config = build.config_of(prepared.recipe).to_yaml()
-                directory.start(config, {"status": "running"})
-            predictions = directory.predictions(0, evaluation.mode)
-        result = evaluation.run(
-            prepared.policy, predictions=predictions, tokenizer=prepared.tokenizer
-        )
-        when = f"of {prepared.recipe.model.path}"
-        print_result(result, prepared.tokenizer, console, when)
-        if directory is not None:
-            if not directory.records(EVALUATIONS):
-                record = {"step": 0, **evaluation.to_json(), **result.to_json()}
-                directory.append(EVALUATIONS, record)
-            summary = {
-                "status": "finished",
-                "accuracy": result.accuracy,
-                "ci95": result.interval,
-                "n_eval": result.count,
-                "seconds_total": time.perf_counter() - start,
-                "seconds_compile": result.seconds_compile,
-            }
-            directory.update(summary, complete=True)
-    return result

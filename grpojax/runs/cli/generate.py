@@ -1,20 +1,14 @@
 """Generation from a recipe: `grpojax generate`, and the same as a function."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.text import Text
 
-from ...env import AbstractDatasetEnvironment
-from ...policy import AbstractPolicy
-from ...reward import RewardFn
 from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
 from ..evaluation import generate as generation
-from ..evaluation.generate import Prompts
 from ..evaluation.printing import echo
 from ..recipe import build
 from ..recipe.parts.reward import build_reward
@@ -22,27 +16,18 @@ from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
 
 
-class Prepared(NamedTuple):
-    """A model with its problems or prompts, loaded; nothing is compiled."""
-
-    recipe: Recipe
-    policy: AbstractPolicy
-    tokenizer: AbstractTokenizer
-    env: AbstractDatasetEnvironment
-    reward: RewardFn | None
-    problems: int
-    samples: int
-    mesh: Mesh | None
+Records = list[dict[str, object]]
+"""A record for each problem; see `evaluation.generate.generate`."""
 
 
-def prepare(
+def generate(
     recipe: Recipe,
     prompts: Sequence[str] = (),
     *,
     problems: int = 4,
     samples: int = 1,
-) -> Prepared:
-    """Loads a recipe's model, and its problems unless there are prompts.
+) -> Records:
+    """Completions of a recipe's model, with their rewards.
 
     **Arguments:**
 
@@ -52,8 +37,17 @@ def prepare(
     - `problems`: how many of those, if there are as many.
     - `samples`: completions of each.
 
+    **Returns:** a record for each problem; see `evaluation.generate.generate`.
+
     **Raises:** `ValueError` or `OSError` for parts that are missing or do not fit.
     """
+    return prepare(recipe, prompts, problems=problems, samples=samples)()
+
+
+def prepare(
+    recipe: Recipe, prompts: Sequence[str], *, problems: int, samples: int
+) -> Callable[[], Records]:
+    """A function that generates, with all loaded that it needs; see `generate`."""
     for name, size in (("problems", problems), ("samples", samples)):
         if size < 1:
             raise ValueError(
@@ -62,63 +56,40 @@ def prepare(
     find_task(recipe.data.task)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = build.load_model(recipe, mesh)
+    reward = None
     if prompts:
-        env = Prompts(
-            [_tokens(recipe, tokenizer, prompt) for prompt in prompts],
-            tokenizer,
-            max_completion_length=recipe.rollout.max_new_tokens,
-        )
+        tokens = [_tokens(recipe, tokenizer, prompt) for prompt in prompts]
+        horizon = recipe.rollout.max_new_tokens
+        env = generation.Prompts(tokens, tokenizer, max_completion_length=horizon)
         env, count = meshes.place(env, mesh), len(prompts)
-        return Prepared(recipe, policy, tokenizer, env, None, count, samples, mesh)
-    made = build_environments(recipe, tokenizer, mesh)
-    env = made.train if made.held_out is None else made.held_out
-    reward = build_reward(recipe, env, tokenizer, lambda: policy)
-    count = min(problems, env.size)
-    return Prepared(recipe, policy, tokenizer, env, reward, count, samples, mesh)
+    else:
+        made = build_environments(recipe, tokenizer, mesh)
+        env = made.train if made.held_out is None else made.held_out
+        reward = build_reward(recipe, env, tokenizer, lambda: policy)
+        count = min(problems, env.size)
+
+    def run() -> Records:
+        with meshes.use(mesh):
+            return generation.generate(
+                policy,
+                env,
+                tokenizer,
+                problems=count,
+                samples=samples,
+                sampler=build.build_eval_sampler(recipe),
+                reward=reward,
+                key=build.build_keys(recipe).evaluate,
+            )
+
+    return run
 
 
 def _tokens(recipe: Recipe, tokenizer: AbstractTokenizer, prompt: str) -> list[int]:
-    options = recipe.data.options
-    values = options if isinstance(options, dict) else vars(options)
-    if not values.get("chat", False):
+    if not recipe.data.option("chat"):
         return tokenizer.encode(prompt)
-    system = values.get("system_prompt")
+    system = recipe.data.option("system_prompt")
     messages = [] if system is None else [{"role": "system", "content": system}]
     return tokenizer.chat([*messages, {"role": "user", "content": prompt}])
-
-
-def generate(
-    recipe: Recipe,
-    prompts: Sequence[str] = (),
-    *,
-    problems: int = 4,
-    samples: int = 1,
-) -> list[dict[str, object]]:
-    """Completions of a recipe's model, with their rewards.
-
-    The arguments and errors are those of `prepare`.
-
-    **Returns:** what `run` returns.
-    """
-    return run(prepare(recipe, prompts, problems=problems, samples=samples))
-
-
-def run(prepared: Prepared) -> list[dict[str, object]]:
-    """Runs what was prepared.
-
-    **Returns:** a record for each problem; see `evaluation.generate.generate`.
-    """
-    with meshes.use(prepared.mesh):
-        return generation.generate(
-            prepared.policy,
-            prepared.env,
-            prepared.tokenizer,
-            problems=prepared.problems,
-            samples=prepared.samples,
-            sampler=build.build_eval_sampler(prepared.recipe),
-            reward=prepared.reward,
-            key=build.build_keys(prepared.recipe).evaluate,
-        )
 
 
 def color_of(probability: float) -> str:

@@ -16,21 +16,19 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
-from ..distributed.supervise import EXIT_PEER as EXIT_PEER, fork_supervised
+from ..distributed.supervise import fork_supervised
 from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
 from .options import (
-    add_process_options,
-    add_recipe_options,
-    add_resume_option,
-    add_train_options as add_train_options,
+    add_options as add_options,
     joins,
     load_recipe,
+    RECIPE,
+    TRAIN as TRAIN,
     wants_resume,
 )
 
@@ -39,40 +37,30 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-EXIT_DIVERGED = 3
+EXIT_REFUSED, EXIT_DIVERGED = 2, 3
 
 logger = logging.getLogger(__name__)
 
 
-class RefusedError(Exception):
-    """Invalid user input (exit code 2); the message says what was expected."""
-
-
-class LeavingError(Exception):
-    """Early termination of a run, with its exit code."""
+class ExitError(Exception):
+    """The end of a command before its time: a message, and the exit code."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
         self.code = code
 
 
+INVALID = ValueError, TypeError, OSError, ImportError
+
+
 @contextlib.contextmanager
-def invalid_input() -> Iterator[None]:
+def invalid_input(errors: tuple[type[Exception], ...] = INVALID) -> Iterator[None]:
     """Reports errors raised in this context as invalid user input."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except errors as error:
         logger.debug("refused", exc_info=True)
-        raise RefusedError(str(error)) from error
-
-
-@contextlib.contextmanager
-def in_use() -> Iterator[None]:
-    """Reports a directory that another process has taken since as invalid input."""
-    try:
-        yield
-    except (BlockingIOError, FileExistsError) as error:
-        raise RefusedError(str(error)) from error
+        raise ExitError(EXIT_REFUSED, str(error)) from error
 
 
 Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
@@ -89,7 +77,7 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
     def command(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         start = time.perf_counter()
         with invalid_input():
-            recipe = load_recipe(options, environment, vars(options).get("model"))
+            recipe = load_recipe(options, environment)
         if options.print_config:
             print(dump(recipe), end="")
             return
@@ -110,7 +98,7 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
                         process_id=options.process,
                         start_timeout=recipe.distributed.start_timeout,
                         heartbeat_timeout=recipe.distributed.heartbeat_timeout,
-                        collective_errors=(RefusedError, LeavingError),
+                        collective_errors=(ExitError,),
                     )
                 )
             act(recipe, options, start)
@@ -134,51 +122,49 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     from ..training import fit
     from . import estimate, train
 
+    out, resume, console = options.out, options.resume, _console()
     with invalid_input():
-        prepared = train.prepare(
-            recipe, options.out, resume=options.resume, console=_console()
-        )
-        prepared = prepared._replace(start=start)
+        prepared = train.prepare(recipe, out, resume=resume, console=console)
+    prepared = prepared._replace(start=start)
     if options.dry_run:
         needs = estimate.describe(estimate.estimate(prepared))
         if processes.is_process_0():
             print(f"{prepared.config.summary}\n{needs}")
         return
     try:
-        with in_use():
+        # Another process may have taken the directory since.
+        with invalid_input((BlockingIOError, FileExistsError)):
             fit.run(prepared)
     except PreemptedError as error:
-        how = f"{error}: go on with --out {options.out} --resume"
-        raise LeavingError(EXIT_PREEMPTED, how) from None
+        how = f"{error}: go on with --out {out} --resume"
+        raise ExitError(EXIT_PREEMPTED, how) from None
     except DivergedError as error:
-        raise LeavingError(EXIT_DIVERGED, str(error)) from None
+        raise ExitError(EXIT_DIVERGED, str(error)) from None
 
 
 @with_recipe
 def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax evaluate`."""
-    from . import evaluate as evaluation
+    from . import evaluate
 
     with invalid_input():
         resume = wants_resume(options)
-        prepared = evaluation.prepare(recipe, options.out, resume=resume)
-    evaluation.run(prepared, console=_console(), start=start)
+        run = evaluate.prepare(recipe, options.out, resume=resume, start=start)
+    run(_console())
 
 
 @with_recipe
 def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax generate`."""
-    from . import generate as generation
+    from . import generate
 
     del start
+    problems, samples = options.problems, options.samples
     with invalid_input():
-        prepared = generation.prepare(
-            recipe,
-            options.prompt,
-            problems=options.problems,
-            samples=options.samples,
+        run = generate.prepare(
+            recipe, options.prompt, problems=problems, samples=samples
         )
-    generation.print_records(generation.run(prepared), _console())
+    generate.print_records(run(), _console())
 
 
 def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
@@ -191,59 +177,34 @@ def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     print(f"{written}\n{written.with_suffix('.html')}")
 
 
+_READING = ("model", "--recipe", *RECIPE)
+COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
+    "train": (train, "train what a recipe describes", ("recipe", *TRAIN)),
+    "evaluate": (
+        evaluate,
+        "judge a model on held-out problems",
+        (*_READING, "--out", "--resume"),
+    ),
+    "generate": (
+        generate,
+        "look at a model's answers and rewards",
+        (*_READING, "--prompt", "--problems", "--samples"),
+    ),
+    "report": (report, "say what runs have come to", ("runs", "--out")),
+}
+"""Commands by name: their functions, what they are for, and their options."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line and its commands."""
     parser = argparse.ArgumentParser(
         prog="grpojax", description="GRPO post-training of language models."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    learn = commands.add_parser("train", help="train what a recipe describes")
-    learn.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        nargs="?",
-        help="a YAML file; by default the model that is shipped, and made-up problems",
-    )
-    add_train_options(learn)
-    learn.set_defaults(command=train)
-
-    judge = commands.add_parser("evaluate", help="judge a model on held-out problems")
-    look = commands.add_parser("generate", help="look at a model's answers and rewards")
-    for reading, command in ((judge, evaluate), (look, generate)):
-        reading.add_argument(
-            "model",
-            metavar="MODEL",
-            help="gsm8k-tiny, a directory, a hub id, or the directory of a run",
-        )
-        reading.add_argument(
-            "--recipe",
-            metavar="RECIPE",
-            help="problems, and how they are put; by default the run's, if it is one",
-        )
-        add_recipe_options(reading)
-        add_process_options(reading)
-        reading.set_defaults(command=command)
-    judge.add_argument(
-        "--out", metavar="DIR", type=Path, help="where to write what was measured"
-    )
-    add_resume_option(judge)
-    look.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        action="append",
-        default=[],
-        help="answer this instead of the problems; may be repeated",
-    )
-    look.add_argument("--problems", metavar="N", type=int, default=4)
-    look.add_argument("--samples", metavar="N", type=int, default=1)
-
-    tell = commands.add_parser("report", help="say what runs have come to")
-    tell.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    tell.add_argument(
-        "--out", metavar="DIR", type=Path, help="by default the run's own directory"
-    )
-    tell.set_defaults(command=report)
+    for name, (command, words, options) in COMMANDS.items():
+        added = commands.add_parser(name, help=words)
+        add_options(added, options)
+        added.set_defaults(command=command)
     return parser
 
 
@@ -273,10 +234,7 @@ def run(
         with invalid_input():
             _log(environment.get("LOGLEVEL", "WARNING"))
         options.command(options, environment)
-    except RefusedError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except LeavingError as error:
+    except ExitError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.code
     return 0

@@ -2,59 +2,89 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..recipe.load import load
 from ..recipe.schema import check_paths, Recipe
 
 
-def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that change a recipe, or print it."""
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
-    )
-    parser.add_argument(
-        "--max-eval-samples",
-        metavar="N",
-        type=int,
-        help="evaluate only the first N problems: run.max_eval_problems",
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the whole recipe and stop"
-    )
+_REPEATED = dict(action="append", default=[])
 
-
-def add_resume_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that resumes an interrupted run."""
-    parser.add_argument(
-        "--resume",
+OPTIONS: dict[str, dict[str, Any]] = {
+    "recipe": dict(
+        nargs="?",
+        help="a YAML file; by default the model that is shipped, and made-up problems",
+    ),
+    "model": dict(help="gsm8k-tiny, a directory, a hub id, or the directory of a run"),
+    "runs": dict(
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="a directory; a single one gets the report by default",
+    ),
+    "--recipe": dict(
+        help="problems, and how they are put; by default the run's, if it is one"
+    ),
+    "--prompt": dict(
+        metavar="TEXT",
+        help="answer this instead of the problems; may be repeated",
+        **_REPEATED,
+    ),
+    "--problems": dict(metavar="N", type=int, default=4),
+    "--samples": dict(metavar="N", type=int, default=1),
+    "--out": dict(metavar="DIR", type=Path, help="directory for all that is written"),
+    "--resume": dict(
         action="store_true",
         help="resume the run in DIR, with its own recipe; if there is none and "
         "a recipe is named, start it",
-    )
+    ),
+    "--dry-run": dict(
+        action="store_true",
+        help="load and compile, print memory and shapes, and take no step",
+    ),
+    "--set": dict(
+        metavar="KEY=VALUE",
+        help="change one key, such as optimizer.learning_rate=1e-4; may be repeated",
+        **_REPEATED,
+    ),
+    "--max-eval-samples": dict(
+        metavar="N",
+        type=int,
+        help="evaluate only the first N problems: run.max_eval_problems",
+    ),
+    "--print-config": dict(action="store_true", help="print the whole recipe and stop"),
+    "--coordinator": dict(
+        metavar="HOST:PORT", help="address of process 0, with a free port"
+    ),
+    "--processes": dict(metavar="N", type=int, help="number of processes"),
+    "--process": dict(metavar="I", type=int, help="index of this process, from 0"),
+}
+"""All arguments of all commands, as `argparse` takes them."""
+
+_PROCESSES = ("--coordinator", "--processes", "--process")
+RECIPE = ("--set", "--max-eval-samples", "--print-config", *_PROCESSES)
+"""Options of the commands that load a recipe."""
+
+TRAIN = ("--out", "--resume", "--dry-run", *RECIPE)
+"""Options of `grpojax train`, except the recipe."""
 
 
-def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that identify one process of several."""
-    group = parser.add_argument_group(
-        "multi-process runs",
-        "Pass all three to each process, or set distributed.processes=auto in the "
-        "recipe under SLURM and on TPU pods.",
-    )
-    group.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="address of process 0, with a free port",
-    )
-    group.add_argument("--processes", metavar="N", type=int, help="number of processes")
-    group.add_argument(
-        "--process", metavar="I", type=int, help="index of this process, from 0"
-    )
+def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Adds some of the options to a parser; those of processes are a group."""
+    processes = None
+    for name in names:
+        options, place = OPTIONS[name], parser
+        if name in _PROCESSES:
+            place = processes = processes or parser.add_argument_group(
+                "multi-process runs",
+                "Pass all three to each process, or set distributed.processes=auto in "
+                "the recipe under SLURM and on TPU pods.",
+            )
+        if "action" not in options:
+            options = {"metavar": name.strip("-").upper(), **options}
+        place.add_argument(name, **options)
 
 
 def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
@@ -62,10 +92,8 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
 
     **Raises:** `ValueError` for an incomplete set of options.
     """
-    given = vars(options)
-    coordinator: str | None = given.get("coordinator")
-    count: int | None = given.get("processes")
-    index: int | None = given.get("process")
+    coordinator: str | None = options.coordinator
+    count, index = options.processes, options.process
     if coordinator is None and count is None and index is None:
         return recipe.distributed.processes == "auto"
     if coordinator is not None and count is not None and index is not None:
@@ -78,36 +106,12 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
     )
 
 
-def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `grpojax train`, except the recipe."""
-    add_recipe_options(parser)
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="directory for the recipe, metrics, completions, summary and model",
-    )
-    add_resume_option(parser)
-    add_process_options(parser)
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="load and compile, print memory and shapes, and take no step",
-    )
+def load_recipe(options: argparse.Namespace, environment: Mapping[str, str]) -> Recipe:
+    """The recipe of a command line, in which `environment` are variables.
 
-
-def load_recipe(
-    options: argparse.Namespace, environment: Mapping[str, str], model: str | None
-) -> Recipe:
-    """The recipe of a command line.
-
-    **Arguments:**
-
-    - `options`: parsed options.
-    - `environment`: variables that a recipe may use.
-    - `model`: overrides `model.path`; the directory of a run brings its recipe.
+    A `model` overrides `model.path`; the directory of a run brings its recipe.
     """
-    path = options.recipe
+    path, model = options.recipe, vars(options).get("model")
     if wants_resume(options) and path is None:
         path = options.out / "config.yaml"
     if model is not None and (Path(model) / "config.yaml").is_file():
@@ -118,14 +122,13 @@ def load_recipe(
                 f"A finished run has a model. There is none at {model!r}: let it "
                 "finish, or name another one."
             )
-    recipe = load(Recipe(), path, options.set, environment)
+    assignments, most = options.set, options.max_eval_samples
+    if most is not None:
+        assignments = [*assignments, f"run.max_eval_problems={most}"]
+    recipe = load(Recipe(), path, assignments, environment)
     if model is not None:
         section = dataclasses.replace(recipe.model, path=model)
         recipe = dataclasses.replace(recipe, model=section)
-    if options.max_eval_samples is not None:
-        most = options.max_eval_samples
-        section = dataclasses.replace(recipe.run, max_eval_problems=most)
-        recipe = dataclasses.replace(recipe, run=section)
     check_paths(recipe)
     return recipe
 
@@ -136,8 +139,7 @@ def wants_resume(options: argparse.Namespace) -> bool:
     **Raises:** `ValueError` without a directory, `FileNotFoundError` if there is no run
     in it and no recipe to start one.
     """
-    wanted = vars(options)
-    if not wanted.get("resume"):
+    if not vars(options).get("resume"):
         return False
     if options.out is None:
         raise ValueError(
@@ -146,7 +148,7 @@ def wants_resume(options: argparse.Namespace) -> bool:
         )
     if (options.out / "config.yaml").is_file():
         return True
-    if options.recipe is None and not options.set and "model" not in wanted:
+    if options.recipe is None and not options.set and "model" not in options:
         raise FileNotFoundError(
             f"--resume continues a run. There is none in {str(options.out)!r}: check "
             "the path, or name a recipe to start there."

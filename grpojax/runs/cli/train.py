@@ -41,10 +41,10 @@ def prepare(
     factories = trackers.factories(**vars(recipe.tracking))
     processes.on_process_0(lambda: trackers.check(path, factories))
     arguments = build.build(recipe)
-    logging = arguments["logging"]
     if console is not None:
-        logging = dataclasses.replace(logging, console=console)
-    return fit.prepare(**{**arguments, "logging": logging}, out=out, resume=resume)
+        logging = dataclasses.replace(arguments["logging"], console=console)
+        arguments["logging"] = logging
+    return fit.prepare(**arguments, out=out, resume=resume)
 
 
 def train(

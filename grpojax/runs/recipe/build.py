@@ -2,7 +2,7 @@
 
 import logging
 from importlib import resources
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,7 +17,6 @@ from ...env import AbstractAnswerEnvironment
 from ...models import Transformer
 from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
 from ...text import AbstractTokenizer, load_tokenizer
-from ...types import TrainState
 from ...update import UpdateConfig
 from ..distributed import mesh as meshes
 from ..evaluation.evaluate import Evaluation
@@ -25,7 +24,7 @@ from ..tracking import build as trackers
 from ..training.health import Thresholds
 from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
-from .parts.algorithm import build_algorithm, check_algorithm, needs_reference
+from .parts.algorithm import build_algorithm, check_algorithm
 from .parts.compose import Context, make
 from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
@@ -50,12 +49,7 @@ class Keys(NamedTuple):
 def build_keys(recipe: Recipe) -> Keys:
     """Root PRNG keys derived from `run.seed`."""
     key = jr.key(recipe.run.seed)
-    train, evaluate = jr.split(key)
-    return Keys(train, evaluate, adapters=jr.fold_in(key, 2))
-
-
-REMAT = {False: "elementwise", True: "layers"}
-"""Legacy boolean values of `model.remat`."""
+    return Keys(*jr.split(key), adapters=jr.fold_in(key, 2))
 
 
 def load_model(
@@ -66,8 +60,7 @@ def load_model(
     **Raises:** `FileNotFoundError` if there is no model, `ValueError` if the
     tokenizer does not fit its vocabulary.
     """
-    settings = recipe.model
-    path, remat = settings.path, settings.remat
+    settings, path = recipe.model, recipe.model.path
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
     logger.info("loading the model %s", path)
@@ -76,7 +69,7 @@ def load_model(
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
         cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
-        remat=REMAT[remat] if isinstance(remat, bool) else remat,
+        remat=settings.remat,
         mesh=mesh,
     )
     tokenizer = load_tokenizer(path)
@@ -85,10 +78,7 @@ def load_model(
 
 
 def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
-    """The policy with the recipe's adapters, if it has any.
-
-    **Raises:** `ValueError` for projections that the policy does not have.
-    """
+    """The policy with the recipe's adapters, if it has any."""
     settings = recipe.lora
     if settings.rank is None:
         return policy
@@ -101,20 +91,6 @@ def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
     )
 
 
-def build_sampler(recipe: Recipe) -> AbstractSampler:
-    """The sampler of training."""
-    settings = recipe.rollout
-    if settings.sampler is None:
-        return Categorical(settings.temperature)
-    sampler = make("rollout.sampler", settings.sampler, Context([rollout]))
-    if not isinstance(sampler, AbstractSampler):
-        raise ValueError(
-            "`rollout.sampler` must name a `rollout.AbstractSampler`. Received "
-            f"{settings.sampler!r}."
-        )
-    return sampler
-
-
 def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
     """The sampler of evaluations and of `grpojax generate`."""
     temperature = recipe.run.eval_temperature
@@ -123,13 +99,16 @@ def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
 
 def build_rollout(recipe: Recipe) -> RolloutConfig:
     """The `RolloutConfig` of a recipe."""
-    settings = recipe.rollout
+    settings, sampler = recipe.rollout, recipe.rollout.sampler
+    made = Categorical(settings.temperature)
+    if sampler is not None:
+        made = make("rollout.sampler", sampler, AbstractSampler, Context([rollout]))
     return RolloutConfig(
         settings.prompts,
         settings.group,
         train_prompts=settings.train_prompts,
         slots=settings.slots,
-        sampler=build_sampler(recipe),
+        sampler=made,
     )
 
 
@@ -155,25 +134,8 @@ def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation |
 
 def config_of(recipe: Recipe, summary: str = "") -> Config:
     """The run configuration of a recipe; its `parse` reads older recipes too."""
-
-    def parse(text: str) -> dict[str, object]:
-        return load.to_mapping(load.parse(Recipe(), text))
-
+    parse = lambda text: load.to_mapping(load.parse(Recipe(), text))
     return Config(load.to_mapping(recipe), parse, summary, load.dump(recipe))
-
-
-class FitArguments(TypedDict):
-    """Arguments of `grpojax.fit`."""
-
-    state: TrainState
-    step: TrainStep
-    steps: int
-    evaluation: Evaluation | None
-    checkpoint: Checkpointing
-    trackers: dict[str, trackers.TrackerFactory]
-    health: Thresholds
-    logging: Logging
-    config: Config
 
 
 def check(recipe: Recipe) -> None:
@@ -189,7 +151,7 @@ def check(recipe: Recipe) -> None:
     find_task(recipe.data.task)
 
 
-def build(recipe: Recipe) -> FitArguments:
+def build(recipe: Recipe) -> dict[str, Any]:
     """Loads a recipe's parts: `grpojax.fit(**build(recipe), out="out/run")`.
 
     **Arguments:**
@@ -213,13 +175,12 @@ def build(recipe: Recipe) -> FitArguments:
         return _build(recipe, mesh)
 
 
-def _build(recipe: Recipe, mesh: Mesh | None) -> FitArguments:
+def _build(recipe: Recipe, mesh: Mesh | None) -> dict[str, Any]:
     policy, tokenizer = load_model(recipe, mesh)
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = build_environments(recipe, tokenizer, mesh)
     policy = build_adapters(recipe, policy)
     algorithm, optimizer = build_algorithm(recipe), build_optimizer(recipe)
-    adapted = recipe.lora.rank is not None
 
     def base() -> Transformer:
         # A copy: the step donates the policy that it is given.
@@ -227,8 +188,9 @@ def _build(recipe: Recipe, mesh: Mesh | None) -> FitArguments:
         return jax.tree.map(copy, models.without_adapters(policy))
 
     reference = None
-    if needs_reference(algorithm):
+    if algorithm.objective.penalties:  # They compare the policy with a reference.
         # The base weights of adapters are frozen and need no copy.
+        adapted = recipe.lora.rank is not None
         reference = models.without_adapters if adapted else base()
     key = build_keys(recipe).train
     state = init(policy, optimizer=optimizer, reference=reference, key=key)
@@ -241,18 +203,13 @@ def _build(recipe: Recipe, mesh: Mesh | None) -> FitArguments:
         reward=build_reward(recipe, environments.train, tokenizer, base),
         validate=recipe.run.validate,
     )
-    checkpoint = recipe.checkpoint
-    return FitArguments(
+    export = export_to(tokenizer, base=recipe.model.path)
+    return dict(
         state=meshes.place(state, mesh),
         step=step,
         steps=recipe.run.steps,
         evaluation=build_evaluation(recipe, environments),
-        checkpoint=Checkpointing(
-            checkpoint.every,
-            checkpoint.keep_last,
-            checkpoint.keep_best,
-            export_to(tokenizer, base=recipe.model.path),
-        ),
+        checkpoint=Checkpointing(**vars(recipe.checkpoint), export=export),
         trackers=trackers.factories(**vars(recipe.tracking)),
         health=Thresholds(**vars(recipe.health)),
         logging=Logging(recipe.log.every, recipe.log.completions, tokenizer),
@@ -269,24 +226,25 @@ def summarize(
     """A summary of a run in a few lines."""
     settings, lora = recipe.rollout, recipe.lora
     millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
-    trained = eqx.filter(policy, policy.trainable())
-    adapters = (
-        f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
-        f"{millions(trained):,.3f} million parameters are trained"
-        + (", the projections are 8 bits" if lora.int8_base else "")
-    )
+    lines = [
+        f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
+        f"{recipe.model.dtype}, on {meshes.describe(mesh)}"
+    ]
+    if lora.rank is not None:
+        trained = millions(eqx.filter(policy, policy.trainable()))
+        lines += [
+            f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
+            f"{trained:,.3f} million parameters are trained"
+            + (", the projections are 8 bits" if lora.int8_base else "")
+        ]
     train, held_out, notes = environments
-    options = recipe.data.options
-    values = options if isinstance(options, dict) else vars(options)
-    source = values.get("path", recipe.data.task)
+    source = recipe.data.option("path", recipe.data.task)
     held = 0 if held_out is None else held_out.size
     rate = recipe.optimizer.learning_rate
     rate = f"{rate:g}" if isinstance(rate, float) else str(rate)
     return "\n".join(
         [
-            f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
-            f"{recipe.model.dtype}, on {meshes.describe(mesh)}",
-            *([] if lora.rank is None else [adapters]),
+            *lines,
             f"data   {source}: {train.size:,} training problems, {held:,} held out",
             *(f"       {note}" for note in notes),
             f"step   {recipe.algorithm.name}, {settings.prompts} prompts x "

@@ -8,26 +8,16 @@ dataclass. A key is a field's dotted name, `optimizer.learning_rate`.
 import dataclasses
 import os
 import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable, TypeVar
+from typing import Any, TypeVar
 
-from . import legacy
-from .values import yaml_format
-from .values.check import check, members, nearest, plain
-from .values.env_interpolation import escape
-from .values.kinds import Arguments, Merge, Part, Weights
+from . import yaml_format
+from .kinds import check, fields_of, members, Part, unknown_key, Weights
+from .legacy import Merge, translate
 
 
-@runtime_checkable
-class Section(Protocol):
-    """A frozen dataclass: a recipe, or a part of one."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
-
-
-Recipe = TypeVar("Recipe", bound=Section)
+Recipe = TypeVar("Recipe")
 
 
 def load(
@@ -61,75 +51,33 @@ def load(
         ```
     """
     sources = [] if path is None else [_read(Path(path))]
-    return _override(defaults, sources, assignments, environment)
+    sources += map(_parse_assignment, assignments)
+    return _override(defaults, sources, environment)
 
 
 def parse(defaults: Recipe, text: str) -> Recipe:
     """The recipe that `dump` wrote, of any version; see `load`."""
     values = yaml_format.read(text, "A recipe")
-    return _override(defaults, [values if isinstance(values, Mapping) else {}], (), {})
+    return _override(defaults, [values if isinstance(values, Mapping) else {}], {})
 
 
-def _override(
-    defaults: Recipe,
-    files: Sequence[Mapping],
-    assignments: Sequence[str],
-    environment: Mapping[str, str],
-) -> Recipe:
-    schema = dict(_schema(defaults))
-    settings: dict[str, object] = {}
-    sources = [list(_flatten(schema, legacy.translate_file(x))) for x in files]
-    for assignment in assignments:
-        found = _flatten(schema, _parse_assignment(assignment))
-        sources.append([(name, _merged(schema, name, x)) for name, x in found])
-    for source in sources:
-        legacy.forget_replaced(settings, [name for name, _ in source])
-        # What is merged comes after what it is merged with, wherever it is written.
-        for name, value in sorted(source, key=lambda item: isinstance(item[1], Merge)):
-            settings[name] = _combined(defaults, schema, settings, name, value)
-    # Only now: a variable in what a later assignment replaces need not be set.
-    kinds = schema | legacy.KINDS
-    for name, value in settings.items():
-        if name in kinds:
-            settings[name] = check(name, kinds[name], value, environment)
-    shapings = settings.get(legacy.SHAPINGS, _default(defaults, legacy.SHAPINGS))
-    legacy.translate_shapings(settings, shapings)
-    return _replace(defaults, settings, environment)
-
-
-def _merged(schema: Mapping[str, object], name: str, value: object) -> object:
-    """Weights of an assignment are added to those that there are."""
-    if schema.get(name) is Weights and isinstance(value, Mapping):
-        return Merge(value)
-    return value
-
-
-def to_mapping(recipe: Section) -> dict[str, object]:
+def to_mapping(recipe: object) -> dict[str, object]:
     """The whole recipe as nested mappings of plain values."""
     values: dict[str, object] = {}
     for field, value in vars(recipe).items():
-        if isinstance(value, Section) and not _is_open(recipe, field):
-            values[field] = to_mapping(value)
-        elif _is_open(recipe, field):
-            values |= dict(value) if isinstance(value, Mapping) else vars(value)
+        if field in fields_of(recipe):
+            is_section = dataclasses.is_dataclass(value)
+            values[field] = to_mapping(value) if is_section else value
+            if isinstance(value, tuple):
+                values[field] = list(value)
         else:
-            values[field] = list(value) if isinstance(value, tuple) else value
+            values |= value if isinstance(value, Mapping) else vars(value)
     return values
 
 
-def dump(recipe: Section) -> str:
+def dump(recipe: object) -> str:
     """The whole recipe as YAML, which `load` turns into an equal one."""
-    return yaml_format.write(
-        {key: _escaped(value) for key, value in to_mapping(recipe).items()}
-    )
-
-
-def _escaped(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _escaped(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_escaped(inner) for inner in value]
-    return escape(value) if isinstance(value, str) else value
+    return yaml_format.write(yaml_format.escape(to_mapping(recipe)))
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -139,14 +87,19 @@ def _read(path: Path) -> Mapping[str, object]:
             "path."
         )
     values = yaml_format.read(path.read_text(encoding="utf-8"), os.fspath(path))
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping | None):
         raise ValueError(
             f"A recipe is a mapping of sections. {os.fspath(path)!r} holds "
             f"{values!r:.80}: write `section:` and indent its keys."
         )
-    return values
+    for key in values or {}:
+        section, dot, _ = str(key).partition(".")
+        if dot:
+            raise ValueError(
+                f"A file writes a section once and indents its keys. Received `{key}:`"
+                f" in one line: write `{section}:` and its keys below."
+            )
+    return values or {}
 
 
 def _parse_assignment(assignment: str) -> Mapping[str, object]:
@@ -156,127 +109,83 @@ def _parse_assignment(assignment: str) -> Mapping[str, object]:
             "An assignment is written section.key=value. Received "
             f"{assignment!r}: write what the key should be."
         )
-    *sections, field = key.strip().split(".")
-    value = yaml_format.read(text, f"The value in {assignment!r}")
-    values: dict[str, object] = {field: value}
-    for section in reversed(sections):
-        values = {section: values}
-    return values
-
-
-def _schema(section: Section, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every key with its kind; of a section its fields, `Arguments` if it is open."""
-    kinds = typing.get_type_hints(type(section))
-    for field, value in vars(section).items():
-        if _is_open(section, field):
-            yield f"{prefix}*", Arguments
-        elif isinstance(value, Section):
-            yield prefix + field, tuple(vars(value))
-            yield from _schema(value, f"{prefix}{field}.")
-        else:
-            yield prefix + field, kinds[field]
-
-
-def _is_open(section: Section, field: str) -> bool:
-    """Whether a field holds the keys of its section that have no field."""
-    kind = typing.get_type_hints(type(section))[field]
-    return kind is Arguments or Arguments in typing.get_args(kind)
-
-
-def _flatten(
-    schema: Mapping[str, object], values: Mapping, prefix: str = ""
-) -> Iterator[tuple[str, object]]:
-    """Dotted keys with their values, translated to today's."""
-    for key, value in values.items():
-        if not prefix and str(key).partition(".")[0] in schema and "." in str(key):
-            raise ValueError(
-                f"A file writes a section once and indents its keys. Received `{key}:`"
-                f" in one line: write `{str(key).split('.')[0]}:` and its keys below."
-            )
-        name, value = legacy.translate_key(f"{prefix}{key}", value)
-        fields = schema.get(name)
-        if isinstance(fields, tuple):
-            if not isinstance(value, Mapping | None):
-                first = next(iter(fields))
-                raise ValueError(
-                    f"`{name}` is a section with the keys {', '.join(fields)}. "
-                    f"Received {value!r}: set one of its keys, as in {name}.{first}=..."
-                )
-            yield from _flatten(schema, value or {}, f"{name}.")
-        elif name in schema or name in legacy.KINDS or f"{prefix}*" in schema:
-            yield name, value
-        else:
-            keys = [known for known in schema if not known.endswith("*")]
-            raise ValueError(
-                f"`{name}` is not a key of this recipe. The nearest is "
-                f"`{nearest(name, keys)}`; --print-config shows them all."
-            )
-
-
-def _combined(
-    defaults: Section,
-    schema: Mapping[str, object],
-    settings: Mapping[str, object],
-    name: str,
-    value: object,
-) -> object:
-    """A value with what it keeps of the one before it."""
-    before = settings.get(name, _default(defaults, name))
-    if isinstance(value, Merge):
-        return {**(before if isinstance(before, Mapping) else {}), **value}
-    is_part = Part in members(schema.get(name, Part))
-    if is_part and isinstance(value, Mapping) and "name" not in value:
-        named = {"name": before} if isinstance(before, str) else before
-        if isinstance(named, Mapping):
-            return {**named, **value}
+    value: Any = yaml_format.read(text, f"The value in {assignment!r}")
+    for field in reversed(key.strip().split(".")):
+        # Weights that are assigned are added to those that there are.
+        value = {field: Merge(value) if isinstance(value, dict) else value}
     return value
 
 
-def _default(section: object, name: str) -> object:
-    for field in name.split("."):
-        inner = vars(section) if isinstance(section, Section) else {}
-        section = inner.get(field)
-    return section
+def _override(
+    defaults: Recipe, sources: Sequence[Mapping], environment: Mapping[str, str]
+) -> Recipe:
+    changes: dict[str, Any] = {}
+    for source in sources:
+        changes = _merge(defaults, changes, translate(source, environment))
+    # Variables only now: one in what a later source replaces need not be set.
+    known = list(_dotted(to_mapping(defaults)))
+    return _replace(defaults, changes, environment, known)
+
+
+def _merge(
+    section: object, changes: Mapping, source: Mapping, prefix: str = ""
+) -> dict[str, Any]:
+    """Changes of a section with those of a later source."""
+    fields, merged = fields_of(section), dict(changes)
+    for key, value in source.items():
+        name, default = f"{prefix}{key}", vars(section).get(key)
+        if not dataclasses.is_dataclass(fields.get(key)):
+            before = merged.get(key, default if key in fields else None)
+            merged[str(key)] = _combined(fields.get(key, Part), before, value)
+            continue
+        if not isinstance(value, Mapping | None):
+            keys = list(fields_of(default))
+            raise ValueError(
+                f"`{name}` is a section with the keys {', '.join(keys)}. Received "
+                f"{value!r}: set one of its keys, as in {name}.{keys[0]}=..."
+            )
+        merged[key] = _merge(default, merged.get(key, {}), value or {}, f"{name}.")
+    return merged
+
+
+def _combined(kind: object, before: Any, value: Any) -> object:
+    """A value with what it keeps of the one before it."""
+    if callable(value):
+        return value(before)
+    if Part in members(kind) and isinstance(value, Mapping) and "name" not in value:
+        before = {"name": before} if isinstance(before, str) else before
+    elif kind is not Weights or not isinstance(value, Merge):
+        return value
+    return {**before, **value} if isinstance(before, Mapping) else value
+
+
+def _dotted(values: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
 
 
 def _replace(
-    section: Recipe,
-    settings: Mapping[str, object],
+    section: Any,
+    changes: Mapping[str, Any],
     environment: Mapping[str, str],
+    known: Sequence[str],
     prefix: str = "",
-) -> Recipe:
+) -> Any:
     """A copy of a section in which some keys have other values."""
-    changes: dict[str, object] = {}
-    own = [field for field in vars(section) if not _is_open(section, field)]
-    for field in own:
-        value, name = vars(section)[field], prefix + field
-        if isinstance(value, Section):
-            changes[field] = _replace(value, settings, environment, f"{name}.")
+    fields, values, others = fields_of(section), {}, {}
+    for key, value in changes.items():
+        name, kind = f"{prefix}{key}", fields.get(key)
+        if kind is None:
+            others[key] = value
+        elif dataclasses.is_dataclass(kind):
+            inner = vars(section)[key]
+            values[key] = _replace(inner, value, environment, known, f"{name}.")
         else:
-            changes[field] = settings.get(name, value)
-    for field in vars(section).keys() - set(own):
-        others = {
-            key.removeprefix(prefix): value
-            for key, value in settings.items()
-            if key.startswith(prefix) and key.removeprefix(prefix) not in own
-        }
-        changes[field] = _open(section, field, changes, others, environment, prefix)
-    return dataclasses.replace(section, **changes)
-
-
-def _open(
-    section: Section,
-    field: str,
-    changes: Mapping[str, object],
-    others: Mapping[str, object],
-    environment: Mapping[str, str],
-    prefix: str,
-) -> object:
-    """The keys of an open section without a field; null selects the default."""
-    convert = vars(type(section)).get("convert")
-    before = vars(section)[field]
-    if convert is not None:
-        return convert.__func__(before, changes, others, environment)
-    kept = dict(before) if isinstance(before, Mapping) else {}
-    values = {x: plain(prefix + x, y, environment) for x, y in others.items()}
-    return {key: x for key, x in {**kept, **values}.items() if x is not None}
+            values[key] = check(name, kind, value, environment)
+    is_open = fields.keys() != vars(section).keys()
+    if others and not is_open:
+        raise unknown_key(f"{prefix}{next(iter(others))}", known, "this recipe")
+    section = dataclasses.replace(section, **values)
+    return section.with_arguments(others, environment) if is_open else section

@@ -1,4 +1,4 @@
-"""The schema of a recipe: every key with its default.
+"""The schema of a recipe: every key with its kind and its default.
 
 `load.load(Recipe(), "recipe.yaml")` reads one; `build.build` builds the arguments
 of `grpojax.fit` from it. A component is given by name, or as a mapping of its name and
@@ -14,60 +14,66 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_type_hints, Literal
+from typing import Any, cast, Literal
 
-from . import legacy
+from .kinds import (
+    Arguments,
+    check_options,
+    kinds_of,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    Parts,
+    plain,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Weights,
+)
 from .operation import Checkpoint, Distributed, Health, Log, Mesh, Tracking
-from .values.check import check, nearest, plain
-from .values.kinds import Arguments, at_least, Part, Parts, positive, Weights
+
+
+DType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Section):
     """Length and seed of a run, and its evaluation on held-out problems."""
 
-    steps: int = 40
-    seed: int = 0
-    eval_problems: int | None = 512  # null: the whole held-out split.
-    eval_samples: int = 1  # Completions of each.
-    eval_temperature: float = 1.0  # 0: greedy.
-    max_eval_problems: int | None = None  # Upper limit on eval_problems.
+    steps: NonNegativeInt = 40
+    seed: NonNegativeInt = 0
+    eval_problems: NonNegativeInt | None = 512  # null: the whole held-out split.
+    eval_samples: PositiveInt = 1  # Completions of each.
+    eval_temperature: NonNegativeFloat = 1.0  # 0: greedy.
+    max_eval_problems: PositiveInt | None = None  # Upper limit on eval_problems.
     validate: bool = False  # Check every phase's values at run time.
-
-    def __post_init__(self):
-        at_least(0, "run", steps=self.steps, seed=self.seed)
-        at_least(0, "run", eval_problems=self.eval_problems)
-        at_least(0, "run", eval_temperature=self.eval_temperature)
-        at_least(1, "run", eval_samples=self.eval_samples)
-        at_least(1, "run", max_eval_problems=self.max_eval_problems)
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Section):
     """The model: a Llama, Mistral, Qwen2 or Qwen3; its dtypes and rematerialization."""
 
     path: str = "gsm8k-tiny"  # The shipped model; a directory, or a hub id.
-    dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights.
-    compute_dtype: Literal["float32", "bfloat16"] | None = None  # null: dtype.
+    dtype: DType = "float32"  # Of the weights.
+    compute_dtype: DType | None = None  # null: dtype.
     # Of keys and values while sampling; null: compute_dtype.
     cache_dtype: Literal["float32", "bfloat16", "int8"] | None = None
     # Rematerialization: each policy takes less memory and more time than the one
-    # before it. Old recipes have false for elementwise, and true for layers.
-    remat: Literal["nothing", "elementwise", "mlp", "layers"] | bool = "elementwise"
+    # before it.
+    remat: Literal["nothing", "elementwise", "mlp", "layers"] = "elementwise"
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Section):
     """Low-rank adapters, over frozen weights; see `models.lora`."""
 
-    rank: int | None = None  # null: no adapters; the weights are trained.
-    alpha: float = 32.0  # Adapters are scaled by alpha / rank.
+    rank: PositiveInt | None = None  # null: no adapters; the weights are trained.
+    alpha: PositiveFloat = 32.0  # Adapters are scaled by alpha / rank.
     projections: str = "query key value output gate up down"  # Or a subset.
     int8_base: bool = False  # Quantize the frozen projections to 8 bits.
 
     def __post_init__(self):
-        at_least(1, "lora", rank=self.rank)
-        positive("lora", alpha=self.alpha)
+        super().__post_init__()
         if self.int8_base and self.rank is None:
             raise ValueError(
                 "`lora.int8_base` freezes the weights, so adapters must be trained. "
@@ -75,21 +81,20 @@ class Lora:
             )
 
 
-def task_options(task: str) -> type | None:
-    """The dataclass of a task's options, for tasks in `envs`; needs no JAX."""
+def known_tasks() -> Mapping[str, type]:
+    """The tasks in `envs`, with the dataclasses of their options; needs no JAX."""
     try:
-        return importlib.import_module("envs.options").OPTIONS.get(task)
+        return importlib.import_module("envs.options").OPTIONS
     except ModuleNotFoundError:
-        return None
+        return {}
 
 
 def _default_options() -> object:
-    options = task_options("gsm8k")
-    return {} if options is None else options()
+    return known_tasks().get("gsm8k", dict)()
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Section):
     """The task, and its options.
 
     `task` names a module of `envs`, or a function `package.module:function`; the other
@@ -99,60 +104,47 @@ class Data:
     task: str = "gsm8k"
     options: Arguments | object = field(default_factory=_default_options)
 
-    @staticmethod
-    def convert(
-        before: object, changes: Mapping, others: Mapping, environment: Mapping
-    ) -> object:
-        """The options of a task from the keys of this section.
+    def option(self, name: str, default: object = None) -> Any:
+        """One of the options, or the default if the task has none of that name."""
+        options = self.options
+        values = options if isinstance(options, Mapping) else vars(options)
+        return values.get(name, default)
 
-        **Arguments:**
-
-        - `before`: existing options, which are updated if they are of the same task.
-        - `changes`: the section's other fields.
-        - `others`: the remaining keys, which are the task's options.
-        - `environment`: environment variables to interpolate.
-        """
-        task = changes["task"]
-        options = task_options(task)
-        if options is None:
-            kept = dict(before) if isinstance(before, Mapping) else {}
-            named = {x: plain(f"data.{x}", y, environment) for x, y in others.items()}
-            return {**kept, **named}
-        others = legacy.without_defaults(task, others)
-        kinds = get_type_hints(options)
-        for key in others:
-            if key not in kinds:
-                known = [f"data.{name}" for name in ("task", *kinds)]
-                raise ValueError(
-                    f"`data.{key}` is not a key of the task {task}. The nearest is "
-                    f"`{nearest(f'data.{key}', known)}`; --print-config shows them all."
-                )
-        values = {
-            key: check(f"data.{key}", kinds[key], x, environment)
-            for key, x in others.items()
+    def with_arguments(self, given: Mapping, environment: Mapping[str, str]) -> "Data":
+        """The section with options that are given; those of another task go."""
+        kind, before = known_tasks().get(self.task), cast(Any, self.options)
+        if kind is None:
+            kept = before if isinstance(before, Mapping) else {}
+            given = {x: plain(f"data.{x}", y, environment) for x, y in given.items()}
+            return replace(self, options={**kept, **given})
+        # Once all tasks had the keys of `gsm8k`: older recipes have them at their
+        # defaults for tasks that ignore them.
+        old, known = vars(_default_options()), kinds_of(kind)
+        given = {
+            key: value
+            for key, value in given.items()
+            if key in known or key not in old or old[key] != value
         }
-        if isinstance(before, options):
-            return replace(cast(Any, before), **values)
-        return options(**values)
+        values = check_options(kind, given, environment, self.task)
+        before = before if isinstance(before, kind) else kind()
+        return replace(self, options=replace(before, **values))
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(Section):
     """Completions that a step samples; see `grpojax.RolloutConfig`."""
 
-    prompts: int = 16
-    group: int = 8  # Completions of each prompt.
-    train_prompts: int | None = None  # Prompts to train on, nonzero variance first.
-    slots: int | None = None  # Rows decoded at a time; null: all of them.
-    max_new_tokens: int = 40
-    temperature: float = 1.0
+    prompts: PositiveInt = 16
+    group: PositiveInt = 8  # Completions of each prompt.
+    # Prompts to train on, nonzero variance first.
+    train_prompts: PositiveInt | None = None
+    slots: PositiveInt | None = None  # Rows decoded at a time; null: all of them.
+    max_new_tokens: PositiveInt = 40
+    temperature: PositiveFloat = 1.0
     sampler: Part | None = None  # null: Categorical, at the temperature.
 
     def __post_init__(self):
-        at_least(1, "rollout", prompts=self.prompts, group=self.group)
-        at_least(1, "rollout", slots=self.slots, max_new_tokens=self.max_new_tokens)
-        at_least(1, "rollout", train_prompts=self.train_prompts)
-        positive("rollout", temperature=self.temperature)
+        super().__post_init__()
         if self.sampler is not None and self.temperature != 1.0:
             raise ValueError(
                 "`rollout.sampler` has a temperature of its own. Received "
@@ -161,7 +153,7 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Section):
     """The reward of a completion: a weighted sum of components, then shapings.
 
     A component with weight 0 is logged if present, and may be absent.
@@ -182,7 +174,7 @@ class Reward:
 
 
 @dataclass(frozen=True)
-class Algorithm:
+class Algorithm(Section):
     """The algorithm: one of `grpojax.algorithms`, with components overridden.
 
     Other keys are arguments of the algorithm; null selects its default. Components that
@@ -190,7 +182,8 @@ class Algorithm:
     """
 
     name: str = "grpo"
-    beta: float | None = None  # KL penalty to the initial model, for any algorithm.
+    # KL penalty to the initial model, for any algorithm.
+    beta: NonNegativeFloat | None = None
     advantage: Part | None = None
     select: Part | None = None
     ratio: Part | None = None
@@ -203,12 +196,9 @@ class Algorithm:
     entropy_bonus: float | None = None
     arguments: Arguments = field(default_factory=lambda: Arguments({}))
 
-    def __post_init__(self):
-        at_least(0, "algorithm", beta=self.beta)
-
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Section):
     """An optax optimizer, preceded by global-norm gradient clipping.
 
     Further keys are arguments of the optimizer. It computes in float32; moments and
@@ -217,41 +207,36 @@ class Optimizer:
 
     name: str = "adamw"
     # A number, or a schedule of optax: {name: warmup_cosine_decay_schedule, ...}.
-    learning_rate: float | Part = 5e-5
+    learning_rate: NonNegativeFloat | Part = 5e-5
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # Decay to 0.
-    warmup_updates: int = 0
-    clip_norm: float | None = 1.0
-    weight_decay: float = 0.0
-    state_dtype: Literal["float32", "bfloat16"] | None = None  # null: model.dtype.
+    warmup_updates: NonNegativeInt = 0
+    clip_norm: PositiveFloat | None = 1.0
+    weight_decay: NonNegativeFloat = 0.0
+    state_dtype: DType | None = None  # null: model.dtype.
     arguments: Arguments = field(default_factory=lambda: Arguments({}))
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.learning_rate, float):
-            at_least(0, "optimizer", learning_rate=self.learning_rate)
-        elif self.schedule != "constant" or self.warmup_updates:
+            return
+        if self.schedule != "constant" or self.warmup_updates:
             raise ValueError(
                 "`optimizer.learning_rate` is a schedule by itself. Received "
                 f"optimizer.schedule={self.schedule} and optimizer.warmup_updates="
                 f"{self.warmup_updates} besides: leave them at constant and 0."
             )
-        at_least(0, "optimizer", warmup_updates=self.warmup_updates)
-        at_least(0, "optimizer", weight_decay=self.weight_decay)
-        positive("optimizer", clip_norm=self.clip_norm)
 
 
 @dataclass(frozen=True)
-class Update:
+class Update(Section):
     """Optimizer updates of a step; see `grpojax.UpdateConfig`."""
 
-    epochs: int = 1
-    minibatches: int = 1  # Optimizer updates in each epoch.
-    microbatches: int | None = None  # Gradient accumulation; null: rollout.group.
+    epochs: PositiveInt = 1
+    minibatches: PositiveInt = 1  # Optimizer updates in each epoch.
+    # Gradient accumulation; null: rollout.group.
+    microbatches: PositiveInt | None = None
     recompute: bool | None = None  # Old log-probs; null: as the objective needs.
-    chunk: int | None = None  # Positions per block of logits; null: automatic.
-
-    def __post_init__(self):
-        at_least(1, "update", epochs=self.epochs, minibatches=self.minibatches)
-        at_least(1, "update", microbatches=self.microbatches, chunk=self.chunk)
+    chunk: PositiveInt | None = None  # Positions per block of logits; null: automatic.
 
 
 @dataclass(frozen=True)
@@ -276,17 +261,15 @@ class Recipe:
 
 
 def check_paths(recipe: Recipe) -> None:
-    """Checks that the paths named in a recipe exist.
+    """Checks that the paths named in a recipe exist; imports nothing.
 
     A name such as `org/name` may be a directory or a hub id, which is resolved on
-    loading. This is fast and imports nothing.
+    loading.
 
     **Raises:** `FileNotFoundError` for a path that does not exist.
     """
-    options = recipe.data.options
-    values = options if isinstance(options, Mapping) else vars(options)
     paths = {"model.path": recipe.model.path}
-    paths |= {f"data.{key}": values.get(key) for key in ("path", "eval_path")}
+    paths |= {f"data.{key}": recipe.data.option(key) for key in ("path", "eval_path")}
     for key, path in paths.items():
         if not isinstance(path, str) or Path(path).exists():
             continue

@@ -1,35 +1,22 @@
 """Tasks: from a recipe's section `data` to environments."""
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints, NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from ...env import AbstractDatasetEnvironment
 from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
+from .kinds import check_options
 from .parts.compose import parameters_of
 from .parts.lookup import imported
-from .schema import Recipe
-from .values.check import check, is_kind, nearest
-
-
-PACKAGE = "envs"
-"""The package of the environments that a recipe calls by a short name."""
+from .schema import known_tasks, Recipe
 
 
 class Environments(NamedTuple):
-    """Environments of a recipe's task.
-
-    **Fields:**
-
-    - `train`: what is trained on.
-    - `held_out`: what is evaluated, if anything.
-    - `notes`: remarks for whoever starts the run, a sentence each.
-    """
+    """Environments to train and evaluate on, and remarks to whoever starts the run."""
 
     train: AbstractDatasetEnvironment
     held_out: AbstractDatasetEnvironment | None
@@ -74,38 +61,24 @@ def build_environments(
 
 def task_options_of(recipe: Recipe) -> object:
     """The options that a recipe gives to its task."""
-    options = recipe.data.options
+    task, options = recipe.data.task, recipe.data.options
     if not isinstance(options, Mapping):
         return options
-    parameters = parameters_of(find_task(recipe.data.task))
-    kind = next(iter(parameters.values())).annotation
-    if not dataclasses.is_dataclass(kind):
+    kind = next(iter(parameters_of(find_task(task)).values())).annotation
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         return dict(options)
-    assert isinstance(kind, type)
-    kinds = get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in options:
-        if key not in known:
-            raise ValueError(
-                f"`data.{key}` is not a key of the task {recipe.data.task}, which has "
-                f"{', '.join(known) or 'none'}. The nearest is "
-                f"`data.{nearest(key, ['task', *known])}`."
-            )
-    values = {
-        key: check(f"data.{key}", kinds[key], x, None) if is_kind(kinds[key]) else x
-        for key, x in options.items()
-    }
+    values = check_options(kind, options, None, task)
     try:
         return kind(**values)
     except TypeError as error:
-        raise ValueError(f"`data` of the task {recipe.data.task}: {error}.") from None
+        raise ValueError(f"`data` of the task {task}: {error}.") from None
 
 
 def find_task(task: str) -> Callable[..., tuple]:
     """The function of a task; see `build_environments`."""
     module, colon, function = task.partition(":")
     if not colon:
-        module, function = f"{PACKAGE}.{task}", "environments"
+        module, function = f"envs.{task}", "environments"
     found: Any = imported(module, function)
     if found is None:
         raise ValueError(
@@ -114,13 +87,3 @@ def find_task(task: str) -> Callable[..., tuple]:
             f"`{function}` in a module `{module}`."
         )
     return found
-
-
-def known_tasks() -> list[str]:
-    """The environments that have short names."""
-    try:
-        folder = importlib.import_module(PACKAGE).__path__
-    except ModuleNotFoundError:
-        return []
-    found = [module.name for module in pkgutil.iter_modules(folder)]
-    return [name for name in found if not name.startswith("_") and name != "options"]

@@ -16,7 +16,7 @@ from grpojax.runs.recipe import build as parts, load as recipes, tasks
 from grpojax.runs.recipe.parts.algorithm import build_algorithm
 from grpojax.runs.recipe.parts.optimizer import build_optimizer
 from grpojax.runs.recipe.parts.reward import build_reward
-from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.recipe.schema import known_tasks, Recipe
 from grpojax.types import Prompt
 
 from ..conftest import SHIPPED
@@ -146,7 +146,7 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     assert tasks.find_task("gsm8k") is gsm8k.environments
     assert tasks.find_task("addition") is addition.environments
     assert tasks.find_task("envs.addition:environments") is addition.environments
-    assert tasks.known_tasks() == ["addition", "gsm8k"]
+    assert list(known_tasks()) == ["addition", "gsm8k"]
 
 
 @pytest.mark.parametrize(

@@ -109,15 +109,15 @@ def test_an_unknown_name_has_a_nearest(no_model, assignment, key, nearest):
         # Parts of another kind.
         (
             "algorithm.surrogate={name: KL}",
-            "must be an `update.AbstractSurrogate`. Rec",
+            "must be of type `AbstractSurrogate`, or ",
         ),
         (
             "algorithm.importance=TopEntropy",
-            "`algorithm.importance` must be an `update.",
+            "`algorithm.importance` must be of type `Imp",
         ),
         (
             "algorithm.penalties=[Clip]",
-            "`algorithm.penalties[0]` must be an `update.KL`",
+            "`algorithm.penalties[0]` must be of type `KL`",
         ),
         ("algorithm.weight=KL", "`algorithm.weight` must fit its place. Received KL("),
         (
@@ -134,12 +134,12 @@ def test_an_unknown_name_has_a_nearest(no_model, assignment, key, nearest):
             "`algorithm.penalties` must fit its place",
         ),
         ("algorithm.name=Clip", "`algorithm.name` must be a name that grpojax.algo"),
-        ("algorithm.name='os:getcwd'", "or one of yours that returns an `Algorithm`"),
+        ("algorithm.name='os:getcwd'", "of type `Algorithm`, or a function that retu"),
         ("rollout.sampler=RolloutConfig", "`rollout.sampler` needs the argument `prom"),
-        ("rollout.sampler='os:getcwd'", "must name a `rollout.AbstractSampler`"),
+        ("rollout.sampler='os:getcwd'", "must be of type `AbstractSampler`"),
         ("optimizer.name=linear_schedule", "`optimizer` needs the argument `init_val"),
-        ("optimizer.name='os:getcwd'", "`optimizer.name` must name an optimizer"),
-        ("optimizer.learning_rate='os:getcwd'", "must be a number or a schedule"),
+        ("optimizer.name='os:getcwd'", "`optimizer` must be of type `GradientTran"),
+        ("optimizer.learning_rate='os:getcwd'", "must be of type `Callable`, or"),
         (
             "reward.terms=[drop_truncated]",
             "`reward.terms[0]` needs the argument `traje",

@@ -13,13 +13,12 @@ import pytest
 from envs.addition import Addition
 from grpojax import algorithms, reward, text
 from grpojax.rollout import Categorical, RolloutConfig
-from grpojax.runs.recipe import build, load as recipes
+from grpojax.runs.recipe import build, load as recipes, yaml_format
 from grpojax.runs.recipe.parts import shapings
 from grpojax.runs.recipe.parts.algorithm import build_algorithm
 from grpojax.runs.recipe.parts.optimizer import build_optimizer
 from grpojax.runs.recipe.parts.reward import build_reward
 from grpojax.runs.recipe.schema import Recipe
-from grpojax.runs.recipe.values import yaml_format
 from grpojax.update import stochastic_rounding, UpdateConfig
 
 from ..conftest import SHIPPED

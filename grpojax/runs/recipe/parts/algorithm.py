@@ -1,9 +1,10 @@
 """The algorithm of a recipe, with the parts that it changes."""
 
 import dataclasses
-import inspect
+import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,108 +12,53 @@ import jax.numpy as jnp
 from .... import advantage, algorithms, update
 from ....algorithms import Algorithm
 from ....types import Rewards
-from ....update import (
-    AbstractSurrogate,
-    Batch,
-    Importance,
-    KL,
-    LossInputs,
-    LossWeights,
-    OffPolicySequenceMask,
-    TopEntropy,
-)
-from ..schema import Recipe
-from .compose import Context, keys_of, make
+from ....update import Batch, KL, LossInputs, LossWeights
+from .. import schema
+from ..kinds import fields_of
+from .compose import Context, make, parameters_of
 from .lookup import find
 
 
-_OBJECTIVE = {
-    "ratio": 1,
-    "surrogate": None,
-    "weight": 1,
-    "importance": None,
-    "entropy_filter": None,
-    "off_policy_filter": None,
-}
-"""Parts of an objective, and the number of arguments of functions among them."""
-
-_TYPES = {
-    "surrogate": AbstractSurrogate,
-    "importance": Importance,
-    "entropy_filter": TopEntropy,
-    "off_policy_filter": OffPolicySequenceMask,
-}
+_T = TypeVar("_T")
 
 
-def build_algorithm(recipe: Recipe) -> Algorithm:
+def build_algorithm(recipe: schema.Recipe) -> Algorithm:
     """The algorithm that a recipe names, with the parts that it changes.
 
     **Raises:** `ValueError` with the key, for unknown names and arguments.
     """
-    settings = recipe.algorithm
+    settings, beta = recipe.algorithm, recipe.algorithm.beta
     described: dict[str, object] = {"name": settings.name, **settings.arguments}
     function = find("algorithm.name", settings.name, [algorithms])
-    takes_beta = callable(function) and "beta" in inspect.signature(function).parameters
-    if settings.beta is not None and takes_beta:
-        described["beta"] = settings.beta
-    context = Context([algorithms], siblings=keys_of(settings))
-    algorithm = make("algorithm", described, context)
-    if not isinstance(algorithm, Algorithm):
-        raise ValueError(
-            "`algorithm.name` must name a function of `grpojax.algorithms`, or one of "
-            f"yours that returns an `Algorithm`. Received {settings.name!r}."
-        )
-    changes: dict[str, object] = {}
-    for field, arity in _OBJECTIVE.items():
-        part = vars(settings)[field]
+    takes_beta = "beta" in parameters_of(function)
+    if beta is not None and takes_beta:
+        described["beta"] = beta
+    context = Context([algorithms], siblings=list(fields_of(settings)))
+    algorithm = make("algorithm", described, Algorithm, context)
+    objective = _changed(algorithm.objective, settings, update)
+    if beta is not None and (settings.penalties is not None or not takes_beta):
+        penalties = (*objective.penalties, KL(beta))
+        objective = dataclasses.replace(objective, penalties=penalties)
+    algorithm = _changed(algorithm, settings, advantage)
+    return dataclasses.replace(algorithm, objective=objective)
+
+
+def _changed(value: _T, settings: schema.Algorithm, module: ModuleType) -> _T:
+    """A value in which the parts that settings describe replace its fields."""
+    changes, context = {}, Context([module])
+    for field, kind in typing.get_type_hints(type(value)).items():
+        key, part = f"algorithm.{field}", vars(settings).get(field)
+        if isinstance(part, tuple):
+            items, (kind, *_) = enumerate(part), typing.get_args(kind)
+            part = tuple(make(f"{key}[{i}]", x, kind, context) for i, x in items)
+        elif part is not None and not isinstance(part, float):
+            part = make(key, part, kind, context)
         if part is not None:
-            changes[field] = _objective_part(field, part, arity)
-    penalties = algorithm.objective.penalties
-    if settings.penalties is not None:
-        named = enumerate(settings.penalties)
-        penalties = tuple(_penalty(f"algorithm.penalties[{i}]", x) for i, x in named)
-    if settings.beta is not None and (settings.penalties is not None or not takes_beta):
-        penalties = (*penalties, KL(settings.beta))
-    changes["penalties"] = penalties
-    if settings.entropy_bonus is not None:
-        changes["entropy_bonus"] = settings.entropy_bonus
-    objective = dataclasses.replace(algorithm.objective, **changes)
-    estimator, select = algorithm.advantage, algorithm.select
-    if settings.advantage is not None:
-        estimator = make(
-            "algorithm.advantage", settings.advantage, Context([advantage]), arity=1
-        )
-    if settings.select is not None:
-        select = make(
-            "algorithm.select", settings.select, Context([advantage]), arity=1
-        )
-    return Algorithm(estimator, select, objective)
+            changes[field] = part
+    return dataclasses.replace(typing.cast(Any, value), **changes)
 
 
-def _objective_part(field: str, part: object, arity: int | None) -> object:
-    made = make(f"algorithm.{field}", part, Context([update]), arity=arity)
-    kind = _TYPES.get(field)
-    if kind is not None and not isinstance(made, kind):
-        raise ValueError(
-            f"`algorithm.{field}` must be an `update.{kind.__name__}`. Received "
-            f"{part!r}."
-        )
-    return made
-
-
-def _penalty(key: str, part: object) -> KL:
-    made = make(key, part, Context([update]))
-    if not isinstance(made, KL):
-        raise ValueError(f"`{key}` must be an `update.KL`. Received {part!r}.")
-    return made
-
-
-def needs_reference(algorithm: Algorithm) -> bool:
-    """Whether the loss compares the policy with a reference."""
-    return bool(algorithm.objective.penalties)
-
-
-def check_algorithm(recipe: Recipe) -> None:
+def check_algorithm(recipe: schema.Recipe) -> None:
     """Checks an algorithm on the shapes of a step, by tracing its parts.
 
     **Raises:** `ValueError` with the key, for parts that take or return something else,
@@ -121,41 +67,39 @@ def check_algorithm(recipe: Recipe) -> None:
     algorithm, settings = build_algorithm(recipe), recipe.rollout
     objective = algorithm.objective
     rows = settings.train_prompts or settings.prompts, settings.group
-    shape = *rows, settings.max_new_tokens
-    mask = jax.ShapeDtypeStruct(shape, bool)
+    tokens = *rows, settings.max_new_tokens
+    mask = jax.ShapeDtypeStruct(tokens, bool)
     rewards = jax.eval_shape(lambda: _rewards(rows, recipe.reward.weights))
-    inputs = jax.eval_shape(lambda: _inputs(shape))
+    inputs = jax.eval_shape(lambda: _inputs(tokens))
+    places: dict[str, tuple[Callable, object, tuple[int, ...], type]] = {
+        "advantage": (algorithm.advantage, rewards, rows, jnp.floating),
+        "select": (algorithm.select, rewards, rows, jnp.bool_),
+        "weight": (objective.weight, mask, tokens, jnp.floating),
+        "ratio": (objective.ratio, inputs, tokens, jnp.floating),
+    }
+    for field, (part, argument, shape, dtype) in places.items():
+        try:
+            found = _traced(field, part, argument)
+        except KeyError:
+            continue  # A component that only the task has: the step's trace finds out.
+        is_array = isinstance(found, jax.ShapeDtypeStruct)
+        if (
+            not is_array
+            or found.shape[: len(shape)] != shape
+            or not jnp.issubdtype(found.dtype, dtype)
+        ):
+            kind = "flag" if dtype is jnp.bool_ else "number"
+            raise ValueError(
+                f"`algorithm.{field}` must return a {kind} for each "
+                f"{'row' if shape == rows else 'token'}, of dtype {dtype.__name__} and "
+                f"shape {shape}. Received {found!r:.80}."
+            )
 
     def loss(inputs: LossInputs) -> object:
         weights = objective.loss_weights(inputs.batch)
         return objective(dataclasses.replace(inputs, weights=weights))
 
-    try:
-        estimates = _traced("advantage", algorithm.advantage, rewards)
-        _check("advantage", "a number for each row", estimates, rows, jnp.floating)
-        selected = _traced("select", algorithm.select, rewards)
-        _check("select", "a flag for each row", selected, rows, jnp.bool_)
-    except KeyError:
-        # A component that only the task has: the step's trace finds out.
-        pass
-    weights = _traced("weight", objective.weight, mask)
-    _check("weight", "a number for each token", weights, shape, jnp.floating)
-    ratio = _traced("ratio", objective.ratio, inputs)
-    _check("ratio", "a number for each token", ratio, shape, jnp.floating)
     _traced("penalties", loss, inputs)
-
-
-def _rewards(rows: tuple[int, int], names: Iterable[str]) -> Rewards:
-    rewards = Rewards.of(jnp.zeros(rows))
-    components = {name: rewards.total for name in names}
-    weights = {name: jnp.ones(()) for name in components}
-    return dataclasses.replace(rewards, components=components, weights=weights)
-
-
-def _inputs(shape: tuple[int, ...]) -> LossInputs:
-    number, advantage = jnp.zeros(shape), jnp.zeros((*shape[:-1], 1))
-    batch = Batch(advantage, jnp.ones(shape, bool), number, number, number, number)
-    return LossInputs(number, number, batch, LossWeights(number))
 
 
 def _traced(field: str, part: Callable, argument: object) -> object:
@@ -170,18 +114,14 @@ def _traced(field: str, part: Callable, argument: object) -> object:
         ) from error
 
 
-def _check(
-    field: str, what: str, found: Any, shape: tuple[int, ...], dtype: type
-) -> None:
-    """Raises a `ValueError` unless an array has the shape, and maybe more axes."""
-    is_array = isinstance(found, jax.ShapeDtypeStruct)
-    if not is_array or found.shape[: len(shape)] != shape:
-        raise ValueError(
-            f"`algorithm.{field}` must return {what}, of shape {shape}. Received "
-            f"{found!r:.80}."
-        )
-    if not jnp.issubdtype(found.dtype, dtype):
-        raise ValueError(
-            f"`algorithm.{field}` must return {what}, of dtype {dtype.__name__}. "
-            f"Received {found.dtype}."
-        )
+def _rewards(rows: tuple[int, int], names: Iterable[str]) -> Rewards:
+    rewards = Rewards.of(jnp.zeros(rows))
+    components = {name: rewards.total for name in names}
+    weights = {name: jnp.ones(()) for name in components}
+    return dataclasses.replace(rewards, components=components, weights=weights)
+
+
+def _inputs(shape: tuple[int, ...]) -> LossInputs:
+    number, advantage = jnp.zeros(shape), jnp.zeros((*shape[:-1], 1))
+    batch = Batch(advantage, jnp.ones(shape, bool), number, number, number, number)
+    return LossInputs(number, number, batch, LossWeights(number))

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Sequence
 from types import ModuleType
 
-from ..values.check import nearest
+from ..kinds import nearest
 
 
 def names(modules: Sequence[ModuleType]) -> list[str]:
@@ -21,15 +21,9 @@ def names(modules: Sequence[ModuleType]) -> list[str]:
 
 
 def find(key: str, name: str, modules: Sequence[ModuleType]) -> object:
-    """The object that a name refers to.
+    """The object that modules export by a name, or that of `package.module:object`.
 
-    **Arguments:**
-
-    - `key`: of the recipe, for messages.
-    - `name`: exported by one of the modules, or `package.module:object`.
-    - `modules`: where names are looked up, in this order.
-
-    **Raises:** `ValueError` if there is none, with the nearest name that there is.
+    **Raises:** `ValueError` with the recipe's key if there is none, and the nearest.
     """
     path, colon, attribute = name.partition(":")
     if colon:
@@ -53,10 +47,7 @@ def find(key: str, name: str, modules: Sequence[ModuleType]) -> object:
 def imported(path: str, attribute: str) -> object | None:
     """The object of a module, or `None` if there is no such module or object.
 
-    **Arguments:**
-
-    - `path`: the module's absolute name.
-    - `attribute`: of the module; dotted, if it is an attribute of one.
+    The attribute is dotted, if it is one of an object of the module.
 
     **Raises:** `ModuleNotFoundError` for a module that exists and lacks another one.
     """

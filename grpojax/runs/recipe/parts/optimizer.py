@@ -1,15 +1,15 @@
 """The optimizer of a recipe, on its schedule."""
 
-import inspect
+from collections.abc import Callable
 from types import ModuleType
-from typing import cast
 
 import optax
 import optax.contrib
 
 from ....update import stochastic_rounding, with_learning_rate
+from ..kinds import fields_of
 from ..schema import Recipe
-from .compose import Context, keys_of, make
+from .compose import Context, make, parameters_of
 from .lookup import find
 
 
@@ -21,13 +21,8 @@ def build_schedule(recipe: Recipe) -> optax.Schedule:
     """The learning rate, by the number of optimizer updates."""
     settings, rate = recipe.optimizer, recipe.optimizer.learning_rate
     if not isinstance(rate, float):
-        schedule = make("optimizer.learning_rate", rate, Context(OPTIMIZERS))
-        if not callable(schedule):
-            raise ValueError(
-                "`optimizer.learning_rate` must be a number or a schedule of optax. "
-                f"Received {rate!r}."
-            )
-        return cast(optax.Schedule, schedule)
+        key = "optimizer.learning_rate"
+        return make(key, rate, Callable, Context(OPTIMIZERS))
     updates = recipe.run.steps * recipe.update.epochs * recipe.update.minibatches
     warmup = settings.warmup_updates
     decay = max(updates - warmup, 1)
@@ -50,8 +45,7 @@ def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     **Raises:** `ValueError` with the key, for unknown names and arguments.
     """
     settings, schedule = recipe.optimizer, build_schedule(recipe)
-    function = find("optimizer.name", settings.name, OPTIMIZERS)
-    parameters = inspect.signature(function).parameters if callable(function) else {}
+    parameters = parameters_of(find("optimizer.name", settings.name, OPTIMIZERS))
     described: dict[str, object] = {"name": settings.name, **settings.arguments}
     if "weight_decay" in parameters:
         described["weight_decay"] = settings.weight_decay
@@ -63,13 +57,8 @@ def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     scheduled = "learning_rate" in parameters
     if scheduled:
         described["learning_rate"] = schedule
-    context = Context(OPTIMIZERS, siblings=keys_of(settings))
-    optimizer = make("optimizer", described, context)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(
-            "`optimizer.name` must name an optimizer of optax, or a function of yours "
-            f"that returns one. Received {settings.name!r}."
-        )
+    context = Context(OPTIMIZERS, siblings=list(fields_of(settings)))
+    optimizer = make("optimizer", described, optax.GradientTransformation, context)
     if settings.clip_norm is not None:
         clip = optax.clip_by_global_norm(settings.clip_norm)
         optimizer = optax.chain(clip, optimizer)

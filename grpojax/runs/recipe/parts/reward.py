@@ -19,7 +19,7 @@ from ....text import AbstractTokenizer
 from ....types import Rewards, Trajectory
 from ..schema import Recipe
 from . import shapings
-from .compose import arguments_of, Context, Given, LATER, make, split
+from .compose import arguments_of, Context, Given, LATER, make, parameters_of, split
 from .lookup import find
 
 
@@ -54,7 +54,6 @@ def build_reward(
         recipe,
         {
             "decode": lambda: tokenizer.decode,
-            "horizon": lambda: recipe.rollout.max_new_tokens,
             "reference": reference,
             "solutions": lambda: solutions(env, tokenizer),
         },
@@ -76,16 +75,9 @@ class _RecipeReward(eqx.Module):
 
 def check_reward(recipe: Recipe) -> None:
     """Checks the section `reward`, as far as no model is needed for it."""
-    _build(
-        recipe,
-        {
-            # How tokens are decoded does not matter to a part that is not called.
-            "decode": lambda: repr,
-            "horizon": lambda: recipe.rollout.max_new_tokens,
-            "reference": lambda: LATER,
-            "solutions": dict,
-        },
-    )
+    # How tokens are decoded does not matter to a part that is not called.
+    known = {"decode": lambda: repr, "reference": lambda: LATER, "solutions": dict}
+    _build(recipe, known)
     named = [x["name"] if isinstance(x, Mapping) else x for x in recipe.reward.shapings]
     if "shuffled" in named and recipe.rollout.prompts < 2:
         raise ValueError(
@@ -97,13 +89,14 @@ def check_reward(recipe: Recipe) -> None:
 
 def _build(recipe: Recipe, given: Given) -> Any:
     """The reward function, or `LATER`."""
-    settings, context = recipe.reward, Context(REWARDS, given)
+    settings, horizon = recipe.reward, recipe.rollout.max_new_tokens
+    context = Context(REWARDS, {**given, "horizon": lambda: horizon})
     terms = [
         _term(f"reward.terms[{i}]", part, context)
         for i, part in enumerate(settings.terms)
     ]
     changes = [
-        make(f"reward.shapings[{i}]", part, context, arity=2)
+        make(f"reward.shapings[{i}]", part, reward.Shaping, context)
         for i, part in enumerate(settings.shapings)
     ]
     if any(part is LATER for part in (*terms, *changes)):
@@ -118,19 +111,15 @@ def _build(recipe: Recipe, given: Given) -> Any:
 def _term(key: str, part: object, context: Context) -> Any:
     """A reward function; a Python function over texts runs on the host."""
     name, described = split(key, part)
-    function = find(key, name, context.modules)
-    if not inspect.isfunction(function) or not _takes_completions(function):
-        return make(key, part, context, arity=1)
+    function: Any = find(key, name, context.modules)
+    if not inspect.isfunction(function) or "completions" not in parameters_of(function):
+        return make(key, part, RewardFn, context)
     component = str(described.pop("name", function.__name__))
     arguments = arguments_of(key, name, function, described, context, supplied=_TEXTS)
     if arguments:
         function = functools.partial(function, **arguments)
     decode: Any = context.given["decode"]()
     return reward.HostReward(function, decode, name=component)
-
-
-def _takes_completions(function: Callable) -> bool:
-    return "completions" in inspect.signature(function).parameters
 
 
 def solutions(
