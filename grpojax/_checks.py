@@ -1,8 +1,9 @@
-"""Checks of constructor arguments: each error is one sentence that names the field."""
+"""Checks of constructor arguments: each error is one sentence that names the field.
+
+Without JAX, which `grpojax --help` does not import.
+"""
 
 import inspect
-
-import equinox as eqx
 
 
 def check_parts(owner: str, **parts: object) -> None:
@@ -27,7 +28,7 @@ def check_parts(owner: str, **parts: object) -> None:
     for field, part in parts.items():
         if isinstance(part, tuple):
             check_parts(owner, **{f"{field}[{i}]": x for i, x in enumerate(part)})
-        elif isinstance(part, type) and issubclass(part, eqx.Module):
+        elif isinstance(part, type):
             raise TypeError(
                 f"`{owner}.{field}` must be an instance. Received the class "
                 f"`{part.__name__}`: write `{_call(part)}`."
