@@ -22,12 +22,12 @@ class Chunk(eqx.Module):
     - `earlier`: how many of its sequence's tokens are in earlier chunks.
     """
 
-    tokens: Int[Array, " column"]
-    positions: Int[Array, " column"]
-    targets: Int[Array, " column"]
-    owner: Int[Array, " column"]
-    sequence: Int[Array, " column"]
-    earlier: Int[Array, " column"]
+    tokens: Int[Array, "*shard column"]
+    positions: Int[Array, "*shard column"]
+    targets: Int[Array, "*shard column"]
+    owner: Int[Array, "*shard column"]
+    sequence: Int[Array, "*shard column"]
+    earlier: Int[Array, "*shard column"]
 
 
 class Context(eqx.Module):
@@ -40,7 +40,7 @@ class Context(eqx.Module):
     """
 
     cache: PyTree
-    owner: Int[Array, " column"]
+    owner: Int[Array, "*shard column"]
 
 
 class Window(eqx.Module):

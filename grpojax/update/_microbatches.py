@@ -46,6 +46,9 @@ from ._packing import (
 _Columns = tuple[Float[Array, "shard column"], Float[Array, "shard column"]]
 """Log-probs and entropies of a chunk."""
 
+_Earlier = tuple[Float[Array, "shard earlier"], Float[Array, "shard earlier"]]
+"""The same of a split row's earlier chunks."""
+
 
 class PackedRows(eqx.Module):
     """Rows and their prompts, packed into microbatches of `size` tokens.
@@ -113,7 +116,7 @@ class PackedRows(eqx.Module):
         return Context(cache, owner.reshape(owner.shape[0], -1))
 
     def to_rows(
-        self, microbatch: Int[Array, ""], columns: _Columns, earlier: _Columns
+        self, microbatch: Int[Array, ""], columns: _Columns, earlier: _Earlier
     ) -> tuple[LogProbs, Bool[Array, "prompt group"]]:
         """Log-probs of the rows that end in a microbatch, and which those are."""
         _, prompts, group, time = self.tokens.shape
@@ -208,7 +211,7 @@ class _Scorer(eqx.Module):
 
     def earlier(
         self, policy: AbstractPolicy, cache: PyTree, microbatch: Int[Array, ""]
-    ) -> tuple[Int[Array, ""], PyTree, _Columns]:
+    ) -> tuple[Int[Array, ""], PyTree, _Earlier]:
         """Runs the earlier chunks of the row that ends in a microbatch.
 
         **Returns:** how many there are, their keys and values, and their log-probs and
@@ -371,15 +374,17 @@ def packed_gradient(
         sums, _ = jax.lax.fori_loop(0, count, back, (sums, of[2]))
         return sums, metrics
 
-    sums = _Sums.zeros(params, cache)
-    shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), sums)
+    shape = rows.tokens.shape[0] * rows.tokens.shape[1], *rows.tokens.shape[2:]
+    by_row = (jax.ShapeDtypeStruct(shape, jnp.float32),) * 2
+    included = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
+    metrics = jax.eval_shape(loss, by_row, included)[1].zeros()
 
     def add(microbatch, carry):
         sums, metrics = carry
         sums, more = one(microbatch, sums)
         return sums, metrics + more
 
-    start = sums, shapes[1].zeros()
+    start = _Sums.zeros(params, cache), metrics
     sums, metrics = jax.lax.fori_loop(0, rows.microbatches, add, start)
     return pull_prompts(sums).params, metrics
 

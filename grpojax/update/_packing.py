@@ -30,12 +30,12 @@ class Packing(eqx.Module):
     - `used`: how many microbatches hold all rows; at least 1.
     """
 
-    microbatch: Int[Array, " row"]
-    start: Int[Array, " row"]
-    before: Int[Array, " row"]
-    source: Int[Array, "microbatch size"]
-    split_row: Int[Array, " microbatch"]
-    used: Int[Array, ""]
+    microbatch: Int[Array, "*shard row"]
+    start: Int[Array, "*shard row"]
+    before: Int[Array, "*shard row"]
+    source: Int[Array, "*shard microbatch size"]
+    split_row: Int[Array, "*shard microbatch"]
+    used: Int[Array, "*shard"]
 
 
 def pack(lengths: Int[Array, " row"], size: int, time: int) -> Packing:
@@ -123,13 +123,9 @@ class PackedPrompts(eqx.Module):
     - `used`: how many chunks hold all of them.
     """
 
-    owner: Int[Array, "chunk size"]
-    position: Int[Array, "chunk size"]
-    used: Int[Array, ""]
-
-    @property
-    def columns(self) -> int:
-        return self.owner.size
+    owner: Int[Array, "*shard chunk size"]
+    position: Int[Array, "*shard chunk size"]
+    used: Int[Array, "*shard"]
 
 
 def pack_prompts(prompt: Prompt, size: int) -> PackedPrompts:
