@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from ..policy import AbstractPolicy, Past
 from ..types import Prompt
@@ -102,7 +102,10 @@ def completion_chunk(
 
 
 def split_source(
-    packing: Packing, microbatch: Int[Array, ""], number: Int[Array, ""], time: int
+    packing: Packing,
+    microbatch: Int[ArrayLike, ""],
+    number: Int[ArrayLike, ""],
+    time: int,
 ) -> Int[Array, " column"]:
     """The tokens of an earlier chunk of the row that ends in a microbatch, as `source`.
 
