@@ -60,7 +60,9 @@ def parse() -> argparse.Namespace:
     add("--weights", default="float32", choices=["float32", "bfloat16"])
     add("--cache-dtype", default=None, choices=["bfloat16", "int8", "float32"])
     add("--remat", default="layers", help="what the backward pass computes again")
-    add("--microbatches", type=int, default=None)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--tokens", type=int, default=None, help="of a microbatch")
+    size.add_argument("--microbatches", type=int, default=None)
     add(
         "--chunk", type=int, default=None, help="positions whose logits exist at a time"
     )
@@ -138,14 +140,26 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
             rollout=grpojax.RolloutConfig(
                 options.prompts, options.group, slots=options.slots
             ),
-            update=grpojax.UpdateConfig(
-                microbatches=options.microbatches, chunk=options.chunk
-            ),
+            update=update_of(options),
         )
         return eqx.filter(state, eqx.is_array), metrics
 
     with jax.set_mesh(mesh):
         return jax.jit(step, donate_argnums=0).lower(state, env).compile()
+
+
+def update_of(options: argparse.Namespace) -> grpojax.UpdateConfig:
+    return grpojax.UpdateConfig(
+        tokens=options.tokens, microbatches=options.microbatches, chunk=options.chunk
+    )
+
+
+def microbatches_of(options: argparse.Namespace, mesh: jax.sharding.Mesh) -> int:
+    """How many a shard has, if every row has its full length."""
+    *batch, _ = mesh.shape.values()
+    padded = options.prompts * options.group * options.time // math.prod(batch)
+    with jax.set_mesh(mesh):
+        return -(-padded // update_of(options).microbatch_tokens(padded))
 
 
 def phase_of(scope: str) -> str:
@@ -156,26 +170,26 @@ def phase_of(scope: str) -> str:
 def label_of(loop: hlo.Loop, options: argparse.Namespace) -> str:
     phase = phase_of(loop.scope)
     if loop.trips is None:
-        return {"rollout": "token", "update": "part"}.get(phase, "loop")
+        return {"rollout": "token", "update": "microbatch"}.get(phase, "loop")
     layers = PRESETS[options.model].num_layers
     return "layer" if loop.trips == layers else f"{loop.trips} times"
 
 
-def times_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> int:
+def times_of(
+    loops: tuple[hlo.Loop, ...], options: argparse.Namespace, microbatches: int
+) -> int:
     """How often what stands in these loops runs, if every row has its full length.
 
     Of the loops whose number only the data know these are two: tokens, as many for
-    every slot as its rows have, and the streams of an update. Those inside of them,
-    which refill slots, are counted once.
+    every slot as its rows have, and the microbatches of an update. Those inside of
+    them, such as blocks of columns, are counted once.
     """
     rows = options.prompts * options.group
     tokens = options.time * math.ceil(rows / (options.slots or rows))
-    parts = options.microbatches or options.group
-    streams = parts // math.gcd(parts, options.group)
     unknown = [loop for loop in loops if loop.trips is None]
     known = math.prod(loop.trips for loop in loops if loop.trips is not None)
     first = phase_of(unknown[0].scope) if unknown else ""
-    return known * {"rollout": tokens, "update": parts // streams}.get(first, 1)
+    return known * {"rollout": tokens, "update": microbatches}.get(first, 1)
 
 
 def over(devices: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
@@ -199,12 +213,12 @@ def memory_of(compiled) -> dict[str, int]:
 
 def exchanges(text: str, options: argparse.Namespace, mesh) -> list[dict]:
     """What devices say to each other: one row for each kind, place and result."""
-    rows = collections.Counter()
+    rows, parts = collections.Counter(), microbatches_of(options, mesh)
     for x in hlo.collectives(text):
         place = [phase_of(x.scope) or phase_of(x.loops[0].scope if x.loops else "")]
         place += [label_of(loop, options) for loop in x.loops]
         row = x.kind, over(x.devices, mesh), " > ".join(place), plain(x.result)
-        rows[(*row, x.bytes, times_of(x.loops, options))] += 1
+        rows[(*row, x.bytes, times_of(x.loops, options, parts))] += 1
     names = "kind", "over", "place", "result", "bytes", "times"
     return [
         {**dict(zip(names, row, strict=True)), "count": count}
@@ -217,9 +231,9 @@ def plain(type: str) -> str:
     return re.sub(r"\{[^}]*\}|/\*[^*]*\*/", "", type)
 
 
-def cycles_of(text: str, options: argparse.Namespace) -> dict[str, float]:
+def cycles_of(text: str, options: argparse.Namespace, mesh) -> dict[str, float]:
     """The TPU compiler's estimate of its own instructions, by phase: millions."""
-    found = collections.Counter()
+    found, parts = collections.Counter(), microbatches_of(options, mesh)
     for x in hlo.instructions(text):
         cycles = re.search(r'"estimated_cycles":"(\d+)"', x.attributes)
         if cycles is None or x.fused:
@@ -228,14 +242,14 @@ def cycles_of(text: str, options: argparse.Namespace) -> dict[str, float]:
         phase = next(filter(None, map(phase_of, scopes)), "")
         decoding = any(label_of(loop, options) == "token" for loop in x.loops)
         name = "decoding" if decoding else phase
-        found[name] += int(cycles[1]) * times_of(x.loops, options) / 1e6
+        found[name] += int(cycles[1]) * times_of(x.loops, options, parts) / 1e6
     return dict(found)
 
 
 def planned(options: argparse.Namespace, mesh, chip: Chip) -> plan.Estimate:
     """The same step on paper."""
     *batch, tensor = mesh.shape.values()
-    shape = plan.Mesh(math.prod(batch), tensor, options.microbatches or options.group)
+    shape = plan.Mesh(math.prod(batch), tensor, microbatches_of(options, mesh))
     job = plan.Job(
         options.prompts,
         options.group,
@@ -257,7 +271,7 @@ def main():
         Path(options.text).write_text(text, encoding="utf-8")
     memory, cost = memory_of(compiled), compiled.cost_analysis() or {}
     said = exchanges(text, options, mesh)
-    cycles = cycles_of(text, options)
+    cycles = cycles_of(text, options, mesh)
     where = f"{options.gpus} GPUs" if options.gpus else options.topology
     chip = CHIPS["h100" if options.gpus else options.topology.split(":")[0]]
     total = sum(memory.values())

@@ -33,7 +33,7 @@ compare() {
         --contestant 'ours=grpojax:{"dtype": "bfloat16"}' "$@"
 }
 
-small="--model qwen2.5-0.5b --microbatches 4"
+small="--model qwen2.5-0.5b"
 large="--model qwen2.5-1.5b --weights bfloat16"
 (
     export XLA_PYTHON_CLIENT_ALLOCATOR=platform # Gives back what it does not use.

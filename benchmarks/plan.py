@@ -131,10 +131,8 @@ def estimate(config: TransformerConfig, chip: Chip, mesh: Mesh, job: Job) -> Est
     head = config.vocab_size * config.hidden_size / mesh.tensor
     gradients = (job.weight + 2 * 4) * all / mesh.count + (2 + 2 * 4) * head
     contexts = prompts * job.prefix * column
-    # Blocks of logits and of one layer's attention, each with what is made of it.
-    logits = job.chunk * config.vocab_size
-    scores = streams * config.num_heads * job.time * (job.time + job.prefix)
-    blocks = 4 * (3 * logits + 2 * scores) / mesh.tensor
+    # Blocks of logits, with what is made of them; those of attention are small.
+    blocks = 4 * 3 * job.chunk * config.vocab_size / mesh.tensor
     return Estimate(
         seconds,
         {

@@ -110,24 +110,31 @@ PRESETS = {
 
 
 class RandomPrompts(AbstractEnvironment):
-    """Asks random tokens, and pays the share of even ones; no row ever ends itself."""
+    """Asks random tokens, and pays the share of even ones; no row ever ends itself.
+
+    Prompts have `prefix` tokens; `widest` is that of the longest of the data set.
+    """
 
     end_tokens: jax.Array
     vocab_size: int = eqx.field(static=True)
     max_prompt_length: int = eqx.field(static=True)
     max_completion_length: int = eqx.field(static=True)
+    prefix: int = eqx.field(static=True)
     max_turns: int = eqx.field(static=True, default=1)
 
-    def __init__(self, vocab_size: int, prefix: int, time: int):
+    def __init__(
+        self, vocab_size: int, prefix: int, time: int, widest: int | None = None
+    ):
         self.end_tokens = jnp.array([vocab_size])  # Outside of what can be sampled.
         self.vocab_size = vocab_size
-        self.max_prompt_length = prefix
+        self.prefix = prefix
+        self.max_prompt_length = prefix if widest is None else widest
         self.max_completion_length = time
         self.max_turns = 1
 
     def reset(self, key):
         tokens = jr.randint(key, (self.max_prompt_length,), 0, self.vocab_size)
-        length = jnp.array(self.max_prompt_length, jnp.int32)
+        length = jnp.array(self.prefix, jnp.int32)
         return jnp.zeros((), jnp.int32), Prompt(tokens, length)
 
     def step(self, state, turn):

@@ -51,6 +51,7 @@ def parse() -> argparse.Namespace:
     add("--prompts", type=int, default=8)
     add("--group", type=int, default=8)
     add("--prefix", type=int, default=64, help="tokens of each prompt")
+    add("--widest", type=int, default=None, help="the longest prompt of the data set")
     add("--time", type=int, default=128, help="the horizon, in tokens")
     add("--lengths", default="full", help="full, exponential:MEAN, or a JSON file")
     add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
@@ -63,7 +64,9 @@ def parse() -> argparse.Namespace:
         choices=["float32", "bfloat16", "int8"],
         help="of the sampler",
     )
-    add("--microbatches", type=int, default=None)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--tokens", type=int, default=None, help="of a microbatch")
+    size.add_argument("--microbatches", type=int, default=None)
     add("--mesh", type=sizes_of, default=(1, 1, 1), help="sizes of data,fsdp,tensor")
     add("--steps", type=int, default=5)
     add(
@@ -194,7 +197,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     reads = [iterations_of(rows, each) for rows in np.split(lengths, parts)]
     iterations = max(reads)
     policy = load(options)
-    env = RandomPrompts(policy.vocab_size, options.prefix, options.time)
+    env = RandomPrompts(policy.vocab_size, options.prefix, options.time, options.widest)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
     state, env = meshes.place((state, env), mesh)
@@ -203,7 +206,9 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
         env,
         optimizer,
         rollout=grpojax.RolloutConfig(*shape, slots=slots, limits=limits),
-        update=grpojax.UpdateConfig(microbatches=options.microbatches),
+        update=grpojax.UpdateConfig(
+            tokens=options.tokens, microbatches=options.microbatches
+        ),
     )
     apart = time_phases(options, state, step) if options.phases else {}
     seconds, compile_seconds = [], None

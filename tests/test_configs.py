@@ -37,7 +37,7 @@ REFUSED = {
         f"UpdateConfig({name}={value})": (
             f"ValueError: {name} must be a positive integer. Received {value}."
         )
-        for name in ("epochs", "minibatches", "microbatches", "chunk")
+        for name in ("epochs", "minibatches", "tokens", "microbatches", "chunk")
         for value in ("0", "-1", "2.5", "True")
     },
     **{

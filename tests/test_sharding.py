@@ -260,7 +260,7 @@ def test_an_axis_of_a_mesh_is_inferred():
         (dict(rollout=change(ROLLOUT, slots=4)), "data x fsdp = 8. Received slots=4"),
         (
             dict(update=update.UpdateConfig(minibatches=2)),
-            "minibatches / microbatches=4",
+            "minibatches=4",
         ),
     ],
 )

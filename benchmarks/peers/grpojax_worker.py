@@ -29,7 +29,7 @@ SETTINGS = {
     "remat": "elementwise",
     # Fields of `RolloutConfig`, such as `slots`.
     "rollout": {},
-    # Fields of `UpdateConfig`, such as `microbatches`.
+    # Fields of `UpdateConfig`, such as `tokens`.
     "update": {},
     # Sizes of data, fsdp and tensor; a CPU counts as as many devices as that takes.
     "mesh": [1, 1, 1],

@@ -26,11 +26,7 @@ def empty_cache(policy: AbstractPolicy[_Cache], columns: int) -> _Cache:
 
 
 def completion_hidden(
-    policy: AbstractPolicy[_Cache],
-    prompt: Prompt,
-    tokens: Int[Array, "*group time"],
-    context: _Cache | None = None,
-    position: Int[Array, "*group time"] | None = None,
+    policy: AbstractPolicy[_Cache], prompt: Prompt, tokens: Int[Array, "*group time"]
 ) -> Float[Array, "*group time hidden"]:
     """The hidden state that predicts each completion token, for one prompt's group.
 
@@ -43,33 +39,19 @@ def completion_hidden(
     - `policy`: the policy.
     - `prompt`: the group's prompt.
     - `tokens`: token ids of the completions.
-    - `context`: the prompt's cache from `prefill`; computed here by default.
-    - `position`: each token's position in its own completion, where several are packed
-        into one sequence; a token then attends to its own completion only.
 
     **Returns:** hidden states, for `policy.logits`.
     """
-    if context is None:
-        context = prefill(policy, prompt)
     # The prompt's last token is the first of the chunk instead.
     in_prompt = jnp.arange(prompt.tokens.shape[0]) < prompt.length - 1
-    past = Past(context, in_prompt[None])
+    past = Past(prefill(policy, prompt), in_prompt[None])
     last = prompt.tokens[prompt.length - 1]
-    time = tokens.shape[-1]
+    positions = prompt.length - 1 + jnp.arange(tokens.shape[-1])
 
-    def one(row: Int[Array, " time"], position: Int[Array, " time"] | None):
+    def one(row: Int[Array, " time"]):
         inputs = jnp.concatenate([last[None], row[:-1]])
-        visible, offset = None, jnp.arange(time)
-        if position is not None:
-            inputs = jnp.where(position == 0, last, inputs)
-            age = offset[:, None] - offset[None]
-            visible = (age >= 0) & (age <= position[:, None])
-            offset = position
-        hidden, _ = policy.extend(
-            inputs, prompt.length - 1 + offset, past, visible=visible
-        )
-        return hidden
+        return policy.extend(inputs, positions, past)[0]
 
     for _ in range(tokens.ndim - 1):
         one = jax.vmap(one)
-    return one(tokens, position)
+    return one(tokens)

@@ -20,6 +20,7 @@ from ..env import AbstractEnvironment, Turn
 from ..policy import AbstractPolicy, empty_cache, Past
 from ..sharding import spmd
 from ..types import Prompt
+from ._prefill import copy_prompt
 from ._sample import AbstractSampler
 from ._state import Completions, DecodeSlots, DecodeState
 from ._turns import answer_turns, step_shape
@@ -277,12 +278,14 @@ class Engine(eqx.Module):
             reply=slots.reply,
         )
         prompt = self._prompt(row)
+        width = self.prompts.tokens.shape[1]
 
         def copy_one(carry):
             pending, caches = carry
-            slot = jnp.argmax(pending)
-            put = lambda all, prompts: all.at[:, slot].set(prompts[:, prompt[slot]])
-            caches = jax.tree.map(put, caches, self.context)
+            slot = jnp.argmax(pending).astype(jnp.int32)
+            length = self.prompts.length[prompt[slot]].astype(jnp.int32) - 1
+            copied = slot, prompt[slot], width, length
+            caches = copy_prompt(self.policy, caches, self.context, *copied)
             return pending.at[slot].set(False), caches
 
         # One slice for each refilled slot: a `where` over all would move every cache.

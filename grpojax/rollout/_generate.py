@@ -1,18 +1,17 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
-import functools as ft
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from ..env import AbstractEnvironment
-from ..policy import AbstractPolicy, prefill
+from ..policy import AbstractPolicy
 from ..sharding import spmd
 from ..types import Prompt, Trajectory
 from ._config import check_sampler, check_shards, check_sizes, RolloutConfig
 from ._engine import Engine
+from ._prefill import pad_prompts, prefill_batch
 from ._sample import AbstractSampler, Categorical
 from ._state import Completions
 
@@ -68,13 +67,14 @@ def complete(
 
     def decode(replicated, states, prompts, keys, limits) -> Completions:
         policy, env, sampler = replicated
+        prompts = pad_prompts(prompts)
         engine = Engine(
             policy=policy,
             env=env,
             states=states,
             prompts=prompts,
             keys=keys,
-            context=jax.vmap(ft.partial(prefill, policy), out_axes=1)(prompts),
+            context=prefill_batch(policy, prompts),
             sampler=sampler,
             max_lengths=limits,
             num_slots=num_slots // shards,

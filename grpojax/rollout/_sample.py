@@ -39,27 +39,33 @@ class AbstractSampler(eqx.Module):
 def _inverse_cdf(
     sums: Float[Array, " block"],
     weights_of: Callable[[Int[Array, ""]], Float[Array, " width"]],
-    uniform: Float[Array, ""],
+    uniforms: Float[Array, "2"],
 ) -> Int[Array, ""]:
-    """The first index whose cumulative weight exceeds `uniform · total`.
+    """An index drawn with a probability in proportion to its weight.
 
-    Cumulates over blocks and then inside the chosen one: less work and less rounding
-    than one long sum, and both are products with a small triangle of ones. An index of
-    weight 0 is never chosen.
+    A block is drawn, and then an index inside of it: less work and less rounding than
+    one long sum. Each has a uniform of its own: what is left of the first one's 23 bits
+    cannot resolve the indices of a block. An index of weight 0 is never chosen.
     """
 
-    def pick(weights, threshold):
-        triangle = jnp.triu(jnp.ones((weights.size,) * 2, weights.dtype))
-        cumulative = jnp.matmul(weights, triangle, precision=jax.lax.Precision.HIGHEST)
-        # `threshold` may round up to the total: the last index of positive weight then.
-        last = jnp.sum(cumulative < cumulative[-1])
-        index = jnp.minimum(jnp.sum(cumulative <= threshold), last)
-        return index, threshold - (cumulative[index] - weights[index])
-
-    row, rest = pick(sums, uniform * jnp.sum(sums))
+    row = _pick(_cumulate(sums), uniforms[0])
     weights = weights_of(row)
-    column, _ = pick(weights, jnp.maximum(rest, 0))
-    return row * weights.size + column
+    return row * weights.size + _pick(_cumulate(weights), uniforms[1])
+
+
+def _cumulate(weights: Float[Array, " index"]) -> Float[Array, " index"]:
+    """Cumulative sums, as a product with a small triangle of ones."""
+    triangle = jnp.triu(jnp.ones((weights.size,) * 2, weights.dtype))
+    return jnp.matmul(weights, triangle, precision=jax.lax.Precision.HIGHEST)
+
+
+def _pick(
+    cumulative: Float[Array, " index"], uniform: Float[Array, ""]
+) -> Int[Array, ""]:
+    """The first index whose cumulative weight exceeds `uniform · total`."""
+    # The threshold may round up to the total: the last index of positive weight then.
+    last = jnp.sum(cumulative < cumulative[-1])
+    return jnp.minimum(jnp.sum(cumulative <= uniform * cumulative[-1]), last)
 
 
 def _in_blocks(x: Float[Array, " vocab"], fill: float) -> Float[Array, "block width"]:
@@ -72,8 +78,8 @@ def _in_blocks(x: Float[Array, " vocab"], fill: float) -> Float[Array, "block wi
 class Categorical(AbstractSampler):
     """Sampling from softmax(logits / temperature), by its inverse CDF.
 
-    One uniform is drawn for each token, where Gumbel sampling draws one for each entry
-    of the vocabulary.
+    Two uniforms are drawn for each token, where Gumbel sampling draws one for each
+    entry of the vocabulary.
 
     **Fields:**
 
@@ -102,7 +108,7 @@ class Categorical(AbstractSampler):
         sums = jnp.sum(jnp.exp(table - level[:, None]), axis=-1)
         sums = sums * jnp.exp(peaks - peak)
         weights_of = lambda row: jnp.exp(table[row] - peak)
-        token = _inverse_cdf(sums, weights_of, jr.uniform(key))
+        token = _inverse_cdf(sums, weights_of, jr.uniform(key, (2,)))
         return token, scaled[token] - peak - jnp.log(jnp.sum(sums))
 
 

@@ -1,5 +1,6 @@
 """The laws of `AbstractPolicy`, checked on random tokens."""
 
+import functools as ft
 from collections.abc import Callable
 
 import equinox as eqx
@@ -10,7 +11,6 @@ from jaxtyping import Array, Float, Key
 
 from ..policy import (
     AbstractPolicy,
-    completion_hidden,
     empty_cache,
     log_prob,
     logits,
@@ -31,7 +31,7 @@ def check_policy(
 
     Prefill, decode and teacher forcing are one function; attention is causal, also
     within a chunk; a shared context equals the same tokens in the chunk's own cache;
-    completions packed into one sequence do not see each other.
+    sequences packed into one chunk do not see each other.
 
     **Arguments:**
 
@@ -112,17 +112,18 @@ def _check_padding(policy: AbstractPolicy, tokens, other, expected, close: _Clos
 
 
 def _check_packing(policy: AbstractPolicy, tokens, other, close: _Close):
-    half = tokens.shape[0] // 2
-    rest = tokens.shape[0] - half
-    prompt = _padded(tokens, other)
-    packed = jnp.concatenate([tokens[half:], other[half:]])
-    separate = jnp.stack([tokens[half:], other[half:]])
-    position = jnp.arange(2 * rest) % rest
-    hidden = eqx.filter_jit(completion_hidden)
+    length = tokens.shape[0]
+    packed = jnp.concatenate([tokens, other])
+    index = jnp.arange(2 * length)
+    same = index[:, None] // length == index[None] // length
+    visible = same & (index[:, None] >= index[None])
+    extend = eqx.filter_jit(lambda policy, *args: policy.extend(*args, visible=visible))
+    hidden, _ = extend(policy, packed, index % length)
+    separate = eqx.filter_jit(jax.vmap(ft.partial(logits, policy)))
     close(
-        policy.logits(hidden(policy, prompt, packed, position=position)),
-        policy.logits(hidden(policy, prompt, separate)).reshape(2 * rest, -1),
-        "Completions that are packed into one sequence do not see each other.",
+        policy.logits(hidden),
+        separate(jnp.stack([tokens, other])).reshape(2 * length, -1),
+        "Sequences that are packed into one chunk do not see each other.",
     )
 
 

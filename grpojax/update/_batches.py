@@ -1,4 +1,4 @@
-"""Splitting of a batch into minibatches and microbatches."""
+"""Splitting of a batch into minibatches."""
 
 import math
 
@@ -41,18 +41,6 @@ def split(
     return jax.tree.map(shared, prompt), jax.tree.map(split_rows, rows)
 
 
-def join(split_rows: Array) -> Array:
-    """The inverse of `split` for rows, when no group was split."""
-    x = jnp.moveaxis(split_rows, 0, 1)
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
-def microbatch_sizes(microbatches: int, group: int) -> tuple[int, int]:
-    """(chunks along the prompt axis, streams per prompt in each microbatch)."""
-    by_stream = math.gcd(microbatches, group)
-    return microbatches // by_stream, group // by_stream
-
-
 def check_minibatches(minibatches: int, prompts: int, group: int) -> tuple[int, int]:
     """Prompts and samples of a minibatch.
 
@@ -68,16 +56,3 @@ def check_minibatches(minibatches: int, prompts: int, group: int) -> tuple[int, 
             f"{prompts} prompts x {group} samples."
         )
     return prompts // by_prompt, group // by_group
-
-
-def check_microbatches(name: str, microbatches: int, prompts: int, group: int):
-    """Raises a `ValueError` if `microbatch_sizes` does not divide the prompts."""
-    check_count(name, microbatches)
-    chunks, _ = microbatch_sizes(microbatches, group)
-    if prompts % chunks:
-        raise ValueError(
-            f"{name} must divide the group, or share a divisor with it and divide the "
-            f"prompts by the rest. Received {name}={microbatches} for {prompts} prompts"
-            f" x {group} samples"
-            + (" (of a minibatch)." if name == "microbatches" else ".")
-        )

@@ -14,12 +14,7 @@ from .. import sharding
 from ..policy import AbstractPolicy
 from ..sharding import spmd
 from ..types import FloatLike, Metrics, Prompt, Trajectory
-from ._batches import (
-    check_microbatches,
-    check_minibatches,
-    microbatch_sizes,
-    split,
-)
+from ._batches import check_minibatches, split
 from ._config import UpdateConfig
 from ._log_prob import LogProbs
 from ._metrics import choose, learning_rate, MetricAccumulator, over_updates
@@ -73,23 +68,22 @@ def improve(
     - `objective`: the loss.
     - `optimizer`: an optax transformation; its schedules count updates.
     - `reference`: KL reference policy, or a function that derives it from `policy`.
-    - `config`: epochs, minibatches, microbatches.
+    - `config`: epochs, minibatches, and the size of a microbatch.
     - `validate`: called on each minibatch and its loss weights; returns the minibatch.
 
     **Returns:** the policy, its optimizer state, and the metrics. An update whose
     gradient is not finite changes nothing and is counted in `skipped_updates`.
 
-    **Raises:** `ValueError` if minibatches and microbatches do not divide the batch,
-    for an importance correction without recomputed log-probs, and for an
-    `opt_state` that does not match `optimizer`.
+    **Raises:** `ValueError` if minibatches do not divide the batch, for an importance
+    correction without recomputed log-probs, and for an `opt_state` that does not match
+    `optimizer`.
     """
     prompts, group = check_minibatches(config.minibatches, *trajectory.terminated.shape)
-    microbatches = group if config.microbatches is None else config.microbatches
-    check_microbatches("microbatches", microbatches, prompts, group)
-    chunks, streams = microbatch_sizes(microbatches, group)
-    sharding.check_prompts("prompts / minibatches / microbatches", prompts // chunks)
+    sharding.check_prompts("prompts / minibatches", prompts)
+    padded = prompts * group * trajectory.tokens.shape[-1] // spmd.shards()
+    tokens = config.microbatch_tokens(padded)
     batch = _batch(
-        policy, trajectory, advantages, keep, objective, reference, config, microbatches
+        policy, trajectory, advantages, keep, objective, reference, config, tokens
     )
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
@@ -98,8 +92,7 @@ def improve(
         optimizer=optimizer,
         static=static,
         temperature=trajectory.temperature,
-        chunks=chunks,
-        streams=streams,
+        tokens=tokens,
         logits_chunk=config.chunk,
         validate=validate,
     )
@@ -121,7 +114,7 @@ class _Update:
     - `objective`, `optimizer`, `validate`: as in `improve`.
     - `static`: the policy without its trainable arrays.
     - `temperature`: the trajectory's sampling temperature.
-    - `chunks`, `streams`: see `microbatch_sizes`.
+    - `tokens`: of a microbatch, in each shard.
     - `logits_chunk`: `UpdateConfig.chunk`.
     """
 
@@ -129,8 +122,7 @@ class _Update:
     optimizer: optax.GradientTransformation
     static: PyTree
     temperature: FloatLike
-    chunks: int
-    streams: int
+    tokens: int
     logits_chunk: int | None
     validate: Callable[[Batch, LossWeights], Batch] | None
 
@@ -142,12 +134,12 @@ class _Update:
         if self.validate is not None:
             batch = self.validate(batch, weights)
         rows = _Rows(tokens, batch, weights)
-        (prompt, rows), _ = balance_tokens(batch.mask, self.chunks, (prompt, rows))
+        (prompt, rows), _ = balance_tokens(batch.mask, (prompt, rows))
         # Each replica accumulates over its own rows; only the sums are communicated.
         policy = eqx.combine(params, self.static)
         shared = _SharedInputs(policy, self.objective, self.temperature)
         gradients, metrics = spmd.shard_map_data_parallel(
-            self.accumulate, shared, prompt, rows
+            self.gradient, shared, prompt, rows
         )
         gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
         gradients, metrics = sharding.constrain(gradients), metrics.all_reduce()
@@ -162,14 +154,8 @@ class _Update:
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
         return choose(finite, new, carry), metrics
 
-    def accumulate(self, shared: _SharedInputs, prompt: Prompt, rows: _Rows):
+    def gradient(self, shared: _SharedInputs, prompt: Prompt, rows: _Rows):
         """Gradient and metrics of a replica's rows, with a leading axis of one."""
-        found = _accumulate(self.gradient, shared, split(self.chunks, prompt, rows))
-        return jax.tree.map(lambda x: x[None], found)
-
-    def gradient(self, shared: _SharedInputs, microbatch: tuple[Prompt, _Rows]):
-        """Gradient and metrics of one chunk of prompts, packed into streams."""
-        prompt, rows = microbatch
 
         def loss(log_probs: LogProbs, included: Bool[Array, "prompt group"]):
             mask = rows.batch.mask & included[:, :, None]
@@ -182,10 +168,14 @@ class _Update:
                 loss, measured, inputs, included
             )
 
-        streams = self.streams * rows.tokens.shape[0]
-        packed = pack_rows(prompt, rows.tokens, rows.batch.mask, streams)
-        options = {"temperature": shared.temperature, "chunk": self.logits_chunk}
-        return packed_gradient(shared.policy, packed, loss, **options)
+        found = packed_gradient(
+            shared.policy,
+            pack_rows(prompt, rows.tokens, rows.batch.mask, self.tokens),
+            loss,
+            temperature=shared.temperature,
+            chunk=self.logits_chunk,
+        )
+        return jax.tree.map(lambda x: x[None], found)
 
 
 def _batch(
@@ -196,7 +186,7 @@ def _batch(
     objective: Objective,
     reference: Reference | None,
     config: UpdateConfig,
-    microbatches: int,
+    tokens: int,
 ) -> Batch:
     """Constants of the loss: advantages, mask, and old and reference log-probs."""
     mask = trajectory.sampled
@@ -209,7 +199,7 @@ def _batch(
             trajectory.prompt,
             trajectory.tokens,
             mask,
-            config.minibatches * microbatches,
+            tokens,
             temperature=trajectory.temperature,
             chunk=config.chunk,
         )
@@ -262,24 +252,3 @@ def _check_state(
             f"expects {jax.tree.structure(wanted)}: pass the same optimizer to `init` "
             "and the step, or create a new state with `optimizer.init`."
         )
-
-
-def _accumulate(
-    gradient: Callable[[PyTree, PyTree], tuple[PyTree, MetricAccumulator]],
-    shared: PyTree,
-    microbatches: PyTree,
-) -> tuple[PyTree, MetricAccumulator]:
-    """Gradient accumulation: sums gradients and metrics over microbatches."""
-    first = jax.tree.map(lambda x: x[0], microbatches)
-    if jax.tree.leaves(microbatches)[0].shape[0] == 1:
-        return gradient(shared, first)  # Skips `eval_shape`, a second trace.
-    gradients, metrics = eqx.filter_eval_shape(gradient, shared, first)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
-    zeros = sharding.constrain(zeros)
-
-    def add(carry, microbatch):
-        gradients, metrics = carry
-        fresh, more = gradient(shared, microbatch)
-        return (jax.tree.map(jnp.add, gradients, fresh), metrics + more), None
-
-    return jax.lax.scan(add, (zeros, metrics.zeros()), microbatches)[0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .. import masked
 from ..policy import AbstractPolicy
 from ..types import Rewards, Trajectory
-from ._batches import check_microbatches
+from ._config import check_count, UpdateConfig
 from ._microbatches import masked_log_probs
 from .loss import k1
 from .loss._penalty import Estimator
@@ -29,9 +29,9 @@ class KLReward(eqx.Module):
     - `reference`: the frozen policy.
     - `estimator`: `k1`, `k2`, `k3` ...; in a reward, only k1 has the gradient of the
         KL itself.
-    - `microbatches`: how many the batch is scored in, for memory.
+    - `tokens`: the most tokens that are scored at a time, as in `UpdateConfig`.
 
-    **Raises:** `ValueError` if the microbatches do not divide the batch.
+    **Raises:** `ValueError` if that is not a positive integer.
 
     !!! example
 
@@ -42,19 +42,20 @@ class KLReward(eqx.Module):
 
     reference: AbstractPolicy
     estimator: Estimator = k1
-    microbatches: int = eqx.field(static=True, default=1)
+    tokens: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.tokens is not None:
+            check_count("tokens", self.tokens)
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
         """Rewards of one component, `kl`, in nats."""
-        check_microbatches(
-            "microbatches of KLReward", self.microbatches, *trajectory.terminated.shape
-        )
         reference, _ = masked_log_probs(
             self.reference,
             trajectory.prompt,
             trajectory.tokens,
             trajectory.sampled,
-            self.microbatches,
+            UpdateConfig(tokens=self.tokens).microbatch_tokens(trajectory.tokens.size),
             temperature=trajectory.temperature,
         )
         estimate = self.estimator(trajectory.log_prob, reference)

@@ -4,7 +4,7 @@ import functools as ft
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from ..policy import (
     AbstractPolicy,
@@ -31,31 +31,54 @@ def log_probs(
     prompt: Prompt,
     tokens: Int[Array, "prompt group time"],
     *,
-    context: PyTree = None,
-    position: Int[Array, "prompt group time"] | None = None,
     temperature: FloatLike = 1.0,
     chunk: int | None = None,
 ) -> LogProbs:
     """Teacher-forced log-probs and entropies of a batch of completions.
 
-    Each prompt is run once for its group, and the vocabulary projection is computed in
-    chunks; where there are several, they are rematerialized in the backward pass: no
-    array of `prompt · group · time · vocab` entries ever exists.
+    Each prompt is run once for its group. The update packs rows instead
+    (`_microbatches`): this is the plain form, of every token, that it is tested
+    against.
 
     **Arguments:**
 
     - `policy`: computes the logits.
     - `prompt`, `tokens`: as in `Trajectory`.
-    - `context`, `position`: as in `policy.completion_hidden`, for each prompt.
     - `temperature`: divides the logits.
     - `chunk`: as in `UpdateConfig`.
 
     **Returns:** log-probabilities and entropies, nats.
     """
-    hidden = jax.vmap(ft.partial(completion_hidden, policy))(
-        prompt, tokens, context, position
+    hidden = jax.vmap(ft.partial(completion_hidden, policy))(prompt, tokens)
+    hidden = hidden.reshape(tokens.size, hidden.shape[-1])
+    found = token_log_probs(
+        policy, hidden, tokens.reshape(-1), temperature=temperature, chunk=chunk
     )
-    count = tokens.size
+    return jax.tree.map(lambda x: x.reshape(tokens.shape), found)
+
+
+def token_log_probs(
+    policy: AbstractPolicy,
+    hidden: Float[Array, "token hidden"],
+    targets: Int[Array, " token"],
+    *,
+    temperature: FloatLike = 1.0,
+    chunk: int | None = None,
+) -> tuple[Float[Array, " token"], Float[Array, " token"]]:
+    """Log-probs and entropies of tokens, given the hidden states that predict them.
+
+    The vocabulary projection is computed in chunks; where there are several, they are
+    rematerialized in the backward pass: no array of all tokens' logits ever exists.
+
+    **Arguments:**
+
+    - `policy`: computes the logits.
+    - `hidden`: hidden states.
+    - `targets`: token ids.
+    - `temperature`: divides the logits.
+    - `chunk`: as in `UpdateConfig`.
+    """
+    count = targets.shape[0]
     if chunk is None:
         elements = _LOGITS_BLOCK.get(spmd.platform(), 2**23)
         chunk = max(elements // policy.vocab_size, 1)
@@ -65,17 +88,16 @@ def log_probs(
     chunk = min(chunk, -(-smallest // _ALIGNMENT) * _ALIGNMENT)
 
     def to_blocks(x):
-        x = x.reshape(count, *x.shape[3:])
         padding = [(0, blocks * chunk - count)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, padding).reshape(blocks, chunk, *x.shape[1:])
 
     def block(operands):
-        hidden, tokens = operands
-        return token_log_prob(policy.logits(hidden), tokens, temperature)
+        hidden, targets = operands
+        return token_log_prob(policy.logits(hidden), targets, temperature)
 
     if blocks > 1:
         # A single block is small enough to be kept for the backward pass.
         saved = jax.checkpoint_policies.save_only_these_names(LOG_PROB_RESIDUALS)
         block = jax.checkpoint(block, policy=saved)
-    found = jax.lax.map(block, (to_blocks(hidden), to_blocks(tokens)))
-    return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(tokens.shape), found)
+    found = jax.lax.map(block, (to_blocks(hidden), to_blocks(targets)))
+    return jax.tree.map(lambda x: x.reshape(-1)[:count], found)

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import models, policy as policies, rollout
-from grpojax.models.attention import attend, KVCache, quantize_cache
+from grpojax.models.attention import (
+    attend,
+    block_mask,
+    KVCache,
+    quantize_cache,
+    Source,
+)
 from tests.helpers import CONFIGS, count_env, transformer
 
 
@@ -50,7 +56,11 @@ def test_attention_errs_by_no_more_than_its_bound(dtype, seed, spread):
     visible[:, 0] = True
     as_float32 = lambda x: jnp.asarray(x, jnp.float32)
     kept = quantize_cache(KVCache(as_float32(keys), as_float32(values)), dtype)
-    got = attend(as_float32(query), [(kept, jnp.asarray(visible))], "float32")
+    got = attend(
+        as_float32(query),
+        [Source(kept, block_mask(jnp.asarray(visible), chunk))],
+        "float32",
+    )
     got = np.asarray(got, np.float64).reshape(chunk, heads, head_dim)
     exact = in_float64(query, keys, values, visible)
     for t, head in np.ndindex(chunk, heads):

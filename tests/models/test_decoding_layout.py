@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import models, policy as policies
-from grpojax.models.attention import attend, KVCache, quantize_cache, write_cache
+from grpojax.models.attention import (
+    attend,
+    block_mask,
+    KVCache,
+    quantize_cache,
+    Source,
+    write_cache,
+)
 from grpojax.models.matrix import (
     dense,
     from_tiles,
@@ -159,7 +166,10 @@ def test_keys_are_written_where_they_belong(data):
     np.testing.assert_array_equal(keys, plain.keys)
     np.testing.assert_array_equal(written.values, plain.values)
     query, seen = normal(5, 1, 4, 4), jnp.arange(columns)[None] <= column
-    found, wanted = (attend(query, [(x, seen)], "float32") for x in (written, plain))
+    found, wanted = (
+        attend(query, [Source(x, block_mask(seen, 1))], "float32")
+        for x in (written, plain)
+    )
     close(found, wanted)
 
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import sharding
-from grpojax.models.attention import attend, KVCache
-from grpojax.models.attention._blocks import (
+from grpojax.models.attention import attend, block_mask, KVCache, Source
+from grpojax.models.attention.gpu._blocks import (
     _block_bounds,
     _pack_mask,
     kernel_config,
-    Source,
+    MaskedCache,
     supports_kernel,
 )
-from grpojax.models.attention._kernel import backward, forward
+from grpojax.models.attention.gpu._kernel import backward, forward
 
 
 BFLOAT16 = jnp.bfloat16
@@ -64,7 +64,7 @@ def draw(seed, kv_heads, chunk, repeats, head_dim, widths):
 
 
 def sources_of(pairs, masks):
-    return tuple(Source(*pair, mask) for pair, mask in zip(pairs, masks, strict=True))
+    return tuple(MaskedCache(*pair, mask) for pair, mask in zip(pairs, masks, strict=True))
 
 
 shapes = st.tuples(
@@ -148,7 +148,7 @@ def test_blocks_outside_of_the_bounds_are_masked(
     rows = max(tokens, 5) * repeats if tokens == 1 else tokens * repeats
     query = jnp.zeros((1, rows, 16), BFLOAT16)
     config = kernel_config(query, repeats, BFLOAT16)
-    width = config.width(Source(query, query, visible))
+    width = config.width(MaskedCache(query, query, visible))
     every_row = np.repeat(visible, rows // tokens, axis=0)
     for by_column in (False, True):
         found = _block_bounds(config, jnp.asarray(visible), width, rows, by_column)
@@ -181,8 +181,8 @@ def chunk_of(dtype):
     query = jnp.ones((2, 4, 32))
     cache = lambda n: KVCache(jnp.ones((2, 32, n), dtype), jnp.ones((2, n, 32), dtype))
     sources = [
-        (cache(3), jnp.ones((1, 3), bool)),
-        (cache(2), jnp.tril(jnp.ones((2, 2), bool))),
+        Source(cache(3), block_mask(jnp.ones((1, 3), bool), 2)),
+        Source(cache(2), block_mask(jnp.tril(jnp.ones((2, 2), bool)), 2)),
     ]
     return query, sources
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from grpojax.models.attention import attend, KVCache
+from grpojax.models.attention import attend, block_mask, KVCache, Source
 from grpojax.models.matrix import row_products
 from grpojax.models.transformer._layers import rms_norm
 
@@ -46,19 +46,26 @@ def naive(query, sources, visible):
     return jnp.einsum("hqc,hcd->qhd", weights, values).reshape(chunk, heads * dim)
 
 
+def masked(sources, visible) -> list[Source]:
+    tokens = visible[1].shape[0]
+    return [
+        Source(cache, block_mask(mask, tokens))
+        for cache, mask in zip(sources, visible, strict=True)
+    ]
+
+
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    chunk=st.sampled_from([1, 5]),
-    columns=st.sampled_from([1, 7]),
+    chunk=st.sampled_from([1, 5, 64, 130]),
+    columns=st.sampled_from([1, 7, 129, 200]),
     heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
 )
 def test_attention(seed, chunk, columns, heads):
     query, sources, visible, weight = cases(seed, chunk, columns, *heads, 8)
 
     def ours(query, sources, dtype="float32"):
-        pairs = list(zip(sources, visible, strict=True))
-        return jnp.sum(weight * attend(query, pairs, dtype))
+        return jnp.sum(weight * attend(query, masked(sources, visible), dtype))
 
     wanted = lambda query, sources: jnp.sum(weight * naive(query, sources, visible))
     got = jax.grad(ours, argnums=(0, 1))(query, sources)
@@ -73,8 +80,7 @@ def test_attention_of_16_bits(seed):
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), sources)
 
     def ours(query, sources):
-        pairs = list(zip(sources, visible, strict=True))
-        return jnp.sum(weight * attend(query, pairs, "bfloat16"))
+        return jnp.sum(weight * attend(query, masked(sources, visible), "bfloat16"))
 
     wanted = lambda query, sources: jnp.sum(weight * naive(query, sources, visible))
     got = jax.grad(ours, argnums=(0, 1))(query, narrow)

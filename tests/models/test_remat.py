@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grpojax import models
-from grpojax.models.attention import _attend
+from grpojax.models.attention import gpu
 from grpojax.sharding import spmd
 from tests.helpers import CONFIGS
 
@@ -56,7 +56,7 @@ def test_unrolled_layers_have_the_gradient_of_a_scan(remat, monkeypatch):
     (loops, barriers), expected = compute()
     assert (loops, barriers) == (2, 0)
     monkeypatch.setattr(spmd, "platform", lambda: "gpu")
-    monkeypatch.setattr(_attend, "supports_kernel", lambda *_: False)
+    monkeypatch.setattr(gpu, "supports_kernel", lambda *_: False)
     (loops, barriers), actual = compute()
     assert loops == 0
     assert barriers > 0  # Layers call one function.

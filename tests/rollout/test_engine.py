@@ -56,6 +56,47 @@ def test_recorded_log_prob_equals_teacher_forced(family, env):
         assert not trajectory.log_prob[~trajectory.sampled].any()
 
 
+LONG = count_env(ends=(-1,), max_prompt_length=200, max_completion_length=300)
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("cache_dtype", ["float32", "int8"])
+def test_the_laws_where_caches_have_several_blocks(cache_dtype):
+    """Prompts and rows of which some take one block of columns, and some three."""
+    policy = transformer(cache_dtype=cache_dtype)
+    limits = jnp.array([[300, 3, 140], [20, 270, 129]])
+    sizes = dict(prompts=2, group=3, limits=limits, key=jr.key(3))
+    full = generate(policy, LONG, **sizes)
+    some = generate(policy, LONG, slots=2, **sizes)
+    np.testing.assert_array_equal(full.tokens, some.tokens)
+    assert int(full.lengths.max()) > 256
+    assert float(jnp.abs(full.log_prob - some.log_prob).max()) <= 1e-5
+    if cache_dtype == "float32":
+        gap = jnp.where(full.sampled, teacher_forced(policy, full) - full.log_prob, 0)
+        assert float(jnp.abs(gap).max()) <= 1e-5
+
+
+def test_a_longer_horizon_and_wider_prompts_change_no_token():
+    policy, length = transformer(), jnp.array([5, 130])
+    tokens = jr.randint(jr.key(2), (2, 200), 0, 50)
+
+    def complete(horizon: int, width: int):
+        env = count_env(max_prompt_length=width, max_completion_length=horizon)
+        prompts = Prompt(tokens[:, :width], length)
+        states, options = jnp.zeros(2, jnp.int32), dict(group=3, slots=2)
+        return eqx.filter_jit(rollout.complete)(
+            policy, env, states, prompts, **options, key=jr.key(5)
+        )
+
+    short, long = complete(40, 140), complete(500, 200)
+    inside = short.sampled
+    np.testing.assert_array_equal(
+        jnp.where(inside, short.tokens, 0), jnp.where(inside, long.tokens[..., :40], 0)
+    )
+    gap = jnp.where(inside, short.log_prob - long.log_prob[..., :40], 0)
+    assert float(jnp.abs(gap).max()) <= 1e-5
+
+
 @pytest.mark.laws
 @pytest.mark.parametrize("env", [SINGLE, TWO], ids=["one turn", "two turns"])
 @settings(max_examples=8, deadline=None)

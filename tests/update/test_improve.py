@@ -72,7 +72,7 @@ def test_microbatches_add_up(objective):
     """The traps of averaging twice, and of keeping the last microbatch's gradient."""
     full, _, measured = improve(STALE, objective=objective)
     assert distance(full, POLICY) > 0.01
-    for microbatches in (2, 4, 8):
+    for microbatches in (2, 3, 8):
         some, _, again = improve(STALE, objective=objective, microbatches=microbatches)
         np.testing.assert_allclose(some.table, full.table, rtol=1e-6, atol=1e-6)
         assert relative(full, some) <= 1e-5
@@ -81,11 +81,11 @@ def test_microbatches_add_up(objective):
             np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("microbatches, times", [(None, 1), (2, 1), (8, 2)])
-def test_a_gradient_is_traced_once_unless_prompts_are_split(microbatches, times):
-    """Tracing is a good part of a start; a loop over prompts traces for shapes, too.
+@pytest.mark.parametrize("size", [dict(), dict(tokens=2), dict(microbatches=8)])
+def test_a_loss_is_traced_once(size):
+    """Tracing is a good part of a start.
 
-    Each trace of the gradient traces the loss twice: for its shapes, and in its loop.
+    Twice, to be exact: for the shapes of its metrics, and in the loop.
     """
     traced = []
 
@@ -93,8 +93,8 @@ def test_a_gradient_is_traced_once_unless_prompts_are_split(microbatches, times)
         traced.append(inputs)
         return update.token_ratio(inputs)
 
-    improve(objective=update.Objective(ratio), microbatches=microbatches)
-    assert len(traced) == 2 * times
+    improve(objective=update.Objective(ratio), **size)
+    assert len(traced) == 2
 
 
 @pytest.mark.laws
@@ -355,13 +355,12 @@ def test_kl_enters_the_reward():
         - log_probs(reference.table, TRAJECTORY)[0]
     )
     wanted = np.where(TRAJECTORY.sampled, gap, 0).sum(-1)
-    for microbatches in (1, 8):
-        rewards = update.KLReward(reference, microbatches=microbatches)(TRAJECTORY)
+    for tokens in (None, 2):
+        rewards = update.KLReward(reference, tokens=tokens)(TRAJECTORY)
         assert list(rewards.components) == ["kl"]
         np.testing.assert_allclose(rewards.total, wanted, rtol=1e-5, atol=1e-5)
-    message = "microbatches of KLReward=3 for 4 prompts x 4 samples"
-    with pytest.raises(ValueError, match=message):
-        update.KLReward(reference, microbatches=3)(TRAJECTORY)
+    with pytest.raises(ValueError, match="tokens must be a positive integer"):
+        update.KLReward(reference, tokens=0)
 
 
 def test_gspo_has_one_ratio_a_row():
@@ -385,9 +384,9 @@ def test_log_probs_do_not_depend_on_chunks():
 @pytest.mark.parametrize(
     "options, words",
     [
-        (dict(microbatches=3), "microbatches=3 for 4 prompts x 4 samples"),
         (dict(minibatches=0), "minibatches must be a positive integer. Received 0"),
-        (dict(minibatches=4, microbatches=8), r"4 samples \(of a minibatch\)"),
+        (dict(minibatches=3), "minibatches=3 for 4 prompts x 4 samples"),
+        (dict(tokens=8, microbatches=8), "tokens=8 and microbatches=8: leave one"),
         (dict(epochs=0), "epochs must be a positive integer. Received 0"),
     ],
 )

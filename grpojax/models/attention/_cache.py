@@ -107,6 +107,40 @@ def with_cache_layout(cache: KVCache) -> KVCache:
     )
 
 
+def slice_columns(
+    cache: KVCache,
+    start: Int[Array, ""],
+    width: int,
+    layer: Int[Array, ""] | None = None,
+) -> KVCache:
+    """Columns `start` to `start + width`; of one layer, if `cache` is of several.
+
+    Both must be multiples of a tile's columns where the keys are tiled.
+    """
+
+    def take(x: Array, axis: int, start: Int[Array, ""], width: int) -> Array:
+        starts, sizes = [jnp.zeros_like(start)] * x.ndim, list(x.shape)
+        starts[axis], sizes[axis] = start, width
+        if layer is not None:
+            starts[0], sizes[0] = layer.astype(start.dtype), 1
+        found = jax.lax.dynamic_slice(x, starts, sizes)
+        return found if layer is None else found[0]
+
+    if isinstance(cache.keys, TiledMatrix):
+        tile = start // _TILE_WIDTH
+        tiles = take(cache.keys.tiles, -3, tile, width // _TILE_WIDTH)
+        keys = TiledMatrix(tiles)
+    else:
+        keys = take(cache.keys, -1, start, width)
+    scale = lambda x: None if x is None else take(x, -1, start, width)
+    return KVCache(
+        keys,
+        take(cache.values, -2, start, width),
+        scale(cache.key_scale),
+        scale(cache.value_scale),
+    )
+
+
 def dequantize(x: Shaped[Array, "*shape"], dtype: DTypeLike) -> Float[Array, "*shape"]:
     """Stored keys or values as operands of a product; integers without their scale."""
     sixteen = dtype if jnp.dtype(dtype).itemsize == 2 else jnp.bfloat16

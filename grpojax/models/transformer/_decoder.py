@@ -109,6 +109,7 @@ class Decoder(AbstractPolicy[Caches]):
             past,
             visible,
             ft.partial(quantize_cache, dtype=self.cache_dtype),
+            reads_blocks=spmd.platform() != "gpu",
         )
 
     def write(self, cache: Caches, chunk: Caches, column: Int[ArrayLike, ""]) -> Caches:

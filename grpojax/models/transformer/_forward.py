@@ -1,5 +1,6 @@
 """The forward pass of one chunk, through stacks of layers."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from ...policy import Past
 from ...sharding import spmd
 from ...types import Axes
-from ..attention import attend, KVCache
+from ..attention import attend, block_mask, KVCache, Source
 from ..matrix import from_bits, Matrix, multiply, TiledMatrix
 from ._config import TransformerConfig
 from ._layers import apply_rotary, rms_norm, rotary_cos_sin, RotaryCosSin
@@ -55,6 +56,7 @@ def forward(
     past: tuple[Past[Caches], ...],
     visible: Bool[Array, "chunk chunk"] | None,
     store: Callable[[KVCache], KVCache],
+    reads_blocks: bool = False,
 ) -> tuple[Float[Array, "chunk hidden"], Caches]:
     """Hidden states and caches of a chunk.
 
@@ -66,6 +68,8 @@ def forward(
     - `tokens`, `positions`, `past`, `visible`: as for `AbstractPolicy.extend`.
     - `store`: converts exact keys and values to their stored form, such as 8 bits. Each
         token attends to the stored form, that of its own chunk included.
+    - `reads_blocks`: reads the blocks of columns of `past` that are visible out of all
+        layers' columns; such a cache has no gradient.
 
     **Returns:** the hidden states after the last norm, and a cache for each stack.
     """
@@ -74,22 +78,27 @@ def forward(
     if visible is None:
         visible = jnp.tril(jnp.ones((tokens.shape[0],) * 2, bool))
 
-    def layer(x, scanned):
-        weights, caches = scanned
+    masks = [block_mask(one.visible, tokens.shape[0]) for one in past]
+    own_mask = block_mask(visible, tokens.shape[0])
+
+    def layer(caches, x, scanned):
+        weights, own_caches, number = scanned
+        caches = own_caches if number is None else caches
         weights = from_bits(weights, dtype)
         query, own = _project(architecture, weights, x, cos_sin)
         own = store(own)
         sources = [
-            (cache, one.visible) for cache, one in zip(caches, past, strict=True)
+            Source(cache, mask, number)
+            for cache, mask in zip(caches, masks, strict=True)
         ]
-        attended = attend(query, [*sources, (own, visible)], dtype)
+        attended = attend(query, [*sources, Source(own, own_mask)], dtype)
         attended = _product(architecture, attended, weights.output, "output")
         x = x + checkpoint_name(attended, ATTENTION_PROJECTIONS)
         x = spmd.replicate(x + _mlp(architecture, weights, x))
         return x, own
 
     unrolled = _is_unrolled(config)
-    layer = rematerialize(layer, architecture.remat, scanned=not unrolled)
+    remat = ft.partial(rematerialize, remat=architecture.remat, scanned=not unrolled)
     # Rounded to the compute dtype, as the embedding of a decoder is.
     embedding = spmd.all_gather_weight(embedding, weight_axes(config, "embedding"))
     x = embedding[tokens].astype(dtype).astype(jnp.float32)
@@ -97,9 +106,16 @@ def forward(
     # Caches are only read by the scan. As its carry, one would be copied for every
     # layer of every token.
     written = []
-    for number, layers in enumerate(stacks):
-        caches = [one.cache[number] for one in past]
-        x, own = jax.lax.scan(layer, x, (layers, caches), unroll=unrolled)
+    for stack, layers in enumerate(stacks):
+        caches = [one.cache[stack] for one in past]
+        depth = layers.attention_norm.shape[0]
+        if reads_blocks and depth > 1:
+            # The scan would slice out all columns of a layer, and attention reads few.
+            scanned = layers, None, jnp.arange(depth, dtype=jnp.int32)
+            body = ft.partial(layer, caches)
+        else:
+            scanned, body = (layers, caches, None), ft.partial(layer, None)
+        x, own = jax.lax.scan(remat(body), x, scanned, unroll=unrolled)
         written.append(own)
     return rms_norm(x, norm, config.norm_eps), tuple(written)
 

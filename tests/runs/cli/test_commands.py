@@ -90,7 +90,7 @@ def test_what_cannot_be_is_refused(refused, words, message):
     ("changes", "message"),
     [
         ({"rollout__group": 1}, "a group of one has no baseline"),
-        ({"update__microbatches": 5}, "microbatches must divide"),
+        ({"update__minibatches": 5}, "minibatches must divide"),
         ({"model__path": "nowhere"}, "nowhere"),
         ({"data__path": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"data__max_prompt_length": 3}, "A prompt must fit max_prompt_length=3"),

@@ -78,8 +78,8 @@ def test_the_environment_is_an_argument_and_no_constant():
 def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     with pytest.raises(ValueError, match="group=1"):
         lower(start(), make_step(rollout=RolloutConfig(2, 1)))
-    with pytest.raises(ValueError, match="microbatches=3"):
-        lower(start(), make_step(update=UpdateConfig(microbatches=3)))
+    with pytest.raises(ValueError, match="minibatches=3"):
+        lower(start(), make_step(update=UpdateConfig(minibatches=3)))
 
 
 def test_no_steps_change_nothing(monkeypatch):

@@ -6,23 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Int, Shaped
+
+from .._products import QueryRows
 
 
 _MIN_BLOCK = 16  # Rows and columns of the smallest block for tensor cores.
 _WORD_BITS = 32  # Columns of a packed mask in one integer.
 
 
-class Source(NamedTuple):
+class MaskedCache(NamedTuple):
     """Stored keys and values, and the mask of each token of the chunk."""
 
     keys: Shaped[Array, "kv_head head_dim column"]
     values: Shaped[Array, "kv_head column head_dim"]
     visible: Bool[Array, "#chunk column"]
-
-
-QueryRows = Float[Array, "kv_head row head_dim"]
-"""Queries or their outputs: `repeats` rows for each token, token by token."""
 
 
 class KernelConfig(NamedTuple):
@@ -46,7 +44,7 @@ class KernelConfig(NamedTuple):
     dtype: str
     interpret: bool = False
 
-    def width(self, source: Source) -> int:
+    def width(self, source: MaskedCache) -> int:
         """Columns of a source's blocks; fewer than `block_columns` if it is narrow."""
         least = pl.next_power_of_2(source.visible.shape[-1])
         return max(_MIN_BLOCK, min(self.block_columns, least))
@@ -127,7 +125,7 @@ class RowBlock:
 class SourceBlocks:
     """A source inside a kernel: its references, and the range of blocks to visit."""
 
-    def __init__(self, config: KernelConfig, refs, source: Source):
+    def __init__(self, config: KernelConfig, refs, source: MaskedCache):
         self.keys_ref, self.values_ref, self.visible_ref, first, last = refs
         self.dtype = config.dtype
         self.width = config.width(source)
@@ -178,7 +176,7 @@ class SourceBlocks:
 
 
 def source_blocks(
-    config: KernelConfig, refs, sources: tuple[Source, ...]
+    config: KernelConfig, refs, sources: tuple[MaskedCache, ...]
 ) -> list[SourceBlocks]:
     """The sources of a kernel, from the references of `source_operands`."""
     each = len(refs) // len(sources)
@@ -191,7 +189,7 @@ def source_blocks(
 def source_operands(
     config: KernelConfig,
     shape: tuple[int, ...],
-    sources: tuple[Source, ...],
+    sources: tuple[MaskedCache, ...],
     by_column: bool = False,
 ) -> tuple[list[Array], list[pl.BlockSpec]]:
     """A kernel's operands for its sources, and their block specifications."""

@@ -16,12 +16,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
+from .._products import QueryRows
 from ._blocks import (
     head_spec,
     KernelConfig,
-    QueryRows,
+    MaskedCache,
     RowBlock,
-    Source,
     source_blocks,
     source_operands,
     SourceBlocks,
@@ -29,7 +29,7 @@ from ._blocks import (
 
 
 def forward(
-    config: KernelConfig, query: QueryRows, sources: tuple[Source, ...]
+    config: KernelConfig, query: QueryRows, sources: tuple[MaskedCache, ...]
 ) -> tuple[QueryRows, Float[Array, "kv_head row"]]:
     """Attention of scaled queries, each of which attends to at least one column.
 
@@ -116,7 +116,7 @@ def _attend_to_column(query: Array, source: SourceBlocks, carry):
 def backward(
     config: KernelConfig,
     query: QueryRows,
-    sources: tuple[Source, ...],
+    sources: tuple[MaskedCache, ...],
     output: QueryRows,
     normalizer: Float[Array, "kv_head row"],
     gradient: QueryRows,
@@ -132,7 +132,7 @@ def backward(
 
 
 def _query_gradient(
-    config: KernelConfig, rows: tuple[Array, ...], sources: tuple[Source, ...]
+    config: KernelConfig, rows: tuple[Array, ...], sources: tuple[MaskedCache, ...]
 ) -> Array:
     """The gradient of the queries."""
     shape = rows[0].shape
@@ -170,7 +170,7 @@ def _query_gradient(
 
 
 def _source_gradient(
-    config: KernelConfig, rows: tuple[Array, ...], source: Source
+    config: KernelConfig, rows: tuple[Array, ...], source: MaskedCache
 ) -> tuple[Array, Array]:
     """The gradient of one source's keys and values."""
     shape, count = rows[0].shape, source.visible.shape[-1]

@@ -1,0 +1,136 @@
+"""Attention masks that know which blocks have nothing to attend to."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from ...sharding import spmd
+
+
+_T = TypeVar("_T")
+
+
+class BlockSize(NamedTuple):
+    """Tokens and columns of a block of the mask."""
+
+    tokens: int
+    columns: int
+
+
+def block_size(tokens: int) -> BlockSize:
+    """The size of a block for a chunk of `tokens`.
+
+    A CPU's smallest fast product is 64 rows wide; a TPU's matrix unit takes 128. One
+    token is bound by memory bandwidth, and larger blocks take fewer loops.
+    """
+    if tokens == 1:
+        return BlockSize(1, 128)
+    size = {"cpu": 64, "tpu": 256}.get(spmd.platform(), 128)
+    return BlockSize(size, size)
+
+
+class BlockMask(eqx.Module):
+    """The mask of a chunk's columns, and the blocks of it that are not empty.
+
+    **Fields:**
+
+    - `mask`: the columns that each token attends to, padded to whole blocks of tokens;
+        one row is shared by all tokens.
+    - `blocks`: for each block of tokens, the blocks of columns that any of its tokens
+        attends to, in front of the others; `None` if there is one block of columns.
+    - `count`: how many those are.
+    - `tokens`: of the chunk.
+    - `size`: of a block.
+    """
+
+    mask: Bool[Array, "#chunk column"]
+    blocks: Int[Array, "token_block column_block"] | None
+    count: Int[Array, " token_block"] | None
+    tokens: int = eqx.field(static=True)
+    size: BlockSize = eqx.field(static=True)
+
+    @property
+    def rows(self) -> Bool[Array, "#chunk column"]:
+        """The mask without padding."""
+        return self.mask[: self.tokens]
+
+    @property
+    def columns(self) -> int:
+        return self.mask.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Columns of a block."""
+        return min(self.size.columns, self.columns)
+
+    def visit(
+        self, block: Int[Array, ""], function: Callable[..., _T], carry: _T
+    ) -> _T:
+        """Folds the nonempty blocks of columns of one block of tokens.
+
+        **Arguments:**
+
+        - `block`: of tokens.
+        - `function`: maps the first column, the mask, and the carry to the next carry.
+        - `carry`: the initial one.
+        """
+        height = min(self.size.tokens, self.tokens, self.mask.shape[0])
+        row = block * height if self.mask.shape[0] > 1 else jnp.zeros_like(block)
+
+        def step(index: Int[Array, ""], carry: _T) -> _T:
+            assert self.blocks is not None
+            first = self.blocks[block, index] * self.width
+            # The last block is moved to the left until it ends with the columns, and
+            # masks those of the block before it.
+            start = jnp.minimum(first, self.columns - self.width)
+            mask = jax.lax.dynamic_slice(self.mask, (row, start), (height, self.width))
+            mask = mask & (start + jnp.arange(self.width) >= first)
+            return function(start, mask, carry)
+
+        if self.blocks is None or self.count is None:
+            mask = jax.lax.dynamic_slice_in_dim(self.mask, row, height, axis=0)
+            return function(jnp.zeros_like(block), mask, carry)
+        return jax.lax.fori_loop(0, self.count[block], step, carry)
+
+
+def block_mask(mask: Bool[Array, "#chunk column"], tokens: int) -> BlockMask:
+    """The mask of a chunk of `tokens` tokens, with its nonempty blocks.
+
+    Under `vmap` these are the blocks that are nonempty for any member of the batch, so
+    that one loop visits them for all.
+    """
+    size = block_size(tokens)
+    rows, columns = mask.shape
+    # Padded, so that no block of tokens is clamped into another one's rows.
+    if rows > 1:
+        mask = jnp.pad(mask, ((0, -rows % size.tokens), (0, 0)))
+    if columns <= size.columns:
+        return BlockMask(mask, None, None, tokens, size)
+    wide = jnp.pad(mask, ((0, 0), (0, -columns % size.columns)))
+    height = 1 if rows == 1 else size.tokens
+    shape = (wide.shape[0] // height, height, -1, size.columns)
+    nonempty = _any_of_batch(jnp.any(wide.reshape(shape), axis=(1, 3)))
+    blocks = jnp.argsort(~nonempty, axis=1, stable=True).astype(jnp.int32)
+    count = jnp.sum(nonempty, axis=1, dtype=jnp.int32)
+    if rows == 1:
+        token_blocks = -(-tokens // size.tokens)
+        blocks = jnp.broadcast_to(blocks, (token_blocks, blocks.shape[1]))
+        count = jnp.broadcast_to(count, (token_blocks,))
+    return BlockMask(mask, blocks, count, tokens, size)
+
+
+@jax.custom_batching.custom_vmap
+def _any_of_batch(x: Bool[Array, "..."]) -> Bool[Array, "..."]:
+    """`x`, or its disjunction over every axis that `vmap` adds."""
+    return x
+
+
+@_any_of_batch.def_vmap
+def _any_over_axis(axis_size: int, is_batched: list[bool], x: Array):
+    del axis_size
+    # Called again for the next `vmap` outside.
+    return (_any_of_batch(jnp.any(x, axis=0)) if is_batched[0] else x), False
