@@ -15,7 +15,7 @@ class UpdateConfig(eqx.Module):
     - `tokens`: the most tokens of a microbatch, in each data-parallel shard. Rows are
         packed into microbatches, whose gradients are accumulated: the result does not
         depend on it. Memory follows it, and not the horizon: a row that is longer is
-        run in chunks. By default 1,024 on a CPU, 16,384 on a GPU and 8,192 on a TPU.
+        run in chunks. By default 512 on a CPU, 16,384 on a GPU and 8,192 on a TPU.
     - `microbatches`: the same, as a share of a minibatch in which every row is as long
         as `max_completion_length`: `tokens` = rows · time / microbatches.
     - `recompute`: whether to recompute old log-probs with the policy before the first
@@ -70,9 +70,9 @@ class UpdateConfig(eqx.Module):
         return _TOKENS.get(spmd.platform(), _TOKENS["cpu"])
 
 
-# A CPU's products are as fast as they get with a few hundred rows; an accelerator reads
-# all weights, and writes their gradients, for every microbatch.
-_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 8192}
+# A CPU's products are as fast as they get with a few hundred rows, and the last microbatch
+# is half empty; an accelerator reads all weights, and writes their gradients, for each.
+_TOKENS = {"cpu": 512, "gpu": 16384, "tpu": 8192}
 
 
 def check_count(name: str, count: int):

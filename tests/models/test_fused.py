@@ -64,7 +64,9 @@ def draw(seed, kv_heads, chunk, repeats, head_dim, widths):
 
 
 def sources_of(pairs, masks):
-    return tuple(MaskedCache(*pair, mask) for pair, mask in zip(pairs, masks, strict=True))
+    return tuple(
+        MaskedCache(*pair, mask) for pair, mask in zip(pairs, masks, strict=True)
+    )
 
 
 shapes = st.tuples(

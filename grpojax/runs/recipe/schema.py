@@ -233,8 +233,8 @@ class Update(Section):
 
     epochs: PositiveInt = 1
     minibatches: PositiveInt = 1  # Optimizer updates in each epoch.
-    # Gradient accumulation; null: rollout.group.
-    microbatches: PositiveInt | None = None
+    tokens: PositiveInt | None = None  # Of a microbatch; null: by the platform.
+    microbatches: PositiveInt | None = None  # The same, as a share; null: tokens.
     recompute: bool | None = None  # Old log-probs; null: as the objective needs.
     chunk: PositiveInt | None = None  # Positions per block of logits; null: automatic.
 
