@@ -1,5 +1,7 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
+import functools as ft
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -54,36 +56,24 @@ def complete(
     _check_vocabulary(policy, env)
     count = prompts.length.shape[0]
     shape = (count, group)
-    row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
-    row = row + jnp.asarray(first).astype(jnp.uint32) * group
-    fold = jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))
     check_shards(count, slots)
-    shards = spmd.shards()
     time = env.max_completion_length
     if limits is None:
         limits = jnp.full(shape, time)
     limits = jnp.clip(jnp.asarray(limits, jnp.int32), 1, time)
     num_slots = count * group if slots is None else min(slots, count * group)
 
-    def decode(replicated, states, prompts, keys, limits) -> Completions:
-        policy, env, sampler = replicated
-        prompts = pad_prompts(prompts)
-        engine = Engine(
-            policy=policy,
-            env=env,
-            states=states,
-            prompts=prompts,
-            keys=keys,
-            context=prefill_batch(policy, prompts),
-            sampler=sampler,
-            max_lengths=limits,
-            num_slots=num_slots // shards,
-        )
-        return engine.run()[0]
-
     # Converted to the decoding layout once, outside the decode loop.
-    replicated = policy.for_decoding(num_slots // shards), env, sampler
-    rows = spmd.shard_map_batch(decode, replicated, states, prompts, fold(row), limits)
+    num_slots = num_slots // spmd.shards()
+    replicated = policy.for_decoding(num_slots), env, sampler
+    rows = spmd.shard_map_batch(
+        decode,
+        replicated,
+        states,
+        pad_prompts(prompts),
+        _row_keys(key, shape, first),
+        limits,
+    )
     rows = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
     return Trajectory(
         prompt=prompts,
@@ -96,6 +86,33 @@ def complete(
         temperature=jnp.asarray(sampler.temperature, jnp.float32),
         states=states,
     )
+
+
+def _decode(num_slots: int, replicated, states, prompts, keys, limits) -> Completions:
+    """Decodes the rows of one shard."""
+    policy, env, sampler = replicated
+    engine = Engine(
+        policy=policy,
+        env=env,
+        states=states,
+        prompts=prompts,
+        keys=keys,
+        context=prefill_batch(policy, prompts),
+        sampler=sampler,
+        max_lengths=limits,
+        num_slots=num_slots,
+    )
+    return engine.run()[0]
+
+
+def _row_keys(
+    key: Key[Array, ""], shape: tuple[int, int], first: Int[ArrayLike, ""]
+) -> Key[Array, "prompt group"]:
+    """A key for each row, by its global index."""
+    count, group = shape
+    row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
+    row = row + jnp.asarray(first).astype(jnp.uint32) * group
+    return jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))(row)
 
 
 def generate(

@@ -70,8 +70,8 @@ class UpdateConfig(eqx.Module):
         return _TOKENS.get(spmd.platform(), _TOKENS["cpu"])
 
 
-# A CPU's products are as fast as they get with a few hundred rows, and the last microbatch
-# is half empty; an accelerator reads all weights, and writes their gradients, for each.
+# A CPU's products are fast from a few hundred rows on, and the last microbatch is half
+# empty; an accelerator reads all weights, and writes their gradients, for each.
 _TOKENS = {"cpu": 512, "gpu": 16384, "tpu": 8192}
 
 

@@ -18,9 +18,8 @@ from ._batches import check_minibatches, split
 from ._config import UpdateConfig
 from ._log_prob import LogProbs
 from ._metrics import choose, learning_rate, MetricAccumulator, over_updates
-from ._microbatches import masked_log_probs, pack_rows, packed_gradient
-from ._packing import balance_tokens
 from .loss import Batch, LossInputs, LossWeights, Objective
+from .packed import balance_tokens, masked_log_probs, pack_rows, packed_gradient
 
 
 Reference = AbstractPolicy | Callable[..., AbstractPolicy]

@@ -10,9 +10,9 @@ from .. import masked
 from ..policy import AbstractPolicy
 from ..types import Rewards, Trajectory
 from ._config import check_count, UpdateConfig
-from ._microbatches import masked_log_probs
 from .loss import k1
 from .loss._penalty import Estimator
+from .packed import masked_log_probs
 
 
 class KLReward(eqx.Module):

@@ -37,7 +37,7 @@ def log_probs(
     """Teacher-forced log-probs and entropies of a batch of completions.
 
     Each prompt is run once for its group. The update packs rows instead
-    (`_microbatches`): this is the plain form, of every token, that it is tested
+    (`update.packed`): this is the plain form, of every token, that it is tested
     against.
 
     **Arguments:**

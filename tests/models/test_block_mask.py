@@ -34,7 +34,7 @@ def test_every_visible_column_is_visited_once(seed, tokens, columns, density, sh
 
     for block in range(len(seen) // height):
         start = jnp.asarray(block), jnp.zeros((height, columns), int)
-        _, total = found.visit(start[0], add, start)
+        _, total = found.fold(start[0], add, start)
         seen[block * height : (block + 1) * height] += np.asarray(total)
     wanted = np.broadcast_to(mask, (tokens, columns))
     np.testing.assert_array_equal(seen[:tokens], wanted)

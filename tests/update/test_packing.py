@@ -15,9 +15,9 @@ from hypothesis import given, settings, strategies as st
 from grpojax import rollout, sharding, update
 from grpojax.algorithms import grpo
 from grpojax.types import Prompt
-from grpojax.update._chunks import split_source
-from grpojax.update._microbatches import pack_rows
-from grpojax.update._packing import balance_tokens, pack, pack_prompts, to_rows
+from grpojax.update.packed import pack_rows
+from grpojax.update.packed._chunks import split_source
+from grpojax.update.packed._packing import balance_tokens, pack, pack_prompts, to_rows
 
 from ..helpers import count_env, distance, transformer
 

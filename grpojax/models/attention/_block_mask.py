@@ -67,9 +67,7 @@ class BlockMask(eqx.Module):
         """Columns of a block."""
         return min(self.size.columns, self.columns)
 
-    def visit(
-        self, block: Int[Array, ""], function: Callable[..., _T], carry: _T
-    ) -> _T:
+    def fold(self, block: Int[Array, ""], function: Callable[..., _T], carry: _T) -> _T:
         """Folds the nonempty blocks of columns of one block of tokens.
 
         **Arguments:**

@@ -74,8 +74,8 @@ def forward(
         lowest = jnp.full(rows.shape[:2], -jnp.inf, jnp.float32)
         carry = _Softmax(zeros, zeros[..., 0], lowest)
         for source in sources:
-            visit = ft.partial(attend, source)
-            carry = source.visible.visit(number, visit, carry)
+            step = ft.partial(attend, source)
+            carry = source.visible.fold(number, step, carry)
         total = jnp.where(carry.total > 0, carry.total, 1)  # Padding has none.
         return carry.output / total[..., None], carry.peak + jnp.log(total)
 
@@ -129,8 +129,8 @@ def gradient(
         d_rows, found = jnp.zeros(rows.shape, jnp.float32), []
         for source, (d_keys, d_values) in zip(sources, d_sources, strict=True):
             start = d_rows, d_keys, d_values
-            visit = ft.partial(add, source)
-            d_rows, *more = source.visible.visit(number, visit, start)
+            step = ft.partial(add, source)
+            d_rows, *more = source.visible.fold(number, step, start)
             found.append(tuple(more))
         at = number * rows.shape[1]
         d_query = jax.lax.dynamic_update_slice_in_dim(d_query, d_rows, at, axis=1)

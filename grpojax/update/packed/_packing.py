@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
-from ..sharding import spmd
-from ..types import Prompt
+from ...sharding import spmd
+from ...types import Prompt
 
 
 class Packing(eqx.Module):

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from ..policy import AbstractPolicy, Past
-from ..types import Prompt
+from ...policy import AbstractPolicy, Past
+from ...types import Prompt
 from ._packing import PackedPrompts, Packing
 
 

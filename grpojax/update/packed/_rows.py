@@ -1,0 +1,184 @@
+"""Rows and prompts, packed into microbatches."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ...policy import AbstractPolicy, empty_cache
+from ...sharding import spmd
+from ...types import Prompt
+from .._log_prob import LogProbs
+from ._chunks import (
+    Chunk,
+    completion_chunk,
+    Context,
+    extend,
+    prompt_chunk,
+    split_source,
+)
+from ._packing import pack, pack_prompts, PackedPrompts, Packing, to_rows
+
+
+Columns = tuple[Float[Array, "shard column"], Float[Array, "shard column"]]
+"""Log-probs and entropies of a chunk."""
+
+Earlier = tuple[Float[Array, "shard earlier"], Float[Array, "shard earlier"]]
+"""The same of a split row's earlier chunks."""
+
+
+class PackedRows(eqx.Module):
+    """Rows and their prompts, packed into microbatches of `size` tokens.
+
+    Each data-parallel shard packs its own: arrays have a leading axis of shards.
+    """
+
+    prompt: Prompt
+    tokens: Int[Array, "shard prompt group time"]
+    packing: Packing
+    prompts: PackedPrompts
+    size: int = eqx.field(static=True)
+
+    @property
+    def microbatches(self) -> Int[Array, ""]:
+        """How many the shard with the most has."""
+        return jnp.max(self.packing.used)
+
+    @property
+    def window_columns(self) -> int:
+        """Columns for the earlier chunks of a split row; 0 if no row can be split."""
+        return (-(-self.tokens.shape[-1] // self.size) - 1) * self.size
+
+    def earlier_chunks(self, microbatch: Int[Array, ""]) -> Int[Array, ""]:
+        """How many come before the last one, in the shard with the most."""
+        if self.window_columns == 0:
+            return jnp.zeros((), jnp.int32)
+
+        def one(packing: Packing) -> Int[Array, ""]:
+            row = packing.split_row[microbatch]
+            return jnp.where(row >= 0, packing.before[row] // self.size, 0)
+
+        return jnp.max(spmd.vmap_shards(one)(self.packing))
+
+    def last_chunk(self, microbatch: Int[Array, ""]) -> Chunk:
+        """The microbatch's chunk of each shard."""
+        source = lambda packing: packing.source[microbatch]
+        return self._completions(source)
+
+    def earlier_chunk(
+        self, microbatch: Int[Array, ""], number: Int[Array, ""]
+    ) -> Chunk:
+        """An earlier chunk of the row that ends in a microbatch, of each shard."""
+        time = self.tokens.shape[-1]
+        source = lambda packing: split_source(packing, microbatch, number, time)
+        chunk = self._completions(source)
+        earlier = jnp.where(chunk.sequence >= 0, number * self.size, 0)
+        return eqx.tree_at(lambda x: x.earlier, chunk, earlier)
+
+    def _completions(self, source: Callable[[Packing], Array]) -> Chunk:
+        def one(prompt, tokens, packing):
+            found = source(packing)
+            return completion_chunk(prompt, tokens, found, packing.before)
+
+        return spmd.vmap_shards(one)(self.prompt, self.tokens, self.packing)
+
+    def prompt_chunk(self, number: Int[Array, ""]) -> Chunk:
+        """A chunk of the prompts of each shard."""
+        one = lambda prompt, packed: prompt_chunk(prompt, packed, number)
+        return spmd.vmap_shards(one)(self.prompt, self.prompts)
+
+    def context(self, cache: PyTree) -> Context:
+        """The context with these keys and values."""
+        owner = self.prompts.owner
+        return Context(cache, owner.reshape(owner.shape[0], -1))
+
+    def to_rows(
+        self, microbatch: Int[Array, ""], columns: Columns, earlier: Earlier
+    ) -> tuple[LogProbs, Bool[Array, "prompt group"]]:
+        """Log-probs of the rows that end in a microbatch, and which those are."""
+        _, prompts, group, time = self.tokens.shape
+        shape = prompts, group, time
+
+        def one(columns, earlier, packing):
+            rows = lambda x, y: to_rows(x, y, packing, microbatch, shape)
+            found = tuple(map(rows, columns, earlier))
+            return tuple(values for values, _ in found), found[0][1]
+
+        found = spmd.vmap_shards(one)(columns, earlier, self.packing)
+        return spmd.merge_batch(found)
+
+    def to_columns(self, chunk_of: Callable[[Packing], Array], rows: LogProbs):
+        """Values of rows at a chunk's columns; 0 where there is no token."""
+
+        def one(packing, rows):
+            source = chunk_of(packing)
+            take = lambda x: jnp.where(source >= 0, x.reshape(-1)[source], 0)
+            return jax.tree.map(take, rows)
+
+        return spmd.vmap_shards(one)(self.packing, spmd.split_batch(rows))
+
+
+def pack_rows(
+    prompt: Prompt,
+    tokens: Int[Array, "prompt group time"],
+    mask: Bool[Array, "prompt group time"],
+    size: int,
+) -> PackedRows:
+    """Packs rows, each up to its last token in the mask.
+
+    **Arguments:**
+
+    - `size`: tokens of a microbatch in each shard.
+    """
+    time = tokens.shape[-1]
+    lengths = jnp.max(jnp.where(mask, jnp.arange(1, time + 1), 0), axis=-1)
+    prompt, tokens, lengths = spmd.split_batch((prompt, tokens, lengths))
+    size = min(size, lengths[0].size * time)
+    packing, prompts = spmd.vmap_shards(
+        lambda prompt, lengths: (
+            pack(lengths.reshape(-1), size, time),
+            pack_prompts(prompt, size),
+        )
+    )(prompt, lengths)
+    return PackedRows(prompt, tokens, packing, prompts, size)
+
+
+def empty_caches(rows: PackedRows, policy: AbstractPolicy, columns: int) -> PyTree:
+    """A cache of each shard, filled with zeros."""
+    one = lambda _: empty_cache(policy, columns)
+    return spmd.vmap_shards(one)(rows.prompt.length)
+
+
+def write(
+    policy: AbstractPolicy, cache: PyTree, chunk: PyTree, column: Int[Array, ""]
+) -> PyTree:
+    one = lambda cache, chunk: policy.write(cache, chunk, column)
+    return spmd.vmap_shards(one)(cache, chunk)
+
+
+def extend_shards(
+    policy: AbstractPolicy, chunk: Chunk, context, window=None, columns=None
+):
+    """`extend` in each shard."""
+    one = lambda *each: extend(policy, *each, columns=columns)
+    return spmd.vmap_shards(one)(chunk, context, window)
+
+
+def prefill_prompts(policy: AbstractPolicy, rows: PackedRows) -> PyTree:
+    """Keys and values of all prompts, in the columns of `rows.prompts`."""
+    chunks, size = rows.prompts.owner.shape[1:]
+    if chunks == 1:
+        return extend_shards(policy, rows.prompt_chunk(jnp.zeros((), jnp.int32)), None)[
+            1
+        ]
+
+    def add(number, cache):
+        at = number * size
+        chunk = rows.prompt_chunk(number)
+        _, own = extend_shards(policy, chunk, rows.context(cache), columns=at)
+        return write(policy, cache, own, at)
+
+    start = empty_caches(rows, policy, chunks * size)
+    return jax.lax.fori_loop(0, jnp.max(rows.prompts.used), add, start)
