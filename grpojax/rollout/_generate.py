@@ -1,7 +1,5 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
-import functools as ft
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -67,7 +65,7 @@ def complete(
     num_slots = num_slots // spmd.shards()
     replicated = policy.for_decoding(num_slots), env, sampler
     rows = spmd.shard_map_batch(
-        decode,
+        ft.partial(_decode, num_slots),
         replicated,
         states,
         pad_prompts(prompts),
