@@ -1,5 +1,7 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
+import functools as ft
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -60,7 +62,6 @@ def complete(
         limits = jnp.full(shape, time)
     limits = jnp.clip(jnp.asarray(limits, jnp.int32), 1, time)
     num_slots = count * group if slots is None else min(slots, count * group)
-
     # Converted to the decoding layout once, outside the decode loop.
     num_slots = num_slots // spmd.shards()
     replicated = policy.for_decoding(num_slots), env, sampler
