@@ -1,7 +1,4 @@
-"""Checks of constructor arguments: each error is one sentence that names the field.
-
-Without JAX, which `grpojax --help` does not import.
-"""
+"""Checks of constructor arguments: each error is one sentence that names the field."""
 
 import inspect
 
@@ -25,10 +22,12 @@ def check_parts(owner: str, **parts: object) -> None:
             check_parts("Algorithm", advantage=self.advantage, select=self.select)
         ```
     """
+    import equinox as eqx  # Here: `grpojax --help` checks numbers, and has no JAX.
+
     for field, part in parts.items():
         if isinstance(part, tuple):
             check_parts(owner, **{f"{field}[{i}]": x for i, x in enumerate(part)})
-        elif isinstance(part, type):
+        elif isinstance(part, type) and issubclass(part, eqx.Module):
             raise TypeError(
                 f"`{owner}.{field}` must be an instance. Received the class "
                 f"`{part.__name__}`: write `{_call(part)}`."

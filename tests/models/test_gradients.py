@@ -54,11 +54,11 @@ def masked(sources, visible) -> list[Source]:
     ]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=15)
 @given(
     seed=st.integers(0, 1000),
-    chunk=st.sampled_from([1, 5, 64, 130]),
-    columns=st.sampled_from([1, 7, 129, 200]),
+    chunk=st.sampled_from([1, 5, 130]),
+    columns=st.sampled_from([1, 7, 200]),
     heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
 )
 def test_attention(seed, chunk, columns, heads):
