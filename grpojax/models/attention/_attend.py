@@ -56,16 +56,17 @@ def attend(
         config = gpu.kernel_config(rows, repeats, dtype) if has_kernel else None
         output = jnp.asarray(_attention(config, rows, sources), jnp.float32)
     else:
-        output, _ = _room(sources).forward(rows, sources, dtype)
+        output, _ = _forward(rows, sources, dtype)
     output = output.reshape(kv_heads, chunk, repeats * head_dim)
     return jnp.moveaxis(output, 0, 1).reshape(chunk, heads * head_dim)
 
 
-def _room(sources: Sequence[Source]):
-    """The module that computes attention in plain XLA."""
-    is_dense = all(source.visible.blocks is None for source in sources)
-    few = all(x.visible.tokens <= x.visible.size.tokens for x in sources)
-    return _dense if is_dense and few else _blockwise
+def _forward(
+    query: QueryRows, sources: Sequence[Source], dtype: DTypeLike
+) -> tuple[QueryRows, Float[Array, "kv_head row"]]:
+    """Attention in plain XLA, and the log-sum-exp of each row's scores."""
+    is_dense = all(source.visible.is_one_block for source in sources)
+    return (_dense if is_dense else _blockwise).forward(query, sources, dtype)
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -80,8 +81,8 @@ def _fwd(
     config: gpu.KernelConfig | None, query: QueryRows, sources: tuple[Source, ...]
 ):
     def plain(query, sources):
-        found = _room(sources).forward(query, sources, query.dtype)
-        return found[0].astype(query.dtype), found[1]
+        output, normalizer = _forward(query, sources, query.dtype)
+        return output.astype(query.dtype), normalizer
 
     def kernel(config, query, sources):
         return gpu.forward(config, query, _masked_caches(sources))
@@ -92,13 +93,12 @@ def _fwd(
 
 
 def _bwd(config: gpu.KernelConfig | None, residuals, cotangent: QueryRows):
-    def plain(query, sources, *rest):
-        return _room(sources).gradient(query, sources, *rest)
-
     def kernel(config, query, sources, *rest):
         return gpu.backward(config, query, _masked_caches(sources), *rest)
 
-    d_query, d_sources = _by_platform(config, kernel, plain, *residuals, cotangent)
+    d_query, d_sources = _by_platform(
+        config, kernel, _blockwise.gradient, *residuals, cotangent
+    )
     _, sources, *_ = residuals
     cotangents = tuple(
         source._replace(

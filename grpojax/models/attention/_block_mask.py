@@ -61,6 +61,10 @@ class BlockMask(eqx.Module):
         return self.mask.shape[1]
 
     @property
+    def is_one_block(self) -> bool:
+        return self.blocks is None and self.tokens == self.size.tokens
+
+    @property
     def width(self) -> int:
         """Columns of a block; all of them if there is one block."""
         return self.columns if self.blocks is None else self.size.columns
@@ -74,7 +78,7 @@ class BlockMask(eqx.Module):
         - `function`: maps the first column, the mask, and the carry to the next carry.
         - `carry`: the initial one.
         """
-        height = min(self.size.tokens, self.tokens, self.mask.shape[0])
+        height = min(self.size.tokens, self.mask.shape[0])
         row = block * height if self.mask.shape[0] > 1 else jnp.zeros_like(block)
 
         def step(index: Int[Array, ""], carry: _T) -> _T:

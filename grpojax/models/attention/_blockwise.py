@@ -161,7 +161,7 @@ class _TokenBlocks:
 
     @staticmethod
     def of(query: QueryRows, visible: BlockMask) -> "_TokenBlocks":
-        tokens = min(visible.size.tokens, visible.tokens)
+        tokens = visible.size.tokens
         repeats = query.shape[1] // visible.tokens
         return _TokenBlocks(tokens, repeats, -(-visible.tokens // tokens))
 

@@ -109,11 +109,11 @@ class PackedRows(eqx.Module):
         found = spmd.vmap_shards(one)(columns, earlier, self.packing)
         return spmd.merge_batch(found)
 
-    def to_columns(self, chunk_of: Callable[[Packing], Array], rows: LogProbs):
-        """Values of rows at a chunk's columns; 0 where there is no token."""
+    def to_columns(self, source_of: Callable[[Packing], Array], rows: LogProbs):
+        """Values of rows at a chunk's columns, by its `source`; 0 without a token."""
 
         def one(packing, rows):
-            source = chunk_of(packing)
+            source = source_of(packing)
             take = lambda x: jnp.where(source >= 0, x.reshape(-1)[source], 0)
             return jax.tree.map(take, rows)
 
@@ -170,9 +170,8 @@ def prefill_prompts(policy: AbstractPolicy, rows: PackedRows) -> PyTree:
     """Keys and values of all prompts, in the columns of `rows.prompts`."""
     chunks, size = rows.prompts.owner.shape[1:]
     if chunks == 1:
-        return extend_shards(policy, rows.prompt_chunk(jnp.zeros((), jnp.int32)), None)[
-            1
-        ]
+        only = rows.prompt_chunk(jnp.zeros((), jnp.int32))
+        return extend_shards(policy, only, None)[1]
 
     def add(number, cache):
         at = number * size
