@@ -53,6 +53,8 @@ def test_every_token_is_packed_once_in_the_order_of_its_row(lengths, size):
     tokens = np.concatenate(found)
     assert sorted(tokens[tokens >= 0]) == wanted
     assert not (np.asarray(packing.source)[int(packing.used) :] >= 0).any()
+    splits = np.asarray(packing.split_row) >= 0
+    assert splits[: splits.sum()].all(), "not in front of the others"
     for source in found:
         # Rows are side by side in their order, but for a split one in front.
         row = source[source >= 0] // TIME

@@ -71,7 +71,7 @@ def completion_chunk(
     prompt: Prompt,
     tokens: Int[Array, "prompt group time"],
     source: Int[Array, " column"],
-    earlier: Int[Array, " row"],
+    size: int,
 ) -> Chunk:
     """A chunk of completions' tokens.
 
@@ -81,7 +81,7 @@ def completion_chunk(
     **Arguments:**
 
     - `source`: the token at each column, as an index of all tokens; -1 for none.
-    - `earlier`: how many tokens of each row are in earlier chunks.
+    - `size`: of a chunk; a longer row is split at the multiples of it.
     """
     _, group, time = tokens.shape
     is_token = source >= 0
@@ -97,7 +97,7 @@ def completion_chunk(
         targets=keep(flat[jnp.maximum(source, 0)]),
         owner=keep(owner, -1),
         sequence=keep(row, -1),
-        earlier=keep(earlier[row]),
+        earlier=keep(position // size * size),
     )
 
 

@@ -1,6 +1,7 @@
 """Gradients of packed rows, accumulated over microbatches."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,8 +12,14 @@ from ... import sharding
 from ...policy import AbstractPolicy
 from ...types import accumulation_dtype, FloatLike
 from .._log_prob import LogProbs
-from ._chunks import split_source
-from ._rows import extend_shards, PackedRows, prefill_prompts, write
+from ._rows import (
+    Columns,
+    Earlier,
+    extend_shards,
+    PackedRows,
+    prefill_prompts,
+    write,
+)
 from ._score import Scorer
 
 
@@ -37,6 +44,9 @@ class _Sums(eqx.Module):
         return jax.tree.map(lambda x, y: x + y.astype(x.dtype), self, fresh)
 
 
+_Carry = tuple[_Sums, PyTree]
+
+
 def packed_gradient(
     policy: AbstractPolicy,
     rows: PackedRows,
@@ -54,87 +64,95 @@ def packed_gradient(
     combine = lambda params: eqx.combine(params, static)
     score = Scorer(rows, temperature, chunk)
     cache, pull_prompts = _prompt_vjp(params, combine, rows)
-
-    def one(microbatch, sums: _Sums) -> tuple[_Sums, PyTree]:
-        count, window, earlier = score.earlier(policy, cache, microbatch)
-        found, pull = jax.vjp(
-            lambda *each: score(
-                combine(each[0]), rows.last_chunk(microbatch), *each[1:]
-            ),
-            params,
-            cache,
-            window,
-        )
-        by_row, included = rows.to_rows(microbatch, found[0], earlier)
-        cotangent, metrics = jax.grad(loss, has_aux=True)(by_row, included)
-        last = lambda packing: packing.source[microbatch]
-        of_own = jax.tree.map(jnp.zeros_like, found[1])
-        of = pull((rows.to_columns(last, cotangent), of_own))
-        sums = sums.add(*of[:2])
-        if window is not None:
-            pulled = sums, count, window, of[2], cotangent
-            sums = _pull_earlier(params, combine, score, cache, microbatch, *pulled)
-        return sums, metrics
-
-    shape = rows.tokens.shape[0] * rows.tokens.shape[1], *rows.tokens.shape[2:]
-    by_row = (jax.ShapeDtypeStruct(shape, jnp.float32),) * 2
-    included = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
-    metrics = jax.eval_shape(loss, by_row, included)[1].zeros()
-
-    def add(microbatch, carry):
-        sums, metrics = carry
-        sums, more = one(microbatch, sums)
-        return sums, metrics + more
-
-    start = _Sums.zeros(params, cache), metrics
-    sums, metrics = jax.lax.fori_loop(0, rows.microbatches, add, start)
+    accumulate = _Accumulate(params, combine, score, cache, loss)
+    carry = _Sums.zeros(params, cache), accumulate.no_loss()[1]
+    sums, metrics = rows.fold(accumulate.split, accumulate.unsplit, carry)
     return pull_prompts(sums).params, metrics
 
 
-def _pull_earlier(
-    params: PyTree,
-    combine: Callable[[PyTree], AbstractPolicy],
-    score: Scorer,
-    cache: PyTree,
-    microbatch: Int[Array, ""],
-    sums: _Sums,
-    count: Int[Array, ""],
-    window: PyTree,
-    of_window: PyTree,
-    cotangent: LogProbs,
-) -> _Sums:
-    """Pulls back through the earlier chunks of a split row, the last one first.
+class _Accumulate(NamedTuple):
+    """Adds a microbatch's gradient and metrics to `carry`, the sums of both.
 
-    **Arguments:**
+    **Fields:**
 
-    - `params`, `combine`, `score`, `cache`, `microbatch`: of the forward pass.
-    - `sums`: what is accumulated.
-    - `count`, `window`: the number of chunks, and their keys and values.
-    - `of_window`: the cotangent of those, from the row's last chunk.
-    - `cotangent`: of the log-probs of all rows.
+    - `params`, `combine`: the trainable arrays, and how they become the policy.
+    - `score`, `cache`: of the packed rows; keys and values of their prompts.
+    - `loss`: of the rows that end in a microbatch.
     """
-    rows = score.rows
 
-    def back(step, carry):
-        sums, of_window = carry
-        number = count - 1 - step
-        chunk = rows.earlier_chunk(microbatch, number)
+    params: PyTree
+    combine: Callable[[PyTree], AbstractPolicy]
+    score: Scorer
+    cache: PyTree
+    loss: Loss
+
+    def unsplit(self, microbatch: Int[Array, ""], carry: _Carry) -> _Carry:
+        """A microbatch without a split row."""
+        sums, metrics = carry
+        rows = self.score.rows
+        source = rows.source(microbatch)
+        chunk = rows.chunk(source)
         found, pull = jax.vjp(
-            lambda params, *past: score(combine(params), chunk, *past),
-            params,
-            cache,
-            window,
+            lambda params, cache: self.score(self.combine(params), chunk, cache)[0],
+            self.params,
+            self.cache,
         )
-        source = lambda packing: split_source(
-            packing, microbatch, number, rows.tokens.shape[-1]
-        )
-        at = number * rows.size
-        put = lambda own: write(combine(params), window, own, at)
-        (of_own,) = jax.vjp(put, found[1])[1](of_window)
-        more = pull((rows.to_columns(source, cotangent), of_own))
-        return sums.add(*more[:2]), jax.tree.map(jnp.add, of_window, more[2])
+        cotangent, more = self._differentiate_loss(microbatch, found, None)
+        return sums.add(*pull(rows.to_columns(source, cotangent))), metrics + more
 
-    return jax.lax.fori_loop(0, count, back, (sums, of_window))[0]
+    def split(self, microbatch: Int[Array, ""], carry: _Carry) -> _Carry:
+        """A microbatch that may have a split row's last chunk: back from that one.
+
+        The cotangent of the loss is known after the last chunk; that of a chunk's keys
+        and values, after all later chunks.
+        """
+        sums, metrics = carry
+        rows, policy = self.score.rows, self.combine(self.params)
+        count, window, earlier = self.score.earlier(policy, self.cache, microbatch)
+
+        def back(step, carry):
+            sums, of_window, cotangent, more = carry
+            number = count - step
+            source = rows.split_source(microbatch, number, step == 0)
+            chunk = rows.chunk(source)
+            found, pull = jax.vjp(
+                lambda params, *past: self.score(self.combine(params), chunk, *past),
+                self.params,
+                self.cache,
+                window,
+            )
+            cotangent, more = jax.lax.cond(
+                step == 0,
+                lambda: self._differentiate_loss(microbatch, found[0], earlier),
+                lambda: (cotangent, more),
+            )
+            put = lambda own: write(policy, window, own, number * rows.size)
+            # Nothing attends to the last chunk: there it is zero.
+            (of_own,) = jax.vjp(put, found[1])[1](of_window)
+            pulled = pull((rows.to_columns(source, cotangent), of_own))
+            of_window = jax.tree.map(jnp.add, of_window, pulled[2])
+            return sums.add(*pulled[:2]), of_window, cotangent, more
+
+        zeros = jax.tree.map(jnp.zeros_like, window)
+        start = sums, zeros, *self.no_loss()
+        sums, _, _, more = jax.lax.fori_loop(0, count + 1, back, start)
+        return sums, metrics + more
+
+    def _differentiate_loss(
+        self, microbatch: Int[Array, ""], columns: Columns, earlier: Earlier | None
+    ) -> tuple[LogProbs, PyTree]:
+        """The loss's cotangent of the log-probs of all rows, and its metrics."""
+        found = self.score.rows.to_rows(microbatch, columns, earlier)
+        return jax.grad(self.loss, has_aux=True)(*found)
+
+    def no_loss(self) -> tuple[LogProbs, PyTree]:
+        """The cotangent and the metrics of no rows."""
+        tokens = self.score.rows.tokens
+        shape = tokens.shape[0] * tokens.shape[1], *tokens.shape[2:]
+        zeros = jnp.zeros(shape, jnp.float32)
+        included = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
+        metrics = jax.eval_shape(self.loss, (zeros, zeros), included)[1]
+        return (zeros, zeros), metrics.zeros()
 
 
 def _prompt_vjp(

@@ -86,7 +86,7 @@ def pack(lengths: Int[Array, " row"], size: int, time: int) -> Packing:
 
 def to_rows(
     columns: Shaped[Array, " size"],
-    earlier: Shaped[Array, " column"],
+    earlier: Shaped[Array, " column"] | None,
     packing: Packing,
     microbatch: Int[Array, ""],
     shape: tuple[int, int, int],
@@ -98,14 +98,14 @@ def to_rows(
     **Arguments:**
 
     - `columns`: the values.
-    - `earlier`: values of the split row's earlier chunks.
+    - `earlier`: values of the split row's earlier chunks, if there is one.
     - `packing`, `microbatch`: which rows are in it, and where.
     - `shape`: of the rows.
     """
     position = jnp.arange(shape[2], dtype=jnp.int32)
     column = packing.start[:, None] + position - packing.before[:, None]
     values = columns[jnp.clip(column, 0, columns.shape[0] - 1)]
-    if shape[2] > columns.shape[0]:
+    if earlier is not None:
         is_earlier = position < packing.before[:, None]
         earlier = jnp.pad(earlier, (0, shape[2] - earlier.shape[0]))
         values = jnp.where(is_earlier, earlier[None], values)

@@ -22,11 +22,17 @@ from ._chunks import (
 from ._packing import pack, pack_prompts, PackedPrompts, Packing, to_rows
 
 
+Source = Int[Array, "shard column"]
+"""The token at each column of a chunk, as an index of all tokens; -1 for none."""
+
 Columns = tuple[Float[Array, "shard column"], Float[Array, "shard column"]]
 """Log-probs and entropies of a chunk."""
 
 Earlier = tuple[Float[Array, "shard earlier"], Float[Array, "shard earlier"]]
 """The same of a split row's earlier chunks."""
+
+
+_Fold = Callable[[Array, PyTree], PyTree]
 
 
 class PackedRows(eqx.Module):
@@ -47,6 +53,15 @@ class PackedRows(eqx.Module):
         return jnp.max(self.packing.used)
 
     @property
+    def split_microbatches(self) -> Int[Array, ""]:
+        """How many hold a split row's last chunk, in the shard with the most.
+
+        They are the first ones, as the longest rows are packed first.
+        """
+        splits = jnp.sum(self.packing.split_row >= 0, axis=-1, dtype=jnp.int32)
+        return jnp.max(splits)
+
+    @property
     def window_columns(self) -> int:
         """Columns for the earlier chunks of a split row; 0 if no row can be split."""
         return (-(-self.tokens.shape[-1] // self.size) - 1) * self.size
@@ -62,27 +77,42 @@ class PackedRows(eqx.Module):
 
         return jnp.max(spmd.vmap_shards(one)(self.packing))
 
-    def last_chunk(self, microbatch: Int[Array, ""]) -> Chunk:
-        """The microbatch's chunk of each shard."""
-        source = lambda packing: packing.source[microbatch]
-        return self._completions(source)
+    def fold(self, split: _Fold, unsplit: _Fold, carry: PyTree) -> PyTree:
+        """Folds the microbatches: first those with a split row, then the others."""
+        splits = self.split_microbatches
+        if self.window_columns:
+            carry = jax.lax.fori_loop(0, splits, split, carry)
+        return jax.lax.fori_loop(splits, self.microbatches, unsplit, carry)
 
-    def earlier_chunk(
-        self, microbatch: Int[Array, ""], number: Int[Array, ""]
-    ) -> Chunk:
-        """An earlier chunk of the row that ends in a microbatch, of each shard."""
+    def source(self, microbatch: Int[Array, ""]) -> Source:
+        """The tokens of a microbatch."""
+        return self.packing.source[:, microbatch]
+
+    def split_source(
+        self,
+        microbatch: Int[Array, ""],
+        number: Int[Array, ""],
+        is_last: Bool[Array, ""] | bool = False,
+    ) -> Source:
+        """The tokens of a chunk of the row that ends in a microbatch.
+
+        **Arguments:**
+
+        - `number`: of the chunk.
+        - `is_last`: whether it is the last one, with which other rows are packed.
+        """
         time = self.tokens.shape[-1]
-        source = lambda packing: split_source(packing, microbatch, number, time)
-        chunk = self._completions(source)
-        earlier = jnp.where(chunk.sequence >= 0, number * self.size, 0)
-        return eqx.tree_at(lambda x: x.earlier, chunk, earlier)
+        one = lambda packing: split_source(packing, microbatch, number, time)
+        earlier = spmd.vmap_shards(one)(self.packing)
+        return jnp.where(is_last, self.source(microbatch), earlier)
 
-    def _completions(self, source: Callable[[Packing], Array]) -> Chunk:
-        def one(prompt, tokens, packing):
-            found = source(packing)
-            return completion_chunk(prompt, tokens, found, packing.before)
+    def chunk(self, source: Source) -> Chunk:
+        """The chunk of these tokens, in each shard."""
 
-        return spmd.vmap_shards(one)(self.prompt, self.tokens, self.packing)
+        def one(prompt, tokens, source):
+            return completion_chunk(prompt, tokens, source, self.size)
+
+        return spmd.vmap_shards(one)(self.prompt, self.tokens, source)
 
     def prompt_chunk(self, number: Int[Array, ""]) -> Chunk:
         """A chunk of the prompts of each shard."""
@@ -95,7 +125,7 @@ class PackedRows(eqx.Module):
         return Context(cache, owner.reshape(owner.shape[0], -1))
 
     def to_rows(
-        self, microbatch: Int[Array, ""], columns: Columns, earlier: Earlier
+        self, microbatch: Int[Array, ""], columns: Columns, earlier: Earlier | None
     ) -> tuple[LogProbs, Bool[Array, "prompt group"]]:
         """Log-probs of the rows that end in a microbatch, and which those are."""
         _, prompts, group, time = self.tokens.shape
@@ -103,21 +133,20 @@ class PackedRows(eqx.Module):
 
         def one(columns, earlier, packing):
             rows = lambda x, y: to_rows(x, y, packing, microbatch, shape)
-            found = tuple(map(rows, columns, earlier))
+            found = tuple(map(rows, columns, earlier or (None, None)))
             return tuple(values for values, _ in found), found[0][1]
 
         found = spmd.vmap_shards(one)(columns, earlier, self.packing)
         return spmd.merge_batch(found)
 
-    def to_columns(self, source_of: Callable[[Packing], Array], rows: LogProbs):
-        """Values of rows at a chunk's columns, by its `source`; 0 without a token."""
+    def to_columns(self, source: Source, rows: LogProbs) -> Columns:
+        """Values of rows at a chunk's columns; 0 without a token."""
 
-        def one(packing, rows):
-            source = source_of(packing)
+        def one(source, rows):
             take = lambda x: jnp.where(source >= 0, x.reshape(-1)[source], 0)
             return jax.tree.map(take, rows)
 
-        return spmd.vmap_shards(one)(self.packing, spmd.split_batch(rows))
+        return spmd.vmap_shards(one)(source, spmd.split_batch(rows))
 
 
 def pack_rows(

@@ -39,7 +39,11 @@ class Scorer(eqx.Module):
     chunk: int | None = eqx.field(static=True)
 
     def __call__(
-        self, policy: AbstractPolicy, chunk: Chunk, cache: PyTree, window: PyTree
+        self,
+        policy: AbstractPolicy,
+        chunk: Chunk,
+        cache: PyTree,
+        window: PyTree | None = None,
     ) -> tuple[Columns, PyTree]:
         """Log-probs and entropies, and the chunk's own cache."""
         past = None if window is None else Window(window, self.rows.window_columns)
@@ -61,12 +65,10 @@ class Scorer(eqx.Module):
         columns = rows.window_columns
         count = rows.earlier_chunks(microbatch)
         zeros = jnp.zeros((rows.tokens.shape[0], columns), jnp.float32)
-        if columns == 0:
-            return count, None, (zeros, zeros)
 
         def add(number, carry):
             window, total = carry
-            chunk = rows.earlier_chunk(microbatch, number)
+            chunk = rows.chunk(rows.split_source(microbatch, number))
             found, own = self(policy, chunk, cache, window)
             at = number * rows.size
             put = lambda total, x: jax.lax.dynamic_update_slice_in_dim(total, x, at, 1)
@@ -101,15 +103,19 @@ def masked_log_probs(
         cache = prefill_prompts(policy, rows)
         score = Scorer(rows, temperature, chunk)
 
-        def add(microbatch, total):
-            _, window, earlier = score.earlier(policy, cache, microbatch)
-            found, _ = score(policy, rows.last_chunk(microbatch), cache, window)
+        def unsplit(microbatch, total, window=None, earlier=None):
+            chunk = rows.chunk(rows.source(microbatch))
+            found, _ = score(policy, chunk, cache, window)
             found, included = rows.to_rows(microbatch, found, earlier)
             keep = mask & included[:, :, None]
             return jax.tree.map(ft.partial(jnp.where, keep), found, total)
 
+        def split(microbatch, total):
+            _, *past = score.earlier(policy, cache, microbatch)
+            return unsplit(microbatch, total, *past)
+
         zeros = jnp.zeros(tokens.shape, jnp.float32)
-        return jax.lax.fori_loop(0, rows.microbatches, add, (zeros, zeros))
+        return rows.fold(split, unsplit, (zeros, zeros))
 
     balanced, restore = balance_tokens(mask, (prompt, (tokens, mask)))
     replicated = policy, temperature
