@@ -2,9 +2,8 @@
 
 Rows (a prompt's `group` samples, prompt after prompt) are decoded in slots. A slot
 whose row has ended takes the next row; its prompt's keys and values exist already and
-are copied in. All slots write their newest keys and values to one shared column,
-`iteration mod time`, so that the write is one slice: the cache is a ring, and a slot
-sees the columns that are younger than its row.
+are copied in. All slots write their newest keys and values to one shared column
+(`SlotCache`), and a slot sees the columns that are younger than its row.
 
 A row's randomness is its own, `fold_in(row key, time)`, and a row's result does not
 depend on its neighbors: the tokens are the same for every number of slots.
@@ -17,11 +16,13 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ..env import AbstractEnvironment, Turn
-from ..policy import AbstractPolicy, empty_cache, Past
+from ..policy import AbstractPolicy, Past
 from ..sharding import spmd
 from ..types import Prompt
+from ._blocks import BLOCK
 from ._prefill import copy_prompt
 from ._sample import AbstractSampler
+from ._slot_cache import SlotCache
 from ._state import Completions, DecodeSlots, DecodeState
 from ._turns import answer_turns, step_shape
 
@@ -70,10 +71,10 @@ class Engine(eqx.Module):
 
     def run(self) -> tuple[Completions, Int[Array, ""]]:
         """Decodes every row until its conversation is over; also counts iterations."""
+        state = self._start()
+        decode = self._decode_block if state.cache.has_older else self._iterate
         state = jax.lax.while_loop(
-            lambda state: jnp.any(state.slots.row < self.num_rows),
-            lambda state: self._iterate(state),
-            self._start(),
+            lambda state: self._is_decoding(state), lambda state: decode(state), state
         )
         completions = state.completions
         if self.env.max_turns == 1:
@@ -83,6 +84,20 @@ class Engine(eqx.Module):
             _, step = jax.vmap(self.env.step)(completions.env_state, turns)
             completions = eqx.tree_at(lambda r: r.rewards, completions, step.rewards)
         return completions, state.iteration
+
+    def _is_decoding(self, state: DecodeState) -> Bool[Array, ""]:
+        return jnp.any(state.slots.row < self.num_rows)
+
+    def _decode_block(self, state: DecodeState) -> DecodeState:
+        """Decodes a block of tokens, into columns that become older ones here."""
+        end = state.iteration + BLOCK
+        moved = state.cache.move_block(self.policy, state.iteration)
+        state = eqx.tree_at(lambda x: x.cache, state, moved)
+        return jax.lax.while_loop(
+            lambda state: self._is_decoding(state) & (state.iteration < end),
+            lambda state: self._iterate(state),
+            state,
+        )
 
     def _start(self) -> DecodeState:
         row = jnp.arange(self.num_slots, dtype=jnp.int32)
@@ -116,16 +131,10 @@ class Engine(eqx.Module):
             iteration=jnp.zeros((), jnp.int32),
             next_row=jnp.array(self.num_slots, jnp.int32),
             slots=slots,
-            cache=self._empty_cache(),
+            cache=SlotCache.empty(self.policy, self.time, self.num_slots),
             prompt_cache=prompt_cache if self.refills else None,
             completions=completions,
         )
-
-    def _empty_cache(self) -> PyTree:
-        """`time` columns for every slot; never read before they are written."""
-        one = empty_cache(self.policy, self.time)
-        repeat = lambda x: jnp.repeat(x[:, None], self.num_slots, axis=1)
-        return jax.tree.map(repeat, one)
 
     def _prompt(self, row: Int[Array, " slot"]) -> Int[Array, " slot"]:
         """The prompt of each row; the last one's for an idle slot."""
@@ -155,8 +164,8 @@ class Engine(eqx.Module):
         # Written after all layers have read theirs, and XLA's CPU backend must see it:
         # otherwise it copies a cache that is read and written. Tokens depend on all
         # layers, and are never negative.
-        column = jnp.where(jnp.all(slots.token >= 0), state.iteration % self.time, 0)
-        cache = self.policy.write(state.cache, written, column)
+        iteration = jnp.where(jnp.all(slots.token >= 0), state.iteration, 0)
+        cache = state.cache.write(self.policy, written, iteration)
         if self.env.max_turns == 1:
             terminated = completions.terminated.at[slots.row].max(ended, mode="drop")
             completions = eqx.tree_at(lambda r: r.terminated, completions, terminated)
@@ -174,18 +183,17 @@ class Engine(eqx.Module):
     def _extend(self, state: DecodeState) -> tuple[Float[Array, "slot hidden"], PyTree]:
         """Reads one token in every slot; also returns the cache entry of each."""
         slots = state.slots
-        past = (state.iteration - jnp.arange(self.time, dtype=jnp.int32)) % self.time
-        # The token itself is not in the cache yet: its column holds what it replaces.
-        seen = (past > 0) & (past[None] <= slots.age[:, None])
+        seen = state.cache.seen(state.iteration, slots.age)
         before = self.prompts.length[self._prompt(slots.row)].astype(jnp.int32) - 1
         width = jnp.arange(self.prompts.tokens.shape[1])
 
         def one(slot, cache, context):
             token, age, seen, before = slot
-            prompt = Past(context, (width < before)[None])
-            own = Past(cache, seen[None])
+            past = [Past(context, (width < before)[None])]
+            own = (cache.older, seen.older), (cache.recent, seen.recent)
+            past += [Past(each, mask[None]) for each, mask in own if each is not None]
             position = (before + age)[None]
-            hidden, cache = self.policy.extend(token[None], position, prompt, own)
+            hidden, cache = self.policy.extend(token[None], position, *past)
             return hidden[0], cache
 
         # Replicated, so that everything derived from them is: no layer communicates.
@@ -196,14 +204,9 @@ class Engine(eqx.Module):
         else:
             members = jax.vmap(one, in_axes=(0, 1, None), out_axes=(0, 1))
             every = jax.vmap(members, in_axes=(0, 1, 1), out_axes=(0, 1))
-            grouped = (
-                self._by_prompt(0, slot),
-                self._by_prompt(1, state.cache),
-                self.context,
-            )
-            hidden, written = every(*grouped)
+            slot, cache = self._by_prompt(0, slot), self._by_prompt(1, state.cache)
+            hidden, written = every(slot, cache, self.context)
             hidden, written = self._by_slot(0, hidden), self._by_slot(1, written)
-
         return hidden, written
 
     def _by_prompt(self, axis: int, tree: PyTree) -> PyTree:
@@ -214,9 +217,8 @@ class Engine(eqx.Module):
 
     def _by_slot(self, axis: int, tree: PyTree) -> PyTree:
         """The inverse of `_by_prompt`."""
-        merge = lambda x: x.reshape(
-            *x.shape[:axis], self.num_rows, *x.shape[axis + 2 :]
-        )
+        count = (self.num_rows,)
+        merge = lambda x: x.reshape(x.shape[:axis] + count + x.shape[axis + 2 :])
         return jax.tree.map(merge, tree)
 
     def _sample(

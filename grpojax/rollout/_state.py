@@ -3,6 +3,8 @@
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ._slot_cache import SlotCache
+
 
 class Completions(eqx.Module):
     """Decoded tokens of every row so far.
@@ -54,7 +56,7 @@ class DecodeState(eqx.Module):
     - `iteration`: tokens read in every slot so far.
     - `next_row`: the first row that no slot has taken yet.
     - `slots`, `completions`: progress and results.
-    - `cache`: keys and values of the slots' completions, a ring of columns.
+    - `cache`: keys and values of the slots' completions.
     - `prompt_cache`: each slot's copy of its prompt's cache; `None` without refills,
         where a group reads its prompt's cache in place.
     """
@@ -62,6 +64,6 @@ class DecodeState(eqx.Module):
     iteration: Int[Array, ""]
     next_row: Int[Array, ""]
     slots: DecodeSlots
-    cache: PyTree
+    cache: SlotCache
     prompt_cache: PyTree | None
     completions: Completions

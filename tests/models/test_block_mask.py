@@ -44,22 +44,6 @@ def visited(found) -> int:
     return int(jnp.sum(found.count))
 
 
-def ring(iteration: int, ages, columns: int):
-    """Columns that slots of these ages see, as the decode engine writes them."""
-    past = (iteration - jnp.arange(columns)) % columns
-    return (past > 0) & (past[None] <= jnp.asarray(ages)[:, None])
-
-
-@pytest.mark.parametrize("columns", [512, 8192])
-def test_decoding_reads_the_columns_of_the_oldest_row(columns):
-    """Not those of the horizon, wherever in the ring they are."""
-    count = jax.vmap(lambda mask: block_mask(mask[None], 1).count, out_axes=None)
-    for iteration in (3, columns // 2 + 7, columns + 5):
-        for ages, blocks in (([0, 0], 0), ([1, 0], 1), ([100, 7], 3), ([250, 9], 5)):
-            assert int(count(ring(iteration, ages, columns))[0]) <= blocks
-    assert int(count(ring(5, [columns - 1, 3], columns))[0]) == columns // 64
-
-
 @pytest.mark.parametrize("length", [20, 64, 300])
 def test_packed_sequences_cost_their_own_length(length):
     """A sequence of 64 tokens sees two blocks of 64, not those before it."""

@@ -1,8 +1,8 @@
 """Grouped-query attention over several sources of keys and values.
 
-`_dense` defines it in plain XLA, and `_blockwise` leaves out what nobody sees. On an
-NVIDIA GPU, 16-bit attention runs in one kernel (`gpu`), except where the compiler
-partitions heads or sequences over a mesh: Pallas kernels cannot be auto-partitioned.
+`_blockwise` computes it in plain XLA and leaves out what nobody sees. On an NVIDIA GPU,
+16-bit attention runs in one kernel (`gpu`), except where the compiler partitions heads
+or sequences over a mesh: Pallas kernels cannot be auto-partitioned.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
 from ...sharding import spmd
-from . import _blockwise, _dense, gpu
+from . import _blockwise, gpu
 from ._products import QueryRows
 from ._source import Source
 
@@ -56,17 +56,9 @@ def attend(
         config = gpu.kernel_config(rows, repeats, dtype) if has_kernel else None
         output = jnp.asarray(_attention(config, rows, sources), jnp.float32)
     else:
-        output, _ = _forward(rows, sources, dtype)
+        output, _ = _blockwise.forward(rows, sources, dtype)
     output = output.reshape(kv_heads, chunk, repeats * head_dim)
     return jnp.moveaxis(output, 0, 1).reshape(chunk, heads * head_dim)
-
-
-def _forward(
-    query: QueryRows, sources: Sequence[Source], dtype: DTypeLike
-) -> tuple[QueryRows, Float[Array, "kv_head row"]]:
-    """Attention in plain XLA, and the log-sum-exp of each row's scores."""
-    is_dense = all(source.visible.is_one_block for source in sources)
-    return (_dense if is_dense else _blockwise).forward(query, sources, dtype)
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -81,7 +73,7 @@ def _fwd(
     config: gpu.KernelConfig | None, query: QueryRows, sources: tuple[Source, ...]
 ):
     def plain(query, sources):
-        output, normalizer = _forward(query, sources, query.dtype)
+        output, normalizer = _blockwise.forward(query, sources, query.dtype)
         return output.astype(query.dtype), normalizer
 
     def kernel(config, query, sources):

@@ -61,10 +61,6 @@ class BlockMask(eqx.Module):
         return self.mask.shape[1]
 
     @property
-    def is_one_block(self) -> bool:
-        return self.blocks is None and self.tokens == self.size.tokens
-
-    @property
     def width(self) -> int:
         """Columns of a block; all of them if there is one block."""
         return self.columns if self.blocks is None else self.size.columns
@@ -78,8 +74,8 @@ class BlockMask(eqx.Module):
         - `function`: maps the first column, the mask, and the carry to the next carry.
         - `carry`: the initial one.
         """
-        height = min(self.size.tokens, self.mask.shape[0])
-        row = block * height if self.mask.shape[0] > 1 else jnp.zeros_like(block)
+        if self.blocks is None or self.count is None:
+            return function(jnp.zeros_like(block), self.rows_of(block), carry)
 
         def step(index: Int[Array, ""], carry: _T) -> _T:
             assert self.blocks is not None
@@ -87,14 +83,19 @@ class BlockMask(eqx.Module):
             # The last block is moved to the left until it ends with the columns, and
             # masks those of the block before it.
             start = jnp.minimum(first, self.columns - self.width)
-            mask = jax.lax.dynamic_slice(self.mask, (row, start), (height, self.width))
+            rows = self.rows_of(block)
+            mask = jax.lax.dynamic_slice_in_dim(rows, start, self.width, axis=1)
             mask = mask & (start + jnp.arange(self.width) >= first)
             return function(start, mask, carry)
 
-        if self.blocks is None or self.count is None:
-            mask = jax.lax.dynamic_slice_in_dim(self.mask, row, height, axis=0)
-            return function(jnp.zeros_like(block), mask, carry)
         return jax.lax.fori_loop(0, self.count[block], step, carry)
+
+    def rows_of(self, block: Int[Array, ""]) -> Bool[Array, "#token column"]:
+        """The mask of one block of tokens."""
+        if self.mask.shape[0] == 1:
+            return self.mask
+        height = min(self.size.tokens, self.mask.shape[0])
+        return jax.lax.dynamic_slice_in_dim(self.mask, block * height, height, axis=0)
 
 
 def block_mask(mask: Bool[Array, "#chunk column"], tokens: int) -> BlockMask:

@@ -70,12 +70,12 @@ def forward(
                 peak,
             )
 
-        zeros = jnp.zeros(rows.shape, jnp.float32)
-        lowest = jnp.full(rows.shape[:2], -jnp.inf, jnp.float32)
-        carry = _Softmax(zeros, zeros[..., 0], lowest)
+        narrow = [x for x in sources if x.visible.blocks is None]
+        carry = _softmax(rows, narrow, number, dtype)
         for source in sources:
-            step = ft.partial(attend, source)
-            carry = source.visible.fold(number, step, carry)
+            if source.visible.blocks is not None:
+                step = ft.partial(attend, source)
+                carry = source.visible.fold(number, step, carry)
         total = jnp.where(carry.total > 0, carry.total, 1)  # Padding has none.
         return carry.output / total[..., None], carry.peak + jnp.log(total)
 
@@ -85,6 +85,34 @@ def forward(
         found = jax.lax.map(block, jnp.arange(split.count, dtype=jnp.int32))
         found = jax.tree.map(split.join, found)
     return jax.tree.map(lambda x: x[:, : query.shape[1]], found)
+
+
+def _softmax(
+    rows: QueryRows, sources: Sequence[Source], number: Int[Array, ""], dtype: DTypeLike
+) -> _Softmax:
+    """Attention of a block of tokens to all sources of one block of columns."""
+    if not sources:
+        zeros = jnp.zeros(rows.shape, jnp.float32)
+        lowest = jnp.full(rows.shape[:2], -jnp.inf, jnp.float32)
+        return _Softmax(zeros, zeros[..., 0], lowest)
+    caches = [source.all() for source in sources]
+    found = [
+        masked(
+            x.visible.rows_of(number),
+            scaled(scores(rows, kv.keys, dtype), kv.key_scale),
+        )
+        for x, kv in zip(sources, caches, strict=True)
+    ]
+    # Scores are joined, not keys and values.
+    peak = ft.reduce(jnp.maximum, [jnp.max(s, axis=-1) for s in found])
+    level = jnp.where(peak == -jnp.inf, 0, peak)[..., None]
+    weights = [jnp.exp(s - level) for s in found]
+    outputs = [
+        contract("kqs,ksd->kqd", scaled(w, kv.value_scale), kv.values, dtype)
+        for w, kv in zip(weights, caches, strict=True)
+    ]
+    total = ft.reduce(jnp.add, [jnp.sum(w, axis=-1) for w in weights])
+    return _Softmax(ft.reduce(jnp.add, outputs), total, peak)
 
 
 def gradient(
