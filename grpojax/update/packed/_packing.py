@@ -134,10 +134,12 @@ def pack_prompts(prompt: Prompt, size: int) -> PackedPrompts:
     **Arguments:**
 
     - `prompt`: `Prompt[prompt prefix]`.
-    - `size`: of a chunk, tokens.
+    - `size`: of a microbatch, tokens. If prompts might need more than one, a chunk is
+        half of it: the last one is half empty on average.
     """
     prompts, width = prompt.tokens.shape
     most = max(prompts * (width - 1), 1)
+    size = size if most <= size else max(size // 2, 1)
     chunks = -(-most // size)
     size = size if chunks > 1 else most
     lengths = prompt.length.astype(jnp.int32) - 1
