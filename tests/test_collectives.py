@@ -42,8 +42,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @ft.cache
-def collectives(mesh: str) -> list[hlo.Collective]:
-    """Those of the entire train step."""
+def collectives(mesh: str, chunk: int | None = None) -> list[hlo.Collective]:
+    """Those of the entire train step, with logits of `chunk` positions at a time."""
     env = count_env(vocab_size=64, target=7)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     placed = sharding.make_mesh(**{**MESHES, **REPLICAS}[mesh])
@@ -58,6 +58,7 @@ def collectives(mesh: str) -> list[hlo.Collective]:
             env,
             optimizer,
             rollout=grpojax.RolloutConfig(prompts=8, group=4),
+            update=grpojax.UpdateConfig(chunk=chunk),
         )
         return eqx.filter(state, eqx.is_array), metrics
 
@@ -118,6 +119,24 @@ def test_an_update_gathers_each_weight_for_each_pass(mesh):
     # Activations of tensor-parallel layers, and the gradients of all matrices.
     reduced = {"1x8x1": 1, "1x4x2": 5}
     assert inside(mesh, "update", None, layers)["all-reduce"] == reduced[mesh]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_blocks_of_logits_move_no_weight(mesh):
+    """A microbatch gathers the head once and reduce-scatters its gradient once."""
+    found = [x for x in collectives(mesh, 3) if "update" in x.scope.split("/")]
+    trips = [tuple(loop.trips for loop in x.loops) for x in found]
+    blocks = [
+        x
+        for x, loops in zip(found, trips, strict=True)
+        if len(loops) == 2 and loops[1] not in (None, CONFIG.num_layers)
+    ]
+    # Partial sums of logits over `tensor`; without it nothing at all.
+    assert bool(blocks) == (mesh == "1x4x2")
+    for x in blocks:
+        assert x.kind == "all-reduce" and x.devices == (0, 1), x
+    head = [x for x, loops in zip(found, trips, strict=True) if loops == (None,)]
+    assert [x.kind for x in head].count("reduce-scatter") == 1
 
 
 def test_replicas_reduce_one_gradient():
