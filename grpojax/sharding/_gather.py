@@ -5,69 +5,68 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ..policy import AbstractPolicy
 from ._batch import shards
-from ._mesh import ambient_mesh, batch_axes
+from ._mesh import ambient_mesh, BATCH
 from ._place import shardings
+from ._rules import DECODING
 from ._shard_map import vmap_shards
 
 
 _T = TypeVar("_T")
 
 
-def shard_map_policy(
-    function: Callable[..., _T],
-    policy: AbstractPolicy,
-    replicated: PyTree[Array],
-    *sharded: PyTree[Array],
+def vmap_policy_shards(
+    function: Callable[..., _T], policy: AbstractPolicy, *sharded: PyTree[Array]
 ) -> _T:
-    """`function(policy, replicated, *sharded)` in each shard, with entire weights.
+    """`function(policy, *sharded)` in each shard, with a copy of the weights.
 
-    A weight that `function` reads is all-gathered once, whatever loops read it. Its
-    gradient is summed within each shard, and reduce-scattered once.
+    A weight that `function` reads is all-gathered once, whatever loops read it: each
+    shard has its own copy, and sums its own gradient. Those are reduced once. A weight
+    that it does not read is not gathered.
 
     **Arguments:**
 
-    - `function`: of one shard. Gathers that it does not use are left out.
+    - `function`: of one shard.
     - `policy`: as it is stored between steps.
-    - `replicated`: arrays that are the same for all shards.
     - `sharded`: arrays with an axis of shards in front, as `split_batch` makes it.
 
     **Returns:** the results of all shards, stacked in front.
     """
     mesh = ambient_mesh()
     if mesh is None or shards() == 1:
-        one = lambda *each: function(policy, replicated, *each)
-        return vmap_shards(one)(*sharded)
-    manual = batch_axes(mesh)
+        return vmap_shards(lambda *each: function(policy, *each))(*sharded)
     arrays, static = eqx.partition(policy, eqx.is_array)
-    stored = shardings(arrays, mesh)
+    copies = jax.tree.map(
+        _copy, arrays, shardings(arrays, mesh), shardings(arrays, mesh, DECODING)
+    )
 
-    def manual_axes(sharding: NamedSharding) -> list[tuple[str, ...]]:
-        names = [x if isinstance(x, tuple) else (x,) for x in sharding.spec]
-        return [tuple(x for x in axis if x in manual) for axis in names]
+    def one(arrays, *each):
+        return function(eqx.combine(arrays, static), *each)
 
-    def gather(weight: Array, sharding: NamedSharding) -> Array:
-        for axis, names in enumerate(manual_axes(sharding)):
-            for name in names:
-                weight = jax.lax.all_gather(weight, name, axis=axis, tiled=True)
-        return weight
+    return vmap_shards(one)(copies, *sharded)
 
-    def run(arrays, replicated, sharded):
-        policy = eqx.combine(jax.tree.map(gather, arrays, stored), static)
-        one = lambda *each: function(policy, replicated, *each)
-        return vmap_shards(one)(*sharded)
 
-    specs = jax.tree.map(lambda x: PartitionSpec(*manual_axes(x)), stored)
-    return jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(specs, PartitionSpec(), PartitionSpec(manual)),
-        out_specs=PartitionSpec(manual),
-        axis_names=set(manual),
-        # As in `shard_map_batch`.
-        check_vma=False,
-    )(arrays, replicated, sharded)
+def _copy(weight: Array, stored: NamedSharding, gathered: NamedSharding) -> Array:
+    """A copy for each shard, in front; its cotangent is the sum of theirs."""
+    constrain, mesh = jax.lax.with_sharding_constraint, gathered.mesh
+    copies = NamedSharding(mesh, PartitionSpec(BATCH, *gathered.spec))
+
+    def forward(weight):
+        weight = constrain(weight, gathered)
+        every = jnp.broadcast_to(weight, (shards(), *weight.shape))
+        return constrain(every, copies)
+
+    def backward(_, cotangent):
+        total = jnp.sum(constrain(cotangent, copies), axis=0)
+        return (constrain(constrain(total, gathered), stored),)
+
+    if not jnp.issubdtype(weight.dtype, jnp.inexact):
+        return forward(weight)
+    copy = jax.custom_vjp(forward)
+    copy.defvjp(lambda weight: (forward(weight), None), backward)
+    return copy(weight)

@@ -1,7 +1,7 @@
 """Internal helpers that partition the phases over a mesh; not a public API.
 
 - per-shard execution: `shard_map_batch`, `shard_map_data_parallel`,
-  `shard_map_policy`, `shard_map_callback`, `vmap_shards`;
+  `shard_map_callback`, `vmap_shards`, `vmap_policy_shards`;
 - the batch axis: `shards`, `check_prompts`, `split_batch`, `merge_batch`,
   `permute_batch`;
 - constraints on activations and weights: `replicate`, `shard_rows`,
@@ -23,7 +23,7 @@ from ._constraints import (
     weight_sharding as weight_sharding,
     WeightSharding as WeightSharding,
 )
-from ._gather import shard_map_policy as shard_map_policy
+from ._gather import vmap_policy_shards as vmap_policy_shards
 from ._mesh import (
     is_auto_sharded as is_auto_sharded,
     is_tensor_parallel as is_tensor_parallel,

@@ -5,6 +5,7 @@ XLA's CPU backend transposes an activation for each weight's gradient. Here all 
 axes are flattened to rows first, forward and backward.
 """
 
+import functools as ft
 import math
 
 import jax
@@ -142,9 +143,33 @@ def _batch(operands, axes, **options):
     if weight_axis is None:
         x = jnp.moveaxis(x, x_axis, 0)
         return _product.bind(x, weight, **options), 0
-    # Many weights, as in a sweep over seeds: a batch of products.
-    one = lambda x, weight: _compute(x, weight, **options)
-    return jax.vmap(one, axes)(x, weight), 0
+    # Many weights, such as a copy in each shard, or of a sweep over seeds.
+    return jax.vmap(ft.partial(_product_of_many, tuple(options.items())), axes)(
+        x, weight
+    ), 0
+
+
+@ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product_of_many(options: tuple, x: Array, weight: Array) -> Array:
+    """The product under `vmap` over weights, with the gradients of the primitive."""
+    return _compute(x, weight, **dict(options))
+
+
+def _many_backward(options: tuple, residuals: tuple[Array, Array], cotangent: Array):
+    x, weight = residuals
+    # Where each weight's gradient is summed up is for whoever made many of them.
+    local = {**dict(options), "sharding": None}
+    shape = lambda x: ad.UndefinedPrimal(jax.typeof(x))
+    return (
+        _gradient_of_x(cotangent, shape(x), weight, **dict(options)),
+        _gradient_of_weight(cotangent, x, shape(weight), **local),
+    )
+
+
+_product_of_many.defvjp(
+    lambda options, x, weight: (_product_of_many(options, x, weight), (x, weight)),
+    _many_backward,
+)
 
 
 def _gradient_of_x(

@@ -48,13 +48,10 @@ class Scorer(eqx.Module):
         """Log-probs and entropies, and the chunk's own cache."""
         past = None if window is None else Window(window, self.rows.window_columns)
         hidden, own = extend_shards(policy, chunk, self.rows.context(cache), past)
-
-        def score(policy, temperature, *each):
-            sizes = dict(temperature=temperature, chunk=self.chunk)
-            return token_log_probs(policy, *each, **sizes)
-
-        each = jnp.asarray(self.temperature), hidden, chunk.targets
-        return spmd.shard_map_policy(score, policy, *each), own
+        score = ft.partial(
+            token_log_probs, temperature=self.temperature, chunk=self.chunk
+        )
+        return spmd.vmap_policy_shards(score, policy, hidden, chunk.targets), own
 
     def earlier(
         self, policy: AbstractPolicy, cache: PyTree, microbatch: Int[Array, ""]
