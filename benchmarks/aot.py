@@ -59,6 +59,7 @@ def parse() -> argparse.Namespace:
     add("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     add("--weights", default="float32", choices=["float32", "bfloat16"])
     add("--cache-dtype", default=None, choices=["bfloat16", "int8", "float32"])
+    add("--sampler-weights", default=None, choices=["int8"])
     add("--remat", default="layers", help="what the backward pass computes again")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tokens", type=int, default=None, help="of a microbatch")
@@ -138,7 +139,10 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
             env,
             optimizer,
             rollout=grpojax.RolloutConfig(
-                options.prompts, options.group, slots=options.slots
+                options.prompts,
+                options.group,
+                slots=options.slots,
+                behavior=models.quantize if options.sampler_weights else None,
             ),
             update=update_of(options),
         )

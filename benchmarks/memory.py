@@ -3,10 +3,10 @@
     python benchmarks/memory.py             # every table
     python benchmarks/memory.py cache remat
 
-- `cache`: the shipped model samples with caches of fewer bits. Bytes are counted from
-    shapes; gaps are between the recorded log-probs and those of the policy with exact
-    caches, in nats, and `rows` are those whose mean gap exceeds 3e-4, GSPO's clip
-    range.
+- `cache`: the shipped model samples with caches, or layers' matrices, of fewer bits.
+    Bytes of caches are counted from shapes; gaps are between the recorded log-probs and
+    those of the policy with exact caches and weights, in nats, and `rows` are those
+    whose mean gap exceeds 3e-4, GSPO's clip range.
 - `remat`: the memory of one update and the floating-point operations of one layer's
     gradient, according to the compiler.
 - `optimizer`: bytes from shapes; the displacement of the shipped model's weights in a
@@ -59,13 +59,19 @@ def cache() -> Iterator[str]:
     rows, _ = load_rows(WORD_PROBLEMS, split="test", count=256)
     env = GSM8K(rows, tokenizer=tokenizer, max_completion_length=40)
     states, prompts = jax.vmap(env.problem)(jnp.arange(env.size))
-    yield "| products | caches | MiB | gap | largest | beyond 0.2 | rows | correct |"
-    for compute, kept in (
-        ("float32", None),
-        ("float32", "bfloat16"),
-        ("float32", "int8"),
-        ("bfloat16", None),
-        ("bfloat16", "int8"),
+    yield (
+        "| products | caches | MiB | matrices | gap | largest | beyond 0.2 | rows | "
+        "correct |"
+    )
+    for compute, kept, behavior in (
+        ("float32", None, None),
+        ("float32", "bfloat16", None),
+        ("float32", "int8", None),
+        ("bfloat16", None, None),
+        ("bfloat16", "int8", None),
+        ("float32", None, models.quantize),
+        ("bfloat16", None, models.quantize),
+        ("bfloat16", "int8", models.quantize),
     ):
         load = lambda kept, compute=compute: models.load(
             SHIPPED, dtype="float32", compute_dtype=compute, cache_dtype=kept
@@ -73,9 +79,10 @@ def cache() -> Iterator[str]:
         policy, exact = load(kept), load(None)
 
         @eqx.filter_jit
-        def measure(policy, exact, env, states, prompts):
+        def measure(policy, exact, env, states, prompts, behavior=behavior):
+            sampled = policy if behavior is None else behavior(policy)
             said = rollout.complete(
-                policy, env, states, prompts, group=4, key=jr.key(0)
+                sampled, env, states, prompts, group=4, key=jr.key(0)
             )
             row = lambda prompt, tokens: policies.log_prob(exact, prompt, tokens)
             score = jax.vmap(jax.vmap(row, in_axes=(None, 0)))
@@ -93,7 +100,8 @@ def cache() -> Iterator[str]:
         )
         yield (
             f"| {compute} | {policy.cache_dtype} | "
-            f"{columns * bytes_of(one) / MIB:.1f} | {gap.mean():.1e} | "
+            f"{columns * bytes_of(one) / MIB:.1f} | "
+            f"{'int8' if behavior else compute} | {gap.mean():.1e} | "
             f"{gap.max():.1e} | {np.mean(gap > 0.2):.1e} | "
             f"{np.mean(np.abs(row_gap) > 3e-4):.0%} | {np.mean(correct):.3f} |"
         )

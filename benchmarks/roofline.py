@@ -26,6 +26,7 @@ class Work:
     prefill_flops: float
     decode_flops: float
     decode_bytes: float
+    weight_bytes: float  # Of `decode_bytes`, in each iteration.
     update_flops: float
 
     @property
@@ -41,10 +42,12 @@ def count(
     reads: int,
     refills: bool,
     itemsize: int,
+    quantized: bool = False,
 ) -> Work:
     """The work of one step for rows of these lengths.
 
-    `reads` is how often decoding reads the weights: iterations, over all parts.
+    `reads` is how often decoding reads the weights: iterations, over all parts. With
+    `quantized` layers' matrices are read in 8 bits, with a float32 scale per output.
     """
     c, prompts = config, lengths.shape[0]
     heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -59,11 +62,14 @@ def count(
     column = 2 * c.num_layers * kv * itemsize
     # A group without refills reads its prompt where it lies, while any row goes on.
     shared = tokens if refills else float(lengths.max(axis=1).sum())
-    moved = reads * (matrices + head) * itemsize
+    outputs = heads + 2 * kv + 2 * c.intermediate_size + 2 * c.hidden_size
+    layers = matrices + 4 * c.num_layers * outputs if quantized else matrices * itemsize
+    weights = layers + head * itemsize
     return Work(
         prefill_flops=prefill,
         decode_flops=decode,
-        decode_bytes=moved + column * (own + shared * prefix),
+        decode_bytes=reads * weights + column * (own + shared * prefix),
+        weight_bytes=weights,
         update_flops=3 * (prefill + decode),
     )
 

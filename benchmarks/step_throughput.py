@@ -64,6 +64,12 @@ def parse() -> argparse.Namespace:
         choices=["float32", "bfloat16", "int8"],
         help="of the sampler",
     )
+    add(
+        "--sampler-weights",
+        default=None,
+        choices=["int8"],
+        help="of the layers' matrices, quantized at the start of each rollout",
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tokens", type=int, default=None, help="of a microbatch")
     size.add_argument("--microbatches", type=int, default=None)
@@ -202,10 +208,13 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(1))
     state, env = meshes.place((state, env), mesh)
     limits = None if options.lengths == "full" else jnp.asarray(lengths)
+    quantized = options.sampler_weights == "int8"
+    behavior = models.quantize if quantized else None
+    sizes = dict(slots=slots, limits=limits, behavior=behavior)
     step = grpojax.TrainStep(
         env,
         optimizer,
-        rollout=grpojax.RolloutConfig(*shape, slots=slots, limits=limits),
+        rollout=grpojax.RolloutConfig(*shape, **sizes),
         update=grpojax.UpdateConfig(
             tokens=options.tokens, microbatches=options.microbatches
         ),
@@ -235,6 +244,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
         reads=sum(reads),
         refills=refills,
         itemsize=jnp.dtype(options.dtype).itemsize,
+        quantized=quantized,
     )
     devices = jax.devices()[: math.prod(options.mesh)]
     flops, bandwidth = ceilings(options.dtype, devices)
@@ -271,6 +281,7 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
         roofline_share_update=share.get("update"),
         peak_memory_bytes=peak_bytes(),
         iterations=iterations,
+        weight_bytes_per_iteration=work.weight_bytes,
     )
     times = f"{len(devices)} x " if len(devices) > 1 else ""
     print(f"{options.model} on {times}{result['device']}, {options.dtype}")
@@ -294,7 +305,8 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     compiling = f"compiled in {compile_seconds:.1f} s; " if compile_seconds else ""
     print(f"\n{compiling}MFU {result['mfu']:.1%}; ", end="")
     print(f"{tokens / middle:,.0f} tokens/s; {work.flops / 1e9:,.0f} GFLOP a step;")
-    print(f"decoding moves {work.decode_bytes / 1e9:,.2f} GB; ", end="")
+    print(f"decoding moves {work.decode_bytes / 1e9:,.2f} GB, ", end="")
+    print(f"{work.weight_bytes / 1e6:,.1f} MB of weights per iteration; ", end="")
     print(f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB")
     if options.json:
         print(json.dumps(result))

@@ -55,6 +55,10 @@ REFUSED = {
         "TypeError: rollout: `sampler` must be an instance of "
         "`rollout.AbstractSampler`. Received 0.7"
     ),
+    "RolloutConfig(2, 2, behavior='int8')": (
+        "TypeError: rollout: `behavior` must be a function of the trained policy. "
+        "Received 'int8': pass one such as `models.quantize`."
+    ),
 }
 PROGRAM = """
 import json, sys

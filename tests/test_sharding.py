@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools as ft
+import math
 
 import equinox as eqx
 import jax
@@ -89,7 +90,8 @@ def on_one_device(**changes):
 
 
 def on(mesh_sizes, state, count: int, step=STEP):
-    mesh = sharding.make_mesh(**mesh_sizes)
+    devices = jax.devices()[: math.prod(mesh_sizes.values())]
+    mesh = sharding.make_mesh(**mesh_sizes, devices=devices)
     with jax.set_mesh(mesh):
         return steps(sharding.place(state, mesh), count, step)
 
@@ -121,6 +123,25 @@ def test_adapters_over_eight_bits_are_those_of_one_device(mesh):
 
     state, metrics, tokens = steps(begin(adapted()), 3, STEP)
     placed, found, said = on(MESHES[mesh], begin(adapted()), 3)
+    np.testing.assert_array_equal(said, tokens)
+    assert distance(placed.policy, state.policy) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(data=2),
+        dict(fsdp=2),
+        dict(tensor=2),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in MESHES.values()),
+    ],
+    ids=str,
+)
+def test_a_quantized_sampler_is_that_of_one_device(sizes):
+    changes = dict(rollout=change(ROLLOUT, slots=8, behavior=models.quantize))
+    state, metrics, tokens = on_one_device(**changes)
+    placed, found, said = on(sizes, begin(), 3, change(STEP, **changes))
     np.testing.assert_array_equal(said, tokens)
     assert distance(placed.policy, state.policy) < 1e-5
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)

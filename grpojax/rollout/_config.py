@@ -1,9 +1,12 @@
 """Configuration of the rollout phase."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 from jaxtyping import ArrayLike, Int
 
 from .. import sharding
+from ..policy import AbstractPolicy
 from ..sharding import spmd
 from ._sample import AbstractSampler, Categorical
 
@@ -26,14 +29,19 @@ class RolloutConfig(eqx.Module):
         clipped to between 1 and the environment's `max_completion_length`, which is
         the default.
     - `sampler`: draws the tokens, such as `Categorical(temperature)`.
+    - `behavior`: derives the behavior policy, which samples, from the trained policy,
+        at the start of every rollout. With `models.quantize` decoding reads weights of
+        8 bits. Log-probs are recorded under the behavior policy. By default that is the
+        trained policy itself.
 
     **Raises:** `ValueError` if a size is not a positive integer, `TypeError` if
-    `sampler` is not an `AbstractSampler`.
+    `sampler` is not an `AbstractSampler`, or `behavior` not a function.
 
     !!! example
 
         ```python
         rollout = RolloutConfig(prompts=16, group=8, sampler=Categorical(0.7))
+        rollout = RolloutConfig(prompts=16, group=8, behavior=models.quantize)
         ```
     """
 
@@ -43,11 +51,38 @@ class RolloutConfig(eqx.Module):
     slots: int | None = eqx.field(static=True, default=None)
     limits: Int[ArrayLike, "prompt group"] | None = None
     sampler: AbstractSampler = Categorical()
+    behavior: Callable[[AbstractPolicy], AbstractPolicy] | None = None
 
     def __check_init__(self):
         check_sizes(prompts=self.prompts, group=self.group, slots=self.slots)
         check_sizes(train_prompts=self.train_prompts)
         check_sampler(self.sampler)
+        if self.behavior is not None and not callable(self.behavior):
+            raise TypeError(
+                "rollout: `behavior` must be a function of the trained policy. "
+                f"Received {self.behavior!r}: pass one such as `models.quantize`."
+            )
+
+    def behavior_policy(self, policy: AbstractPolicy) -> AbstractPolicy:
+        """The policy that samples, sharded as the trained policy is.
+
+        **Arguments:**
+
+        - `policy`: the trained policy.
+
+        **Raises:** `TypeError` if `behavior` does not return a policy.
+        """
+        if self.behavior is None:
+            return policy
+        found = self.behavior(policy)
+        if not isinstance(found, AbstractPolicy):
+            raise TypeError(
+                "rollout: `behavior` must return the policy that samples. Received "
+                f"{type(found).__name__} from {self.behavior!r}: return an "
+                "`AbstractPolicy`."
+            )
+        # So that a mesh all-gathers 8 bits, and not what they are computed from.
+        return sharding.constrain(found)
 
 
 def check_sizes(**sizes: int | None):

@@ -128,9 +128,9 @@ def generate(
 
     **Arguments:**
 
-    - `policy`: the policy to sample from.
+    - `policy`: the trained policy, which `config.behavior` may change.
     - `env`: draws prompts, replies to turns and computes rewards.
-    - `config`: sizes and sampler.
+    - `config`: sizes, sampler and behavior policy.
     - `version`: policy version, recorded with every sampled token.
     - `key`: split into one for the resets and one for the rows; consumed.
 
@@ -143,7 +143,7 @@ def generate(
     keys = fold(jnp.arange(config.prompts, dtype=jnp.uint32))
     states, prompts = jax.vmap(env.reset)(keys)
     return complete(
-        policy,
+        config.behavior_policy(policy),
         env,
         states,
         prompts,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key
 
+from ...policy import AbstractPolicy
 from ..matrix import dense, Int8Matrix, LowRankMatrix, Matrix, matrix_shape, to_int8
 from ._transformer import Transformer
 from ._weights import PROJECTIONS
@@ -117,12 +118,21 @@ def without_adapters(policy: Transformer) -> Transformer:
     return _map(lambda _, x: x.base if isinstance(x, LowRankMatrix) else x, policy)
 
 
-def quantize(policy: Transformer) -> Transformer:
+def quantize(policy: AbstractPolicy) -> Transformer:
     """The policy with its projections in 8 bits, one absmax scale for each output.
 
     Embedding, head, norms, biases and adapters are unchanged. An 8-bit policy is
-    frozen: `lora` adds adapters to train.
+    frozen: `lora` adds adapters to train. As the `behavior` of a `RolloutConfig` it is
+    the policy that samples, and the policy in full precision is trained.
+
+    **Raises:** `TypeError` for a policy of another class.
     """
+    if not isinstance(policy, Transformer):
+        raise TypeError(
+            "`models.quantize` takes a `models.Transformer`, whose projections it "
+            f"quantizes. Received a policy of the class `{type(policy).__name__}`: "
+            "leave it out, or quantize that policy with a function of your own."
+        )
 
     def quantize_matrix(matrix: Matrix) -> Matrix:
         if isinstance(matrix, LowRankMatrix):

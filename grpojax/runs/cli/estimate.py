@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from ... import sharding
 from ..._train import TrainStep
 from ...policy import AbstractPolicy, empty_cache
+from ...rollout import RolloutConfig
 from ...types import accumulation_dtype
 from ..distributed.mesh import use
 from ..training.fit import Prepared
@@ -59,7 +60,7 @@ def estimate(prepared: Prepared) -> Estimate:
         prompts += slots  # Slots that are refilled copy their prompt's cache.
     with use(mesh):
         compiled = prepared.step.compile()
-    decoder = abstract_decoder(state.policy, mesh, slots)
+    decoder = abstract_decoder(config, state.policy, mesh, slots)
     prompt_length, completion_length = env.max_prompt_length, env.max_completion_length
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
@@ -82,14 +83,15 @@ def estimate(prepared: Prepared) -> Estimate:
 
 
 def abstract_decoder(
-    policy: AbstractPolicy, mesh: Mesh | None, slots: int
+    config: RolloutConfig, policy: AbstractPolicy, mesh: Mesh | None, slots: int
 ) -> AbstractPolicy:
     """The shapes of the decoder that a step builds.
 
     Its layout, and even its tree, depend on the mesh that is set when it is built.
     """
     with use(mesh):
-        return eqx.filter_eval_shape(lambda p: p.for_decoding(slots), policy)
+        decoder = lambda policy: config.behavior_policy(policy).for_decoding(slots)
+        return eqx.filter_eval_shape(decoder, policy)
 
 
 def device_bytes(tree: PyTree, *, wide: bool = False) -> int:

@@ -1,6 +1,7 @@
 """Construction of the arguments of `grpojax.fit` from a recipe."""
 
 import logging
+from collections.abc import Callable
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ... import models, rollout
 from ..._train import init, TrainStep
 from ...env import AbstractAnswerEnvironment
 from ...models import Transformer
+from ...policy import AbstractPolicy
 from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
 from ...text import AbstractTokenizer, load_tokenizer
 from ...update import UpdateConfig
@@ -99,16 +101,21 @@ def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
 
 def build_rollout(recipe: Recipe) -> RolloutConfig:
     """The `RolloutConfig` of a recipe."""
-    settings, sampler = recipe.rollout, recipe.rollout.sampler
-    made = Categorical(settings.temperature)
-    if sampler is not None:
-        made = make("rollout.sampler", sampler, AbstractSampler, Context([rollout]))
+    settings, behavior = recipe.rollout, recipe.rollout.behavior
+    sampler = Categorical(settings.temperature)
+    if settings.sampler is not None:
+        context = Context([rollout])
+        sampler = make("rollout.sampler", settings.sampler, AbstractSampler, context)
+    if behavior is not None:
+        kind, context = Callable[[AbstractPolicy], AbstractPolicy], Context([models])
+        behavior = make("rollout.behavior", behavior, kind, context)
     return RolloutConfig(
         settings.prompts,
         settings.group,
         train_prompts=settings.train_prompts,
         slots=settings.slots,
-        sampler=made,
+        sampler=sampler,
+        behavior=behavior,
     )
 
 

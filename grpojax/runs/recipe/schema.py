@@ -142,6 +142,8 @@ class Rollout(Section):
     max_new_tokens: PositiveInt = 40
     temperature: PositiveFloat = 1.0
     sampler: Part | None = None  # null: Categorical, at the temperature.
+    # Derives the policy that samples, such as quantize; null: the trained policy.
+    behavior: Part | None = None
 
     def __post_init__(self):
         super().__post_init__()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from grpojax import sharding, text
+from grpojax import models, RolloutConfig, sharding, text
 from grpojax.models import Transformer
 from grpojax.runs.cli import estimate as estimating, train as training
 from grpojax.runs.distributed import mesh as meshes
@@ -105,17 +105,39 @@ def test_the_decoder_is_estimated_on_the_mesh_that_builds_it():
     policy = Transformer(
         dataclasses.replace(CONFIGS["llama"], tied=True), key=jax.random.key(0)
     )
+    config = RolloutConfig(1, 4)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     placed = sharding.place(policy, mesh)
     with jax.set_mesh(mesh):
         built = eqx.filter_jit(lambda policy: policy.for_decoding(4))(placed)
-    found = estimating.abstract_decoder(placed, mesh, 4)
+    found = estimating.abstract_decoder(config, placed, mesh, 4)
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert eqx.tree_equal(shapes(found), shapes(built))
     counted = estimating._decoding_weights(placed, found, mesh)
     assert counted == estimating.device_bytes(built)
-    alone = estimating.abstract_decoder(placed, None, 4)
+    alone = estimating.abstract_decoder(config, placed, None, 4)
     assert jax.tree.structure(alone) != jax.tree.structure(built)
+
+
+def test_weights_of_8_bits_are_counted():
+    """A byte of every weight and a scale of every output, on the device that reads."""
+    policy = Transformer(CONFIGS["llama"], key=jax.random.key(0))
+    config = RolloutConfig(1, 4, behavior=models.quantize)
+    matrices = [x for x in policy.layers.projections.values()]
+    weights = sum(x.size for x in matrices)
+    outputs = sum(x.shape[0] * x.shape[-1] for x in matrices)
+    decoder = estimating.abstract_decoder(config, policy, None, 4)
+    norms = 2 * 2 * policy.config.hidden_size  # Copied out of their stack.
+    counted = estimating._decoding_weights(policy, decoder, None)
+    assert counted == weights + 4 * (outputs + norms)
+    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
+    placed = sharding.place(policy, mesh)
+    found = estimating.abstract_decoder(config, placed, mesh, 4)
+    build = lambda policy: config.behavior_policy(policy).for_decoding(4)
+    with jax.set_mesh(mesh):
+        built = eqx.filter_jit(build)(placed)
+    counted = estimating._decoding_weights(placed, found, mesh)
+    assert counted == estimating.device_bytes(built)
 
 
 def test_an_array_that_is_cut_counts_with_one_part():

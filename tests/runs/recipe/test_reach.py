@@ -144,6 +144,7 @@ RUNS: dict[str, dict[str, object]] = {
     "vespo": {
         "algorithm.surrogate": {"name": "Vespo", "k_positive": 1},
         "rollout.sampler": "Greedy",
+        "rollout.behavior": "quantize",
     },
     "luspo": {"algorithm.ratio": "sequence_ratio", "optimizer.name": "lion"},
     "gmpo": {"algorithm.surrogate": {"name": "Gmpo", "low": 0.3}},
@@ -155,6 +156,7 @@ RUNS: dict[str, dict[str, object]] = {
         "algorithm.ratio": f"{MINE}:no_ratio",
         "algorithm.weight": f"{MINE}:even",
         "rollout.sampler": {"name": f"{MINE}:Mixed", "temperature": 0.9},
+        "rollout.behavior": f"{MINE}:coarse",
         "reward.terms": [
             f"{MINE}:length",
             f"{MINE}:brief",

@@ -3,6 +3,7 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
@@ -55,6 +56,13 @@ class Scaled(eqx.Module):
     def __call__(self, trajectory: Trajectory, rewards: Rewards) -> Rewards:
         del trajectory
         return dataclasses.replace(rewards, total=rewards.total * self.factor)
+
+
+def coarse(policy):
+    """A behavior policy of weights that are rounded to bfloat16."""
+    is_float = lambda x: eqx.is_inexact_array(x)
+    rounded = lambda x: x.astype(jnp.bfloat16).astype(x.dtype) if is_float(x) else x
+    return jax.tree.map(rounded, policy)
 
 
 class Mixed(AbstractSampler):
