@@ -24,6 +24,13 @@ from ._constraints import (
     WeightSharding as WeightSharding,
 )
 from ._gather import shard_map_policy as shard_map_policy
+from ._host_calls import (
+    call_shards as call_shards,
+    call_structs as call_structs,
+    constrain_batch as constrain_batch,
+    read_called as read_called,
+    shard_structs as shard_structs,
+)
 from ._mesh import (
     is_auto_sharded as is_auto_sharded,
     is_tensor_parallel as is_tensor_parallel,
