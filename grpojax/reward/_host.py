@@ -61,12 +61,15 @@ class HostReward(eqx.Module):
 
     Inside a compiled program it is one callback for the whole batch, under `jit`,
     `scan` and `vmap` alike; on a mesh one for each shard of the batch, on the host that
-    holds it. Outside of one it is a plain call, which is the second way to compose a
-    step:
+    holds it. Outside of one it is a plain call. `fit` calls it between two programs,
+    which XLA's persistent cache can keep, as it cannot a program with a callback:
 
-        trajectory = jit(rollout.generate)(...)
-        rewards = reward(trajectory)                   # Python, and no callback
-        policy, ... = jit(update.improve)(..., trajectory, ...)
+        trajectory, inputs = jit(rollout)(state)
+        outputs = host_reward.compute(inputs)          # Python, and no callback
+        state, metrics = jit(rewards, advantages and update)(state, trajectory, outputs)
+
+    It finds host rewards that are leaves of the reward's pytree, as those of
+    `WeightedSum` and `Chain` are. The results are the same bit for bit.
 
     Where a function raises, returns anything but one finite number for each row, or
     exceeds the time limit of `InProcess` or `InThread`, the rows of the call get the

@@ -2,6 +2,8 @@
 
 - per-shard execution: `shard_map_batch`, `shard_map_data_parallel`,
   `shard_map_policy`, `shard_map_callback`, `vmap_shards`;
+- Python between two programs: `shard_structs`, `constrain_batch`, `call_shards`,
+  `call_structs`, `read_called`;
 - the batch axis: `shards`, `check_prompts`, `split_batch`, `merge_batch`,
   `permute_batch`;
 - constraints on activations and weights: `replicate`, `shard_rows`,

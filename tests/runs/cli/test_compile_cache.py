@@ -29,7 +29,7 @@ def counted():
         jax.monitoring.unregister_event_listener(listen)
 
 
-@pytest.mark.parametrize("python", [False, True])
+@pytest.mark.parametrize("python", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_second_start_compiles_nothing(arguments, tmp_path, capsys, python):
     """Nor does one whose reward runs Python: no program that is compiled calls it."""
     words = ["train", *arguments(run__steps=1)]
@@ -50,8 +50,8 @@ def test_a_second_start_compiles_nothing(arguments, tmp_path, capsys, python):
         assert out.count(f"kept in {tmp_path / 'grpojax' / 'programs'}\n") == 1
 
 
-def test_the_key_and_jax_s_own_configuration_decide(arguments, tmp_path, capsys):
-    words = ["generate", *arguments(), "--problems", "1", "gsm8k-tiny"]
+def test_the_key_and_jax_s_own_configuration_decide(arguments, model, tmp_path, capsys):
+    words = ["generate", *arguments(), "--problems", "1", str(model)]
     environment = {"XDG_CACHE_HOME": str(tmp_path / "default")}
 
     def started(*more: str) -> tuple[str, set[str]]:
