@@ -120,7 +120,7 @@ def _report_in_a_sentence(folder: Path) -> None:
     shown = warnings.showwarning
     about = r"Error (reading|writing) persistent compilation cache entry for '(.+?)'"
 
-    def show(message, category, *where, **options) -> None:
+    def report(message, category, *where, **options) -> None:
         found = re.match(about, str(message))
         if found is None:
             shown(message, category, *where, **options)
@@ -132,4 +132,4 @@ def _report_in_a_sentence(folder: Path) -> None:
         logger.warning("%s: the program is compiled, and the run goes on.", message)
 
     warnings.filterwarnings("always", message=about)
-    warnings.showwarning = show
+    warnings.showwarning = report
