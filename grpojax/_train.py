@@ -85,16 +85,14 @@ def collect(
     rollout: RolloutConfig,
     reward: RewardFn = WeightedSum(),
     validate: bool = False,
+    trajectory: Trajectory | None = None,
 ) -> Experience:
     """Samples completions, and computes rewards and advantages.
 
-    The arguments are those of `train_step`.
+    The arguments are those of `train_step`; a `trajectory` replaces the rollout.
     """
-    key = jr.fold_in(state.key, state.version)
-    with jax.named_scope("rollout"):
-        trajectory = generate(
-            state.policy, env, rollout, version=state.version, key=key
-        )
+    if trajectory is None:
+        trajectory = _generate(state, env, rollout)
     with jax.named_scope("reward"):
         rewards = rewards_phase.checked(reward, trajectory)
         # Barrier: stops XLA from fusing across the reward, so that host and in-graph
@@ -109,12 +107,21 @@ def collect(
         advantages = algorithm.advantage(rewards)
         keep = algorithm.select(rewards)
     if validate:
+        made = trajectory, rewards, advantages
         trajectory, rewards, advantages = validation.validate(
-            (trajectory, rewards, advantages),
-            stage="advantaged",
-            step=state.version + 1,
+            made, stage="advantaged", step=state.version + 1
         )
     return Experience(trajectory, rewards, advantages, keep, metrics)
+
+
+def _generate(
+    state: TrainState, env: AbstractEnvironment, config: RolloutConfig
+) -> Trajectory:
+    key = jr.fold_in(state.key, state.version)
+    with jax.named_scope("rollout"):
+        made = generate(state.policy, env, config, version=state.version, key=key)
+    # Barrier: `fit` ends a program here if the reward runs Python.
+    return jax.lax.optimization_barrier(made)
 
 
 def learn(
@@ -135,9 +142,8 @@ def learn(
     """
 
     def check(batch: Batch, weights: LossWeights) -> Batch:
-        log_probs = {"behavior": batch.behavior, "reference": batch.reference}
-        log_probs |= {"old": batch.old}
-        known = {name: x for name, x in log_probs.items() if x is not None}
+        names = "behavior", "reference", "old"
+        known = {x: y for x in names if (y := getattr(batch, x)) is not None}
         mask, *_ = validation.validate(
             (batch.mask, weights.token, batch.advantage, known),
             stage="train_step" if batch.old is None else "train_ready",
@@ -158,10 +164,9 @@ def learn(
             config=update,
             validate=check if validate else None,
         )
-    next_state = TrainState(
-        policy, opt_state, state.reference, state.version + 1, state.key
-    )
-    return sharding.constrain(next_state), {**experience.metrics, **metrics}
+    version = state.version + 1
+    state = TrainState(policy, opt_state, state.reference, version, state.key)
+    return sharding.constrain(state), {**experience.metrics, **metrics}
 
 
 def train_step(
@@ -231,19 +236,16 @@ class TrainStep(eqx.Module):
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One train step: the next state, and the step's metrics."""
-        return train_step(
-            state,
-            self.env,
-            self.optimizer,
-            self.algorithm,
-            rollout=self.rollout,
-            update=self.update,
-            reward=self.reward,
-            validate=self.validate,
-        )
+        return self.learn(state, self.collect(state))
 
-    def collect(self, state: TrainState) -> Experience:
-        """The first half of a step: rollout, rewards and advantages."""
+    def generate(self, state: TrainState) -> Trajectory:
+        """The rollout of a step."""
+        return _generate(state, self.env, self.rollout)
+
+    def collect(
+        self, state: TrainState, trajectory: Trajectory | None = None
+    ) -> Experience:
+        """The first half of a step: rollout, if not given, rewards and advantages."""
         return collect(
             state,
             self.env,
@@ -251,6 +253,7 @@ class TrainStep(eqx.Module):
             rollout=self.rollout,
             reward=self.reward,
             validate=self.validate,
+            trajectory=trajectory,
         )
 
     def learn(

@@ -38,6 +38,14 @@ for name in optax.__all__:
         setattr(optax, name, promoting(getattr(optax, name)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Commands keep compiled programs here, not in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Forgets what a module compiled.

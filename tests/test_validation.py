@@ -219,6 +219,7 @@ def by_hand(state, *, env, optimizer, rollout):
         version=state.version,
         key=jr.fold_in(state.key, state.version),
     )
+    said = jax.lax.optimization_barrier(said)
     algorithm = grpojax.algorithms.grpo()
     rewards = jax.lax.optimization_barrier(reward.WeightedSum()(said))
     measured = grpojax.measure(said, rewards)

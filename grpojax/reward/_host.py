@@ -5,7 +5,7 @@ import functools as ft
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ _RowRewards = Float[np.ndarray, "*rows"]
 _RowMask = Bool[np.ndarray, "*rows"]
 
 
-class _HostBatch(eqx.Module):
+class HostInputs(eqx.Module):
     """The arrays that are transferred to the host."""
 
     prompts: Int[Array | np.ndarray, "*batch prompt prefix"]
@@ -36,6 +36,19 @@ class _HostBatch(eqx.Module):
     tokens: Int[Array | np.ndarray, "*batch prompt group time"]
     sampled: Bool[Array | np.ndarray, "*batch prompt group time"]
     columns: dict[str, Num[Array | np.ndarray, "*batch prompt group"]]
+
+
+class HostOutputs(NamedTuple):
+    """The reward of every row, NaN where it does not apply, and where it failed."""
+
+    reward: Any
+    failed: Any
+
+    @classmethod
+    def shapes(cls, shape: tuple[int, ...]) -> "HostOutputs":
+        """Their shapes and dtypes."""
+        dtypes = jnp.result_type(float), jnp.result_type(bool)
+        return cls(*(jax.ShapeDtypeStruct(shape, x) for x in dtypes))
 
 
 def _no_columns(trajectory: Trajectory) -> Mapping[str, Array]:
@@ -48,12 +61,15 @@ class HostReward(eqx.Module):
 
     Inside a compiled program it is one callback for the whole batch, under `jit`,
     `scan` and `vmap` alike; on a mesh one for each shard of the batch, on the host that
-    holds it. Outside of one it is a plain call, which is the second way to compose a
-    step:
+    holds it. Outside of one it is a plain call. `fit` calls it between two programs,
+    which XLA's persistent cache can keep, as it cannot a program with a callback:
 
-        trajectory = jit(rollout.generate)(...)
-        rewards = reward(trajectory)                   # Python, and no callback
-        policy, ... = jit(update.improve)(..., trajectory, ...)
+        trajectory, inputs = jit(rollout)(state)
+        outputs = host_reward.compute(inputs)          # Python, and no callback
+        state, metrics = jit(rewards, advantages and update)(state, trajectory, outputs)
+
+    It finds host rewards that are leaves of the reward's pytree, as those of
+    `WeightedSum` and `Chain` are. The results are the same bit for bit.
 
     Where a function raises, returns anything but one finite number for each row, or
     exceeds the time limit of `InProcess` or `InThread`, the rows of the call get the
@@ -122,38 +138,41 @@ class HostReward(eqx.Module):
         check_at_least("HostReward", 1, batch_size=self.batch_size)
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        shape = trajectory.terminated.shape
-        columns: dict[str, Array | np.ndarray] = {
-            name: jnp.broadcast_to(x[:, None] if x.ndim == 1 else x, shape)
-            for name, x in self.columns(trajectory).items()
-        }
-        prompt = trajectory.prompt
-        batch = _HostBatch(
-            prompt.tokens, prompt.length, trajectory.tokens, trajectory.sampled, columns
-        )
-        dtype = jnp.result_type(float)
-        compute = ft.partial(self._on_host, dtype=np.dtype(dtype))
+        batch = self.inputs(trajectory)
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(batch)):
 
-            def callback(batch: _HostBatch):
-                shape = batch.tokens.shape[:-1]
-                result = tuple(jax.ShapeDtypeStruct(shape, x) for x in (dtype, bool))
+            def callback(batch: HostInputs):
+                result = HostOutputs.shapes(batch.tokens.shape[:-1])
+                compute = ft.partial(self.compute, dtype=result.reward.dtype)
                 return jax.pure_callback(
                     compute, result, batch, vmap_method="broadcast_all"
                 )
 
-            reward, failed = spmd.shard_map_callback(callback, batch)
-        else:
-            reward, failed = (jnp.asarray(x) for x in compute(batch))
+            return self.rewards(trajectory, spmd.shard_map_callback(callback, batch))
+        outputs = self.compute(batch, np.dtype(jnp.result_type(float)))
+        return self.rewards(trajectory, jax.tree.map(jnp.asarray, outputs))
+
+    def inputs(self, trajectory: Trajectory) -> HostInputs:
+        """The arrays that the function is computed from."""
+        shape, prompt = trajectory.terminated.shape, trajectory.prompt
+        columns: dict[str, Array | np.ndarray] = {
+            name: jnp.broadcast_to(x[:, None] if x.ndim == 1 else x, shape)
+            for name, x in self.columns(trajectory).items()
+        }
+        return HostInputs(
+            prompt.tokens, prompt.length, trajectory.tokens, trajectory.sampled, columns
+        )
+
+    def rewards(self, trajectory: Trajectory, outputs: HostOutputs) -> Rewards:
+        """The rewards of a trajectory, from what the function returned."""
+        reward = outputs.reward
         rewards = Rewards.of(
             reward, name=self.name, valid=~jnp.isnan(reward), lengths=trajectory.lengths
         )
-        return dataclasses.replace(rewards, errors={self.name: failed})
+        return dataclasses.replace(rewards, errors={self.name: outputs.failed})
 
-    def _on_host(
-        self, batch: _HostBatch, dtype: np.dtype
-    ) -> tuple[_RowRewards, _RowMask]:
-        """The reward of every row, and where the function failed; in NumPy only."""
+    def compute(self, batch: HostInputs, dtype: np.dtype) -> HostOutputs:
+        """Calls the function on the host; NumPy only."""
         batch = jax.tree.map(np.asarray, batch)
         shape, time = batch.tokens.shape[:-1], batch.tokens.shape[-1]
         width = batch.prompts.shape[-1]
@@ -171,7 +190,7 @@ class HostReward(eqx.Module):
         columns = {name: x.reshape(-1).tolist() for name, x in batch.columns.items()}
         columns = {"prompts": prompts, "completions": completions, **columns}
         rewards, failed = self._call(columns, len(completions), dtype)
-        return rewards.reshape(shape), failed.reshape(shape)
+        return HostOutputs(rewards.reshape(shape), failed.reshape(shape))
 
     def _call(
         self, columns: dict[str, list], count: int, dtype: np.dtype

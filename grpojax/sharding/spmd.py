@@ -2,6 +2,8 @@
 
 - per-shard execution: `shard_map_batch`, `shard_map_data_parallel`,
   `shard_map_callback`, `vmap_shards`, `vmap_policy_shards`;
+- Python between two programs: `shard_structs`, `constrain_batch`, `call_shards`,
+  `call_structs`, `read_called`;
 - the batch axis: `shards`, `check_prompts`, `split_batch`, `merge_batch`,
   `permute_batch`;
 - constraints on activations and weights: `replicate`, `shard_rows`,
@@ -24,6 +26,13 @@ from ._constraints import (
     WeightSharding as WeightSharding,
 )
 from ._gather import vmap_policy_shards as vmap_policy_shards
+from ._host_calls import (
+    call_shards as call_shards,
+    call_structs as call_structs,
+    constrain_batch as constrain_batch,
+    read_called as read_called,
+    shard_structs as shard_structs,
+)
 from ._mesh import (
     is_auto_sharded as is_auto_sharded,
     is_tensor_parallel as is_tensor_parallel,

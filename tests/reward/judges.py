@@ -17,3 +17,9 @@ def count_sevens(prompts, completions, **_):
         if "unsendable" in text:
             return lambda: None
     return [float(text.split().count("7")) for text in completions]
+
+
+def count_letters(prompts, completions):
+    """The length of a text."""
+    del prompts
+    return [float(len(text)) for text in completions]

@@ -1,6 +1,7 @@
 """Memory that a run needs, estimated without taking a step."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
@@ -26,9 +27,10 @@ class Estimate(NamedTuple):
     - `rows`, `prompt_length`, `completion_length`: the shape of a step's samples.
     - `devices`: over how many the state is placed.
     - `bytes`: of the arrays that a step is known to hold, by name, on each device.
-    - `program`: memory of the step on each device, according to the compiler; see
-        `CompiledStep`.
+    - `programs`: memory of the step's programs on each device, according to the
+        compiler; see `CompiledStep`. They run one after the other.
     - `seconds_compile`: how long tracing and compiling took.
+    - `cached`: whether the programs were read from JAX's persistent cache.
     """
 
     parameters: int
@@ -37,8 +39,9 @@ class Estimate(NamedTuple):
     completion_length: int
     devices: int
     bytes: dict[str, int]
-    program: dict[str, int]
+    programs: dict[str, dict[str, int]]
     seconds_compile: float
+    cached: bool
 
 
 def estimate(prepared: Prepared) -> Estimate:
@@ -77,8 +80,9 @@ def estimate(prepared: Prepared) -> Estimate:
             "prompt caches": prompts * _cache(decoder, prompt_length, mesh),
             "completion caches": slots * _cache(decoder, completion_length, mesh),
         },
-        program=compiled.bytes,
+        programs=compiled.bytes,
         seconds_compile=compiled.seconds,
+        cached=compiled.cached,
     )
 
 
@@ -139,20 +143,36 @@ def _decoding_weights(
 
 def describe(estimate: Estimate) -> str:
     """An estimate in a few lines."""
-    counted, program = (
-        ", ".join(f"{name} {readable(x)}" for name, x in sizes.items() if x > 0)
-        for sizes in (estimate.bytes, estimate.program)
-    )
     where = f" on each of {estimate.devices} devices" if estimate.devices > 1 else ""
-    return (
-        f"shapes {estimate.rows} rows a step: prompts of {estimate.prompt_length} "
-        f"tokens at most, completions of {estimate.completion_length}\n"
-        f"params {estimate.parameters:,}\n"
-        f"memory {counted} (counted{where})\n"
-        f"step   {program or 'not known'} (according to the compiler{where})\n"
-        f"compiled the step in {estimate.seconds_compile:.1f} s; no step was taken "
-        "and nothing was written"
+    counted = [f"{name} {readable(x)}" for name, x in estimate.bytes.items() if x > 0]
+    programs = {name: x for name, x in estimate.programs.items() if x}
+    most = max(map(total, programs.values()), default=None)
+    how = "reading it from the cache" if estimate.cached else "compiling it"
+    return "\n".join(
+        [
+            f"shapes {estimate.rows} rows a step: prompts of {estimate.prompt_length} "
+            f"tokens at most, completions of {estimate.completion_length}",
+            f"params {estimate.parameters:,}",
+            f"arrays {', '.join(counted)} (counted{where})",
+            *(f"{name:<6} {_line(x)}" for name, x in programs.items()),
+            "memory "
+            + ("not known" if most is None else f"at most {readable(most)}{where}")
+            + " (according to the compiler)",
+            f"tracing the step and {how} took {estimate.seconds_compile:.1f} s; "
+            "no step was taken and no run was written",
+        ]
     )
+
+
+def total(program: Mapping[str, int]) -> int:
+    """The memory that a program needs: what it is given, returns and computes with."""
+    kept = program["arguments"] + program["results"] - program["reused"]
+    return kept + program["temporary"]
+
+
+def _line(program: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{name} {readable(x)}" for name, x in program.items() if x > 0)
+    return f"{parts}: {readable(total(program))}"
 
 
 def readable(size: int) -> str:

@@ -83,27 +83,47 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
             return
         with invalid_input():
             one_of_many = joins(options, recipe)
-        if not one_of_many:
-            act(recipe, options, start)
-            return
-        fork_supervised()
-        from ..distributed import processes
-
         with contextlib.ExitStack() as stack:
-            with invalid_input():
-                stack.enter_context(
-                    processes.distributed(
-                        coordinator=options.coordinator,
-                        num_processes=options.processes,
-                        process_id=options.process,
-                        start_timeout=recipe.distributed.start_timeout,
-                        heartbeat_timeout=recipe.distributed.heartbeat_timeout,
-                        collective_errors=(ExitError,),
-                    )
-                )
+            if one_of_many:
+                stack.enter_context(_distributed(recipe, options))
+            stack.enter_context(_keep_programs(recipe, environment))
             act(recipe, options, start)
 
     return command
+
+
+@contextlib.contextmanager
+def _distributed(recipe: Recipe, options: argparse.Namespace) -> Iterator[None]:
+    """A context in which this is one of several processes."""
+    fork_supervised()
+    from ..distributed import processes
+
+    with contextlib.ExitStack() as stack:
+        with invalid_input():
+            stack.enter_context(
+                processes.distributed(
+                    coordinator=options.coordinator,
+                    num_processes=options.processes,
+                    process_id=options.process,
+                    start_timeout=recipe.distributed.start_timeout,
+                    heartbeat_timeout=recipe.distributed.heartbeat_timeout,
+                    collective_errors=(ExitError,),
+                )
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _keep_programs(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[None]:
+    """A context in which compiled programs are kept as `run.compile_cache` says."""
+    from ..evaluation.printing import echo
+    from .compile_cache import cache_folder, keep_programs
+
+    folder = cache_folder(recipe.run.compile_cache, environment)
+    with keep_programs(folder) as used:
+        if used is not None:
+            echo(_console(), f"cache  compiled programs are kept in {used}")
+        yield
 
 
 def _console() -> "Console":

@@ -12,10 +12,11 @@ from jaxtyping import Array, Int, Key
 from ... import rollout
 from ...env import AbstractDatasetEnvironment, TimeStep, Turn
 from ...policy import AbstractPolicy
-from ...reward import RewardFn
+from ...reward import RewardFn, split
+from ...reward.split import HostInputs, HostOutputs
 from ...sharding import spmd
 from ...text import AbstractTokenizer
-from ...types import Prompt
+from ...types import Prompt, Trajectory
 from ..distributed import mesh
 from ..io.samples import Samples, to_records
 
@@ -82,7 +83,7 @@ def _complete(
     *,
     problems: int,
     samples: int,
-) -> Samples:
+) -> tuple[Trajectory, list[HostInputs]]:
     # Every shard of a mesh has equally many; those beyond `problems` are dropped.
     padded = -(-problems // spmd.shards()) * spmd.shards()
     index = jnp.minimum(jnp.arange(padded), problems - 1)
@@ -90,7 +91,21 @@ def _complete(
     trajectory = rollout.complete(
         policy, env, states, prompts, group=samples, sampler=sampler, key=key
     )
-    rewards = None if reward is None else reward(trajectory)
+    inputs = split.host_inputs(reward, trajectory)
+    return spmd.constrain_batch((trajectory, inputs))
+
+
+@eqx.filter_jit
+def _reward(
+    reward: RewardFn | None,
+    trajectory: Trajectory,
+    outputs: list[HostOutputs],
+    *,
+    problems: int,
+) -> Samples:
+    rewards = None
+    if reward is not None:
+        rewards = split.with_outputs(reward, trajectory, outputs)(trajectory)
     every = Samples.of(trajectory, rewards)
     return mesh.replicate(jax.tree.map(lambda x: x[:problems], every))
 
@@ -122,7 +137,9 @@ def generate(
     and advantages are NaN.
     """
     key = jr.key(0) if key is None else key
-    found = _complete(
+    trajectory, inputs = _complete(
         policy, env, reward, sampler, key, problems=problems, samples=samples
     )
+    outputs = split.call_host(reward, inputs)
+    found = _reward(reward, trajectory, outputs, problems=problems)
     return list(to_records(0, jax.device_get(found), tokenizer))

@@ -47,6 +47,8 @@ class Run(Section):
     eval_temperature: NonNegativeFloat = 1.0  # 0: greedy.
     max_eval_problems: PositiveInt | None = None  # Upper limit on eval_problems.
     validate: bool = False  # Check every phase's values at run time.
+    # Whether compiled programs are kept in the user's cache folder; or a folder's path.
+    compile_cache: bool | str = True
 
 
 @dataclass(frozen=True)

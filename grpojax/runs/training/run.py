@@ -61,7 +61,8 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
         return state
     compiled = run.step.compile()
     log.seconds_compile += compiled.seconds
-    echo(run.logging.console, f"compiled the step in {compiled.seconds:.1f} s")
+    how = "read the step from the cache" if compiled.cached else "compiled the step"
+    echo(run.logging.console, f"{how} in {compiled.seconds:.1f} s")
 
     def report(record: StepRecord) -> None:
         log.step(record)

@@ -59,10 +59,15 @@ def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
         "prompt caches": (2 + 3) * prefix * column,
         "completion caches": 3 * 6 * column,
     }
-    assert found.program["temporary"] > 0
+    program = found.programs["step"]
+    assert program["temporary"] > 0
     held = found.bytes["parameters"] + found.bytes["optimizer"]
-    assert found.program["arguments"] > held
+    assert program["arguments"] > held
     said = estimating.describe(found)
+    # Of the state's arrays the new ones take the place of the old ones.
+    whole = estimating.total(program)
+    assert whole >= program["arguments"] + program["temporary"]
+    assert f"memory at most {estimating.readable(whole)}" in said
     assert f"gradient {estimating.readable(numbers * 4)}" in said
     assert "(counted)" in said and "devices" not in said
 

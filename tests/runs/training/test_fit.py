@@ -240,7 +240,7 @@ def test_a_run_that_fails_records_that_and_keeps_its_metrics(
         state = eqx.tree_at(lambda s: s.version, state, state.version + 1)
         return state, {name: jnp.ones(()) for name in names}, None
 
-    fake = lambda _: CompiledStep(step, 0.0, {})
+    fake = lambda _: CompiledStep(step, 0.0, cached=False, bytes={})
     monkeypatch.setattr(LoweredStep, "compile", fake)
     prepared = training.prepare(recipe, tmp_path / "run")
     with pytest.raises(type(error)):
