@@ -51,19 +51,19 @@ def vmap_policy_shards(
     return vmap_shards(one)(copies, *sharded)
 
 
-def _copy(weight: Array, stored: NamedSharding, gathered: NamedSharding) -> Array:
+def _copy(weight: Array, stored: NamedSharding, compute: NamedSharding) -> Array:
     """A copy for each shard, in front; its cotangent is the sum of theirs."""
-    constrain, mesh = jax.lax.with_sharding_constraint, gathered.mesh
-    copies = NamedSharding(mesh, PartitionSpec(BATCH, *gathered.spec))
+    constrain, mesh = jax.lax.with_sharding_constraint, compute.mesh
+    copies = NamedSharding(mesh, PartitionSpec(BATCH, *compute.spec))
 
     def forward(weight):
-        weight = constrain(weight, gathered)
+        weight = constrain(weight, compute)
         every = jnp.broadcast_to(weight, (shards(), *weight.shape))
         return constrain(every, copies)
 
     def backward(_, cotangent):
         total = jnp.sum(constrain(cotangent, copies), axis=0)
-        return (constrain(constrain(total, gathered), stored),)
+        return (constrain(constrain(total, compute), stored),)
 
     if not jnp.issubdtype(weight.dtype, jnp.inexact):
         return forward(weight)
