@@ -20,6 +20,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import hlo
@@ -38,6 +39,9 @@ from grpojax import models, sharding
 
 
 _H100 = str(Path(__file__).with_name("h100.txtpb"))
+
+BLOCK = 64
+"""Columns that are moved, and prefilled, together."""
 
 PHASES = ("rollout", "reward", "advantage", "update")
 
@@ -158,12 +162,21 @@ def update_of(options: argparse.Namespace) -> grpojax.UpdateConfig:
     )
 
 
-def microbatches_of(options: argparse.Namespace, mesh: jax.sharding.Mesh) -> int:
-    """How many a shard has, if every row has its full length."""
+class Microbatches(NamedTuple):
+    """How many a shard has if every row has its full length, and whether rows split."""
+
+    count: int
+    split_rows: bool
+
+
+def microbatches_of(
+    options: argparse.Namespace, mesh: jax.sharding.Mesh
+) -> Microbatches:
     *batch, _ = mesh.shape.values()
     padded = options.prompts * options.group * options.time // math.prod(batch)
     with jax.set_mesh(mesh):
-        return -(-padded // update_of(options).microbatch_tokens(padded))
+        tokens = update_of(options).microbatch_tokens(padded)
+    return Microbatches(-(-padded // tokens), options.time > tokens)
 
 
 def phase_of(scope: str) -> str:
@@ -171,29 +184,53 @@ def phase_of(scope: str) -> str:
     return found[0] if found else ""
 
 
-def label_of(loop: hlo.Loop, options: argparse.Namespace) -> str:
-    phase = phase_of(loop.scope)
-    if loop.trips is None:
-        return {"rollout": "token", "update": "microbatch"}.get(phase, "loop")
-    layers = PRESETS[options.model].num_layers
-    return "layer" if loop.trips == layers else f"{loop.trips} times"
+def labels_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> list[str]:
+    """What each loop is over, from the outermost to the innermost."""
+    scope = loops[0].scope if loops else ""
+    names: list[str] = []
+    if "prefill" in scope.split("/"):
+        names = ["prompt block"]
+    elif phase_of(scope) == "rollout":
+        # Elsewhere than on a GPU, a long horizon is decoded block by block.
+        is_blocked = options.gpus is None and options.time > 2 * BLOCK
+        names = ["block", "token"] if is_blocked else ["token"]
+    elif phase_of(scope) == "update":
+        names = ["microbatch"]
+    known, labels = iter(names), []
+    for loop in loops:
+        if loop.trips is None:
+            labels.append(next(known, "loop"))
+        elif loop.trips == PRESETS[options.model].num_layers:
+            labels.append("layer")
+        else:
+            labels.append(f"{loop.trips} times")
+    return labels
 
 
 def times_of(
-    loops: tuple[hlo.Loop, ...], options: argparse.Namespace, microbatches: int
+    loops: tuple[hlo.Loop, ...],
+    options: argparse.Namespace,
+    microbatches: Microbatches,
 ) -> int:
     """How often what stands in these loops runs, if every row has its full length.
 
-    Of the loops whose number only the data know these are two: tokens, as many for
-    every slot as its rows have, and the microbatches of an update. Those inside of
-    them, such as blocks of columns, are counted once.
+    Of the loops whose number only the data know these are tokens, as many for every
+    slot as its rows have, blocks of prompts, and the microbatches of an update, either
+    all with split rows or none. Those inside of them, such as blocks of columns, are
+    counted once.
     """
     rows = options.prompts * options.group
     tokens = options.time * math.ceil(rows / (options.slots or rows))
-    unknown = [loop for loop in loops if loop.trips is None]
+    labels = labels_of(loops, options)
+    is_split = any("split_rows" in loop.scope.split("/") for loop in loops)
+    counts = {
+        "prompt block": -(-options.prefix // BLOCK),
+        "block": -(-tokens // BLOCK),
+        "token": BLOCK if "block" in labels else tokens,
+        "microbatch": microbatches.count * (is_split == microbatches.split_rows),
+    }
     known = math.prod(loop.trips for loop in loops if loop.trips is not None)
-    first = phase_of(unknown[0].scope) if unknown else ""
-    return known * {"rollout": tokens, "update": microbatches}.get(first, 1)
+    return known * math.prod(counts.get(label, 1) for label in labels)
 
 
 def over(devices: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
@@ -220,7 +257,7 @@ def exchanges(text: str, options: argparse.Namespace, mesh) -> list[dict]:
     rows, parts = collections.Counter(), microbatches_of(options, mesh)
     for x in hlo.collectives(text):
         place = [phase_of(x.scope) or phase_of(x.loops[0].scope if x.loops else "")]
-        place += [label_of(loop, options) for loop in x.loops]
+        place += labels_of(x.loops, options)
         row = x.kind, over(x.devices, mesh), " > ".join(place), plain(x.result)
         rows[(*row, x.bytes, times_of(x.loops, options, parts))] += 1
     names = "kind", "over", "place", "result", "bytes", "times"
@@ -244,7 +281,7 @@ def cycles_of(text: str, options: argparse.Namespace, mesh) -> dict[str, float]:
             continue
         scopes = [x.scope, *(loop.scope for loop in x.loops)]
         phase = next(filter(None, map(phase_of, scopes)), "")
-        decoding = any(label_of(loop, options) == "token" for loop in x.loops)
+        decoding = "token" in labels_of(x.loops, options)
         name = "decoding" if decoding else phase
         found[name] += int(cycles[1]) * times_of(x.loops, options, parts) / 1e6
     return dict(found)
@@ -253,7 +290,7 @@ def cycles_of(text: str, options: argparse.Namespace, mesh) -> dict[str, float]:
 def planned(options: argparse.Namespace, mesh, chip: Chip) -> plan.Estimate:
     """The same step on paper."""
     *batch, tensor = mesh.shape.values()
-    shape = plan.Mesh(math.prod(batch), tensor, microbatches_of(options, mesh))
+    shape = plan.Mesh(math.prod(batch), tensor, microbatches_of(options, mesh).count)
     job = plan.Job(
         options.prompts,
         options.group,

@@ -90,13 +90,15 @@ def complete(
 def _decode(num_slots: int, replicated, states, prompts, keys, limits) -> Completions:
     """Decodes the rows of one shard."""
     policy, env, sampler = replicated
+    with jax.named_scope("prefill"):
+        context = prefill_batch(policy, prompts)
     engine = Engine(
         policy=policy,
         env=env,
         states=states,
         prompts=prompts,
         keys=keys,
-        context=prefill_batch(policy, prompts),
+        context=context,
         sampler=sampler,
         max_lengths=limits,
         num_slots=num_slots,

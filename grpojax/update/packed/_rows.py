@@ -81,7 +81,8 @@ class PackedRows(eqx.Module):
         """Folds the microbatches: first those with a split row, then the others."""
         splits = self.split_microbatches
         if self.window_columns:
-            carry = jax.lax.fori_loop(0, splits, split, carry)
+            with jax.named_scope("split_rows"):
+                carry = jax.lax.fori_loop(0, splits, split, carry)
         return jax.lax.fori_loop(splits, self.microbatches, unsplit, carry)
 
     def source(self, microbatch: Int[Array, ""]) -> Source:
