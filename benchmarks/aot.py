@@ -36,12 +36,11 @@ from presets import PRESETS, RandomPrompts
 
 import grpojax
 from grpojax import models, sharding
+from grpojax.rollout._blocks import BLOCK
+from grpojax.rollout._slot_cache import RECENT
 
 
 _H100 = str(Path(__file__).with_name("h100.txtpb"))
-
-BLOCK = 64
-"""Columns that are moved, and prefilled, together."""
 
 PHASES = ("rollout", "reward", "advantage", "update")
 
@@ -192,7 +191,7 @@ def labels_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> list[
         names = ["prompt block"]
     elif phase_of(scope) == "rollout":
         # Elsewhere than on a GPU, a long horizon is decoded block by block.
-        is_blocked = options.gpus is None and options.time > 2 * BLOCK
+        is_blocked = options.gpus is None and options.time > RECENT
         names = ["block", "token"] if is_blocked else ["token"]
     elif phase_of(scope) == "update":
         names = ["microbatch"]

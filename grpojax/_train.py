@@ -143,7 +143,7 @@ def learn(
 
     def check(batch: Batch, weights: LossWeights) -> Batch:
         names = "behavior", "reference", "old"
-        known = {x: y for x in names if (y := getattr(batch, x)) is not None}
+        known = {name: x for name in names if (x := getattr(batch, name)) is not None}
         mask, *_ = validation.validate(
             (batch.mask, weights.token, batch.advantage, known),
             stage="train_step" if batch.old is None else "train_ready",

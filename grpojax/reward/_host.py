@@ -65,7 +65,7 @@ class HostReward(eqx.Module):
     which XLA's persistent cache can keep, as it cannot a program with a callback:
 
         trajectory, inputs = jit(rollout)(state)
-        outputs = host_reward.compute(inputs)          # Python, and no callback
+        outputs = call(function, inputs)               # Python, and no callback
         state, metrics = jit(rewards, advantages and update)(state, trajectory, outputs)
 
     It finds host rewards that are leaves of the reward's pytree, as those of

@@ -7,3 +7,4 @@ from ._sample import (
     Categorical as Categorical,
     Greedy as Greedy,
 )
+from ._slot_cache import slot_columns as slot_columns

@@ -18,7 +18,28 @@ from ..sharding import spmd
 from ._blocks import BLOCK, copy_block
 
 
-_RECENT = 2 * BLOCK
+RECENT = 2 * BLOCK
+
+
+def slot_columns(time: int) -> tuple[int, int]:
+    """Recent and older columns of keys and values that a slot holds.
+
+    **Arguments:**
+
+    - `time`: the horizon, tokens.
+
+    !!! example
+
+        ```python
+        assert sum(rollout.slot_columns(100)) == 100
+        ```
+    """
+    # A GPU's kernel reads any range of columns in place.
+    recent = time if spmd.platform() == "gpu" else min(time, RECENT)
+    if recent == time:
+        return recent, 0
+    # A block moves when its first column is as old as the ring is long.
+    return recent, -(-(time - recent + BLOCK) // BLOCK) * BLOCK
 
 
 class Seen(NamedTuple):
@@ -45,17 +66,15 @@ class SlotCache(eqx.Module):
     @staticmethod
     def empty(policy: AbstractPolicy, time: int, slots: int) -> "SlotCache":
         """For rows of at most `time` tokens; never read before it is written."""
-        # A GPU's kernel reads any range of columns in place.
-        recent = time if spmd.platform() == "gpu" else min(time, _RECENT)
-        # A block moves when its first column is as old as the ring is long.
-        older = -(-(time - recent + BLOCK) // BLOCK) * BLOCK if time > recent else 0
 
         def zeros(columns: int) -> PyTree:
             repeat = lambda x: jnp.repeat(x[:, None], slots, axis=1)
             return jax.tree.map(repeat, empty_cache(policy, columns))
 
-        has_older = zeros(older) if older else None
-        return SlotCache(zeros(recent), has_older, (recent, older))
+        recent, older = slot_columns(time)
+        return SlotCache(
+            zeros(recent), zeros(older) if older else None, (recent, older)
+        )
 
     @property
     def has_older(self) -> bool:

@@ -62,8 +62,7 @@ def _copy(weight: Array, stored: NamedSharding, compute: NamedSharding) -> Array
         return constrain(every, copies)
 
     def backward(_, cotangent):
-        total = jnp.sum(constrain(cotangent, copies), axis=0)
-        return (constrain(constrain(total, compute), stored),)
+        return (constrain(jnp.sum(constrain(cotangent, copies), axis=0), stored),)
 
     if not jnp.issubdtype(weight.dtype, jnp.inexact):
         return forward(weight)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from grpojax.models.attention import block_mask
+from grpojax.rollout import slot_columns
 from grpojax.rollout._blocks import BLOCK
 from grpojax.rollout._slot_cache import SlotCache
 
@@ -27,10 +28,8 @@ def test_a_slot_sees_every_token_of_its_row_once(time):
     age = np.zeros(3, np.int32)
     for iteration in range(2 * time + 3 * BLOCK):
         if cache.has_older and iteration % BLOCK == 0:
-            start, end = (
-                (iteration % len(recent)),
-                (iteration - len(recent)) % len(older),
-            )
+            start = iteration % len(recent)
+            end = (iteration - len(recent)) % len(older)
             older[end : end + BLOCK] = recent[start : start + BLOCK]
         found = seen(jnp.int32(iteration), jnp.asarray(age))
         for slot in range(3):
@@ -55,11 +54,15 @@ def test_reads_follow_the_oldest_row_and_not_the_horizon(time):
         for oldest in (0, 1, 64, 100, 250, 400):
             found = cache.seen(jnp.int32(iteration), jnp.asarray([oldest, 1]))
             # The ring's first block may be half overwritten: its rest has moved.
-            blocks = max(-(-(oldest - BLOCK) // BLOCK) + 1, 0)
+            blocks = -(-(oldest - BLOCK) // BLOCK) + 1 if oldest > BLOCK else 0
             assert int(count(found.older)[0]) <= min(blocks, -(-time // BLOCK))
     found = cache.seen(jnp.int32(time + 5), jnp.asarray([time - 1, 3]))
     assert int(count(found.older)[0]) == cache.columns[1] // BLOCK
 
 
-def test_a_horizon_of_a_ring_has_no_older_columns():
-    assert columns_of(128).older is None and columns_of(129).older is not None
+@pytest.mark.parametrize("time", [1, 64, 128, 129, 192, 193, 1000, 8192])
+def test_a_slot_holds_the_horizon_and_at_most_two_blocks_more(time):
+    recent, older = slot_columns(time)
+    assert (older > 0) == (time > 128)
+    assert time <= recent + older < time + 2 * BLOCK
+    assert older == 0 or recent == 128 and older % BLOCK == 0

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ... import sharding
 from ..._train import TrainStep
 from ...policy import AbstractPolicy, empty_cache
-from ...rollout import RolloutConfig
+from ...rollout import RolloutConfig, slot_columns
 from ...types import accumulation_dtype
 from ..distributed.mesh import use
 from ..training.fit import Prepared
@@ -63,13 +63,13 @@ def estimate(prepared: Prepared) -> Estimate:
         prompts += slots  # Slots that are refilled copy their prompt's cache.
     with use(mesh):
         compiled = prepared.step.compile()
+        columns = slot_columns(env.max_completion_length)
     decoder = abstract_decoder(config, state.policy, mesh, slots)
-    prompt_length, completion_length = env.max_prompt_length, env.max_completion_length
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
         rows=rows,
-        prompt_length=prompt_length,
-        completion_length=completion_length,
+        prompt_length=env.max_prompt_length,
+        completion_length=env.max_completion_length,
         devices=1 if mesh is None else mesh.size,
         bytes={
             "parameters": device_bytes(state.policy),
@@ -77,8 +77,8 @@ def estimate(prepared: Prepared) -> Estimate:
             "optimizer": device_bytes(state.opt_state),
             "reference": device_bytes(state.reference),
             "decoding weights": _decoding_weights(state.policy, decoder, mesh),
-            "prompt caches": prompts * _cache(decoder, prompt_length, mesh),
-            "completion caches": slots * _cache(decoder, completion_length, mesh),
+            "prompt caches": prompts * _cache(decoder, env.max_prompt_length, mesh),
+            "completion caches": slots * _cache(decoder, sum(columns), mesh),
         },
         programs=compiled.bytes,
         seconds_compile=compiled.seconds,

@@ -45,6 +45,7 @@ NO_PARTS = {
     "checked": "calls a reward function",
     "complete": "the phase itself",
     "generate": "the phase itself",
+    "slot_columns": "a count of columns",
     "improve": "the phase itself",
     "log_probs": "scores a trajectory",
 }
