@@ -7,6 +7,7 @@ they are never trained on.
 """
 
 import abc
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import equinox as eqx
@@ -97,6 +98,66 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
         """
 
 
+class Rows(Mapping[str, Sequence[object]]):
+    """Columns of a data set, on the host: what Python reads and no program does.
+
+    It is equal to itself alone, so that it can be a static field of an environment. No
+    program depends on its values: two environments that differ in nothing else share
+    one if they share the object.
+
+    !!! example
+
+        ```python
+        rows = Rows.of([{"question": "2 + 3?", "level": "easy"}])
+        rows["level"][0], rows.size  # "easy", 1
+        ```
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[object]]):
+        """**Arguments:**
+
+        - `columns`: the values of each column, one for each problem.
+
+        **Raises:** `ValueError` for columns of different lengths.
+        """
+        self._columns = dict(columns)
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len({*lengths.values()}) > 1:
+            raise ValueError(
+                "Columns of rows have one value for each problem. Received columns of "
+                f"different lengths: {lengths}."
+            )
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, object]]) -> "Rows":
+        """The columns of rows; one that a row lacks is `None` there."""
+        names = {name: None for row in rows for name in row}
+        return cls({name: [row.get(name) for row in rows] for name in names})
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return max(map(len, self._columns.values()), default=0)
+
+    def __getitem__(self, name: str) -> Sequence[object]:
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"Rows({self.size} rows of {', '.join(self._columns)})"
+
+
 class AbstractDatasetEnvironment(AbstractEnvironment[_State]):
     """An environment with numbered problems, so that a whole split can be evaluated."""
 
@@ -114,9 +175,18 @@ class AbstractDatasetEnvironment(AbstractEnvironment[_State]):
         **Returns:** as `reset`.
         """
 
+    @property
+    def rows(self) -> Rows | None:
+        """The columns that the problems were made from, in their order, if any."""
+        return None
+
+    def draw(self, key: Key[Array, ""]) -> Int[Array, ""]:
+        """The number of a problem drawn uniformly."""
+        return jr.randint(key, (), 0, self.size)
+
     def reset(self, key: Key[Array, ""]) -> tuple[_State, Prompt]:
         """The start of a conversation about a problem drawn uniformly."""
-        return self.problem(jr.randint(key, (), 0, self.size))
+        return self.problem(self.draw(key))
 
 
 class AbstractAnswerEnvironment(AbstractDatasetEnvironment[_State]):

@@ -77,6 +77,8 @@ class Trajectory(eqx.Module):
         these tokens divide the logits by it.
     - `states`: initial environment states, stacked over prompts, for reward functions
         that need the reference answer; `None` if unknown.
+    - `problems`: the number of each prompt's problem in its environment,
+        `Int[prompt]`; `None` for an environment without numbered problems.
     """
 
     prompt: Prompt
@@ -88,6 +90,7 @@ class Trajectory(eqx.Module):
     rewards: dict[str, Float[Array, "prompt group"]]
     temperature: Float[Array, ""]
     states: PyTree = None
+    problems: Int[Array, " prompt"] | None = None
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:

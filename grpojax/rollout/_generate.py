@@ -1,5 +1,6 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
+import dataclasses
 import functools as ft
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
-from ..env import AbstractEnvironment
+from ..env import AbstractDatasetEnvironment, AbstractEnvironment
 from ..policy import AbstractPolicy
 from ..sharding import spmd
 from ..types import Prompt, Trajectory
@@ -126,7 +127,7 @@ def generate(
 ) -> Trajectory:
     """Completions of prompts drawn from the environment.
 
-    The members of a group share one `env.reset` and differ only in their sampling keys.
+    The members of a group share one problem and differ only in their sampling keys.
 
     **Arguments:**
 
@@ -143,8 +144,13 @@ def generate(
     reset_key, row_key = jr.split(key)
     fold = jax.vmap(lambda prompt: jr.fold_in(reset_key, prompt))
     keys = fold(jnp.arange(config.prompts, dtype=jnp.uint32))
-    states, prompts = jax.vmap(env.reset)(keys)
-    return complete(
+    problems = None
+    if isinstance(env, AbstractDatasetEnvironment):
+        problems = jax.vmap(env.draw)(keys)
+        states, prompts = jax.vmap(env.problem)(problems)
+    else:
+        states, prompts = jax.vmap(env.reset)(keys)
+    made = complete(
         config.behavior_policy(policy),
         env,
         states,
@@ -156,6 +162,7 @@ def generate(
         version=version,
         key=row_key,
     )
+    return dataclasses.replace(made, problems=problems)
 
 
 def _check_vocabulary(policy: AbstractPolicy, env: AbstractEnvironment):
