@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from grpojax.text import AbstractTokenizer, TokenBytes
+from grpojax.text import AbstractTokenizer, stop_string, StopString, TokenBytes
 
 
 RAW_TEMPLATE = "Question: {question}\nAnswer:"
@@ -149,10 +149,9 @@ def end_token_array(
 
 
 def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...]:
-    """All tokens whose bytes contain a pattern, in order of id: a stop string.
+    """All tokens whose bytes contain a pattern, in order of id.
 
-    A model without chat training seldom samples its end token. Its answers are ended by
-    a stop string: `end_tokens=tokens_containing(table, b"\\n")`.
+    A string of one byte is always in one token; for others see `GSM8K(stop=...)`.
 
     !!! example
 
@@ -166,6 +165,28 @@ def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...
         for token, length in enumerate(lengths)
         if pattern in table[token, :length].tobytes()
     )
+
+
+def stop_of(
+    tokenizer: AbstractTokenizer, stop: str | None, horizon: int
+) -> tuple[StopString | None, tuple[int, ...]]:
+    """A stop string's automaton, or the token without text that it names.
+
+    **Raises:** `ValueError` for a string that no completion can contain.
+    """
+    if stop is None:
+        return None, ()
+    token = tokenizer.token_id(stop)
+    if token is not None and not tokenizer.token_bytes.join([token]):
+        return None, (token,)
+    found = stop_string(tokenizer.token_bytes, stop.encode())
+    if found.fewest_tokens > horizon:
+        raise ValueError(
+            f"A stop string must fit a completion. Received {stop!r}, of at least "
+            f"{found.fewest_tokens} tokens, and at most {horizon} tokens: raise "
+            "`rollout.max_new_tokens`, or choose another string."
+        )
+    return found, ()
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

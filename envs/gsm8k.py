@@ -30,6 +30,7 @@ from ._prompts import (
     pad_prompts,
     raw_prompt as raw_prompt,
     RAW_TEMPLATE as RAW_TEMPLATE,
+    stop_of,
     tokens_containing as tokens_containing,
     worked_answer,
 )
@@ -79,6 +80,7 @@ class GSM8K(AbstractQuestionAnswer):
         shots: Sequence[Mapping[str, str]] = (),
         answer_format: str = "####",
         end_tokens: Sequence[int] = (),
+        stop: str | None = None,
     ):
         """Tokenizes every prompt once, on the host.
 
@@ -99,6 +101,8 @@ class GSM8K(AbstractQuestionAnswer):
         - `answer_format`: the answer is expected as `#### 7`, or in a `"tag"`:
             `<answer>7</answer>`.
         - `end_tokens`: tokens that end a turn besides the tokenizer's own.
+        - `stop`: a string that ends a turn, too, wherever its tokens begin and end; if
+            it is the name of a token without text, such as `"<|im_end|>"`, that token.
 
         **Raises:** `ValueError` for rows, prompts or sizes that do not fit, named.
         """
@@ -124,7 +128,9 @@ class GSM8K(AbstractQuestionAnswer):
         self.prompt_lengths = jnp.asarray(padded.lengths)
         self.answers = jnp.array([answers[row] for row in padded.kept], jnp.int32)
         self.token_bytes = tokenizer.token_bytes
-        self.end_tokens = jnp.asarray(end_token_array(tokenizer, end_tokens))
+        self.stop, named = stop_of(tokenizer, stop, max_completion_length)
+        ends = [*end_tokens, *named]
+        self.end_tokens = jnp.asarray(end_token_array(tokenizer, ends))
         self.max_completion_length = max_completion_length
         self.answer_format = answer_format
         self.skipped = len(rows) - len(padded.kept)
@@ -161,9 +167,6 @@ def environments(
     """
     split = load_split(data, held_out)
     shots, train = split.train[: data.shots], split.train[data.shots :]
-    ends = ()
-    if data.stop is not None:
-        ends = tokens_containing(tokenizer.token_bytes, data.stop.encode())
     make = ft.partial(
         GSM8K,
         tokenizer=tokenizer,
@@ -174,7 +177,7 @@ def environments(
         system_prompt=data.system_prompt,
         shots=shots,
         answer_format=data.answer_format,
-        end_tokens=ends,
+        stop=data.stop,
     )
     both = make(train), make(split.held_out) if split.held_out else None
     long = sum(env.skipped for env in both if env is not None)

@@ -4,6 +4,7 @@ Neither this module nor what it imports needs JAX, so that a recipe can be check
 printed without it.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ class GSM8KOptions:
     - `shots`: how many training problems every prompt shows with their answers.
     - `answer_format`: the answer is written as `#### 7`, or in a `tag`:
         `<answer>7</answer>`.
-    - `stop`: a string; all tokens that contain it end a completion, too.
+    - `stop`: a string that ends a completion, too, wherever its tokens begin and end.
 
     **Raises:** `ValueError` for a number out of range, by its key in a recipe.
     """
@@ -55,6 +56,7 @@ class GSM8KOptions:
         _check_at_least(1, train_rows=self.train_rows)
         _check_at_least(1, max_prompt_length=self.max_prompt_length)
         _check_at_least(0, shots=self.shots)
+        _check_stop(self.stop)
 
 
 OPTIONS = {"addition": AdditionOptions, "gsm8k": GSM8KOptions}
@@ -67,3 +69,19 @@ def _check_at_least(minimum: int, **values: int | None) -> None:
             raise ValueError(
                 f"`data.{key}` must be at least {minimum}. Received {value}."
             )
+
+
+def _check_stop(stop: str | None) -> None:
+    if stop == "":
+        raise ValueError(
+            "`data.stop` must have a character: every text contains the empty one. "
+            "Received '': leave it null."
+        )
+    # A shell hands over a backslash and a letter; `\\nabla` and `\\right` are texts.
+    if stop is not None and re.search(r"\\[nrt](?![a-z])", stop):
+        raise ValueError(
+            "`data.stop` is matched as it is. Received "
+            f"{stop!r}, in which a backslash and a letter are two characters: for a "
+            "newline write it in double quotes of YAML, as in "
+            """--set 'data.stop="\\n"'."""
+        )

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .text import ParsedInteger
+from .text import ParsedInteger, StopString
 from .types import Prompt
 
 
@@ -73,6 +73,12 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
     """The most turns of a conversation; after them it is over whatever `done` is."""
     end_tokens: eqx.AbstractVar[Int[Array, " end"]]
     """Any of these tokens ends a turn."""
+
+    stop: StopString | None = eqx.field(kw_only=True, default=None)
+    """A string that ends a turn, too, wherever its tokens begin and end.
+
+    It is matched on the text of the turn's own tokens.
+    """
 
     @abc.abstractmethod
     def reset(self, key: Key[Array, ""]) -> tuple[_State, Prompt]:

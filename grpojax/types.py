@@ -79,6 +79,9 @@ class Trajectory(eqx.Module):
         that need the reference answer; `None` if unknown.
     - `problems`: the number of each prompt's problem in its environment,
         `Int[prompt]`; `None` for an environment without numbered problems.
+    - `vocab_size`: the environment's, static. Tokens from there on had probability 0,
+        and have in the loss and in all log-probs of these tokens; `None` if the
+        distribution was over all of the policy's logits.
     """
 
     prompt: Prompt
@@ -91,6 +94,7 @@ class Trajectory(eqx.Module):
     temperature: Float[Array, ""]
     states: PyTree = None
     problems: Int[Array, " prompt"] | None = None
+    vocab_size: int | None = eqx.field(static=True, default=None)
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:

@@ -12,5 +12,6 @@ from ._hidden import (
 from ._score import as_prompt as as_prompt, log_prob as log_prob, logits as logits
 from ._token_log_prob import (
     LOG_PROB_RESIDUALS as LOG_PROB_RESIDUALS,
+    mask_vocabulary as mask_vocabulary,
     token_log_prob as token_log_prob,
 )

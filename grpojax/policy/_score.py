@@ -53,6 +53,7 @@ def log_prob(
     tokens: Int[ArrayLike, " time"],
     *,
     temperature: Float[ArrayLike, ""] = 1.0,
+    vocab_size: int | None = None,
 ) -> Float[Array, " time"]:
     """Teacher-forced log-probability of each completion token, for one sequence.
 
@@ -64,6 +65,8 @@ def log_prob(
     - `prompt`: a `Prompt` of one sequence, or its token ids.
     - `tokens`: the completion's token ids.
     - `temperature`: divides the logits.
+    - `vocab_size`: tokens from here on have probability 0, as
+        `Trajectory.vocab_size` says; all count when `None`.
 
     **Returns:** log-probabilities, in nats.
 
@@ -77,4 +80,4 @@ def log_prob(
     """
     tokens = jnp.asarray(tokens)
     hidden = completion_hidden(policy, as_prompt(prompt), tokens)
-    return token_log_prob(policy.logits(hidden), tokens, temperature)[0]
+    return token_log_prob(policy.logits(hidden), tokens, temperature, vocab_size)[0]

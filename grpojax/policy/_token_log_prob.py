@@ -10,10 +10,29 @@ LOG_PROB_RESIDUALS = "log_prob_residuals"
 """The checkpoint name of the residuals of `token_log_prob` other than the logits."""
 
 
+def mask_vocabulary(
+    logits: Float[Array, "*batch vocab"], vocab_size: int | None
+) -> Float[Array, "*batch vocab"]:
+    """Logits with -inf from `vocab_size` on, so that no such token has a probability.
+
+    Embeddings are padded to round numbers: Qwen2.5 has rows for ids that its tokenizer
+    does not know.
+
+    **Arguments:**
+
+    - `logits`: float32.
+    - `vocab_size`: static; `None` masks nothing.
+    """
+    if vocab_size is None or vocab_size >= logits.shape[-1]:
+        return logits
+    return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -jnp.inf)
+
+
 def token_log_prob(
     logits: Float[Array, "*batch vocab"],
     tokens: Int[Array, "*batch"],
     temperature: Float[ArrayLike, ""] = 1.0,
+    vocab_size: int | None = None,
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Log-probability of each token, and the entropy, at a temperature.
 
@@ -26,9 +45,11 @@ def token_log_prob(
     - `logits`: float32, before the temperature.
     - `tokens`: the tokens to score.
     - `temperature`: divides the logits, never the log-probabilities.
+    - `vocab_size`: tokens from here on have probability 0; all count when `None`.
 
     **Returns:** log-probabilities and entropies, in nats.
     """
+    logits = mask_vocabulary(logits, vocab_size)
     return _log_prob(logits / jnp.asarray(temperature, logits.dtype), tokens)
 
 

@@ -16,7 +16,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ..env import AbstractEnvironment, Turn
-from ..policy import AbstractPolicy, Past
+from ..policy import AbstractPolicy, mask_vocabulary, Past
 from ..sharding import spmd
 from ..types import Prompt
 from ._blocks import BLOCK
@@ -24,7 +24,7 @@ from ._prefill import copy_prompt
 from ._sample import AbstractSampler
 from ._slot_cache import SlotCache
 from ._state import Completions, DecodeSlots, DecodeState
-from ._turns import answer_turns, step_shape
+from ._turns import answer_turns, step_shape, turn_ends
 
 
 class Engine(eqx.Module):
@@ -124,6 +124,7 @@ class Engine(eqx.Module):
             turn_start=zeros(self.num_slots),
             reply_start=zeros(self.num_slots),
             reply=zeros(self.num_slots, step.reply.shape[0]),
+            stop=zeros(self.num_slots),
         )
         prompt = self._prompt(row)
         prompt_cache = jax.tree.map(lambda x: x[:, prompt], self.context)
@@ -233,6 +234,7 @@ class Engine(eqx.Module):
         key = jax.vmap(jr.fold_in)(key, slots.age)
         draw = lambda logits, key: self.sampler(logits, key=key)
         logits = spmd.shard_rows(self.policy.logits(spmd.replicate(hidden)))
+        logits = mask_vocabulary(logits, self.env.vocab_size)
         token, log_prob = spmd.replicate(jax.vmap(draw)(logits, key))
         token = token.astype(jnp.int32)
         forced = slots.age < slots.turn_start
@@ -252,9 +254,10 @@ class Engine(eqx.Module):
             ),
         )
         age = slots.age + 1
-        ended = ~forced & jnp.any(token[:, None] == self.env.end_tokens[None], axis=1)
+        ended, stop = turn_ends(self.env, slots, token, forced)
         turn_over = ~forced & (ended | (age >= self._max_length(slots)))
-        slots = eqx.tree_at(lambda x: (x.age, x.token), slots, (age, token))
+        changed = lambda x: (x.age, x.token, x.stop)
+        slots = eqx.tree_at(changed, slots, (age, token, stop))
         return slots, completions, turn_over, ended
 
     def _refill(
@@ -278,6 +281,7 @@ class Engine(eqx.Module):
             turn_start=fresh(slots.turn_start),
             reply_start=fresh(slots.reply_start),
             reply=slots.reply,
+            stop=fresh(slots.stop),
         )
         prompt = self._prompt(row)
         width = self.prompts.tokens.shape[1]

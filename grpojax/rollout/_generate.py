@@ -35,6 +35,8 @@ def complete(
 ) -> Trajectory:
     """Completions of given prompts, with the environment's rewards.
 
+    Tokens from `env.vocab_size` on are never sampled.
+
     **Arguments:**
 
     - `policy`: the policy to sample from.
@@ -85,6 +87,7 @@ def complete(
         rewards=rows.rewards,
         temperature=jnp.asarray(sampler.temperature, jnp.float32),
         states=states,
+        vocab_size=env.vocab_size,
     )
 
 

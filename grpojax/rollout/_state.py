@@ -37,6 +37,7 @@ class DecodeSlots(eqx.Module):
     - `reply_start`: where the last reply begins: positions from there to `turn_start`
         are forced to `reply`.
     - `reply`: the environment's last reply.
+    - `stop`: the state of the environment's stop string, in the current turn.
     """
 
     row: Int[Array, " slot"]
@@ -46,6 +47,7 @@ class DecodeSlots(eqx.Module):
     turn_start: Int[Array, " slot"]
     reply_start: Int[Array, " slot"]
     reply: Int[Array, "slot reply"]
+    stop: Int[Array, " slot"]
 
 
 class DecodeState(eqx.Module):

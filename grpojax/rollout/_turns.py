@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ..env import AbstractEnvironment, TimeStep, Turn
 from ._state import Completions, DecodeSlots
@@ -23,6 +23,23 @@ def step_shape(env: AbstractEnvironment, states: PyTree) -> TimeStep:
         jnp.array(False),
     )
     return jax.eval_shape(env.step, state, turn)[1]
+
+
+def turn_ends(
+    env: AbstractEnvironment,
+    slots: DecodeSlots,
+    token: Int[Array, " slot"],
+    forced: Bool[Array, " slot"],
+) -> tuple[Bool[Array, " slot"], Int[Array, " slot"]]:
+    """Which slots' turns a token ends, and the state of the stop string after it."""
+    ended = jnp.any(token[:, None] == env.end_tokens[None], axis=1)
+    stop = slots.stop
+    if env.stop is not None:
+        # Tokens of a reply are in no turn: the next one is matched from its beginning.
+        stop = jnp.where(forced, 0, env.stop(stop, token))
+        ended = ended | (stop == env.stop.found)
+        stop = jnp.where(ended, 0, stop)
+    return ended & ~forced, stop
 
 
 def answer_turns(
@@ -85,6 +102,7 @@ def answer_turns(
             pick(slots.age + step.reply_length, slots.turn_start),
             pick(slots.age, slots.reply_start),
             jnp.where(turn_over[:, None], step.reply, slots.reply),
+            slots.stop,
         )
         return slots, completions, turn_over & last
 

@@ -13,6 +13,7 @@ from ._search import (
     count as count,
     tags_in_order as tags_in_order,
 )
+from ._stop import stop_string as stop_string, StopString as StopString
 from ._token_bytes import byte_table as byte_table, TokenBytes as TokenBytes
 from .tokenizer import (
     AbstractTokenizer as AbstractTokenizer,

@@ -56,6 +56,14 @@ def last_number(text: bytes) -> int | None:
     return -magnitude if negative and magnitude is not None else magnitude
 
 
+def stop_string(
+    pieces: Sequence[bytes], tokens: Sequence[int], pattern: bytes
+) -> list[bool]:
+    """After each token, whether the string has occurred in the text so far."""
+    ends = range(1, len(tokens) + 1)
+    return [pattern in b"".join(pieces[x] for x in tokens[:end]) for end in ends]
+
+
 def count(text: bytes, pattern: bytes) -> int:
     """The number of positions at which the pattern begins."""
     return sum(text.startswith(pattern, place) for place in range(len(text)))

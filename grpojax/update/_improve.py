@@ -17,7 +17,13 @@ from ..types import FloatLike, Metrics, Prompt, Trajectory
 from ._batches import check_minibatches, split
 from ._config import UpdateConfig
 from ._log_prob import LogProbs
-from ._metrics import choose, learning_rate, MetricAccumulator, over_updates
+from ._metrics import (
+    choose,
+    learning_rate,
+    MetricAccumulator,
+    over_updates,
+    stays_finite,
+)
 from .loss import Batch, LossInputs, LossWeights, Objective
 from .packed import balance_tokens, masked_log_probs, pack_rows, packed_gradient
 
@@ -71,7 +77,8 @@ def improve(
     - `validate`: called on each minibatch and its loss weights; returns the minibatch.
 
     **Returns:** the policy, its optimizer state, and the metrics. An update whose
-    gradient is not finite changes nothing and is counted in `skipped_updates`.
+    gradient or result is not finite changes nothing and is counted in
+    `skipped_updates`.
 
     **Raises:** `ValueError` if minibatches do not divide the batch, for an importance
     correction without recomputed log-probs, and for an `opt_state` that does not match
@@ -91,6 +98,7 @@ def improve(
         optimizer=optimizer,
         static=static,
         temperature=trajectory.temperature,
+        vocab_size=trajectory.vocab_size,
         tokens=tokens,
         logits_chunk=config.chunk,
         validate=validate,
@@ -112,7 +120,7 @@ class _Update:
 
     - `objective`, `optimizer`, `validate`: as in `improve`.
     - `static`: the policy without its trainable arrays.
-    - `temperature`: the trajectory's sampling temperature.
+    - `temperature`, `vocab_size`: the trajectory's.
     - `tokens`: of a microbatch, in each shard.
     - `logits_chunk`: `UpdateConfig.chunk`.
     """
@@ -121,6 +129,7 @@ class _Update:
     optimizer: optax.GradientTransformation
     static: PyTree
     temperature: FloatLike
+    vocab_size: int | None
     tokens: int
     logits_chunk: int | None
     validate: Callable[[Batch, LossWeights], Batch] | None
@@ -143,11 +152,12 @@ class _Update:
         gradients = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
         gradients, metrics = sharding.constrain(gradients), metrics.all_reduce()
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(norm)
         # Accumulated in float32 at least; the optimizer's state has the params' dtype.
         gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
         updates, new_state = self.optimizer.update(gradients, opt_state, params)
         new = optax.apply_updates(params, updates), new_state
+        # Of the result, too: in float16 Adam's epsilon is 0, and 0 / 0 no number.
+        finite = jnp.isfinite(norm) & stays_finite(new, carry)
         skipped = 1 - finite.astype(norm.dtype)
         metrics = metrics.metrics() | learning_rate(new_state)
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
@@ -172,6 +182,7 @@ class _Update:
             pack_rows(prompt, rows.tokens, rows.batch.mask, self.tokens),
             loss,
             temperature=shared.temperature,
+            vocab_size=self.vocab_size,
             chunk=self.logits_chunk,
         )
         return jax.tree.map(lambda x: x[None], found)
@@ -200,6 +211,7 @@ def _batch(
             mask,
             tokens,
             temperature=trajectory.temperature,
+            vocab_size=trajectory.vocab_size,
             chunk=config.chunk,
         )
 

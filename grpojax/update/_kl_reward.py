@@ -57,6 +57,7 @@ class KLReward(eqx.Module):
             trajectory.sampled,
             UpdateConfig(tokens=self.tokens).microbatch_tokens(trajectory.tokens.size),
             temperature=trajectory.temperature,
+            vocab_size=trajectory.vocab_size,
         )
         estimate = self.estimator(trajectory.log_prob, reference)
         total = jnp.sum(masked.fill(estimate, trajectory.sampled), axis=-1)

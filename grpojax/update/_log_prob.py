@@ -32,6 +32,7 @@ def log_probs(
     tokens: Int[Array, "prompt group time"],
     *,
     temperature: FloatLike = 1.0,
+    vocab_size: int | None = None,
     chunk: int | None = None,
 ) -> LogProbs:
     """Teacher-forced log-probs and entropies of a batch of completions.
@@ -44,7 +45,7 @@ def log_probs(
 
     - `policy`: computes the logits.
     - `prompt`, `tokens`: as in `Trajectory`.
-    - `temperature`: divides the logits.
+    - `temperature`, `vocab_size`: as in `Trajectory`.
     - `chunk`: as in `UpdateConfig`.
 
     **Returns:** log-probabilities and entropies, nats.
@@ -52,7 +53,12 @@ def log_probs(
     hidden = jax.vmap(ft.partial(completion_hidden, policy))(prompt, tokens)
     hidden = hidden.reshape(tokens.size, hidden.shape[-1])
     found = token_log_probs(
-        policy, hidden, tokens.reshape(-1), temperature=temperature, chunk=chunk
+        policy,
+        hidden,
+        tokens.reshape(-1),
+        temperature=temperature,
+        vocab_size=vocab_size,
+        chunk=chunk,
     )
     return jax.tree.map(lambda x: x.reshape(tokens.shape), found)
 
@@ -63,6 +69,7 @@ def token_log_probs(
     targets: Int[Array, " token"],
     *,
     temperature: FloatLike = 1.0,
+    vocab_size: int | None = None,
     chunk: int | None = None,
 ) -> tuple[Float[Array, " token"], Float[Array, " token"]]:
     """Log-probs and entropies of tokens, given the hidden states that predict them.
@@ -75,7 +82,7 @@ def token_log_probs(
     - `policy`: computes the logits.
     - `hidden`: hidden states.
     - `targets`: token ids.
-    - `temperature`: divides the logits.
+    - `temperature`, `vocab_size`: as in `Trajectory`.
     - `chunk`: as in `UpdateConfig`.
     """
     count = targets.shape[0]
@@ -93,7 +100,8 @@ def token_log_probs(
 
     def block(operands):
         hidden, targets = operands
-        return token_log_prob(policy.logits(hidden), targets, temperature)
+        logits = policy.logits(hidden)
+        return token_log_prob(logits, targets, temperature, vocab_size)
 
     if blocks > 1:
         # A single block is small enough to be kept for the backward pass.

@@ -151,6 +151,20 @@ def over_updates(metrics: dict[str, Float[Array, "epoch minibatch"]]) -> Metrics
     }
 
 
+def stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
+    """Whether all floats are finite that are no counterpart of one that was not.
+
+    An optimizer's state may hold an infinite bound on purpose.
+    """
+
+    def one(new: Array, old: Array) -> Bool[Array, ""]:
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return jnp.ones((), bool)
+        return jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
+
+    return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(one, new, old))))
+
+
 def choose(finite: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     """The new values if the update is finite, else the old ones."""
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)

@@ -45,7 +45,8 @@ class ByteTokenizer(AbstractTokenizer):
         return b"".join(PIECES[token] for token in np.asarray(ids)).decode()
 
     def token_id(self, piece):
-        return PIECES.index(piece.encode())
+        known = piece.encode()
+        return PIECES.index(known) if known in PIECES else None
 
     def piece(self, token):
         return PIECES[token].decode()

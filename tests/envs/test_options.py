@@ -40,6 +40,32 @@ def test_numbers_out_of_range_are_named_by_their_key(key, value, least):
         GSM8KOptions(**{key: value})
 
 
+@pytest.mark.parametrize("stop", ["\\n", "\\n\\n", "\\nQuestion:", "end\\t", "\\r\\n"])
+def test_a_newline_that_a_shell_wrote_as_two_characters_is_refused(stop):
+    with pytest.raises(ValueError, match="two characters: for a newline write it"):
+        GSM8KOptions(stop=stop)
+
+
+def test_a_stop_string_has_a_character():
+    with pytest.raises(ValueError, match="`data.stop` must have a character"):
+        GSM8KOptions(stop="")
+    for stop in ("\n", "\\boxed{", "\\right", " ", "####"):
+        assert GSM8KOptions(stop=stop).stop == stop
+
+
+@pytest.mark.parametrize(
+    ("stop", "horizon", "message"),
+    [
+        ("日", 30, "no sequence of them contains"),
+        ("</answer>" * 9, 8, "at least .* tokens, and at most 8 tokens"),
+    ],
+)
+def test_a_stop_string_that_cannot_occur_is_refused(tokenizer, stop, horizon, message):
+    options = GSM8KOptions(train_rows=2, stop=stop)
+    with pytest.raises(ValueError, match=message):
+        gsm8k.environments(options, tokenizer, horizon=horizon, held_out=1)
+
+
 def test_gsm8k_makes_environments_of_its_options(tokenizer):
     options = GSM8KOptions(train_rows=12, shots=2, answer_format="tag", stop="\n")
     train, held_out, messages = gsm8k.environments(
@@ -47,8 +73,8 @@ def test_gsm8k_makes_environments_of_its_options(tokenizer):
     )
     assert (train.size, held_out.size, messages) == (10, 5, [])
     assert train.answer_format == "tag" and train.max_completion_length == 30
-    ends = {PIECES[token] for token in train.end_tokens.tolist()}
-    assert ends == {b"", b"\n", b"</answer>\n", b"\n\n"}
+    assert [PIECES[token] for token in train.end_tokens.tolist()] == [b""]
+    assert train.stop is not None and train.stop.fewest_tokens == 1
     prompt = tokenizer.decode(train.prompts[0, : train.prompt_lengths[0]])
     assert prompt.count("<answer>") == 2
     _, nothing, _ = gsm8k.environments(options, tokenizer, horizon=30, held_out=0)

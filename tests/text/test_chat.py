@@ -2,7 +2,6 @@
 
 import datetime
 
-import jinja2
 import pytest
 
 from grpojax.text import load_tokenizer
@@ -73,7 +72,7 @@ def test_special_tokens_and_roles(say):
     assert say(template) == (
         "<|im_start|>[INST] 1 + 1? [/INST]2<|im_end|>[INST] <b> & é [/INST]"
     )
-    with pytest.raises(jinja2.TemplateError, match="Roles must alternate"):
+    with pytest.raises(ValueError, match="Received from it: Roles must alternate"):
         say(template, TURNS[1:])
 
 
@@ -98,10 +97,50 @@ def test_generation_blocks_are_their_content(say):
 
 
 def test_templates_run_in_a_sandbox(say):
-    with pytest.raises(jinja2.sandbox.SecurityError):
+    with pytest.raises(ValueError, match="SecurityError"):
         say("{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(jinja2.sandbox.SecurityError):
+    with pytest.raises(ValueError, match="SecurityError"):
         say("{{ messages.append(1) }}")
+
+
+REFUSED = {
+    "{{ raise_exception('no system role') }}": "no system role",
+    "{{ messages[0].nothing.content }}": "has no attribute 'nothing'",
+    "{{ nothing.content }}": "'nothing' is undefined",
+    "{{ messages[0].content + 1 }}": "TypeError",
+    "{{ 1 / 0 }}": "division by zero",
+    "{{ messages | nothing }}": "No filter named 'nothing'",
+    "{% for m in messages %}": "Unexpected end of template",
+    "{% include 'other' %}": "no loader",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "calls itself without an end",
+    "{{ range(10 ** 9) }}": "Range too big",
+    "{{ 'a' * 10 ** 9 }}": "result of `\\*` would be too large",
+    "{{ 10 ** 10 ** 9 }}": "too large",
+    "{{ '%1000000000d' % 1 }}": "too large",
+    "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}": (
+        "loops have not ended"
+    ),
+    "{% macro f(n) %}{% for i in range(9) %}{{ f(n - 1) if n }}{% endfor %}"
+    "{% endmacro %}{{ f(30) }}": "loops have not ended",
+    "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}"
+    "{% endfor %}": "result of `~` would be too large",
+    "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}"
+    "{% endfor %}": "result of `\\+` would be too large",
+}
+
+
+@pytest.mark.parametrize("template", REFUSED)
+def test_what_goes_wrong_is_said_in_the_template_s_words(say, template):
+    with pytest.raises(ValueError, match=REFUSED[template]) as error:
+        say(template)
+    assert str(error.value).startswith("The chat template does not take")
+
+
+def test_a_date_may_be_given(directory):
+    made = directory(chat_template="{{ strftime_now('%d %b %Y') }}{{ 1 ~ 'a' }}")
+    for day in (9, 10):
+        tokenizer = load_tokenizer(made, today=datetime.date(2025, 3, day))
+        assert tokenizer.chat_text(TURNS) == f"{day:02} Mar 20251a"
 
 
 def test_where_a_template_comes_from(directory):

@@ -1,6 +1,7 @@
 """Conversion between Hugging Face's config.json and `TransformerConfig`."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -155,10 +156,10 @@ def _rope(values: Mapping[str, object]) -> tuple[float, Llama3Scaling | None]:
 
 def _integer(values: Mapping[str, object], key: str, default: int | None = None) -> int:
     value = default if values.get(key) is None else values[key]
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         raise ValueError(
-            f"`{key}` in config.json must be a positive integer. Received {value!r}. "
-            "Take config.json from where the weights came from."
+            f"`{key}` in config.json must be a positive integer of 32 bits. Received "
+            f"{value!r:.80}. Take config.json from where the weights came from."
         )
     return value
 
@@ -167,10 +168,12 @@ def _number(
     values: Mapping[str, object], key: str, default: float | None = None
 ) -> float:
     value = default if values.get(key) is None else values[key]
-    if not isinstance(value, int | float):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Python's JSON has NaN, Infinity, and integers of any length.
+    if not is_number or not 0 < value <= sys.float_info.max:
         raise ValueError(
-            f"`{key}` in config.json must be a number. Received {value!r}. Take "
-            "config.json from where the weights came from."
+            f"`{key}` in config.json must be a positive, finite number. Received "
+            f"{value!r:.80}. Take config.json from where the weights came from."
         )
     return float(value)
 

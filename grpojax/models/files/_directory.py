@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, object]:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a JSON object ({error}). Copy or download it again."
         ) from error

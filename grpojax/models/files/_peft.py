@@ -22,7 +22,7 @@ from ..transformer import (
 )
 from ._directory import check_tensors, read_json, staged, write_json
 from ._safetensors import contribute, read_header, StoredTensor, write_file
-from ._tensors import tensor_names
+from ._tensors import check_finite, tensor_names
 
 
 _CONFIG = "adapter_config.json"
@@ -177,6 +177,8 @@ def _names(field: str, letter: str, num_layers: int) -> list[str]:
 def _stack(tensors: list[StoredTensor]) -> Array:
     """The factors of all layers, from PEFT's `[out, in]`, in float32."""
     layers = [tensor.read().T.astype(np.float32) for tensor in tensors]
+    for tensor, layer in zip(tensors, layers, strict=True):
+        check_finite(tensor, layer)
     return jnp.asarray(np.stack(layers))
 
 

@@ -54,7 +54,10 @@ def read_weight(
     leaf: jax.ShapeDtypeStruct,
     slices: _Slices,
 ) -> np.ndarray:
-    """A slice of a weight, and nothing else, from the files; all of it if `None`."""
+    """A slice of a weight, and nothing else, from the files; all of it if `None`.
+
+    **Raises:** `ValueError` with the tensor's name for numbers that are not finite.
+    """
     every = (slice(None),) * leaf.ndim
     asked = every if slices is None else slices
     ranges = [range(n)[one] for one, n in zip(asked, leaf.shape, strict=True)]
@@ -65,7 +68,27 @@ def read_weight(
     for row, name in zip(rows, names, strict=True):
         stored_slices = inner if field == "embedding" else inner[::-1]
         row[...] = _transpose_hf(field, stored[name].read(stored_slices))
+        check_finite(stored[name], row)
     return array
+
+
+def check_finite(tensor: StoredTensor, values: np.ndarray) -> None:
+    """Raises a `ValueError` for values of a tensor that are not finite."""
+    if not _is_finite(values):
+        raise ValueError(
+            f"Weights must be finite numbers. {tensor.path} has others in "
+            f"{tensor.name}, read as {values.dtype.name}: copy or download it again, "
+            "or choose another dtype."
+        )
+
+
+def _is_finite(x: np.ndarray) -> bool:
+    """Whether all numbers are finite: their exponents are not all ones."""
+    if x.dtype.itemsize != 2:
+        return bool(np.isfinite(x).all())
+    # NumPy compares 16-bit floats one by one, and integers by the vector.
+    infinity = np.array(np.inf, x.dtype).view(np.uint16)
+    return not x.size or bool((x.view(np.uint16) & 0x7FFF).max() < infinity)
 
 
 def memoize(read: Callable[[_Slices], np.ndarray]) -> Callable[[_Slices], np.ndarray]:

@@ -81,6 +81,21 @@ class TransformerConfig:
                     f"TransformerConfig.{field.name} must be a positive integer. "
                     f"Received {value!r}."
                 )
+        scaling = self.rope_scaling
+        numbers = {"norm_eps": self.norm_eps, "rope_theta": self.rope_theta}
+        numbers |= {} if scaling is None else dataclasses.asdict(scaling)
+        for name, value in numbers.items():
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"TransformerConfig.{name} must be positive and finite. Received "
+                    f"{value!r}. Take it from the model's config.json."
+                )
+        if scaling is not None and scaling.low_freq_factor >= scaling.high_freq_factor:
+            raise ValueError(
+                "Llama3Scaling interpolates between two bounds, so low_freq_factor "
+                f"must be below high_freq_factor. Received {scaling.low_freq_factor} "
+                f"and {scaling.high_freq_factor}."
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "Every key-value head is shared by as many query heads, so "

@@ -1,6 +1,7 @@
 """Evaluation from a recipe: `grpojax evaluate`, and the same as a function."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from ..io.run_directory import EVALUATIONS, RunDirectory
 from ..recipe import build
 from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
+
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -68,6 +72,8 @@ def prepare(
             "An evaluation needs held-out problems. Received run.eval_problems="
             f"{recipe.run.eval_problems}: raise it, or leave it null for all of them."
         )
+    for remark in build.remarks_of(recipe, policy, tokenizer, evaluation.env):
+        logger.warning(remark)
 
     def run(console: Console) -> EvaluationResult:
         predictions = None

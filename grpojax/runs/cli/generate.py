@@ -1,5 +1,6 @@
 """Generation from a recipe: `grpojax generate`, and the same as a function."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,11 +11,14 @@ from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
 from ..evaluation import generate as generation
 from ..evaluation.printing import echo
+from ..io.terminal import printable
 from ..recipe import build
 from ..recipe.parts.reward import build_reward
 from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
 
+
+logger = logging.getLogger(__name__)
 
 Records = list[dict[str, object]]
 """A record for each problem; see `evaluation.generate.generate`."""
@@ -67,6 +71,8 @@ def prepare(
         env = made.train if made.held_out is None else made.held_out
         reward = build_reward(recipe, env, tokenizer, lambda: policy)
         count = min(problems, env.size)
+    for remark in build.remarks_of(recipe, policy, tokenizer, env):
+        logger.warning(remark)
 
     def run() -> Records:
         with meshes.use(mesh):
@@ -112,7 +118,9 @@ def print_records(records: Sequence[dict], console: Console) -> None:
                 sample["pieces"], sample["log_prob"], sample["sampled"], strict=True
             )
             for piece, log_prob, sampled in tokens:
-                line.append(piece, color_of(np.exp(log_prob)) if sampled else "dim")
+                line.append(
+                    printable(piece), color_of(np.exp(log_prob)) if sampled else "dim"
+                )
             console.print(line, soft_wrap=True)
             echo(console, f"  {summarize(sample)}")
 

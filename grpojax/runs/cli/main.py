@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from ..distributed.supervise import fork_supervised
+from ..io.terminal import printable
 from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
@@ -151,6 +152,8 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         if processes.is_process_0():
             print(f"{prepared.config.summary}\n{needs}")
         return
+    if out is None:
+        _say(console, "Without --out nothing is kept: no checkpoint, no model.")
     try:
         # Another process may have taken the directory since.
         with invalid_input((BlockingIOError, FileExistsError)):
@@ -160,6 +163,14 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         raise ExitError(EXIT_PREEMPTED, how) from None
     except DivergedError as error:
         raise ExitError(EXIT_DIVERGED, str(error)) from None
+    if out is None:
+        _say(console, "The trained model was not kept: name a directory with --out.")
+
+
+def _say(console: "Console", sentence: str) -> None:
+    from ..evaluation.printing import echo
+
+    echo(console, sentence, style="bold")
 
 
 @with_recipe
@@ -255,9 +266,14 @@ def run(
             _log(environment.get("LOGLEVEL", "WARNING"))
         options.command(options, environment)
     except ExitError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(printable(f"{parser.prog}: {error}"), file=sys.stderr)
         return error.code
     return 0
+
+
+def _spell_out_controls(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _log(level: str) -> None:
@@ -268,4 +284,6 @@ def _log(level: str) -> None:
             f"LOGLEVEL must be one of {', '.join(levels)}. Received {level!r}."
         )
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_spell_out_controls)
     logging.getLogger("grpojax").setLevel(levels[level.upper()])

@@ -97,12 +97,15 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
     if coordinator is None and count is None and index is None:
         return recipe.distributed.processes == "auto"
     if coordinator is not None and count is not None and index is not None:
-        if coordinator.rpartition(":")[2].isdecimal() and 0 <= index < count:
+        port = coordinator.rpartition(":")[2]
+        is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16
+        if is_port and 0 <= index < count:
             return True
     raise ValueError(
         "One of several processes needs HOST:PORT of process 0, their number, "
         f"and its own index. Received --coordinator {coordinator} --processes {count} "
-        f"--process {index}: pass all three, with the index counted from 0."
+        f"--process {index}: pass all three, a port from 1 to 65535, and the index "
+        "counted from 0."
     )
 
 

@@ -5,6 +5,7 @@ import textwrap
 from rich.console import Console
 
 from ...text import AbstractTokenizer
+from ..io.terminal import printable
 from .result import EvaluationResult
 
 
@@ -13,7 +14,8 @@ _PROMPT_TAIL = 400  # Characters.
 
 
 def echo(console: Console, text: str, style: str = "") -> None:
-    """Prints text verbatim: no markup in it, and no line wrapped."""
+    """Prints text verbatim: no markup in it, no line wrapped, and `printable`."""
+    text = printable(text)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

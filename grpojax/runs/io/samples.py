@@ -125,15 +125,17 @@ def token_pieces(tokens: list[int], tokenizer: AbstractTokenizer) -> list[str]:
     """The text that each token adds to the completion.
 
     A character of several tokens belongs to the last of them. A token without bytes,
-    such as one that ends a turn, is shown by its name in the vocabulary.
+    such as one that ends a turn, is shown by its name in the vocabulary, and an id
+    beyond the vocabulary by its number.
     """
     token_bytes = tokenizer.token_bytes
     table, lengths = np.asarray(token_bytes.table), np.asarray(token_bytes.length)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = []
     for position, token in enumerate(tokens, 1):
-        data = table[token, : lengths[token]].tobytes()
-        name = "" if data else tokenizer.piece(token) or ""
+        known = 0 <= token < len(lengths)
+        data = table[token, : lengths[token]].tobytes() if known else b""
+        name = "" if data else tokenizer.piece(token) or f"<{token}>"
         text = decoder.decode(data, final=position == len(tokens))
         pieces.append(text + name)
     return pieces

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key
 
 from ... import models, rollout
 from ..._train import init, TrainStep
-from ...env import AbstractAnswerEnvironment
+from ...env import AbstractAnswerEnvironment, AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
 from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
@@ -22,6 +22,7 @@ from ...text import AbstractTokenizer, load_tokenizer
 from ...update import UpdateConfig
 from ..distributed import mesh as meshes
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.remarks import remarks
 from ..tracking import build as trackers
 from ..training.health import Thresholds
 from ..training.settings import Checkpointing, Config, export_to, Logging
@@ -139,10 +140,24 @@ def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation |
     )
 
 
-def config_of(recipe: Recipe, summary: str = "") -> Config:
+def remarks_of(
+    recipe: Recipe,
+    policy: AbstractPolicy,
+    tokenizer: AbstractTokenizer,
+    env: AbstractEnvironment,
+) -> tuple[str, ...]:
+    """What can be said of a recipe's model and problems before the start."""
+    chat = bool(recipe.data.option("chat"))
+    return remarks(policy, env, tokenizer, chat=chat)
+
+
+def config_of(
+    recipe: Recipe, summary: str = "", warnings: tuple[str, ...] = ()
+) -> Config:
     """The run configuration of a recipe; its `parse` reads older recipes too."""
     parse = lambda text: load.to_mapping(load.parse(Recipe(), text))
-    return Config(load.to_mapping(recipe), parse, summary, load.dump(recipe))
+    values, text = load.to_mapping(recipe), load.dump(recipe)
+    return Config(values, parse, summary, text, warnings)
 
 
 def check(recipe: Recipe) -> None:
@@ -220,7 +235,11 @@ def _build(recipe: Recipe, mesh: Mesh | None) -> dict[str, Any]:
         trackers=trackers.factories(**vars(recipe.tracking)),
         health=Thresholds(**vars(recipe.health)),
         logging=Logging(recipe.log.every, recipe.log.completions, tokenizer),
-        config=config_of(recipe, summarize(recipe, policy, environments, mesh)),
+        config=config_of(
+            recipe,
+            summarize(recipe, policy, environments, mesh),
+            remarks_of(recipe, policy, tokenizer, environments.train),
+        ),
     )
 
 

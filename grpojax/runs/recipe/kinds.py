@@ -52,9 +52,17 @@ def at_least(minimum: int) -> Range:
     return Range(f"at least {minimum}", lambda x: x >= minimum)
 
 
-NonNegativeInt = Annotated[int, at_least(0)]
+def at_most(maximum: int) -> Range:
+    """The range of numbers that are not above a maximum."""
+    return Range(f"at most {maximum}", lambda x: x <= maximum)
+
+
+_INT32 = at_most(2**31 - 1)  # Of an array's index, and of most counters.
+NonNegativeInt = Annotated[int, at_least(0), _INT32]
+Seed = Annotated[int, at_least(0), at_most(2**32 - 1)]
+"""A seed of `jax.random.key`, which ignores all but the lowest 32 bits."""
 NonNegativeFloat = Annotated[float, at_least(0)]
-PositiveInt = Annotated[int, at_least(1)]
+PositiveInt = Annotated[int, at_least(1), _INT32]
 PositiveFloat = Annotated[float, Range("positive", lambda x: x > 0)]
 
 
@@ -144,7 +152,7 @@ def check(name: str, kind: object, value: object, environment: Environment) -> o
     choices = lambda kind: "one of " + ", ".join(map(repr, typing.get_args(kind)))
     expected = " or ".join(_WORDS.get(x) or choices(x) for x in kinds)
     hint = ": put it in quotes" if str in kinds else ""
-    raise ValueError(f"`{name}` must be {expected}. Received {value!r}{hint}.")
+    raise ValueError(f"`{name}` must be {expected}. Received {value!r:.200}{hint}.")
 
 
 def _expanded(name: str, kinds: tuple, text: str, environment: Environment) -> object:
@@ -164,13 +172,23 @@ def _expanded(name: str, kinds: tuple, text: str, environment: Environment) -> o
 def _accepts(kind: object, value: typing.Any) -> bool:
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        return number and _is_finite(value)
+    if kind is int and type(value) is int:
+        return value.bit_length() < 64
     if kind is Part:
         name = value.get("name") if isinstance(value, Mapping) else value
         return isinstance(name, str) and value != ""
     if kind in (Parts, Weights):
         return isinstance(value, list | tuple if kind is Parts else Mapping)
     return kind is object or type(value) is kind or value in typing.get_args(kind)
+
+
+def _is_finite(value: int | float) -> bool:
+    """Whether a number is finite, and a float can represent its size."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _converted(
@@ -196,9 +214,9 @@ def plain(name: str, value: object, environment: Environment) -> object:
     """
     if isinstance(value, str) and environment is not None:
         return yaml_format.expand(name, value, environment)
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, int | float) and _is_finite(value):
         return value
     if isinstance(value, list | tuple):
         return [plain(f"{name}[{i}]", x, environment) for i, x in enumerate(value)]

@@ -37,8 +37,8 @@ def load(
 
     - `defaults`: a recipe to start from.
     - `path`: a YAML file whose mappings are the recipe's sections.
-    - `assignments`: `"section.key=value"` each, the value written as in YAML; later
-        ones win.
+    - `assignments`: `"section.key=value"` each, the value written as in YAML, except
+        that a text is taken as it is, `#` and spaces included; later ones win.
     - `environment`: the variables; none by default.
 
     **Raises:** `ValueError` for an unknown key (naming the nearest known one), a value
@@ -86,7 +86,7 @@ def _read(path: Path) -> Mapping[str, object]:
             f"A recipe is a YAML file. There is none at {os.fspath(path)!r}: check the "
             "path."
         )
-    values = yaml_format.read(path.read_text(encoding="utf-8"), os.fspath(path))
+    values = yaml_format.read(_text_of(path), os.fspath(path))
     if not isinstance(values, Mapping | None):
         raise ValueError(
             f"A recipe is a mapping of sections. {os.fspath(path)!r} holds "
@@ -102,6 +102,16 @@ def _read(path: Path) -> Mapping[str, object]:
     return values or {}
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A recipe is text in UTF-8. {os.fspath(path)!r} is not ({error}): save it "
+            "as UTF-8, or name another file."
+        ) from None
+
+
 def _parse_assignment(assignment: str) -> Mapping[str, object]:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
@@ -109,7 +119,9 @@ def _parse_assignment(assignment: str) -> Mapping[str, object]:
             "An assignment is written section.key=value. Received "
             f"{assignment!r}: write what the key should be."
         )
-    value: Any = yaml_format.read(text, f"The value in {assignment!r}")
+    # `key = value` has spaces around the sign; others belong to the value.
+    text = text.strip() if key != key.rstrip() else text
+    value: Any = yaml_format.read_argument(text, f"The value in {assignment!r:.200}")
     for field in reversed(key.strip().split(".")):
         # Weights that are assigned are added to those that there are.
         value = {field: Merge(value) if isinstance(value, dict) else value}

@@ -85,4 +85,8 @@ class Health(Section):
     entropy: NonNegativeFloat | None = 0.1
     length: NonNegativeFloat | None = 0.2
     log_prob_gap: PositiveFloat | None = 0.1  # Warn above, in nats.
+    # Steps in a row in which all rows of every prompt have the same reward: warn.
+    equal_rewards: PositiveInt | None = 3
+    # Warn from this share of truncated rows on, in window steps in a row.
+    truncated: PositiveFloat | None = 0.95
     window: PositiveInt = 5  # Steps that are averaged.

@@ -28,6 +28,7 @@ from .kinds import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Seed,
     Weights,
 )
 from .operation import Checkpoint, Distributed, Health, Log, Mesh, Tracking
@@ -41,7 +42,7 @@ class Run(Section):
     """Length and seed of a run, and its evaluation on held-out problems."""
 
     steps: NonNegativeInt = 40
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     eval_problems: NonNegativeInt | None = 512  # null: the whole held-out split.
     eval_samples: PositiveInt = 1  # Completions of each.
     eval_temperature: NonNegativeFloat = 1.0  # 0: greedy.

@@ -1,7 +1,7 @@
 """YAML as recipes are written in it: strict, with exponents and `${VARIABLES}`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -11,9 +11,12 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's loader, for which `1e-4` is a number and a repeated key an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        found = set()
+        for inner, _ in node.value:
+            key = self.construct_object(inner, deep=True)
+            known = isinstance(key, Hashable) and key in found
+            found |= {key} if isinstance(key, Hashable) else set()
+            if known:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is there twice", node.start_mark
                 )
@@ -43,12 +46,89 @@ for _yaml in (_Loader, _Dumper):
     )
 
 
+_MOST_VALUES, _MOST_LEVELS, _MOST_CHARACTERS = 10_000, 64, 1_000_000
+_NULLS = ("null", "Null", "NULL", "~")
+
+
 def read(text: str, place: str) -> object:
     """The value of a text; `place` is where it is from, for the `ValueError`."""
     try:
+        _check_size(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{place} must be YAML. {error}") from None
+    except (ValueError, OverflowError) as error:
+        # A number of thousands of digits, or a date that no calendar has.
+        raise ValueError(f"{place} must be values of YAML. {error}") from None
+
+
+def read_argument(text: str, place: str) -> object:
+    """The value of a text that a command line has: YAML, but a text as it is written.
+
+    Where YAML would read a text that is not in quotes, every character counts: spaces,
+    line breaks, and a `#`, which begins a comment only in files.
+
+    **Raises:** `ValueError` for what is not YAML, and for a comment after what is not a
+    text.
+    """
+    value = read(text, place)
+    if not text or text.startswith("!"):
+        return value
+    node = yaml.compose(text, Loader=_Loader)
+    is_plain = node is None or isinstance(node, yaml.ScalarNode) and node.style is None
+    is_null = value is None and text.strip() in _NULLS
+    if is_plain and (isinstance(value, str) or (value is None and not is_null)):
+        return text
+    if _has_comment(text):
+        if is_plain:
+            return text
+        raise ValueError(
+            f"{place} must be one value. In YAML a comment begins at its `#`: put a "
+            "text in quotes, or leave the comment out."
+        )
+    return value
+
+
+def _has_comment(text: str) -> bool:
+    rest = list(text)
+    for token in yaml.scan(text, Loader=_Loader):
+        if isinstance(token, yaml.ScalarToken):
+            start, end = token.start_mark.index, token.end_mark.index
+            rest[start:end] = " " * (end - start)
+    return "#" in rest
+
+
+def _check_size(text: str) -> None:
+    """Checks what a few lines of YAML can stand for, before anything is built of it.
+
+    An alias counts as often as what it stands for.
+    """
+    too_much = len(text) > _MOST_CHARACTERS
+    sizes: dict[str | None, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    count = 0
+    for event in () if too_much else yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"the alias *{event.anchor} contains itself")
+            count += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            sizes[anchor] = count - before
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            sizes[event.anchor] = 1
+        too_much = count > _MOST_VALUES or len(open_nodes) > _MOST_LEVELS
+        if too_much:
+            break
+    if too_much:
+        raise ValueError(
+            f"It may have {_MOST_CHARACTERS:,} characters, {_MOST_VALUES:,} values and "
+            f"{_MOST_LEVELS} levels. Received more: point to a file of data instead."
+        )
 
 
 def write(values: Mapping[str, object]) -> str:

@@ -20,6 +20,8 @@ Record = Mapping[str, float | int | None]
 _ENTROPY = "entropy"
 _LENGTH = "completions/mean_length"
 _GAP = "sampling/sampling_logp_difference/mean"
+_EQUAL = "frac_reward_zero_std"
+_TRUNCATED = "completions/clipped_ratio"
 
 _COLLAPSED = {
     _ENTROPY: (
@@ -50,6 +52,9 @@ class Thresholds:
         not finite, stop the run.
     - `entropy`, `length`: warn below this share of their initial value.
     - `log_prob_gap`: warn above this mean of |log π - recorded log-prob|, in nats.
+    - `equal_rewards`: warn after so many steps in a row in which all rows of every
+        prompt had the same reward, so that nothing was learnt.
+    - `truncated`: warn from this share of truncated rows on, `window` steps in a row.
     - `window`: steps over which entropy, length and gap are averaged; initial values
         are means of the first `window` steps.
 
@@ -60,10 +65,13 @@ class Thresholds:
     entropy: float | None = 0.1
     length: float | None = 0.2
     log_prob_gap: float | None = 0.1
+    equal_rewards: int | None = 3
+    truncated: float | None = 0.95
     window: int = 5
 
     def __post_init__(self):
         counts = {"skipped_steps": self.skipped_steps, "window": self.window}
+        counts |= {"equal_rewards": self.equal_rewards}
         check_at_least("Thresholds", 1, **counts)
         for name, share in (("entropy", self.entropy), ("length", self.length)):
             if share is not None and not 0 <= share < 1:
@@ -71,6 +79,11 @@ class Thresholds:
                     f"`Thresholds.{name}` is a share of the initial value, in [0, 1). "
                     f"Received {share}: use 0.1 for a tenth, or None."
                 )
+        if self.truncated is not None and not 0 < self.truncated <= 1:
+            raise ValueError(
+                "`Thresholds.truncated` is a share of rows, in (0, 1]. Received "
+                f"{self.truncated}: use 0.95, or None."
+            )
         if self.log_prob_gap is not None and not self.log_prob_gap > 0:
             raise ValueError(
                 "`Thresholds.log_prob_gap` is positive. Received "
@@ -105,6 +118,7 @@ class Monitor:
         self._recent = collections.defaultdict[str, collections.deque[float]](
             lambda: collections.deque(maxlen=window)
         )
+        self._in_a_row = dict.fromkeys((_EQUAL, _TRUNCATED), 0)
         self._warned: set[str] = set()
 
     def observe(self, record: Record) -> Report:
@@ -116,7 +130,12 @@ class Monitor:
                 if len(self._first[name]) < self._thresholds.window:
                     self._first[name].append(value)
                 self._recent[name].append(value)
-        failing = dict(self._failing())
+        limits = {_EQUAL: 1.0, _TRUNCATED: self._thresholds.truncated}
+        for name, limit in limits.items():
+            value = record.get(name)
+            holds = limit is not None and value is not None and value >= limit
+            self._in_a_row[name] = self._in_a_row[name] + 1 if holds else 0
+        failing = dict(self._failing(record))
         new = [text for name, text in failing.items() if name not in self._warned]
         self._warned = set(failing)
         return Report(tuple(new), self._stop())
@@ -132,9 +151,29 @@ class Monitor:
             "not finite."
         )
 
-    def _failing(self) -> Iterator[tuple[str, str]]:
+    def _failing(self, record: Record) -> Iterator[tuple[str, str]]:
         """Every check that fails now, by its metric, with its sentence."""
         limits = self._thresholds
+        least = limits.equal_rewards
+        if least is not None and self._in_a_row[_EQUAL] >= least:
+            reward = record.get("reward")
+            paid = "" if reward is None else f" ({reward:.3g} on average)"
+            yield (
+                _EQUAL,
+                f"All rows of every prompt had the same reward{paid} in {least} steps "
+                "in a row, so nothing is learnt. Look at completions.jsonl: does the "
+                "answer stand where the reward looks for it (data.answer_format, "
+                "data.chat, data.system_prompt), does it end in time "
+                "(rollout.max_new_tokens), are problems too hard or too easy, and is "
+                "rollout.group above 1?",
+            )
+        if self._in_a_row[_TRUNCATED] >= limits.window:
+            yield (
+                _TRUNCATED,
+                f"Hardly any completion ends by itself: `{_TRUNCATED}` is "
+                f"{record[_TRUNCATED]:.3g}. Raise rollout.max_new_tokens, or look at "
+                "what ends one: the tokenizer's end tokens, data.chat, data.stop.",
+            )
         for name, share in ((_ENTROPY, limits.entropy), (_LENGTH, limits.length)):
             if share is not None and len(self._first[name]) == limits.window:
                 now, before = _mean(self._recent[name]), _mean(self._first[name])

@@ -79,6 +79,7 @@ class RunLog:
         if directory is None:
             if run.resume is not None:
                 self._restore_records(parse(run.resume.files.get(METRICS, b"")))
+            self._warn_early()
             yield
             return
         with directory:
@@ -88,6 +89,7 @@ class RunLog:
             else:
                 self._resume(directory, run.resume)
             self._start_trackers(directory)
+            self._warn_early()
             try:
                 yield
                 self.event("finish", f"{self.steps} steps were taken")
@@ -141,6 +143,10 @@ class RunLog:
         if self._directory is not None:
             event = {"step": self.steps, "kind": kind, "message": message}
             self._directory.append(EVENTS, event | {"time": self.seconds})
+
+    def _warn_early(self) -> None:
+        for warning in self._run.config.warnings:
+            self._warn(warning)
 
     def _warn(self, message: str) -> None:
         if processes.is_process_0():

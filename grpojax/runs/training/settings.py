@@ -18,6 +18,7 @@ from ...text import AbstractTokenizer
 from ...types import TrainState
 from ..checkpoint.checkpoints import Restored
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.remarks import remarks
 from ..io.description import describe, describe_arrays
 from ..io.run_directory import ADAPTER, MODEL, RunDirectory
 from ..tracking.build import TrackerFactory
@@ -91,12 +92,14 @@ class Config:
     - `parse`: parses the saved YAML of a run into its `values`.
     - `summary`: text printed when the run starts.
     - `text`: custom YAML of `values`; by default `yaml.safe_dump`.
+    - `warnings`: sentences that are logged, and recorded as events, at the start.
     """
 
     values: Mapping[str, object]
     parse: Callable[[str], Mapping[str, object]] = yaml.safe_load
     summary: str = ""
     text: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_yaml(self) -> str:
         """The values as YAML."""
@@ -140,7 +143,11 @@ def described(
         parts["evaluation"] = evaluation
     values = {"steps": steps, "policy": describe(state.policy)}
     values |= {name: describe(part) for name, part in parts.items()}
-    return Config(values | {"arrays": describe_arrays(parts)})
+    warnings = ()
+    if isinstance(step, TrainStep):
+        warnings = remarks(state.policy, step.env)
+    values |= {"arrays": describe_arrays(parts)}
+    return Config(values, warnings=warnings)
 
 
 def export_to(

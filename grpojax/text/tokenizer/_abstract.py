@@ -1,8 +1,10 @@
 """The interface of a tokenizer."""
 
 import abc
+import datetime
 import functools as ft
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ class AbstractTokenizer(abc.ABC):
 
     files: TokenizerFiles
     vocab_size: int  # The largest id plus one.
+    today: datetime.date | None = None  # What templates are told; `None`: the clock's.
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -31,7 +34,10 @@ class AbstractTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, ids: TokenIds) -> str:
-        """The text of tokens; special tokens and ids without a token are skipped."""
+        """The text of tokens, as `token_bytes` has it.
+
+        Special tokens other than tags, and ids without a token, are skipped.
+        """
 
     @abc.abstractmethod
     def token_id(self, piece: str) -> int | None:
@@ -64,7 +70,11 @@ class AbstractTokenizer(abc.ABC):
 
             token_bytes.join(ids) == decode(ids).encode()
 
-        with one exception. A tokenizer that adds a space in front of every text (a
+        A special token has bytes if it is a tag that the model writes, such as
+        `<answer>`, `</answer>` or `<think>`; see `is_tag`. Others have none: those of
+        a role (bos, eos, pad, unk), `<|im_end|>`, `[INST]`.
+
+        There is one exception. A tokenizer that adds a space in front of every text (a
         "dummy prefix") removes it in `decode`: leading spaces of the first visible
         piece are then missing on the right-hand side. The table has them, since a
         completion does not begin a text.
@@ -116,7 +126,7 @@ class AbstractTokenizer(abc.ABC):
         **Returns:** the text.
 
         **Raises:** `ValueError` if the tokenizer has no chat template, or a message has
-        no role; `jinja2.TemplateError` if the template rejects the conversation.
+        no role, or the template refuses the conversation, fails, or does not end.
         """
         if self._template is None:
             raise ValueError(
@@ -136,7 +146,7 @@ class AbstractTokenizer(abc.ABC):
         conversation = dict(
             messages=messages, add_generation_prompt=add_generation_prompt
         )
-        return render(self._template, defaults | variables | conversation)
+        return render(self._template, defaults | variables | conversation, self.today)
 
     def chat(
         self,
@@ -163,6 +173,27 @@ class AbstractTokenizer(abc.ABC):
         - `directory`: created if it does not exist.
         """
         self.files.write(Path(directory))
+
+    def is_tag(self, piece: str) -> bool:
+        """Whether a special token is a tag that the model writes: a part of its text.
+
+        That is a closing tag `</name>`, and `<name>` if there is a token `</name>` as
+        well; none of sentencepiece's `<s>` and `</s>`, nor a token with a role, as its
+        end or padding token. A name is a letter followed by letters, digits, `_`, `-`.
+        """
+        found = re.fullmatch(r"<(/?)([A-Za-z][A-Za-z0-9_-]*)>", piece)
+        if found is None or found[2] == "s":
+            return False
+        closes = found[1] or self.token_id(f"</{found[2]}>") is not None
+        return bool(closes) and self.token_id(piece) not in self._roles
+
+    @ft.cached_property
+    def _roles(self) -> set[int]:
+        roles = ("bos", "eos", "pad", "unk")
+        named = (self.files.special(f"{role}_token") for role in roles)
+        ids = {self.token_id(piece) for piece in named if piece is not None}
+        ids |= {token for role in roles for token in self._declared(role)}
+        return {token for token in ids if token is not None}
 
     def _declared(self, role: str) -> tuple[int, ...]:
         generation = self.files.ids("generation_config.json", f"{role}_token_id")

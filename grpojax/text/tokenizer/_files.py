@@ -37,15 +37,30 @@ class TokenizerFiles:
     contents: Mapping[str, bytes]
 
     def read_json(self, name: str) -> dict[str, object]:
-        """The JSON object in file `name`; empty if there is no such file."""
-        return json.loads(self.contents.get(name, b"{}"))
+        """The JSON object in file `name`; empty if there is no such file.
+
+        **Raises:** `ValueError` with the name of a file that holds none.
+        """
+        try:
+            values = json.loads(self.contents.get(name, b"{}"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"A tokenizer's {name} is a JSON object. Received one that cannot be "
+                f"read ({error}): copy or download it again."
+            ) from error
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"A tokenizer's {name} is a JSON object. Received a "
+                f"{type(values).__name__}: copy or download it again."
+            )
+        return values
 
     def special(self, role: str) -> str | None:
         """The special token in a role such as `"eos_token"`, if one is declared."""
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             declared = self.read_json(name).get(role)
             if isinstance(declared, dict):  # An `AddedToken`, written out in full.
-                declared = declared["content"]
+                declared = declared.get("content")
             if isinstance(declared, str):
                 return declared
         return None
@@ -55,17 +70,28 @@ class TokenizerFiles:
         declared = self.read_json(name).get(role)
         if isinstance(declared, int):
             return (declared,)
-        return tuple(declared) if isinstance(declared, list) else ()
+        listed = declared if isinstance(declared, list) else []
+        if not all(type(token) is int for token in listed):
+            raise ValueError(
+                f"`{role}` in a tokenizer's {name} is an id, or a list of them. "
+                f"Received {declared!r:.80}: correct the file."
+            )
+        return tuple(listed)
 
     def template(self) -> str | None:
         """The jinja source of the chat template, if there is one."""
         if "chat_template.jinja" in self.contents:
-            return self.contents["chat_template.jinja"].decode()
+            try:
+                return self.contents["chat_template.jinja"].decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    "A tokenizer's chat_template.jinja is UTF-8. Received one that is "
+                    f"not ({error}): save it as UTF-8."
+                ) from error
         declared = self.read_json("tokenizer_config.json").get("chat_template")
         if isinstance(declared, list):  # Several templates, by name.
-            declared = {entry["name"]: entry["template"] for entry in declared}.get(
-                "default"
-            )
+            named = [x for x in declared if isinstance(x, dict)]
+            declared = {x.get("name"): x.get("template") for x in named}.get("default")
         return declared if isinstance(declared, str) else None
 
     def write(self, directory: Path) -> None:

@@ -45,14 +45,20 @@ class HuggingFaceTokenizer(AbstractTokenizer):
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: TokenIds) -> str:
-        known = [token for token in np.asarray(ids, np.int64).tolist() if token >= 0]
-        return self._tokenizer.decode(known, skip_special_tokens=True)
+        tokens = np.asarray(ids, np.int64).tolist()
+        shown = [
+            token
+            for token in tokens
+            if 0 <= token < self.vocab_size and token not in self._hidden
+        ]
+        return self._tokenizer.decode(shown, skip_special_tokens=False)
 
     def token_id(self, piece: str) -> int | None:
         return self._tokenizer.token_to_id(piece)
 
     def piece(self, token: int) -> str | None:
-        return self._tokenizer.id_to_token(token)
+        known = 0 <= token < self.vocab_size
+        return self._tokenizer.id_to_token(token) if known else None
 
     def own_special(self, role: str) -> int | None:
         del role  # tokenizer.json does not declare the roles of special tokens.
@@ -60,13 +66,18 @@ class HuggingFaceTokenizer(AbstractTokenizer):
 
     def pieces_as_bytes(self) -> list[bytes]:
         to_bytes = _decoder(self.files.read_json(HUGGING_FACE).get("decoder"))
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        hidden = {token.content for token in added if token.special}
-        pieces = map(self.piece, range(self.vocab_size))
+        pieces = enumerate(map(self.piece, range(self.vocab_size)))
         return [
-            b"" if piece is None or piece in hidden else to_bytes(piece)
-            for piece in pieces
+            b"" if piece is None or token in self._hidden else to_bytes(piece)
+            for token, piece in pieces
         ]
+
+    @ft.cached_property
+    def _hidden(self) -> frozenset[int]:
+        """The special tokens that are no part of the text."""
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        special = {token: x.content for token, x in added if x.special}
+        return frozenset(token for token, x in special.items() if not self.is_tag(x))
 
 
 def _decoder(declared: object) -> Callable[[str], bytes]:

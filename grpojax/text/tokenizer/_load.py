@@ -1,5 +1,6 @@
 """Loading of a tokenizer by its path or name."""
 
+import datetime
 import os
 
 from ._abstract import AbstractTokenizer
@@ -8,7 +9,9 @@ from ._huggingface import HuggingFaceTokenizer
 from ._sentencepiece import SentencePieceTokenizer
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> AbstractTokenizer:
+def load_tokenizer(
+    path: str | os.PathLike[str], *, today: datetime.date | None = None
+) -> AbstractTokenizer:
     """Loads a tokenizer.
 
     **Arguments:**
@@ -17,6 +20,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> AbstractTokenizer:
         `tokenizer.model` or only `*.model`; with the chat template and the special
         tokens that the other files declare), or one such file on its own, or the id of
         a model on the Hugging Face hub, of which only the tokenizer is downloaded.
+    - `today`: the date for chat templates that ask for it (`strftime_now`); by default
+        that of the clock, so that prompts change from day to day.
 
     **Returns:** the tokenizer.
 
@@ -30,6 +35,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> AbstractTokenizer:
         ```
     """
     files = read_files(path)
-    if HUGGING_FACE in files.contents:
-        return HuggingFaceTokenizer(files)
-    return SentencePieceTokenizer(files)
+    known = HUGGING_FACE in files.contents
+    tokenizer = HuggingFaceTokenizer(files) if known else SentencePieceTokenizer(files)
+    tokenizer.today = today
+    return tokenizer

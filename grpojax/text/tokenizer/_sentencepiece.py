@@ -59,7 +59,15 @@ class SentencePieceTokenizer(AbstractTokenizer):
     def decode(self, ids: TokenIds) -> str:
         tokens = np.asarray(ids, np.int64).tolist()
         known = [token for token in tokens if 0 <= token < self.vocab_size]
-        return self._processor.decode(known)
+        tags = {token for piece, token in self._controls.items() if self.is_tag(piece)}
+        if tags.isdisjoint(known):
+            return self._processor.decode(known)
+        # Sentencepiece leaves control symbols out, and the space that it adds in front
+        # of every text, so only the first of the stretches between two tags has none.
+        starts = [i for i, token in enumerate(known) if token in tags]
+        first = self._processor.decode(known[: starts[0]])
+        rest = self.token_bytes.join(known[starts[0] :])
+        return first + rest.decode("utf-8", errors="replace")
 
     def token_id(self, piece: str) -> int | None:
         token = self._processor.piece_to_id(piece)  # An unknown piece has an id, too.
@@ -85,7 +93,8 @@ class SentencePieceTokenizer(AbstractTokenizer):
     def _bytes(self, token: int) -> bytes:
         processor = self._processor
         if processor.is_control(token):
-            return b""
+            piece = processor.id_to_piece(token)
+            return piece.encode() if self.is_tag(piece) else b""
         if processor.is_byte(token):
             return bytes([int(processor.id_to_piece(token)[3:5], 16)])
         if processor.is_unknown(token):

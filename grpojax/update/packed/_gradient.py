@@ -53,6 +53,7 @@ def packed_gradient(
     loss: Loss,
     *,
     temperature: FloatLike = 1.0,
+    vocab_size: int | None = None,
     chunk: int | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Gradient with respect to the trainable arrays, and metrics, of packed rows.
@@ -62,7 +63,7 @@ def packed_gradient(
     """
     params, static = eqx.partition(policy, policy.trainable())
     combine = lambda params: eqx.combine(params, static)
-    score = Scorer(rows, temperature, chunk)
+    score = Scorer(rows, temperature, vocab_size, chunk)
     cache, pull_prompts = _prompt_vjp(params, combine, rows)
     accumulate = _Accumulate(params, combine, score, cache, loss)
     carry = _Sums.zeros(params, cache), accumulate.no_loss()[1]

@@ -31,11 +31,12 @@ class Scorer(eqx.Module):
     **Fields:**
 
     - `rows`: the packed rows.
-    - `temperature`, `chunk`: as in `log_probs`.
+    - `temperature`, `vocab_size`, `chunk`: as in `log_probs`.
     """
 
     rows: PackedRows
     temperature: FloatLike
+    vocab_size: int | None = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
 
     def __call__(
@@ -49,7 +50,10 @@ class Scorer(eqx.Module):
         past = None if window is None else Window(window, self.rows.window_columns)
         hidden, own = extend_shards(policy, chunk, self.rows.context(cache), past)
         score = ft.partial(
-            token_log_probs, temperature=self.temperature, chunk=self.chunk
+            token_log_probs,
+            temperature=self.temperature,
+            vocab_size=self.vocab_size,
+            chunk=self.chunk,
         )
         return spmd.vmap_policy_shards(score, policy, hidden, chunk.targets), own
 
@@ -87,6 +91,7 @@ def masked_log_probs(
     size: int,
     *,
     temperature: FloatLike = 1.0,
+    vocab_size: int | None = None,
     chunk: int | None = None,
 ) -> LogProbs:
     """Log-probs and entropies of masked tokens, without gradient; 0 elsewhere.
@@ -101,7 +106,7 @@ def masked_log_probs(
         tokens, mask = rows
         rows = pack_rows(prompt, tokens, mask, size)
         cache = prefill_prompts(policy, rows)
-        score = Scorer(rows, temperature, chunk)
+        score = Scorer(rows, temperature, vocab_size, chunk)
 
         def unsplit(microbatch, total, window=None, earlier=None):
             chunk = rows.chunk(rows.source(microbatch))
