@@ -151,7 +151,7 @@ def end_token_array(
 def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...]:
     """All tokens whose bytes contain a pattern, in order of id.
 
-    A string of one byte is always in one token; for others see `GSM8K(stop=...)`.
+    A string of one byte is always in one token; for others there is `stop_string`.
 
     !!! example
 
@@ -167,26 +167,39 @@ def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...
     )
 
 
-def stop_of(
-    tokenizer: AbstractTokenizer, stop: str | None, horizon: int
-) -> tuple[StopString | None, tuple[int, ...]]:
-    """A stop string's automaton, or the token without text that it names.
+def split_ends(
+    tokenizer: AbstractTokenizer, ends: Sequence[int | str], horizon: int
+) -> tuple[list[int], StopString | None]:
+    """What ends a turn, as tokens and a stop string.
 
-    **Raises:** `ValueError` for a string that no completion can contain.
+    **Arguments:**
+
+    - `ends`: ids, names of tokens without text, and at most one other string.
+    - `horizon`: tokens of the longest completion.
+
+    **Raises:** `ValueError` for a string that no completion can contain, or a second.
     """
-    if stop is None:
-        return None, ()
-    token = tokenizer.token_id(stop)
-    if token is not None and not tokenizer.token_bytes.join([token]):
-        return None, (token,)
-    found = stop_string(tokenizer.token_bytes, stop.encode())
-    if found.fewest_tokens > horizon:
-        raise ValueError(
-            f"A stop string must fit a completion. Received {stop!r}, of at least "
-            f"{found.fewest_tokens} tokens, and at most {horizon} tokens: raise "
-            "`rollout.max_new_tokens`, or choose another string."
-        )
-    return found, ()
+    tokens, found = [], None
+    for end in ends:
+        token = tokenizer.token_id(end) if isinstance(end, str) else end
+        if token is not None and not (
+            isinstance(end, str) and tokenizer.token_bytes.join([token])
+        ):
+            tokens.append(token)
+            continue
+        if found is not None:
+            raise ValueError(
+                f"One stop string can end a turn. Received {end!r} besides another: "
+                "leave one of them out."
+            )
+        found = stop_string(tokenizer.token_bytes, str(end).encode())
+        if found.fewest_tokens > horizon:
+            raise ValueError(
+                f"A stop string must fit a completion. Received {end!r}, of at least "
+                f"{found.fewest_tokens} tokens, and at most {horizon} tokens: raise "
+                "`rollout.max_new_tokens`, or choose another string."
+            )
+    return tokens, found
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

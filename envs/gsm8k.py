@@ -30,7 +30,7 @@ from ._prompts import (
     pad_prompts,
     raw_prompt as raw_prompt,
     RAW_TEMPLATE as RAW_TEMPLATE,
-    stop_of,
+    split_ends,
     tokens_containing as tokens_containing,
     worked_answer,
 )
@@ -79,8 +79,7 @@ class GSM8K(AbstractQuestionAnswer):
         system_prompt: str | None = None,
         shots: Sequence[Mapping[str, str]] = (),
         answer_format: str = "####",
-        end_tokens: Sequence[int] = (),
-        stop: str | None = None,
+        end_tokens: Sequence[int | str] = (),
     ):
         """Tokenizes every prompt once, on the host.
 
@@ -100,9 +99,9 @@ class GSM8K(AbstractQuestionAnswer):
             not be among `rows`.
         - `answer_format`: the answer is expected as `#### 7`, or in a `"tag"`:
             `<answer>7</answer>`.
-        - `end_tokens`: tokens that end a turn besides the tokenizer's own.
-        - `stop`: a string that ends a turn, too, wherever its tokens begin and end; if
-            it is the name of a token without text, such as `"<|im_end|>"`, that token.
+        - `end_tokens`: tokens that end a turn besides the tokenizer's own: ids, names
+            of tokens without text such as `"<|im_end|>"`, and at most one string that
+            ends it wherever its tokens begin and end.
 
         **Raises:** `ValueError` for rows, prompts or sizes that do not fit, named.
         """
@@ -128,8 +127,7 @@ class GSM8K(AbstractQuestionAnswer):
         self.prompt_lengths = jnp.asarray(padded.lengths)
         self.answers = jnp.array([answers[row] for row in padded.kept], jnp.int32)
         self.token_bytes = tokenizer.token_bytes
-        self.stop, named = stop_of(tokenizer, stop, max_completion_length)
-        ends = [*end_tokens, *named]
+        ends, self.stop = split_ends(tokenizer, end_tokens, max_completion_length)
         self.end_tokens = jnp.asarray(end_token_array(tokenizer, ends))
         self.max_completion_length = max_completion_length
         self.answer_format = answer_format
@@ -177,7 +175,7 @@ def environments(
         system_prompt=data.system_prompt,
         shots=shots,
         answer_format=data.answer_format,
-        stop=data.stop,
+        end_tokens=() if data.stop is None else (data.stop,),
     )
     both = make(train), make(split.held_out) if split.held_out else None
     long = sum(env.skipped for env in both if env is not None)

@@ -1,6 +1,7 @@
 """Checks of constructor arguments: each error is one sentence that names the field."""
 
 import inspect
+import math
 
 
 def check_parts(owner: str, **parts: object) -> None:
@@ -54,6 +55,74 @@ def check_at_least(owner: str, minimum: int | float, **values: object) -> None:
         if isinstance(value, (int, float)) and not value >= minimum:
             raise ValueError(
                 f"`{owner}.{name}` must be at least {minimum}. Received {value}."
+            )
+    check_numbers(owner, **values)
+
+
+def check_counts(owner: str, minimum: int, **values: object) -> None:
+    """Checks that values are integers from a minimum on, or `None`.
+
+    **Raises:** `ValueError` naming the value.
+    """
+    for name, value in values.items():
+        if value is None or (type(value) is int and value >= minimum):
+            continue
+        what = (
+            "must be an integer, and at least"
+            if type(value) is not int
+            else ("must be at least")
+        )
+        raise ValueError(f"`{owner}.{name}` {what} {minimum}. Received {value!r}.")
+
+
+def check_numbers(owner: str, **values: object) -> None:
+    """Checks that hyperparameters are numbers, or arrays, which may be traced.
+
+    **Raises:** `TypeError` for a text, a collection or a class, and `ValueError` for
+    NaN, naming the hyperparameter.
+    """
+    for name, value in values.items():
+        if isinstance(value, str | bytes | list | tuple | dict | type):
+            raise TypeError(
+                f"`{owner}.{name}` must be a number. Received {value!r:.80}."
+            )
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"`{owner}.{name}` must be a number. Received nan.")
+
+
+_KINDS = {
+    "env": ("AbstractEnvironment", "an environment, such as `GSM8K(...)`"),
+    "optimizer": ("GradientTransformation", "one such as `optax.adamw(1e-5)`"),
+    "algorithm": ("Algorithm", "one such as `algorithms.grpo()`"),
+    "rollout": ("RolloutConfig", "`RolloutConfig(prompts=16, group=8)`"),
+    "update": ("UpdateConfig", "one such as `UpdateConfig(epochs=2)`"),
+    "policy": ("AbstractPolicy", "one such as `models.load(path)` returns"),
+}
+
+
+def check_instances(owner: str, **parts: object) -> None:
+    """Checks that the parts of a step are of their classes, known by name.
+
+    **Arguments:**
+
+    - `owner`: what takes the parts, as it is called: `"TrainStep"`.
+    - `parts`: by field; a `key` must be one of `jax.random.key`.
+
+    **Raises:** `TypeError` that names the field, and what to pass.
+    """
+    for field, part in parts.items():
+        if field in _KINDS:
+            kind, remedy = _KINDS[field]
+            holds = any(base.__name__ == kind for base in type(part).__mro__)
+        elif field == "key":
+            kind, remedy = "Key", "`jax.random.key(0)`"
+            holds = "key<" in str(getattr(part, "dtype", ""))
+        else:
+            continue
+        if not holds:
+            raise TypeError(
+                f"`{owner}.{field}` must be of type `{kind}`. Received {part!r:.80}: "
+                f"pass {remedy}."
             )
 
 

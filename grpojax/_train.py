@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from . import advantage, reward as rewards_phase, sharding, validation
+from ._checks import check_counts, check_instances, check_parts
 from ._measure import measure
 from .algorithms import Algorithm, grpo
 from .env import AbstractEnvironment
@@ -41,6 +43,7 @@ def init(
 
     **Raises:** `ValueError` if no array of the policy is trainable.
     """
+    check_instances("init", policy=policy, optimizer=optimizer, key=key)
     params = eqx.filter(policy, policy.trainable())
     if not jax.tree.leaves(params) and jax.tree.leaves(policy):
         raise ValueError(
@@ -91,6 +94,7 @@ def collect(
 
     The arguments are those of `train_step`; a `trajectory` replaces the rollout.
     """
+    check_instances("collect", algorithm=algorithm)
     if trajectory is None:
         trajectory = _generate(state, env, rollout)
     with jax.named_scope("reward"):
@@ -140,6 +144,7 @@ def learn(
     **Returns:** the next state, and the metrics of the whole step, including those
     of `collect`.
     """
+    check_instances("learn", algorithm=algorithm)
 
     def check(batch: Batch, weights: LossWeights) -> Batch:
         names = "behavior", "reference", "old"
@@ -234,6 +239,10 @@ class TrainStep(eqx.Module):
     reward: RewardFn = eqx.field(kw_only=True, default=WeightedSum())
     validate: bool = eqx.field(kw_only=True, static=True, default=False)
 
+    def __check_init__(self):
+        check_instances("TrainStep", **vars(self))
+        check_parts("TrainStep", reward=self.reward)
+
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One train step: the next state, and the step's metrics."""
         return self.learn(state, self.collect(state))
@@ -246,28 +255,15 @@ class TrainStep(eqx.Module):
         self, state: TrainState, trajectory: Trajectory | None = None
     ) -> Experience:
         """The first half of a step: rollout, if not given, rewards and advantages."""
-        return collect(
-            state,
-            self.env,
-            self.algorithm,
-            rollout=self.rollout,
-            reward=self.reward,
-            validate=self.validate,
-            trajectory=trajectory,
-        )
+        given: Any = {x: vars(self)[x] for x in ("rollout", "reward", "validate")}
+        return collect(state, self.env, self.algorithm, **given, trajectory=trajectory)
 
     def learn(
         self, state: TrainState, experience: Experience
     ) -> tuple[TrainState, Metrics]:
         """The second half of a step: the policy update."""
-        return learn(
-            state,
-            experience,
-            self.optimizer,
-            self.algorithm,
-            update=self.update,
-            validate=self.validate,
-        )
+        given: Any = {x: vars(self)[x] for x in ("update", "validate")}
+        return learn(state, experience, self.optimizer, self.algorithm, **given)
 
 
 def train(
@@ -288,8 +284,7 @@ def train(
 
     **Raises:** `ValueError` for a negative number of steps.
     """
-    if steps < 0:
-        raise ValueError(f"train: steps must not be negative. Received {steps}.")
+    check_counts("train", 0, steps=steps)
     arrays, static = eqx.partition(state, eqx.is_array)
 
     def body(arrays, _):

@@ -2,13 +2,13 @@
 
 import functools as ft
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._checks import check_parts
+from .._checks import check_numbers, check_parts
 from ..types import FloatLike, Rewards, Trajectory
 
 
@@ -62,6 +62,12 @@ class WeightedSum(eqx.Module):
 
     def __check_init__(self):
         check_parts("WeightedSum", others=self.others)
+        if not isinstance(self.weights, Mapping | None):
+            raise TypeError(
+                "`WeightedSum.weights` maps components to numbers. Received "
+                f'{self.weights!r:.80}: write `{{"correct": 1.0}}`.'
+            )
+        check_numbers("WeightedSum.weights", **(self.weights or {}))
         if self.weights is not None and not self.weights:
             raise ValueError(
                 "`WeightedSum.weights` names at least one component. Received {}: "

@@ -56,6 +56,12 @@ class RolloutConfig(eqx.Module):
     def __check_init__(self):
         check_sizes(prompts=self.prompts, group=self.group, slots=self.slots)
         check_sizes(train_prompts=self.train_prompts)
+        if self.train_prompts is not None and self.train_prompts > self.prompts:
+            raise ValueError(
+                "rollout: train_prompts are some of the prompts. Received "
+                f"train_prompts={self.train_prompts} of prompts={self.prompts}: lower "
+                "it, or sample more."
+            )
         check_sampler(self.sampler)
         if self.behavior is not None and not callable(self.behavior):
             raise TypeError(

@@ -9,6 +9,8 @@ A row's randomness is its own, `fold_in(row key, time)`, and a row's result does
 depend on its neighbors: the tokens are the same for every number of slots.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -242,22 +244,17 @@ class Engine(eqx.Module):
             reply = slots.reply[slot, slots.age - slots.reply_start]
             token = jnp.where(forced, reply, token)
         place = (slots.row, slots.age)  # Idle slots are out of bounds: dropped.
-        completions = eqx.tree_at(
-            lambda r: (r.tokens, r.sampled, r.log_prob),
+        log_prob = jnp.where(forced, 0, log_prob)
+        completions = dataclasses.replace(
             completions,
-            (
-                completions.tokens.at[place].set(token, mode="drop"),
-                completions.sampled.at[place].set(~forced, mode="drop"),
-                completions.log_prob.at[place].set(
-                    jnp.where(forced, 0, log_prob), mode="drop"
-                ),
-            ),
+            tokens=completions.tokens.at[place].set(token, mode="drop"),
+            sampled=completions.sampled.at[place].set(~forced, mode="drop"),
+            log_prob=completions.log_prob.at[place].set(log_prob, mode="drop"),
         )
         age = slots.age + 1
         ended, stop = turn_ends(self.env, slots, token, forced)
         turn_over = ~forced & (ended | (age >= self._max_length(slots)))
-        changed = lambda x: (x.age, x.token, x.stop)
-        slots = eqx.tree_at(changed, slots, (age, token, stop))
+        slots = dataclasses.replace(slots, age=age, token=token, stop=stop)
         return slots, completions, turn_over, ended
 
     def _refill(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key
 
+from .._checks import check_numbers
 from ..policy import token_log_prob
 from ..types import FloatLike
 
@@ -85,16 +86,18 @@ class Categorical(AbstractSampler):
 
     - `temperature`: positive.
 
-    **Raises:** `ValueError` for a temperature that is not positive.
+    **Raises:** `ValueError` for a temperature that is not positive and finite.
     """
 
     temperature: FloatLike = 1.0
 
     def __check_init__(self):
-        if isinstance(self.temperature, float | int) and not self.temperature > 0:
+        temperature = self.temperature
+        check_numbers("Categorical", temperature=temperature)
+        if isinstance(temperature, float | int) and not 0 < temperature < math.inf:
             raise ValueError(
-                "Categorical(temperature=...) must be positive. Received "
-                f"temperature={self.temperature}. For the limit of 0 pass "
+                "Categorical(temperature=...) must be positive and finite. Received "
+                f"temperature={temperature}. For the limit of 0 pass "
                 "`sampler=rollout.Greedy()`; training needs a positive temperature."
             )
 

@@ -48,6 +48,10 @@ class UpdateConfig(eqx.Module):
             count = getattr(self, name)
             if count is not None:
                 check_count(name, count)
+        if not isinstance(self.recompute, bool | None):
+            raise ValueError(
+                f"recompute must be True, False or None. Received {self.recompute!r}."
+            )
         if self.tokens is not None and self.microbatches is not None:
             raise ValueError(
                 "tokens and microbatches both say how large a microbatch is. Received "

@@ -173,8 +173,9 @@ class _Update:
             log_prob = jnp.where(batch.mask, log_prob, 0)
             inputs = LossInputs(log_prob, entropy, batch, rows.weights)
             loss, measured = shared.objective(inputs)
+            clips_rows = shared.objective.clips_rows
             return loss, MetricAccumulator.from_microbatch(
-                loss, measured, inputs, included
+                loss, measured, inputs, included, clips_rows
             )
 
         found = packed_gradient(

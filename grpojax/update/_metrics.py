@@ -33,6 +33,7 @@ class MetricAccumulator(eqx.Module):
         measured: dict[str, Array],
         inputs: LossInputs,
         included: Bool[Array, "prompt group"],
+        clips_rows: bool = False,
     ) -> "MetricAccumulator":
         """Reduces one microbatch's loss and per-token values.
 
@@ -41,15 +42,23 @@ class MetricAccumulator(eqx.Module):
         - `loss`, `measured`: from the objective.
         - `inputs`: its inputs.
         - `included`: rows of this microbatch.
+        - `clips_rows`: whether rows are clipped, and not tokens: the share is then that
+            of rows, which weigh the same whatever their lengths, as in TRL.
         """
         mask = inputs.mask
         mean = lambda name: masked.mean(measured[name], mask, axis=-1)[:, :, 0]
-        per_row = lambda name, rest: jnp.where(included, mean(name), rest)
+        trained = included & jnp.any(mask, axis=-1)
+        per_row = lambda name, rest: jnp.where(trained, mean(name), rest)
         behavior = inputs.batch.behavior
         gap = inputs.log_prob - (inputs.log_prob if behavior is None else behavior)
         per_token = {**measured, "gap": masked.fill(jnp.abs(gap), mask)}
         total = {name: jnp.sum(values) for name, values in per_token.items()}
         total |= {"loss": loss, "tokens": jnp.sum(mask, dtype=loss.dtype)}
+        total["clippable"] = total["tokens"]
+        if clips_rows:
+            shares = {name: per_row(name, 0) for name in ("clip_low", "clip_high")}
+            total |= {name: jnp.sum(share) for name, share in shares.items()}
+            total["clippable"] = jnp.sum(included, dtype=loss.dtype)
         largest = {"gap": per_token["gap"], "clip_high": per_row("clip_high", -jnp.inf)}
         smallest = {"clip_low": per_row("clip_low", jnp.inf)}
         for name in _RATIOS:
@@ -91,14 +100,15 @@ class MetricAccumulator(eqx.Module):
         total, largest, smallest = self.total, self.largest, self.smallest
         nonempty = total["tokens"] > 0
         mean = lambda name: total[name] / jnp.maximum(total["tokens"], 1)
-        low, high = mean("clip_low"), mean("clip_high")
+        shares = total["clip_low"], total["clip_high"]
+        low, high = (x / jnp.maximum(total["clippable"], 1) for x in shares)
         metrics = {
             "loss": total["loss"],
             "entropy": mean("entropy"),
             "clip_ratio/low_mean": low,
-            "clip_ratio/low_min": smallest["clip_low"],
+            "clip_ratio/low_min": jnp.where(nonempty, smallest["clip_low"], 0),
             "clip_ratio/high_mean": high,
-            "clip_ratio/high_max": largest["clip_high"],
+            "clip_ratio/high_max": jnp.where(nonempty, largest["clip_high"], 0),
             "clip_ratio/region_mean": low + high,
             "sampling/sampling_logp_difference/mean": mean("gap"),
             "sampling/sampling_logp_difference/max": largest["gap"],

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ...policy import AbstractPolicy
 from ...types import TrainState
 from ..io.fingerprint import fingerprint
 
@@ -37,6 +38,19 @@ def frozen_fingerprint(state: TrainState) -> str | None:
     frozen = eqx.filter(state.policy, state.policy.trainable(), inverse=True)
     arrays = eqx.filter(frozen, eqx.is_array)
     return fingerprint(arrays) if jax.tree.leaves(arrays) else None
+
+
+def check_frozen(step: str, saved: object, state: TrainState) -> None:
+    """Checks that a checkpoint was saved over the frozen weights of a state.
+
+    **Raises:** `ValueError` with the checkpoint's step.
+    """
+    if saved != frozen_fingerprint(state):
+        raise ValueError(
+            "A checkpoint fits the frozen weights that its state was trained on. "
+            f"Those of step {step} are not this run's: restore the model that the "
+            "run was started with."
+        )
 
 
 def donation_safe_copy(array: ArrayLike) -> ArrayLike:
@@ -81,10 +95,45 @@ def restore(path: Path, saved: Mapping[str, str], like: TrainState) -> TrainStat
     arrays = arrays_of(like)
     _check_fits(path.parent.name, saved, arrays)
     arrays = {name: array for name, array in arrays.items() if array.size}
-    args = {name: _restore_args(x) for name, x in arrays.items() if name in saved}
-    with ocp.PyTreeCheckpointer() as orbax:
-        values = dict(orbax.restore(path.absolute(), restore_args=args))
+    values = _read(path, {name: x for name, x in arrays.items() if name in saved})
     _fill_derived(values, arrays)
+    return _with_values(like, arrays, values)
+
+
+def restore_policy(
+    path: Path, saved: Mapping[str, str], like: TrainState
+) -> AbstractPolicy:
+    """The policy alone of a state that Orbax has written; see `restore`.
+
+    **Arguments:**
+
+    - `like`: a state with the policy; its other arrays are ignored.
+    """
+    in_policy = lambda named: {
+        x: y for x, y in named.items() if x.startswith("policy/")
+    }
+    arrays = in_policy(arrays_of(like))
+    _check_fits(path.parent.name, in_policy(saved), arrays)
+    arrays = {name: array for name, array in arrays.items() if array.size}
+    return _with_values(like, arrays, _read(path, arrays)).policy
+
+
+def _read(path: Path, arrays: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """The arrays of these names that Orbax has written, placed like these."""
+    args = {name: _restore_args(array) for name, array in arrays.items()}
+    wanted = ocp.args.PyTreeRestore(
+        item=dict(arrays), restore_args=args, partial_restore=True
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        return dict(orbax.restore(path.absolute(), args=wanted))
+
+
+def _with_values(
+    like: TrainState,
+    arrays: Mapping[str, ArrayLike],
+    values: Mapping[str, ArrayLike],
+) -> TrainState:
+    """The state with other values of these arrays."""
 
     def replace(path: jax.tree_util.KeyPath, leaf: object) -> object:
         name = _name(path)

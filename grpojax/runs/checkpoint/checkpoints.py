@@ -212,12 +212,7 @@ class Checkpoints:
         path = self._directory / str(step)
         contents = json.loads((path / store.CONTENTS).read_text(encoding="utf-8"))
         state = arrays.restore(path / store.STATE, contents["arrays"], like)
-        if contents.get("frozen") != arrays.frozen_fingerprint(like):
-            raise ValueError(
-                "A checkpoint fits the frozen weights that its state was trained on. "
-                f"Those of step {step} are not this run's: restore the model that the "
-                "run was started with."
-            )
+        arrays.check_frozen(str(step), contents.get("frozen"), like)
         config = (path / store.CONFIG).read_text(encoding="utf-8")
         files = {x.name: x.read_bytes() for x in (path / store.FILES).iterdir()}
         metadata = contents["metadata"]

@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ..io import run_directory
 from . import manifest
 
 
@@ -59,6 +60,24 @@ def saved_config(directory: Path) -> str | None:
         if manifest.verify(directory / str(step), [CONFIG]) is None:
             return (directory / str(step) / CONFIG).read_text(encoding="utf-8")
     return None
+
+
+def find_run(path: Path) -> Path | None:
+    """The run that a path leads to, or whose checkpoint it leads to, if any."""
+    inside = path.parent.name == run_directory.CHECKPOINTS
+    run = path.parent.parent if inside else path
+    return run if (run / run_directory.CONFIG).is_file() else None
+
+
+def saved_contents(directory: Path) -> dict[str, object]:
+    """What contents.json of the last checkpoint that holds an intact one says.
+
+    Empty if there is none. Reads no arrays, as `saved_config`.
+    """
+    for step in reversed(steps(directory)):
+        if manifest.verify(directory / str(step), [CONTENTS]) is None:
+            return json.loads((directory / str(step) / CONTENTS).read_bytes())
+    return {}
 
 
 def begin(directory: Path, step: int) -> None:

@@ -15,6 +15,36 @@ _OF_ALL_STEPS = ("linear", "cosine")
 _ABSENT = "(absent)"
 
 
+_WORDS = {
+    "model": "the weights that it starts from (model.path)",
+    "data": "the problems that are trained on, or their prompts and end tokens",
+    "evaluation": "the held-out problems, or their prompts and end tokens",
+}
+
+
+def check_digests(old: Mapping[str, object], new: Mapping[str, object]) -> None:
+    """Checks that the model and the data are those that the run was started with.
+
+    **Arguments:**
+
+    - `old`: fingerprints in a checkpoint, by what they are of; one may be missing.
+    - `new`: those of now.
+
+    **Raises:** `ValueError` that says what has changed.
+    """
+    changed = [
+        f"{_WORDS.get(name, name)} ({value} then, {new.get(name, 'none')} now)"
+        for name, value in old.items()
+        if value != new.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            "A run is resumed with the model and the data that it was started with, so "
+            f"that it computes what it would have. Changed: {'; '.join(changed)}. "
+            "Restore the files, or start another run with --from."
+        )
+
+
 def check_resumable(
     old: Mapping[str, object],
     new: Mapping[str, object],

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..checkpoint.resume_check import check_resumable
 from ..distributed import mesh as meshes, processes
+from ..distributed.provenance import provenance
 from ..evaluation.printing import print_result
 from ..evaluation.result import EvaluationResult
 from ..io.run_directory import EVALUATIONS, RunDirectory
@@ -102,6 +103,8 @@ def prepare(
                     "n_eval": result.count,
                     "seconds_total": time.perf_counter() - start,
                     "seconds_compile": result.seconds_compile,
+                    "model": recipe.model.path,
+                    **provenance(),
                 }
                 directory.update(summary, complete=True)
         return result

@@ -3,6 +3,7 @@
     grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR [--resume]]
     grpojax evaluate MODEL [--out DIR]
     grpojax generate MODEL [--prompt TEXT ...]
+    grpojax export RUN[/checkpoints/N] DIR
     grpojax report RUN... [--out DIR]
 
 Invalid configurations are rejected before anything is compiled or written, with exit
@@ -24,6 +25,7 @@ from ..io.terminal import printable
 from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
+from .log import log_from
 from .options import (
     add_options as add_options,
     joins,
@@ -84,9 +86,13 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
             return
         with invalid_input():
             one_of_many = joins(options, recipe)
+        from ..distributed.mesh import check_devices
+
         with contextlib.ExitStack() as stack:
             if one_of_many:
                 stack.enter_context(_distributed(recipe, options))
+            with invalid_input():
+                check_devices()
             stack.enter_context(_keep_programs(recipe, environment))
             act(recipe, options, start)
 
@@ -198,6 +204,16 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     generate.print_records(run(), _console())
 
 
+@with_recipe
+def export(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax export`."""
+    from . import export
+
+    del start
+    with invalid_input():
+        print(export.export(recipe, options.directory))
+
+
 def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """`grpojax report`."""
     from ..reports import write_report
@@ -220,6 +236,11 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
         generate,
         "look at a model's answers and rewards",
         (*_READING, "--prompt", "--problems", "--samples"),
+    ),
+    "export": (
+        export,
+        "write the model of a run, or of one of its checkpoints",
+        ("model", "directory", *RECIPE),
     ),
     "report": (report, "say what runs have come to", ("runs", "--out")),
 }
@@ -263,27 +284,9 @@ def run(
     options = parser.parse_args(argv)
     try:
         with invalid_input():
-            _log(environment.get("LOGLEVEL", "WARNING"))
+            log_from(environment.get("LOGLEVEL", "WARNING"))
         options.command(options, environment)
     except ExitError as error:
         print(printable(f"{parser.prog}: {error}"), file=sys.stderr)
         return error.code
     return 0
-
-
-def _spell_out_controls(record: logging.LogRecord) -> bool:
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
-
-
-def _log(level: str) -> None:
-    """Sends what `grpojax` logs from a level on to standard error."""
-    levels = logging.getLevelNamesMapping()
-    if level.upper() not in levels:
-        raise ValueError(
-            f"LOGLEVEL must be one of {', '.join(levels)}. Received {level!r}."
-        )
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_spell_out_controls)
-    logging.getLogger("grpojax").setLevel(levels[level.upper()])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.files import CONFIG, find_run
 from ..recipe.load import load
 from ..recipe.schema import check_paths, Recipe
 
@@ -17,7 +18,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="?",
         help="a YAML file; by default the model that is shipped, and made-up problems",
     ),
-    "model": dict(help="gsm8k-tiny, a directory, a hub id, or the directory of a run"),
+    "model": dict(
+        help="gsm8k-tiny, a directory, a hub id, a run (RUN) or one of its checkpoints "
+        "(RUN/checkpoints/N)"
+    ),
+    "--from": dict(
+        metavar="RUN",
+        dest="model",
+        help="train the policy of a run or of one of its checkpoints on, as a new run; "
+        "without a recipe with that of the run",
+    ),
+    "directory": dict(type=Path, help="directory for the model"),
     "runs": dict(
         metavar="RUN",
         nargs="+",
@@ -67,7 +78,7 @@ _PROCESSES = ("--coordinator", "--processes", "--process")
 RECIPE = ("--set", "--max-eval-samples", "--print-config", *_PROCESSES)
 """Options of the commands that load a recipe."""
 
-TRAIN = ("--out", "--resume", "--dry-run", *RECIPE)
+TRAIN = ("--out", "--resume", "--from", "--dry-run", *RECIPE)
 """Options of `grpojax train`, except the recipe."""
 
 
@@ -112,19 +123,23 @@ def joins(options: argparse.Namespace, recipe: Recipe) -> bool:
 def load_recipe(options: argparse.Namespace, environment: Mapping[str, str]) -> Recipe:
     """The recipe of a command line, in which `environment` are variables.
 
-    A `model` overrides `model.path`; the directory of a run brings its recipe.
+    A `model` overrides `model.path`; a run, or a checkpoint, brings its recipe.
+
+    **Raises:** `FileNotFoundError` for a file that is missing, and for `--from` what is
+    no run.
     """
-    path, model = options.recipe, vars(options).get("model")
+    path, model = vars(options).get("recipe"), vars(options).get("model")
     if wants_resume(options) and path is None:
         path = options.out / "config.yaml"
-    if model is not None and (Path(model) / "config.yaml").is_file():
-        path = Path(model) / "config.yaml" if path is None else path
-        model = str(Path(model) / "model")
-        if not Path(model).is_dir():
-            raise FileNotFoundError(
-                f"A finished run has a model. There is none at {model!r}: let it "
-                "finish, or name another one."
-            )
+    run = None if model is None else find_run(Path(model))
+    if run is None and model is not None and "dry_run" in options:
+        raise FileNotFoundError(
+            "--from continues a run, or a checkpoint RUN/checkpoints/N. There is none "
+            f"at {model!r}: check the path; for another model set model.path."
+        )
+    if run is not None and path is None:
+        saved = Path(model, CONFIG)
+        path = saved if saved.is_file() else run / "config.yaml"
     assignments, most = options.set, options.max_eval_samples
     if most is not None:
         assignments = [*assignments, f"run.max_eval_problems={most}"]
@@ -151,7 +166,8 @@ def wants_resume(options: argparse.Namespace) -> bool:
         )
     if (options.out / "config.yaml").is_file():
         return True
-    if options.recipe is None and not options.set and "model" not in options:
+    named = (vars(options).get(name) for name in ("recipe", "set", "model"))
+    if not any(named):
         raise FileNotFoundError(
             f"--resume continues a run. There is none in {str(options.out)!r}: check "
             "the path, or name a recipe to start there."

@@ -1,13 +1,16 @@
 """Training from a recipe: `grpojax train`, and the same as a function."""
 
 import dataclasses
+import datetime
 import os
 from pathlib import Path
 
 from rich.console import Console
 
 from ...types import TrainState
+from ..checkpoint.files import saved_contents
 from ..distributed import processes
+from ..io.run_directory import CHECKPOINTS
 from ..recipe import build
 from ..recipe.schema import Recipe
 from ..tracking import build as trackers
@@ -40,11 +43,21 @@ def prepare(
     path = None if out is None else Path(out)
     factories = trackers.factories(**vars(recipe.tracking))
     processes.on_process_0(lambda: trackers.check(path, factories))
-    arguments = build.build(recipe)
+    arguments = build.build(
+        recipe, today=processes.broadcast_from_0(lambda: _day(path))
+    )
     if console is not None:
         logging = dataclasses.replace(arguments["logging"], console=console)
         arguments["logging"] = logging
     return fit.prepare(**arguments, out=out, resume=resume)
+
+
+def _day(out: Path | None) -> datetime.date | None:
+    """The date that chat templates were told when a run that is resumed started."""
+    contents = {} if out is None else saved_contents(out / CHECKPOINTS)
+    metadata = contents.get("metadata")
+    today = metadata.get("today") if isinstance(metadata, dict) else None
+    return None if today is None else datetime.date.fromisoformat(today)
 
 
 def train(

@@ -45,6 +45,30 @@ def build_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
     return mesh if mesh.size > 1 else None
 
 
+def check_devices() -> None:
+    """Checks that JAX has the devices that it was told to use, in 32 bits.
+
+    **Raises:** `ValueError` with JAX's own words.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ValueError(
+            f"JAX must find its devices. Received from it: {error}. Check the variable "
+            "JAX_PLATFORMS, or leave it unset."
+        ) from None
+    check_bits()
+
+
+def check_bits() -> None:
+    """Raises a `ValueError` in the mode in which JAX computes in 64 bits."""
+    if jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "A run computes in 32 bits, in which its results can be repeated. Received "
+            "jax_enable_x64=True: unset JAX_ENABLE_X64, or use `jax.enable_x64(False)`."
+        )
+
+
 def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """A context in which `mesh` is JAX's ambient mesh; no-op for `None`."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

@@ -39,8 +39,8 @@ def _remarks(
             yield (
                 f"The model has {most:,} positions (max_position_embeddings), and a "
                 f"prompt of {prompt:,} tokens with a completion of {completion:,} "
-                f"needs {prompt + completion:,}: what it writes beyond them is untrained. "
-                "Lower rollout.max_new_tokens or data.max_prompt_length."
+                f"needs {prompt + completion:,}: what it writes beyond them is "
+                "untrained. Lower rollout.max_new_tokens or data.max_prompt_length."
             )
     if tokenizer is None or env.stop is not None:
         return

@@ -1,16 +1,16 @@
 """Construction of the arguments of `grpojax.fit` from a recipe."""
 
+import dataclasses
+import datetime
 import logging
 from collections.abc import Callable
-from importlib import resources
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
 
 from ... import models, rollout
 from ..._train import init, TrainStep
@@ -18,8 +18,9 @@ from ...env import AbstractAnswerEnvironment, AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
 from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
-from ...text import AbstractTokenizer, load_tokenizer
+from ...text import AbstractTokenizer
 from ...update import UpdateConfig
+from ..checkpoint.files import find_run
 from ..distributed import mesh as meshes
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.remarks import remarks
@@ -31,67 +32,12 @@ from .parts.algorithm import build_algorithm, check_algorithm
 from .parts.compose import Context, make
 from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
+from .policy import build_adapters, build_keys, load_model
 from .schema import Recipe
 from .tasks import build_environments, Environments, find_task
 
 
 logger = logging.getLogger(__name__)
-
-SHIPPED = "gsm8k-tiny"
-"""The name of the model that comes with the package."""
-
-
-class Keys(NamedTuple):
-    """Root PRNG keys of a run."""
-
-    train: Key[Array, ""]
-    evaluate: Key[Array, ""]
-    adapters: Key[Array, ""]
-
-
-def build_keys(recipe: Recipe) -> Keys:
-    """Root PRNG keys derived from `run.seed`."""
-    key = jr.key(recipe.run.seed)
-    return Keys(*jr.split(key), adapters=jr.fold_in(key, 2))
-
-
-def load_model(
-    recipe: Recipe, mesh: Mesh | None = None
-) -> tuple[Transformer, AbstractTokenizer]:
-    """A model, sharded over a mesh if there is one, and its tokenizer.
-
-    **Raises:** `FileNotFoundError` if there is no model, `ValueError` if the
-    tokenizer does not fit its vocabulary.
-    """
-    settings, path = recipe.model, recipe.model.path
-    if path == SHIPPED:
-        path = str(resources.files("grpojax") / "assets" / SHIPPED)
-    logger.info("loading the model %s", path)
-    policy = models.load(
-        path,
-        dtype=jnp.dtype(settings.dtype),
-        compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),
-        cache_dtype=settings.cache_dtype and jnp.dtype(settings.cache_dtype),
-        remat=settings.remat,
-        mesh=mesh,
-    )
-    tokenizer = load_tokenizer(path)
-    models.check_tokenizer(policy, tokenizer)
-    return policy, tokenizer
-
-
-def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
-    """The policy with the recipe's adapters, if it has any."""
-    settings = recipe.lora
-    if settings.rank is None:
-        return policy
-    return models.lora(
-        models.quantize(policy) if settings.int8_base else policy,
-        settings.projections.replace(",", " ").split(),
-        rank=settings.rank,
-        alpha=settings.alpha,
-        key=build_keys(recipe).adapters,
-    )
 
 
 def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
@@ -151,13 +97,11 @@ def remarks_of(
     return remarks(policy, env, tokenizer, chat=chat)
 
 
-def config_of(
-    recipe: Recipe, summary: str = "", warnings: tuple[str, ...] = ()
-) -> Config:
+def config_of(recipe: Recipe) -> Config:
     """The run configuration of a recipe; its `parse` reads older recipes too."""
     parse = lambda text: load.to_mapping(load.parse(Recipe(), text))
     values, text = load.to_mapping(recipe), load.dump(recipe)
-    return Config(values, parse, summary, text, warnings)
+    return Config(values, parse, text=text)
 
 
 def check(recipe: Recipe) -> None:
@@ -173,12 +117,14 @@ def check(recipe: Recipe) -> None:
     find_task(recipe.data.task)
 
 
-def build(recipe: Recipe) -> dict[str, Any]:
+def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, Any]:
     """Loads a recipe's parts: `grpojax.fit(**build(recipe), out="out/run")`.
 
     **Arguments:**
 
     - `recipe`: see `load.load`.
+    - `today`: the date for chat templates that ask for it; by default the clock's. A
+        checkpoint keeps it.
 
     **Returns:** arguments of `grpojax.fit`; `out` and `resume` are the caller's.
 
@@ -194,11 +140,11 @@ def build(recipe: Recipe) -> dict[str, Any]:
     check(recipe)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     with meshes.use(mesh):
-        return _build(recipe, mesh)
+        return _build(recipe, mesh, today or datetime.date.today())
 
 
-def _build(recipe: Recipe, mesh: Mesh | None) -> dict[str, Any]:
-    policy, tokenizer = load_model(recipe, mesh)
+def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str, Any]:
+    policy, tokenizer = load_model(recipe, mesh, today)
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = build_environments(recipe, tokenizer, mesh)
     policy = build_adapters(recipe, policy)
@@ -235,10 +181,12 @@ def _build(recipe: Recipe, mesh: Mesh | None) -> dict[str, Any]:
         trackers=trackers.factories(**vars(recipe.tracking)),
         health=Thresholds(**vars(recipe.health)),
         logging=Logging(recipe.log.every, recipe.log.completions, tokenizer),
-        config=config_of(
-            recipe,
-            summarize(recipe, policy, environments, mesh),
-            remarks_of(recipe, policy, tokenizer, environments.train),
+        config=dataclasses.replace(
+            config_of(recipe),
+            summary=summarize(recipe, policy, environments, mesh),
+            warnings=remarks_of(recipe, policy, tokenizer, environments.train),
+            origin=recipe.model.path if find_run(Path(recipe.model.path)) else None,
+            today=today.isoformat(),
         ),
     )
 

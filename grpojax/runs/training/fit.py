@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec
 
+from ..._checks import check_counts, check_parts
+from ..._train import TrainStep
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints, Restored
 from ..checkpoint.files import saved_config
-from ..checkpoint.resume_check import check_resumable
+from ..checkpoint.resume_check import check_digests, check_resumable
 from ..distributed import processes
-from ..distributed.mesh import mesh_of, use
+from ..distributed.mesh import check_bits, mesh_of, use
 from ..evaluation.evaluate import Evaluation
+from ..io.description import describe_arrays
 from ..io.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from ..tracking.build import TrackerFactory
 from .health import Thresholds
@@ -77,8 +80,9 @@ def prepare(
         ```
     """
     start = time.perf_counter()
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"fit: steps must be an integer, 0 or more. Received {steps}.")
+    check_counts("fit", 0, steps=steps)
+    check_parts("fit", step=step)
+    check_bits()
     if trackers and out is None:
         raise ValueError(
             "fit: trackers keep their files in the run's directory. Received "
@@ -91,7 +95,10 @@ def prepare(
     recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
         lowered = lower(state, step, samples=logging.samples if recorded else 0)
+        digests = _digests(state, step, evaluation)
         restored = None if out is None else _restore(state, directory, Path(out))
+        if restored is not None:
+            check_digests(dict(restored.metadata.get("digests", {})), digests)
     return Prepared(
         state=state if restored is None else restored.state,
         step=lowered,
@@ -107,7 +114,20 @@ def prepare(
         config=config,
         mesh=mesh,
         start=start,
+        metadata={"digests": digests, "today": config.today},
     )
+
+
+def _digests(
+    state: TrainState, step: Step, evaluation: Evaluation | None
+) -> dict[str, str]:
+    """Fingerprints of what a run starts from, which its checkpoints keep."""
+    parts: dict[str, object] = {"model": state.policy}
+    if isinstance(step, TrainStep):
+        parts["data"] = step.env
+    if evaluation is not None:
+        parts["evaluation"] = evaluation.env
+    return describe_arrays(parts)
 
 
 def claim(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from ..._checks import check_at_least
+from ..._checks import check_counts
 
 
 Record = Mapping[str, float | int | None]
@@ -72,7 +72,7 @@ class Thresholds:
     def __post_init__(self):
         counts = {"skipped_steps": self.skipped_steps, "window": self.window}
         counts |= {"equal_rewards": self.equal_rewards}
-        check_at_least("Thresholds", 1, **counts)
+        check_counts("Thresholds", 1, **counts)
         for name, share in (("entropy", self.entropy), ("length", self.length)):
             if share is not None and not 0 <= share < 1:
                 raise ValueError(

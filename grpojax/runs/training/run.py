@@ -115,6 +115,7 @@ def _save(
         step,
         state,
         config=run.config.to_yaml(),
+        metadata=run.metadata,
         files=files,
         score=log.records[-1].get("reward"),
     )

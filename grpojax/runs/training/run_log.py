@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..checkpoint.checkpoints import Restored
 from ..distributed import processes
 from ..distributed.preemption import PreemptedError
+from ..distributed.provenance import provenance
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.result import EvaluationResult
 from ..io.jsonl import parse
@@ -193,6 +194,8 @@ class RunLog:
             "steps": self.steps,
             "seconds_total": self.seconds,
             "seconds_compile": self.seconds_compile,
+            "origin": self._run.config.origin,
+            **provenance(),
         }
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ... import models
-from ..._checks import check_at_least
+from ..._checks import check_counts
 from ..._train import TrainStep
 from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
@@ -49,8 +49,8 @@ class Logging:
     console: Console = dataclasses.field(default_factory=lambda: Console(quiet=True))
 
     def __post_init__(self):
-        check_at_least("Logging", 1, every=self.every)
-        check_at_least("Logging", 0, samples=self.samples)
+        check_counts("Logging", 1, every=self.every)
+        check_counts("Logging", 0, samples=self.samples)
 
 
 Export = Callable[[AbstractPolicy, Path], None]
@@ -78,8 +78,8 @@ class Checkpointing:
     export: Export | None = None
 
     def __post_init__(self):
-        check_at_least("Checkpointing", 1, every=self.every, keep_last=self.keep_last)
-        check_at_least("Checkpointing", 0, keep_best=self.keep_best)
+        check_counts("Checkpointing", 1, every=self.every, keep_last=self.keep_last)
+        check_counts("Checkpointing", 0, keep_best=self.keep_best)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,8 @@ class Config:
     - `summary`: text printed when the run starts.
     - `text`: custom YAML of `values`; by default `yaml.safe_dump`.
     - `warnings`: sentences that are logged, and recorded as events, at the start.
+    - `origin`: the run or checkpoint whose policy is trained on, for the summary.
+    - `today`: the date that chat templates were told, `YYYY-MM-DD`.
     """
 
     values: Mapping[str, object]
@@ -100,6 +102,8 @@ class Config:
     summary: str = ""
     text: str | None = None
     warnings: tuple[str, ...] = ()
+    origin: str | None = None
+    today: str | None = None
 
     def to_yaml(self) -> str:
         """The values as YAML."""
@@ -113,7 +117,7 @@ class Prepared(NamedTuple):
 
     In a multi-process run only process 0 has `directory`; all processes save to and
     restore from the checkpoints in `out`. `start` is the start time, by
-    `time.perf_counter`.
+    `time.perf_counter`; `metadata` is what every checkpoint keeps besides the state.
     """
 
     state: TrainState
@@ -130,6 +134,7 @@ class Prepared(NamedTuple):
     config: Config
     mesh: Mesh | None
     start: float
+    metadata: Mapping[str, object]
 
 
 def described(

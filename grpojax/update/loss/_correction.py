@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ... import masked
+from ..._checks import check_at_least
 from ...types import FloatLike
 from ._inputs import Batch, LossInputs
 
@@ -51,6 +52,7 @@ class Importance(eqx.Module):
                     f"Importance({name}=...) must be one of {known}. "
                     f"Received {name}={value!r}."
                 )
+        check_at_least("Importance", 0, cap=self.cap, floor=self.floor)
 
     def __call__(self, inputs: LossInputs) -> Float[Array, "*rows #time"]:
         """The weight of every token, or of every row."""

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ... import masked
-from ..._checks import check_parts
+from ..._checks import check_numbers, check_parts
 from ...types import FloatLike
 from ._correction import Importance, OffPolicySequenceMask, TopEntropy
 from ._inputs import Batch, LossInputs, LossWeights, PerToken
 from ._penalty import KL
-from ._ratio import token_ratio
+from ._ratio import sequence_ratio, sequence_token_ratio, token_ratio
 from ._surrogate import AbstractSurrogate, Clip
 from ._weight import Mask, token_mean, Weight
 
@@ -47,6 +47,12 @@ class Objective(eqx.Module):
     entropy_bonus: FloatLike | None = None
 
     def __check_init__(self):
+        if not isinstance(self.penalties, tuple):
+            raise TypeError(
+                "`Objective.penalties` must be a tuple. Received "
+                f"{self.penalties!r:.80}: write `(KL(...),)`."
+            )
+        check_numbers("Objective", entropy_bonus=self.entropy_bonus)
         check_parts(
             "Objective",
             ratio=self.ratio,
@@ -57,6 +63,11 @@ class Objective(eqx.Module):
             entropy_filter=self.entropy_filter,
             off_policy_filter=self.off_policy_filter,
         )
+
+    @property
+    def clips_rows(self) -> bool:
+        """Whether the ratio is one of a whole row, so that rows are clipped."""
+        return self.ratio in (sequence_ratio, sequence_token_ratio)
 
     def loss_weights(self, batch: Batch) -> LossWeights:
         """Per-token weights over the full batch: microbatch losses sum to its loss.

@@ -77,10 +77,13 @@ class Clip(AbstractSurrogate):
         return jnp.where(advantage < 0, floor, value)
 
     def clipped(self, ratio, inputs):
+        if self.delta is not None:  # As TRL counts: bounded by it first.
+            ratio = jnp.minimum(ratio, self.delta)
         return _outside(ratio, 1 - self.low, 1 + self.high, inputs)
 
     def __check_init__(self):
         check_at_least("Clip", 0, low=self.low, high=self.high)
+        check_at_least("Clip", 0, delta=self.delta, dual=self.dual)
 
 
 class Cispo(AbstractSurrogate):
