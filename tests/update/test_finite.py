@@ -1,5 +1,6 @@
 """An update whose result is not finite is skipped and counted, in every dtype."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def hostile(update):
         del params
         return jax.tree.map(update, updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), change)
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), change)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,8 @@ def test_it_is_skipped_and_counted(optimizer, dtype):
     before, after, metrics = take(optimizer, dtype)
     assert np.isfinite(metrics["grad_norm"])
     whole = all(np.isfinite(np.asarray(x, np.float32)).all() for x in floats(after))
-    moved = any((x != y).any() for x, y in zip(floats(before), floats(after)))
-    assert whole and (float(metrics["skipped_updates"]), moved) in (
-        (1, False),
-        (0, True),
-    )
-    if dtype != jnp.float16 or optimizer is not None:
-        assert float(metrics["skipped_updates"]) == 1
+    assert whole and float(metrics["skipped_updates"]) == 1
+    chex.assert_trees_all_equal(floats(before.policy), floats(after.policy))
 
 
 def test_an_infinite_bound_in_a_state_is_no_fault():

@@ -43,9 +43,8 @@ def prepare(
     path = None if out is None else Path(out)
     factories = trackers.factories(**vars(recipe.tracking))
     processes.on_process_0(lambda: trackers.check(path, factories))
-    arguments = build.build(
-        recipe, today=processes.broadcast_from_0(lambda: _day(path))
-    )
+    today = processes.broadcast_from_0(lambda: _day(path))
+    arguments = build.build(recipe, today=today)
     if console is not None:
         logging = dataclasses.replace(arguments["logging"], console=console)
         arguments["logging"] = logging
