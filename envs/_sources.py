@@ -127,6 +127,11 @@ def _checked(row: object) -> dict[str, str]:
     if not isinstance(row, Mapping):
         raise ValueError(f"it is not a JSON object: {row!r:.80}")
     for column in ("question", "answer"):
+        if column not in row:
+            raise ValueError(
+                f"it has no column {column!r}; its columns are "
+                f"{', '.join(map(repr, row)) or 'none'}"
+            )
         if not isinstance(row.get(column), str):
             raise ValueError(f"its {column!r} is not a text: {row.get(column)!r:.80}")
     final_answer(row["answer"])
@@ -203,16 +208,23 @@ def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
 def _json(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line  # Not a mapping, so it is reported as a bad row with its line.
 
 
 def _parquet(path: Path) -> Iterator[object]:
+    import pyarrow
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(
+            f"A .parquet file holds rows of columns. {os.fspath(path)!r} cannot be "
+            f"read ({error}): copy or download it again."
+        ) from error
 
 
 def _download(name: str, split: str) -> Iterator[object]:

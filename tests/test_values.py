@@ -73,7 +73,7 @@ from tests.helpers import UniformPolicy, count_env
 import equinox as eqx
 
 class Policy(UniformPolicy):
-    weight: jax.Array = jax.numpy.zeros(1)
+    weight: jax.Array = eqx.field(default_factory=lambda: jax.numpy.zeros(1))
 
 POLICY = Policy()
 ENV, OPTIMIZER, KEY = count_env(vocab_size=4), optax.sgd(0.1), jax.random.key(0)

@@ -85,7 +85,11 @@ def test_a_bad_row_is_named_by_its_line_or_skipped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        (b'{"question": "?"}', "line 1: its 'answer' is not a text: None"),
+        (b'{"question": "?"}', "line 1: it has no column 'answer'; .* 'question'"),
+        (b'{"q": 1, "a": 2}', "no column 'question'; its columns are 'q', 'a'"),
+        (b"{}", "no column 'question'; its columns are none"),
+        (b"[" * 100_000, "line 1: it is not a JSON object"),
+        (b'{"question": "?", "answer": null}', "its 'answer' is not a text: None"),
         (b'{"question": 3, "answer": "#### 1"}', "line 1: its 'question'.*: 3"),
         (b"{not json", "line 1: it is not a JSON object: b'{not json'"),
         (b"\xff\xfe", "line 1: it is not a JSON object"),
@@ -96,6 +100,14 @@ def test_the_message_says_what_is_wrong_with_a_row(tmp_path, line, message):
     path.write_bytes(line)
     with pytest.raises(ValueError, match=message):
         load_rows(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table", b"\xff" * 99])
+def test_a_parquet_file_that_is_none_is_named(tmp_path, content):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.parquet' cannot be read"):
+        load_rows(tmp_path / "x.parquet")
 
 
 def test_a_bad_row_of_a_parquet_file_is_named_by_its_number(tmp_path):

@@ -10,7 +10,6 @@ import jax.random as jr
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ...policy import AbstractPolicy
 from ...types import TrainState
 from ..io.fingerprint import fingerprint
 
@@ -102,12 +101,12 @@ def restore(path: Path, saved: Mapping[str, str], like: TrainState) -> TrainStat
 
 def restore_policy(
     path: Path, saved: Mapping[str, str], like: TrainState
-) -> AbstractPolicy:
-    """The policy alone of a state that Orbax has written; see `restore`.
+) -> TrainState:
+    """A state with the policy alone that Orbax has written; see `restore`.
 
     **Arguments:**
 
-    - `like`: a state with the policy; its other arrays are ignored.
+    - `like`: a state with such a policy; its other arrays are kept.
     """
     in_policy = lambda named: {
         x: y for x, y in named.items() if x.startswith("policy/")
@@ -115,7 +114,7 @@ def restore_policy(
     arrays = in_policy(arrays_of(like))
     _check_fits(path.parent.name, in_policy(saved), arrays)
     arrays = {name: array for name, array in arrays.items() if array.size}
-    return _with_values(like, arrays, _read(path, arrays)).policy
+    return _with_values(like, arrays, _read(path, arrays))
 
 
 def _read(path: Path, arrays: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:

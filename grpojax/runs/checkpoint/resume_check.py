@@ -22,19 +22,20 @@ _WORDS = {
 }
 
 
-def check_digests(old: Mapping[str, object], new: Mapping[str, object]) -> None:
+def check_digests(old: object, new: Mapping[str, object]) -> None:
     """Checks that the model and the data are those that the run was started with.
 
     **Arguments:**
 
-    - `old`: fingerprints in a checkpoint, by what they are of; one may be missing.
+    - `old`: fingerprints in a checkpoint, by what they are of; those of older versions
+        have none.
     - `new`: those of now.
 
     **Raises:** `ValueError` that says what has changed.
     """
     changed = [
         f"{_WORDS.get(name, name)} ({value} then, {new.get(name, 'none')} now)"
-        for name, value in old.items()
+        for name, value in (old.items() if isinstance(old, Mapping) else ())
         if value != new.get(name)
     ]
     if changed:

@@ -137,7 +137,7 @@ def load_recipe(options: argparse.Namespace, environment: Mapping[str, str]) -> 
             "--from continues a run, or a checkpoint RUN/checkpoints/N. There is none "
             f"at {model!r}: check the path; for another model set model.path."
         )
-    if run is not None and path is None:
+    if run is not None and model is not None and path is None:
         saved = Path(model, CONFIG)
         path = saved if saved.is_file() else run / "config.yaml"
     assignments, most = options.set, options.max_eval_samples

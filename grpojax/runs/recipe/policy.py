@@ -155,7 +155,7 @@ def _from_checkpoint(
     contents = json.loads((path / store.CONTENTS).read_bytes())
     arrays.check_frozen(path.name, contents.get("frozen"), like)
     logger.info("reading the policy of the checkpoint %s", path)
-    found = arrays.restore_policy(path / store.STATE, contents["arrays"], like)
+    found = arrays.restore_policy(path / store.STATE, contents["arrays"], like).policy
     dtype = jnp.dtype(settings.dtype)
     cast = lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x
     return jax.tree.map(cast, models.merge(found)), tokenizer

@@ -98,7 +98,7 @@ def prepare(
         digests = _digests(state, step, evaluation)
         restored = None if out is None else _restore(state, directory, Path(out))
         if restored is not None:
-            check_digests(dict(restored.metadata.get("digests", {})), digests)
+            check_digests(restored.metadata.get("digests"), digests)
     return Prepared(
         state=state if restored is None else restored.state,
         step=lowered,

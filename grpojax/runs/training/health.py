@@ -118,7 +118,7 @@ class Monitor:
         self._recent = collections.defaultdict[str, collections.deque[float]](
             lambda: collections.deque(maxlen=window)
         )
-        self._in_a_row = dict.fromkeys((_EQUAL, _TRUNCATED), 0)
+        self._in_a_row = collections.Counter[str]()
         self._warned: set[str] = set()
 
     def observe(self, record: Record) -> Report:

@@ -104,8 +104,10 @@ def _compile(template: str) -> "jinja2.Template":
         loop.body.insert(0, jinja2.nodes.Output([call], lineno=loop.lineno))
     for joined in tree.find_all(jinja2.nodes.Concat):
         join = jinja2.nodes.Name("_join", "load", lineno=joined.lineno)
-        call = jinja2.nodes.Call(join, joined.nodes, [], None, None)
-        joined.nodes = [call.set_lineno(joined.lineno)]
+        call = jinja2.nodes.Call(
+            join, joined.nodes, [], None, None, lineno=joined.lineno
+        )
+        joined.nodes = [call]
     tree.set_environment(environment)
     code: Any = environment.compile(tree)
     return environment.from_string(template).from_code(

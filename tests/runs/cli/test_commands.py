@@ -154,19 +154,19 @@ def test_a_dry_run_takes_no_step_and_writes_nothing(arguments, capsys, tmp_path)
 def test_the_model_of_a_run_is_judged_on_its_problems(finished, capsys, tmp_path):
     words = ["--max-eval-samples", "3", "--out", tmp_path / "judged"]
     printed = call(capsys, "evaluate", finished, *words)
-    assert f"held-out accuracy of {finished / 'model'}: " in printed
+    assert f"held-out accuracy of {finished}: " in printed
     (line,) = (tmp_path / "judged" / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(line)["problems"] == 3
     summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
     assert summary["complete"] and summary["n_eval"] == 3
     recipe = recipes.load(Recipe(), tmp_path / "judged" / "config.yaml")
     assert recipe.rollout.max_new_tokens == 6
-    assert recipe.model.path == str(finished / "model")
+    assert recipe.model.path == str(finished)
 
 
 def test_a_run_without_its_model_is_refused(refused, tmp_path):
     (tmp_path / "config.yaml").write_text("run:\n  seed: 1\n")
-    assert "A finished run has a model" in refused("evaluate", tmp_path)
+    assert "A run has a model when it is finished" in refused("evaluate", tmp_path)
 
 
 def test_nothing_held_out_cannot_be_judged(finished, refused):

@@ -116,3 +116,35 @@ def test_thresholds_out_of_range_are_refused(thresholds):
 def test_a_recipe_has_the_same_thresholds_and_defaults():
     names = {field.name for field in dataclasses.fields(Thresholds)}
     assert vars(Health()) == {name: vars(Thresholds())[name] for name in names}
+
+
+EQUAL, TRUNCATED = "frac_reward_zero_std", "completions/clipped_ratio"
+
+
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.5, 1.0]), max_size=20),
+    most=st.integers(1, 4),
+)
+def test_equal_rewards_are_warned_of_after_so_many_steps(values, most):
+    reports = observe_all(
+        [{EQUAL: x, "reward": 0.0} for x in values], equal_rewards=most
+    )
+    text = "".join("x" if x == 1 else "." for x in values)
+    ends = [text[: n + 1].endswith("x" * most) for n in range(len(text))]
+    begins = [
+        now and not before for before, now in zip([False, *ends], ends, strict=False)
+    ]
+    assert [len(report.warnings) == 1 for report in reports] == begins
+    said = [sentence for report in reports for sentence in report.warnings]
+    assert all("completions.jsonl" in x and "(0 on average)" in x for x in said)
+    off = observe_all([{EQUAL: 1.0}] * 9, equal_rewards=None)
+    assert not any(report.warnings for report in off)
+
+
+def test_truncation_of_nearly_all_rows_is_warned_of():
+    records = [{TRUNCATED: x} for x in (1.0, 1.0, 0.5, 0.96, 1.0, 1.0, 1.0, 0.2)]
+    reports = observe_all(records, window=3)
+    assert [len(report.warnings) for report in reports] == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert "rollout.max_new_tokens" in reports[5].warnings[0]
+    off = observe_all(records, window=1, truncated=None)
+    assert not any(report.warnings for report in off)
