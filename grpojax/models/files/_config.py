@@ -168,9 +168,12 @@ def _number(
     values: Mapping[str, object], key: str, default: float | None = None
 ) -> float:
     value = default if values.get(key) is None else values[key]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Python's JSON has NaN, Infinity, and integers of any length.
-    if not is_number or not 0 < value <= sys.float_info.max:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not 0 < value <= sys.float_info.max
+    ):
         raise ValueError(
             f"`{key}` in config.json must be a positive, finite number. Received "
             f"{value!r:.80}. Take config.json from where the weights came from."

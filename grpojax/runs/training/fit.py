@@ -96,9 +96,9 @@ def prepare(
     with use(mesh):
         lowered = lower(state, step, samples=logging.samples if recorded else 0)
         digests = _digests(state, step, evaluation)
-        restored = None if out is None else _restore(state, directory, Path(out))
-        if restored is not None:
-            check_digests(restored.metadata.get("digests"), digests)
+        restored = None
+        if out is not None:
+            restored = _restore(state, directory, Path(out), digests)
     return Prepared(
         state=state if restored is None else restored.state,
         step=lowered,
@@ -160,7 +160,10 @@ def claim(
 
 
 def _restore(
-    state: TrainState, directory: RunDirectory | None, out: Path
+    state: TrainState,
+    directory: RunDirectory | None,
+    out: Path,
+    digests: Mapping[str, str],
 ) -> Restored | None:
     """What the last intact checkpoint holds; `None` for a run that starts."""
 
@@ -176,7 +179,9 @@ def _restore(
         with Checkpoints(out / CHECKPOINTS) as saved:
             if not processes.broadcast_from_0(saved.steps):
                 return Restored(state)
-            return saved.restore(state)
+            restored = saved.restore(state)
+            check_digests(restored.metadata.get("digests"), digests)
+            return restored
     except BaseException:
         if directory is not None:
             directory.close()

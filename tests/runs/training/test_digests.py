@@ -63,6 +63,7 @@ def run(model, settings, tmp_path_factory):
         "run__steps": 1,
         "checkpoint__every": 1,
         "log__completions": 0,
+        "algorithm__entropy_bonus": 1.0,  # So that weights move.
     }
     recipe = load(Recipe(), None, settings(**changes))
     train(recipe, folder / "run")
@@ -81,6 +82,8 @@ def test_the_same_model_and_data_are_taken_on_another_day(run, monkeypatch):
     prepared = resumed(run)
     assert prepared.resume is not None and prepared.resume.step == 1
     assert prepared.metadata == contents["metadata"]
+    assert prepared.directory is not None
+    prepared.directory.close()
 
 
 def replace_rows(folder):
@@ -161,7 +164,7 @@ def test_export_and_what_it_refuses(run, tmp_path, capsys):
     assert all(np.array_equal(written[name], exported[name]) for name in written)
     for words, said in [
         ([str(checkpoint), str(tmp_path / "model")], "holds other files"),
-        ([str(checkpoint.parent / "7"), str(tmp_path / "b")], "has those of 1"),
+        ([str(checkpoint.parent / "7"), str(tmp_path / "b")], "checkpoints/7"),
         ([str(tmp_path / "nowhere"), str(tmp_path / "b")], "nowhere"),
     ]:
         assert main(["export", *words], {}) == 2
