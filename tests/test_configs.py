@@ -42,8 +42,8 @@ REFUSED = {
     },
     **{
         f"Categorical({value})": (
-            "ValueError: Categorical(temperature=...) must be positive. Received "
-            f"temperature={shown}. "
+            "ValueError: Categorical(temperature=...) must be positive and finite. "
+            f"Received temperature={shown}. "
         )
         for value, shown in (("0", "0"), ("-0.5", "-0.5"), ("float('nan')", "nan"))
     },

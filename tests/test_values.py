@@ -12,8 +12,8 @@ import pytest
 
 # Run without the type checks of the tests, as a user's program is.
 REFUSED = {
-    "rollout.Categorical(float('nan'))": "ValueError: .*temperature.* nan",
-    "rollout.Categorical(float('inf'))": "ValueError: .*positive and finite.* inf",
+    "rollout.Categorical(float('nan'))": "ValueError: .*temperature=nan",
+    "rollout.Categorical(float('inf'))": "ValueError: .*positive and finite.*=inf",
     "rollout.Categorical('1')": "TypeError: `Categorical.temperature` .* Received '1'",
     "RolloutConfig(2, 2, train_prompts=4)": "ValueError: .*train_prompts=4 of prompts",
     "RolloutConfig(2, 2.0)": "ValueError: .* group must be a positive integer",

@@ -93,13 +93,13 @@ class Categorical(AbstractSampler):
 
     def __check_init__(self):
         temperature = self.temperature
-        check_numbers("Categorical", temperature=temperature)
         if isinstance(temperature, float | int) and not 0 < temperature < math.inf:
             raise ValueError(
                 "Categorical(temperature=...) must be positive and finite. Received "
                 f"temperature={temperature}. For the limit of 0 pass "
                 "`sampler=rollout.Greedy()`; training needs a positive temperature."
             )
+        check_numbers("Categorical", temperature=temperature)
 
     def __call__(self, logits, *, key):
         scaled = logits / jnp.asarray(self.temperature, logits.dtype)

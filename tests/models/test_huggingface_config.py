@@ -159,7 +159,7 @@ def test_what_changes_nothing_is_accepted(family, harmless):
         (
             "llama",
             dict(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
-            "`low_freq_factor` in config.json must be a number. Received None",
+            "`low_freq_factor` in config.json must be a positive, finite number. Received None",
         ),
         ("llama", dict(rope_scaling="linear"), "`rope_scaling` = 'linear'"),
         ("llama", dict(hidden_size=None), "`hidden_size` .* integer. Received None"),
@@ -168,7 +168,7 @@ def test_what_changes_nothing_is_accepted(family, harmless):
         (
             "llama",
             dict(num_attention_heads=0),
-            "`num_attention_heads` .* positive integer. Received 0",
+            "`num_attention_heads` .* positive integer of 32 bits. Received 0",
         ),
         ("llama", dict(model_type="gemma3"), "llama, mistral, qwen2, qwen3.*'gemma3'"),
         ("llama", dict(head_dim=None, hidden_size=17), "`head_dim`"),

@@ -57,6 +57,15 @@ def test_versions():
     assert set(found) == {"python", "jax", "grpojax", "device", "commit"}
 
 
+def test_a_platform_that_is_not_there_is_said(monkeypatch):
+    def none():
+        raise RuntimeError("Unable to initialize backend 'tpu'")
+
+    monkeypatch.setattr(jax, "devices", none)
+    with pytest.raises(ValueError, match="backend 'tpu'. Check the variable JAX_PLAT"):
+        mesh.check_devices()
+
+
 def test_64_bits_are_refused():
     with jax.enable_x64(True), pytest.raises(ValueError, match="unset JAX_ENABLE_X64"):
         mesh.check_bits()
