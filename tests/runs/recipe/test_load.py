@@ -199,8 +199,8 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 inners = st.builds(
     Inner,
     rate=st.floats(allow_nan=False, allow_infinity=False),
-    count=st.integers(),
-    maybe=st.none() | st.integers(),
+    count=st.integers(-(2**62), 2**62),
+    maybe=st.none() | st.integers(-(2**62), 2**62),
     note=texts,
     maybe_note=st.none() | texts,
     flag=st.booleans(),
@@ -211,7 +211,7 @@ inners = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @example(inner=Inner(note="\x85", maybe_note=" \u2028"), steps=0)
-@given(inner=inners, steps=st.integers())
+@given(inner=inners, steps=st.integers(-(2**62), 2**62))
 def test_what_is_dumped_loads_equal(tmp_path_factory, inner, steps):
     recipe = Outer(inner, steps)
     path = write(tmp_path_factory.mktemp("dump"), recipes.dump(recipe))
