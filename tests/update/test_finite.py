@@ -12,7 +12,8 @@ import pytest
 import grpojax
 from grpojax import RolloutConfig, TrainStep
 
-from ..helpers import count_env, transformer
+from ..helpers import count_env
+from .doubles import Bigram, bigram
 
 
 ROLLOUT = RolloutConfig(prompts=3, group=4)
@@ -23,11 +24,9 @@ def floats(tree):
 
 
 def take(optimizer, dtype):
-    policy = jax.tree.map(
-        lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, transformer()
-    )
+    policy = Bigram(bigram().table.astype(dtype))
     state = grpojax.init(policy, optimizer=optimizer, key=jr.key(0))
-    step = TrainStep(count_env(), optimizer, rollout=ROLLOUT)
+    step = TrainStep(count_env(vocab_size=12), optimizer, rollout=ROLLOUT)
     with jax.numpy_dtype_promotion("standard"):
         return state, *eqx.filter_jit(step)(state)
 
