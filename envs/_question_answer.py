@@ -4,11 +4,13 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from grpojax.env import AbstractAnswerEnvironment, TimeStep, Turn
 from grpojax.text import Bytes, ParsedInteger, to_bytes, TokenBytes
 from grpojax.types import Prompt
+
+from .answers import Integer
 
 
 # Hardly any tokens are longer, except runs of spaces. Where a completion has more bytes
@@ -39,16 +41,10 @@ class AbstractQuestionAnswer(AbstractAnswerEnvironment[Int[Array, ""]]):
     end_tokens: Int[Array, " end"]
     max_completion_length: int = eqx.field(static=True)
 
+    @property
     @abc.abstractmethod
-    def parse(self, text: Bytes) -> tuple[ParsedInteger, Bool[Array, ""]]:
-        """Parses a completion.
-
-        **Arguments:**
-
-        - `text`: the completion.
-
-        **Returns:** the answer, and whether the completion is well-formed.
-        """
+    def kind(self) -> Integer:
+        """How a completion is checked against its answer."""
 
     @property
     def vocab_size(self) -> int:
@@ -73,14 +69,13 @@ class AbstractQuestionAnswer(AbstractAnswerEnvironment[Int[Array, ""]]):
     def step(
         self, state: Int[Array, ""], turn: Turn
     ) -> tuple[Int[Array, ""], TimeStep]:
-        number, well_formed = self.parse(self._text(turn))
-        correct = number.valid & (number.value == state)
+        checked = self.kind.check(self.text(turn), state)
         answer = TimeStep(
             reply=jnp.zeros(0, jnp.int32),
             reply_length=jnp.zeros((), jnp.int32),
             rewards={
-                "correct": correct.astype(jnp.float32),
-                "format": well_formed.astype(jnp.float32),
+                "correct": checked.correct.astype(jnp.float32),
+                "format": checked.well_formed.astype(jnp.float32),
             },
             done=jnp.ones((), bool),
         )
@@ -90,10 +85,10 @@ class AbstractQuestionAnswer(AbstractAnswerEnvironment[Int[Array, ""]]):
         return state
 
     def answer(self, turn: Turn) -> ParsedInteger:
-        number, _ = self.parse(self._text(turn))
-        return number
+        return self.kind.vote(self.text(turn))
 
-    def _text(self, turn: Turn) -> Bytes:
+    def text(self, turn: Turn) -> Bytes:
+        """The part of a completion in which the answer is: all of it."""
         time = turn.tokens.shape[0]
         inside = jnp.arange(time, dtype=jnp.int32) < turn.length
         size = min(self.token_bytes.table.shape[1], _BYTES_PER_TOKEN) * time

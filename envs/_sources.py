@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from grpojax.text import oracle
+
 from ._prompts import check_choice
 from ._word_problems import word_problems
 
 
 WORD_PROBLEMS = "word-problems"
 """The source that needs no file: synthetic problems, generated from a seed."""
-
-_LARGEST = 2**31 - 1  # The largest magnitude, as in `grpojax.text`.
 
 
 class LoadedRows(NamedTuple):
@@ -34,8 +34,10 @@ class LoadedRows(NamedTuple):
 def final_answer(answer: str) -> int:
     """The integer at the end of a worked answer.
 
-        answer = working "####" " "* number " "*
-        number = "-"? digit (digit | ",")*
+        answer = working "####" space number space
+
+    where the number is a plain integer in the grammar of `grpojax.text.answer`, such as
+    `1,200`, `$5` and `72.0`.
 
     **Arguments:**
 
@@ -56,11 +58,11 @@ def final_answer(answer: str) -> int:
     number = number.strip()
     if not marker:
         raise ValueError("its answer has no `####`")
-    if not re.fullmatch(r"-?[0-9][0-9,]*", number):
-        raise ValueError(f"what follows its `####` is not an integer: {number!r}")
-    value = int(number.replace(",", ""))
-    if abs(value) > _LARGEST:
+    value = oracle.parse_integer(number.encode(), "all", plain=True)
+    if value is None and re.fullmatch(r"-?[0-9][0-9,]{9,}", number):
         raise ValueError(f"its answer does not fit 32 bits: {number}")
+    if value is None:
+        raise ValueError(f"what follows its `####` is not an integer: {number!r}")
     return value
 
 

@@ -13,17 +13,13 @@ import functools as ft
 import random
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
 
-from grpojax.text import (
-    AbstractTokenizer,
-    Bytes,
-    last_number,
-    ParsedInteger,
-)
+from grpojax.env import Turn
+from grpojax.text import AbstractTokenizer, Bytes
 
 from ._prompts import check_choice, end_token_array, pad_prompts, tokens_containing
 from ._question_answer import AbstractQuestionAnswer, check_horizon
+from .answers import Integer
 from .options import AdditionOptions
 
 
@@ -82,11 +78,16 @@ class Addition(AbstractQuestionAnswer):
         self.end_tokens = jnp.asarray(end_token_array(tokenizer, newlines))
         self.max_completion_length = max_completion_length
 
-    def parse(self, text: Bytes) -> tuple[ParsedInteger, Bool[Array, ""]]:
+    @property
+    def kind(self) -> Integer:
+        return Integer("last")
+
+    def text(self, turn: Turn) -> Bytes:
+        """The first line of a completion."""
+        text = super().text(turn)
         position = jnp.arange(text.data.shape[0], dtype=jnp.int32)
         newline = jnp.where(text.data == ord("\n"), position, text.length)
-        number = last_number(Bytes(text.data, jnp.min(newline)))
-        return number, number.valid
+        return Bytes(text.data, jnp.min(newline))
 
 
 def environments(

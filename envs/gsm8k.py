@@ -12,16 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
 
-from grpojax.text import (
-    AbstractTokenizer,
-    Bytes,
-    number_after,
-    number_in_tag,
-    ParsedInteger,
-    tags_in_order,
-)
+from grpojax.text import AbstractTokenizer
 
 from ._prompts import (
     chat_messages,
@@ -43,6 +35,7 @@ from ._sources import (
 )
 from ._splits import load_split as load_split, Split as Split
 from ._word_problems import word_problems as word_problems
+from .answers import Integer
 from .options import GSM8KOptions
 
 
@@ -133,12 +126,9 @@ class GSM8K(AbstractQuestionAnswer):
         self.answer_format = answer_format
         self.skipped = len(rows) - len(padded.kept)
 
-    def parse(self, text: Bytes) -> tuple[ParsedInteger, Bool[Array, ""]]:
-        if self.answer_format == "tag":
-            number = number_in_tag(text)
-            return number, number.valid & tags_in_order(text, (b"answer",))
-        number = number_after(text)
-        return number, number.valid
+    @property
+    def kind(self) -> Integer:
+        return Integer(self.answer_format)
 
 
 def environments(

@@ -1,7 +1,7 @@
 """The protocol of the kinds of answers."""
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -30,6 +30,22 @@ class AbstractAnswer(eqx.Module):
     """
 
     @abc.abstractmethod
+    def read(self, answer: object) -> Any:
+        """One gold answer as a plain value, on the host.
+
+        **Arguments:**
+
+        - `answer`: as a file holds it.
+
+        **Returns:** a value that `stack` takes.
+
+        **Raises:** `ValueError` if it is not an answer of this kind.
+        """
+
+    @abc.abstractmethod
+    def stack(self, values: Sequence[Any]) -> PyTree[Any]:
+        """The values of all rows as a tree of arrays `[problem ...]`, on the host."""
+
     def encode(self, answers: Sequence[object]) -> PyTree[Any]:
         """The gold answers of all rows as arrays, on the host.
 
@@ -42,6 +58,13 @@ class AbstractAnswer(eqx.Module):
         **Raises:** `ValueError` for an answer that is not of this kind, with the number
         of its row, counted from 1.
         """
+        values = []
+        for row, answer in enumerate(answers, 1):
+            try:
+                values.append(self.read(answer))
+            except ValueError as error:
+                raise ValueError(f"row {row}: {error}") from None
+        return self.stack(values)
 
     @abc.abstractmethod
     def check(self, text: Bytes, gold: PyTree[Any]) -> Checked:
@@ -84,18 +107,7 @@ class AbstractAnswer(eqx.Module):
         **Arguments:**
 
         - `text`: a completion.
-        - `answer`: one of those that `encode` takes.
+        - `answer`: the gold answer, as a file holds it.
 
         **Returns:** whether it is correct, and whether it is well-formed.
         """
-
-
-def each_row(answers: Sequence[object], read: Callable[[object], Any]) -> list[Any]:
-    """`read` of every answer, whose errors begin with the number of the row."""
-    rows = []
-    for row, answer in enumerate(answers, 1):
-        try:
-            rows.append(read(answer))
-        except ValueError as error:
-            raise ValueError(f"row {row}: {error}") from None
-    return rows

@@ -18,8 +18,11 @@ class NoAnswer(AbstractAnswer):
     has neither of the two rewards.
     """
 
-    def encode(self, answers: Sequence[object]) -> Int[np.ndarray, "problem 0"]:
-        return np.zeros((len(answers), 0), np.int32)
+    def read(self, answer: object) -> None:
+        del answer
+
+    def stack(self, values: Sequence[None]) -> Int[np.ndarray, "problem 0"]:
+        return np.zeros((len(values), 0), np.int32)
 
     def check(self, text: Bytes, gold: Int[Array, " 0"]) -> Checked:
         del text, gold

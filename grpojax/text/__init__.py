@@ -2,12 +2,6 @@
 
 from . import oracle as oracle
 from ._bytes import Bytes as Bytes, pack as pack, to_bytes as to_bytes
-from ._number import (
-    last_number as last_number,
-    number_after as number_after,
-    number_in_tag as number_in_tag,
-    ParsedInteger as ParsedInteger,
-)
 from ._search import (
     contains as contains,
     count as count,
@@ -15,6 +9,17 @@ from ._search import (
 )
 from ._stop import stop_string as stop_string, StopString as StopString
 from ._token_bytes import byte_table as byte_table, TokenBytes as TokenBytes
+from .answer import (
+    equal as equal,
+    fingerprint as fingerprint,
+    normalize as normalize,
+    parse_choice as parse_choice,
+    parse_decimal as parse_decimal,
+    parse_integer as parse_integer,
+    parse_text as parse_text,
+    ParsedDecimal as ParsedDecimal,
+    ParsedInteger as ParsedInteger,
+)
 from .tokenizer import (
     AbstractTokenizer as AbstractTokenizer,
     HuggingFaceTokenizer as HuggingFaceTokenizer,

@@ -42,7 +42,7 @@ def pack(text: bytes, *, size: int) -> Bytes:
     !!! example
 
         ```python
-        number_after(pack(b"so he has #### 1,234", size=64)).value  # 1234
+        parse_integer(pack(b"so he has #### 1,234", size=64)).value  # 1234
         ```
     """
     if len(text) > size:

@@ -1,16 +1,23 @@
 """Searches for patterns in a text, inside a compiled program."""
 
+import functools as ft
+import operator
 import re
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Int, Shaped, UInt8
 
 from ._bytes import Bytes
 
 
+def positions_of(data: Shaped[Array, " size"]) -> Int[Array, " size"]:
+    """The index of every element."""
+    return jnp.arange(data.shape[0], dtype=jnp.int32)
+
+
 def positions(text: Bytes) -> Int[Array, " size"]:
     """The index of every byte."""
-    return jnp.arange(text.data.shape[0], dtype=jnp.int32)
+    return positions_of(text.data)
 
 
 def visible(text: Bytes) -> UInt8[Array, " size"]:
@@ -30,18 +37,62 @@ def last(mask: Bool[Array, " size"]) -> Int[Array, ""]:
     return jnp.max(jnp.where(mask, jnp.arange(size, dtype=jnp.int32), -1))
 
 
+def shifted(data: Shaped[Array, " size"], by: int) -> Shaped[Array, " size"]:
+    """What is `by` positions before each (after it, if negative); 0 outside."""
+    size = data.shape[0]
+    if by >= 0:
+        return jnp.pad(data, (by, 0))[:size]
+    return jnp.pad(data, (0, -by))[-by:]
+
+
+def at(data: UInt8[Array, " size"], position: Int[Array, ""]) -> UInt8[Array, ""]:
+    """The byte at a position, 0 outside the text."""
+    size = data.shape[0]
+    inside = (position >= 0) & (position < size)
+    return jnp.where(inside, data[jnp.clip(position, 0, size - 1)], 0)
+
+
+def as_int(condition: Bool[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """1 where a condition holds, else 0; int32."""
+    return condition.astype(jnp.int32)
+
+
+def is_digit(data: UInt8[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    return (data >= ord("0")) & (data <= ord("9"))
+
+
+def is_word(data: UInt8[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    return is_letter(data) | is_digit(data)
+
+
+def is_letter(data: UInt8[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    lower = data | 0x20
+    return (lower >= ord("a")) & (lower <= ord("z"))
+
+
+def is_space(data: UInt8[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    return (data == ord(" ")) | ((data >= ord("\t")) & (data <= ord("\r")))
+
+
+def is_any(data: UInt8[Array, "*shape"], chars: bytes) -> Bool[Array, "*shape"]:
+    """Whether each byte is one of a few."""
+    return ft.reduce(operator.or_, (data == char for char in chars))
+
+
 def occurrences(text: Bytes, pattern: bytes) -> Bool[Array, " size"]:
     """Mask of the positions at which an occurrence of a pattern begins."""
     if len(pattern) == 0:
         raise ValueError(
             "A pattern must have at least one byte. Received b'': pass what to find."
         )
-    size = text.data.shape[0]
-    data = jnp.pad(text.data, (0, len(pattern) - 1))
-    begins = positions(text) + len(pattern) <= text.length
-    for i, byte in enumerate(pattern):
-        begins = begins & (data[i : i + size] == byte)
-    return begins
+    fits = positions(text) + len(pattern) <= text.length
+    return fits & begins_with(text.data, pattern)
+
+
+def begins_with(data: UInt8[Array, " size"], pattern: bytes) -> Bool[Array, " size"]:
+    """Mask of the positions from which on the bytes are a pattern's."""
+    each = (shifted(data, -i) == byte for i, byte in enumerate(pattern))
+    return ft.reduce(operator.and_, each)
 
 
 def tag_marks(tag: bytes) -> tuple[bytes, bytes]:

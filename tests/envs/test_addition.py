@@ -67,7 +67,7 @@ def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer):
     )
     def law(said, error):
         line = b"".join(PIECES[token] for token in said)[-16 * 8 :].split(b"\n")[0]
-        number = oracle.last_number(line)
+        number = oracle.parse_integer(line, "last")
         gold = 0 if number is None else number + error
         paid = step(env, jnp.asarray(gold, jnp.int32), turn_of(said, 8))
         paid = {name: float(reward) for name, reward in paid.items()}

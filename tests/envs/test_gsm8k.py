@@ -64,11 +64,6 @@ answered = st.builds(
 )
 
 
-def number_in(text, answer_format):
-    in_tag = answer_format == "tag"
-    return oracle.number_in_tag(text) if in_tag else oracle.number_after(text)
-
-
 @pytest.mark.parametrize("answer_format", ["####", "tag"])
 def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer, answer_format):
     env = GSM8K(
@@ -80,12 +75,11 @@ def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer, answer_format):
     def law(said, error):
         # Of a text with more than 16 bytes for each token, the end is read.
         text = b"".join(PIECES[token] for token in said)[-16 * TIME :]
-        number = number_in(text, answer_format)
+        number = oracle.parse_integer(text, answer_format)
         gold = 0 if number is None else int(np.clip(number + error, *INT32))
         result = step(env, jnp.asarray(gold, jnp.int32), turn_of(said))
-        formatted = number is not None
-        if answer_format == "tag":
-            formatted &= text.count(b"<answer>") == text.count(b"</answer>") == 1
+        plain = oracle.parse_integer(text, answer_format, plain=True)
+        formatted = plain is not None
         rewards = jax.tree.map(float, result.rewards)
         assert rewards == {"correct": number == gold, "format": formatted}
         assert bool(result.done) and result.reply.shape == (0,)
@@ -103,12 +97,16 @@ def test_rewards_equal_the_oracle_on_arbitrary_tokens(tokenizer, answer_format):
         ("####", "#### 5 or rather #### 4.", 1, 1),
         ("####", "#### 5", 0, 1),
         ("####", "it is 4", 0, 0),
+        ("####", "#### **4** apples", 1, 0),
+        ("####", "#### 4 or 5", 0, 1),
+        ("####", "<think> #### 4", 0, 0),
         ("####", "#### 4 #### ", 0, 0),
         ("tag", "2+2=4 <answer>4</answer>", 1, 1),
         ("tag", "<answer>5</answer>", 0, 1),
         ("tag", "<answer>5</answer><answer>4</answer>", 1, 0),
         ("tag", "<answer>four</answer>", 0, 0),
         ("tag", "#### 4", 0, 0),
+        ("tag", "<answer>4 apples</answer>", 1, 0),
     ],
 )
 def test_what_is_paid(tokenizer, answer_format, said, correct, formatted):
