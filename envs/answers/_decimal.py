@@ -105,7 +105,8 @@ class Decimal(AbstractAnswer):
     def stack(self, values: Sequence[_Value]) -> DecimalGold:
         numbers = [abs(value.number) for value in values]
         # Whatever is above covers every decimal.
-        bounds = [min(value.bound, Fraction(2**32 - 1)) for value in values]
+        largest = 2**32 - Fraction(1, _BILLION)
+        bounds = [min(value.bound, largest) for value in values]
         negative = np.array([value.number < 0 for value in values], bool)
         return DecimalGold(*_limbs(numbers), negative, *_limbs(bounds))
 

@@ -81,14 +81,14 @@ def parse_choice(
     alternative = _is_alternative(
         data, last(candidate & (kind != final_kind) & (position < final)), final
     )
-    valid = jnp.where(
-        content.whole, (final >= 0) & ~alternative, (lowest == highest) | sole
-    )
+    one = jnp.where(content.whole, (final >= 0) & ~alternative, lowest == highest)
+    valid = one | sole
     if plain:
         begins = first(candidate) == only
         written = jnp.where(content.marked, begins, sole & begins)
         valid = valid & content.plain & (content.whole | written)
-    value = jnp.where(content.whole, final_kind, jnp.where(sole, sole_kind, highest))
+    candidate_kind = jnp.where(content.whole, final_kind, highest)
+    value = jnp.where(sole, sole_kind, candidate_kind)
     return ParsedInteger(jnp.where(valid, value, 0), valid)
 
 

@@ -16,11 +16,12 @@ def parse_choice(
     found = list(re.finditer(letter, content.text))
     sole = re.fullmatch(around + rb"([A-Za-z])" + around, content.text)
     begins = re.match(around + letter, content.text)
-    if content.whole:
+    if content.whole and not sole:
         if not found or _is_alternative(content.text, found):
             return None
         return letters.index(found[-1][0].decode())
-    if plain and not (content.plain and begins and (content.marked or sole)):
+    written = content.plain and begins and (content.marked or sole)
+    if plain and not (written or content.whole):
         return None
     kinds = {match[0] for match in found} or {sole and sole[1].upper()}
     (kind, *others) = kinds
