@@ -146,6 +146,8 @@ AROUND = {
 }
 AFTER = {
     "####\r\n\x0b\x0c18": 18,
+    r"so \boxed{18}.": 18,
+    r"\boxed{18} #### 19": 19,
     "#### 18.": 18,
     "#### 18. That is 3 more.": 18,
     "#### 18! That is 3 more.": 18,
@@ -166,6 +168,8 @@ AFTER = {
 }
 TAG = {
     "<answer>18..</answer>": 18,
+    r"so \boxed{18}.": 18,
+    r"\boxed{18} <answer>19</answer>": 19,
     "<answer></answer>": None,
     "<answer>5 6</answer>": None,
     "<answer>18</answer> or 19": 18,  # A number behind the pair does not win,
@@ -296,6 +300,7 @@ PLAIN = {
         "18": None,
     },
     "tag": {
+        r"\boxed{18}": None,
         "<answer>18</answer>": 18,
         "<answer>\n$18. </answer>": 18,
         "<answer>18 apples</answer>": None,

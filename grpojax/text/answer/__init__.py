@@ -16,8 +16,9 @@ open at the end of the text there is no answer. In the rest `find` says what the
     "last"          all of it, where the last answer counts
     "auto"          the first of "tag", "boxed", "####" and "last" that occurs
 
-A `\boxed{...}` inside the content of a tag or a marker is the content instead. Space at
-both ends is no part of it.
+A `\boxed{...}` inside the content of a tag or a marker is the content instead, and so
+is the last one of a text without such a tag or marker. Space at both ends is no part of
+it.
 
 **Numbers.**
 

@@ -119,7 +119,8 @@ def _tagged(complete: Bytes, text: Bytes, tag: bytes) -> Content:
     begin, end = _tag(text, tag)
     # What is well-formed has one pair of tags, thoughts included.
     once = tags_in_order(complete, (tag,))
-    return _unboxed(text, begin, end, marked=False, plain=once)
+    found = begin < text.data.shape[0]
+    return _unboxed(text, begin, end, found, marked=False, plain=once)
 
 
 def _marked(text: Bytes, marker: bytes) -> Content:
@@ -129,7 +130,7 @@ def _marked(text: Bytes, marker: bytes) -> Content:
     begin = jnp.where(at < 0, size, first(after & ~is_space(data)))
     newline = (data == ord("\n")) | (data == ord("\r"))
     end = jnp.minimum(first(newline & (position >= begin)), text.length)
-    return _unboxed(text, begin, end, marked=True, plain=at >= 0)
+    return _unboxed(text, begin, end, at >= 0, marked=True, plain=at >= 0)
 
 
 def _box(
@@ -157,13 +158,16 @@ def _unboxed(
     text: Bytes,
     begin: Int[Array, ""],
     end: Int[Array, ""],
+    found: Bool[Array, ""],
     *,
     marked: bool,
     plain: Bool[Array, ""],
 ) -> Content:
-    """The box inside a content, or the content."""
-    inner, inner_end = _box(text, (begin, end))
-    boxed = inner < text.data.shape[0]
+    """The box inside a content, or the content; any box if it is not found."""
+    size, nothing = text.data.shape[0], jnp.zeros((), jnp.int32)
+    within = jnp.where(found, begin, nothing), jnp.where(found, end, text.length)
+    inner, inner_end = _box(text, within)
+    boxed = inner < size
     begin, end = jnp.where(boxed, inner, begin), jnp.where(boxed, inner_end, end)
     return _content(text, begin, end, marked=marked, plain=plain & ~boxed)
 

@@ -28,11 +28,12 @@ def find_content(text: bytes, find: str) -> Content:
         tag = b"answer" if find == "tag" else find[1:-1].encode()
         marks = re.findall(rb"</?" + tag + rb">", text)
         once = marks == [b"<" + tag + b">", b"</" + tag + b">"]
-        return _unboxed(_tag(rest, tag) or b"", plain=once)
+        inside = _tag(rest, tag)
+        return _unboxed(rest, inside, plain=once)
     _, marker, after = rest.rpartition(find.encode())
-    line = re.match(rb"\s*([^\n\r]*)", after if marker else b"")
-    assert line is not None
-    return _unboxed(line[1], marked=True, plain=bool(marker))
+    line = re.sub(rb"[\n\r].*", b"", after.lstrip(), flags=re.DOTALL)
+    found = line if marker else None
+    return _unboxed(rest, found, marked=True, plain=bool(marker))
 
 
 def _after_thinking(text: bytes) -> bytes:
@@ -62,10 +63,13 @@ def _box(text: bytes) -> bytes | None:
     return None
 
 
-def _unboxed(text: bytes, *, marked: bool = False, plain: bool) -> Content:
-    inner = _box(text)
-    content = _stripped(text if inner is None else inner)
-    return Content(content, marked=marked, plain=plain and inner is None)
+def _unboxed(
+    text: bytes, content: bytes | None, *, marked: bool = False, plain: bool
+) -> Content:
+    """The box inside a content, or the content; any box where there is none."""
+    inner = _box(text if content is None else content)
+    found = _stripped((content or b"") if inner is None else inner)
+    return Content(found, marked=marked, plain=plain and inner is None)
 
 
 def _stripped(text: bytes) -> bytes:
