@@ -33,15 +33,15 @@ class DecimalGold(eqx.Module):
 
     **Fields:**
 
-    - `whole`, `fraction`: units and billionths of their magnitudes.
+    - `integer`, `fraction`: units and billionths of their magnitudes.
     - `negative`: their signs.
-    - `bound_whole`, `bound_fraction`: by how much a right answer may differ from each.
+    - `bound_integer`, `bound_fraction`: by how much an answer may differ from each.
     """
 
-    whole: UInt32[Array | np.ndarray, "*problem"]
+    integer: UInt32[Array | np.ndarray, "*problem"]
     fraction: UInt32[Array | np.ndarray, "*problem"]
     negative: Bool[Array | np.ndarray, "*problem"]
-    bound_whole: UInt32[Array | np.ndarray, "*problem"]
+    bound_integer: UInt32[Array | np.ndarray, "*problem"]
     bound_fraction: UInt32[Array | np.ndarray, "*problem"]
 
 
@@ -117,12 +117,14 @@ class Decimal(AbstractAnswer):
 
     def vote(self, text: Bytes) -> ParsedInteger:
         found = parse_decimal(text, self.find)
-        vote = _hash(_unsigned(found.whole), _unsigned(found.fraction), found.negative)
+        vote = _hash(
+            _unsigned(found.integer), _unsigned(found.fraction), found.negative
+        )
         return ParsedInteger(jnp.where(found.valid, vote, 0), found.valid)
 
     def gold_vote(self, gold: DecimalGold) -> Int[Array, ""]:
         return _hash(
-            jnp.asarray(gold.whole),
+            jnp.asarray(gold.integer),
             jnp.asarray(gold.fraction),
             jnp.asarray(gold.negative),
         )
@@ -141,8 +143,8 @@ def _limbs(
 ) -> tuple[UInt32[np.ndarray, " problem"], UInt32[np.ndarray, " problem"]]:
     """Units and billionths of numbers that are not negative, rounded down."""
     billionths = [math.floor(number * _BILLION) for number in numbers]
-    whole = np.array([number // _BILLION for number in billionths], np.uint32)
-    return whole, np.array([number % _BILLION for number in billionths], np.uint32)
+    integer = np.array([number // _BILLION for number in billionths], np.uint32)
+    return integer, np.array([number % _BILLION for number in billionths], np.uint32)
 
 
 def _unsigned(number: Shaped[Array, ""]) -> UInt32[Array, ""]:
@@ -151,7 +153,7 @@ def _unsigned(number: Shaped[Array, ""]) -> UInt32[Array, ""]:
 
 def _is_within(found: ParsedDecimal, gold: DecimalGold) -> Bool[Array, ""]:
     """Whether two decimals differ by no more than the bound, in limbs of 32 bits."""
-    a, b = _unsigned(found.whole), jnp.asarray(gold.whole)
+    a, b = _unsigned(found.integer), jnp.asarray(gold.integer)
     c, d = _unsigned(found.fraction), jnp.asarray(gold.fraction)
     larger = (a > b) | ((a == b) & (c >= d))
     high, low = jnp.where(larger, a - b, b - a), jnp.where(larger, c - d, d - c)
@@ -163,15 +165,15 @@ def _is_within(found: ParsedDecimal, gold: DecimalGold) -> Bool[Array, ""]:
     opposite = found.negative != gold.negative
     high = jnp.where(opposite, a + b + _unsigned(carry), high)
     low = jnp.where(opposite, jnp.where(carry, c + d - _BILLION, c + d), low)
-    below = (high == gold.bound_whole) & (low <= gold.bound_fraction)
-    return (high < gold.bound_whole) | below
+    below = (high == gold.bound_integer) & (low <= gold.bound_fraction)
+    return (high < gold.bound_integer) | below
 
 
 def _hash(
-    whole: UInt32[Array, ""], fraction: UInt32[Array, ""], negative: Bool[Array, ""]
+    integer: UInt32[Array, ""], fraction: UInt32[Array, ""], negative: Bool[Array, ""]
 ) -> Int[Array, ""]:
     """A decimal as an int32: an integer as itself, others by a hash."""
-    signed = jnp.where(negative, jnp.uint32(0) - whole, whole)
+    signed = jnp.where(negative, jnp.uint32(0) - integer, integer)
     mixed = signed ^ (fraction * _MIX)
     sign = jnp.where(negative & (fraction > 0), np.uint32(2**31), np.uint32(0))
     return (mixed ^ sign).astype(jnp.int32)

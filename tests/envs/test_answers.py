@@ -204,7 +204,7 @@ def test_gold_answers_of_every_form():
     assert Integer().encode(integers).tolist() == [72, 72, 72, 1234, 5, 42, -3, 9]
     decimals = ["18.5", 18.5, decimal.Decimal("18.5"), "#### $18.50", np.float32(18.5)]
     gold = Decimal(tolerance=0.25).encode(decimals)
-    assert set(gold.whole.tolist()) == {18} and set(gold.fraction) == {500_000_000}
+    assert set(gold.integer.tolist()) == {18} and set(gold.fraction) == {500_000_000}
     assert set(gold.bound_fraction.tolist()) == {250_000_000}
     assert Choice().encode(["B", "(b)", 1, "\\boxed{B}"]).tolist() == [1, 1, 1, 1]
 

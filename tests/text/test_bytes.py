@@ -50,7 +50,7 @@ def test_padding_that_can_be_said():
     ids = jnp.asarray([1, 0, 0, 0], jnp.int32)
     said = text.to_bytes(table, ids, jnp.asarray([True, True, False, False]), size=16)
     assert bytes(said) == b"#### 7"
-    assert text.number_after(said).value == 7
+    assert text.parse_integer(said, "####").value == 7
 
 
 def test_rows_do_not_meet():

@@ -352,7 +352,7 @@ def test_decimals():
     found = in_graph(cases, text.parse_decimal)
     for find, content, value in cases:
         number = found[find, content.encode()]
-        read = int(number.whole) + Fraction(int(number.fraction), 10**9)
+        read = int(number.integer) + Fraction(int(number.fraction), 10**9)
         assert number.valid.item() == (value is not None), content
         assert (-read if number.negative else read) == (value or 0), content
         assert oracle.parse_decimal(content.encode(), find) == value

@@ -94,7 +94,7 @@ def graph(content):
 def host(result):
     if isinstance(result, text.ParsedDecimal):
         sign = -1 if result.negative else 1
-        value = sign * (int(result.whole) + Fraction(int(result.fraction), 10**9))
+        value = sign * (int(result.integer) + Fraction(int(result.fraction), 10**9))
         assert result.valid or (value == 0 and sign == 1)
         return value if result.valid else None
     if isinstance(result, text.ParsedInteger):

@@ -81,13 +81,13 @@ def parse_choice(
     alternative = _is_alternative(
         data, last(candidate & (kind != final_kind) & (position < final)), final
     )
-    one = jnp.where(content.whole, (final >= 0) & ~alternative, lowest == highest)
+    one = jnp.where(content.take_last, (final >= 0) & ~alternative, lowest == highest)
     valid = one | sole
     if plain:
         begins = first(candidate) == only
         written = jnp.where(content.marked, begins, sole & begins)
-        valid = valid & content.plain & (content.whole | written)
-    candidate_kind = jnp.where(content.whole, final_kind, highest)
+        valid = valid & content.plain & (content.take_last | written)
+    candidate_kind = jnp.where(content.take_last, final_kind, highest)
     value = jnp.where(sole, sole_kind, candidate_kind)
     return ParsedInteger(jnp.where(valid, value, 0), valid)
 

@@ -29,7 +29,7 @@ class Content(eqx.Module):
 
     - `data`: the text's bytes, 0 outside the content.
     - `begin`, `end`: of the content; `begin == end` if there is none.
-    - `whole`: whether the last answer in it counts, instead of the only one.
+    - `take_last`: whether the last answer in it counts, instead of the only one.
     - `marked`: whether it follows a marker, and more may follow the answer.
     - `plain`: whether a plain answer can be in it.
     """
@@ -37,7 +37,7 @@ class Content(eqx.Module):
     data: UInt8[Array, " size"]
     begin: Int[Array, ""]
     end: Int[Array, ""]
-    whole: Bool[Array, ""]
+    take_last: Bool[Array, ""]
     marked: Bool[Array, ""]
     plain: Bool[Array, ""]
 
@@ -65,7 +65,7 @@ def find_content(text: Bytes, find: str) -> Content:
         return _auto(complete, text)
     if find in ("last", "all"):
         start = jnp.zeros((), jnp.int32)
-        return _content(text, start, text.length, whole=find == "last")
+        return _content(text, start, text.length, take_last=find == "last")
     if find == "boxed":
         return _content(text, *_box(text))
     if find == "tag" or find.startswith("<"):
@@ -89,8 +89,8 @@ def _auto(complete: Bytes, text: Bytes) -> Content:
     has_box = _box(text)[0] < size
     has_marker = jnp.any(occurrences(text, b"####"))
 
-    def choose(tag: Array, boxed: Array, marked: Array, whole: Array) -> Array:
-        found = jnp.where(has_box, boxed, jnp.where(has_marker, marked, whole))
+    def choose(tag: Array, boxed: Array, marked: Array, take_last: Array) -> Array:
+        found = jnp.where(has_box, boxed, jnp.where(has_marker, marked, take_last))
         return jnp.where(has_tag, tag, found)
 
     return jax.tree.map(
@@ -98,7 +98,7 @@ def _auto(complete: Bytes, text: Bytes) -> Content:
         _tagged(complete, text, b"answer"),
         _content(text, *_box(text)),
         _marked(text, b"####"),
-        _content(text, jnp.zeros((), jnp.int32), text.length, whole=True),
+        _content(text, jnp.zeros((), jnp.int32), text.length, take_last=True),
     )
 
 
@@ -177,7 +177,7 @@ def _content(
     begin: Int[Array, ""],
     end: Int[Array, ""],
     *,
-    whole: bool = False,
+    take_last: bool = False,
     marked: bool = False,
     plain: Bool[Array, ""] | None = None,
 ) -> Content:
@@ -192,7 +192,7 @@ def _content(
         data=jnp.where((position >= start) & (position < stop), data, 0),
         begin=start,
         end=stop,
-        whole=jnp.asarray(whole),
+        take_last=jnp.asarray(take_last),
         marked=jnp.asarray(marked),
         plain=jnp.ones((), bool) if plain is None else plain,
     )

@@ -67,14 +67,14 @@ class Value(eqx.Module):
 
     **Fields:**
 
-    - `whole`: the part before the point; int32.
+    - `integer`: the part before the point; int32.
     - `fraction`: the part after it, rounded to billionths; int32.
     - `exact`: whether every digit after the point is 0.
     - `integral`: whether there are digits before the point.
     - `valid`: whether it is a number, below 2**31.
     """
 
-    whole: Int[Array, ""]
+    integer: Int[Array, ""]
     fraction: Int[Array, ""]
     exact: Bool[Array, ""]
     integral: Bool[Array, ""]
@@ -121,7 +121,7 @@ def value_of(
     late = jnp.any(decimals & separator) | (jnp.sum(points, dtype=jnp.int32) > 1)
     valid = jnp.any(inside) & fits & grouped & ~late
     return Value(
-        whole=jnp.where(valid, low + high * 10**9 + carry, 0),
+        integer=jnp.where(valid, low + high * 10**9 + carry, 0),
         fraction=jnp.where(valid, fraction, 0),
         exact=exact,
         integral=count > 0,

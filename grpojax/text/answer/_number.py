@@ -45,13 +45,13 @@ class ParsedDecimal(eqx.Module):
 
     **Fields:**
 
-    - `whole`: the integer part of its magnitude; int32.
+    - `integer`: the integer part of its magnitude; int32.
     - `fraction`: the rest of its magnitude in billionths; int32.
     - `negative`: its sign.
     - `valid`: whether there is one; if not, the others are 0.
     """
 
-    whole: Int[Array, "*batch"]
+    integer: Int[Array, "*batch"]
     fraction: Int[Array, "*batch"]
     negative: Bool[Array, "*batch"]
     valid: Bool[Array, "*batch"]
@@ -83,7 +83,7 @@ def parse_integer(
     """
     value, negative = _parse(text, find, plain)
     valid = value.valid & value.exact & value.integral
-    number = jnp.where(negative, -value.whole, value.whole)
+    number = jnp.where(negative, -value.integer, value.integer)
     return ParsedInteger(jnp.where(valid, number, 0), valid)
 
 
@@ -99,9 +99,9 @@ def parse_decimal(
     **Raises:** `ValueError` as `parse_integer`.
     """
     value, negative = _parse(text, find, plain)
-    something = (value.whole > 0) | (value.fraction > 0)
+    something = (value.integer > 0) | (value.fraction > 0)
     return ParsedDecimal(
-        value.whole, value.fraction, value.valid & negative & something, value.valid
+        value.integer, value.fraction, value.valid & negative & something, value.valid
     )
 
 
@@ -114,21 +114,21 @@ def _parse(text: Bytes, find: str, plain: bool) -> tuple[Value, Bool[Array, ""]]
     only = first(literals.starts & (position > result))
     final = last(literals.starts)
     final = jnp.where(final < 0, data.shape[0], final)
-    begin = jnp.where(content.whole, final, only)
+    begin = jnp.where(content.take_last, final, only)
     end = literal_end(literals, begin)
     context = before(data, begin)
     # Digits behind a letter are a part of a unit.
     more = literals.starts & ~shifted(is_letter(data), 1)
     several = several | jnp.any(more & (position >= end) & (position < sentence))
-    part = jnp.where(content.whole, context.operand, several)
+    part = jnp.where(content.take_last, context.operand, several)
     fits = ~(part | context.forbidden | continues(data, end))
     if plain:
         is_plain = content.plain & _is_plain(content, begin, end)
-        fits = jnp.where(content.whole, fits, is_plain)
+        fits = jnp.where(content.take_last, fits, is_plain)
     value = value_of(data, literals, begin)
     fits = fits & value.valid
     return Value(
-        whole=jnp.where(fits, value.whole, 0),
+        integer=jnp.where(fits, value.integer, 0),
         fraction=jnp.where(fits, value.fraction, 0),
         exact=value.exact,
         integral=value.integral,

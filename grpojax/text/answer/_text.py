@@ -50,7 +50,7 @@ def parse_text(text: Bytes, find: str = "auto", *, plain: bool = False) -> Bytes
     content = find_content(text, find)
     data, position = content.data, positions_of(content.data)
     newline = last(is_any(data, b"\n\r"))
-    begin = jnp.where(content.whole, newline + 1, content.begin)
+    begin = jnp.where(content.take_last, newline + 1, content.begin)
     printed = ~is_space(data) & (data != 0)
     begin = jnp.minimum(first(printed & (position >= begin)), content.end)
     braces = jnp.sum(is_any(data, b"{}") & (position >= begin), dtype=jnp.int32)

@@ -8,7 +8,7 @@ class Content(NamedTuple):
     """As `grpojax.text._answer.Content`, with the text of the content itself."""
 
     text: bytes
-    whole: bool = False
+    take_last: bool = False
     marked: bool = False
     plain: bool = True
 
@@ -21,7 +21,7 @@ def find_content(text: bytes, find: str) -> Content:
         found = found or (_box(rest) is not None and "boxed")
         find = found or ("####" if b"####" in rest else "last")
     if find in ("last", "all"):
-        return Content(_stripped(rest), whole=find == "last")
+        return Content(_stripped(rest), take_last=find == "last")
     if find == "boxed":
         return Content(_stripped(_box(rest) or b""))
     if find == "tag" or re.fullmatch("<[^ ]*>", find):

@@ -92,7 +92,7 @@ def _literal(content: Content, plain: bool) -> re.Match[bytes] | None:
         return None
     stop = _STOP.search(text, literals[0].end())
     sentence = stop.start() if stop else len(text)
-    if content.whole:
+    if content.take_last:
         found = literals[-1]
         part = _is_operand(text[: found.start()]) or _is_part(text, found)
         return None if part else found

@@ -16,12 +16,12 @@ def parse_choice(
     found = list(re.finditer(letter, content.text))
     sole = re.fullmatch(around + rb"([A-Za-z])" + around, content.text)
     begins = re.match(around + letter, content.text)
-    if content.whole and not sole:
+    if content.take_last and not sole:
         if not found or _is_alternative(content.text, found):
             return None
         return letters.index(found[-1][0].decode())
     written = content.plain and begins and (content.marked or sole)
-    if plain and not (written or content.whole):
+    if plain and not (written or content.take_last):
         return None
     kinds = {match[0] for match in found} or {sole and sole[1].upper()}
     (kind, *others) = kinds
@@ -43,7 +43,7 @@ def parse_text(text: bytes, find: str = "auto", *, plain: bool = False) -> bytes
     """The text that a text gives as its answer."""
     content = find_content(text, find)
     answer = content.text if content.plain or not plain else b""
-    if content.whole:
+    if content.take_last:
         answer = re.split(rb"[\n\r]", answer)[-1]
     answer = answer.strip(b" \t\n\v\f\r\0")
     style = re.fullmatch(rb"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}", answer)
