@@ -12,10 +12,7 @@ from grpojax.text import oracle
 
 from ._prompts import check_choice
 from ._word_problems import word_problems
-
-
-WORD_PROBLEMS = "word-problems"
-"""The source that needs no file: synthetic problems, generated from a seed."""
+from .options import WORD_PROBLEMS
 
 
 class LoadedRows(NamedTuple):

@@ -5,8 +5,13 @@ printed without it.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+
+WORD_PROBLEMS = "word-problems"
+"""The source that needs no file: synthetic problems, generated from a seed."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,62 @@ class GSM8KOptions:
         _check_at_least(0, shots=self.shots)
         _check_stop(self.stop)
 
+    @property
+    def curriculum(self) -> str:
+        """What a recipe asks by default: generated problems have no epochs."""
+        return "Uniform" if self.path == WORD_PROBLEMS else "ShuffledEpochs"
 
-OPTIONS = {"addition": AdditionOptions, "gsm8k": GSM8KOptions}
+
+@dataclass(frozen=True)
+class MixtureOptions:
+    """The tasks that `mixture` joins.
+
+    **Fields:**
+
+    - `tasks`: a mapping for each task, of `task`, `name` (by default the task's),
+        `weight` (by default 1; how often it is asked, relative to the others),
+        `max_new_tokens` and `eval_problems` (by default the recipe's, and an equal
+        share of the recipe's), and the options of the task.
+
+    **Raises:** `ValueError` for a task without a name, or two of one name.
+    """
+
+    tasks: object = ()
+
+    def __post_init__(self):
+        tasks: Any = self.tasks if isinstance(self.tasks, list | tuple) else [None]
+        for number, task in enumerate(tasks):
+            if not isinstance(task, Mapping) or not isinstance(task.get("task"), str):
+                raise ValueError(
+                    "`data.tasks` is a list of mappings, each with the key `task`. "
+                    f"Received {task!r:.80} as number {number + 1}."
+                )
+        names = [name_of(task) for task in tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                "`data.tasks` have a name each. Received several of the name "
+                f"{', '.join(twice)}: give them `name`."
+            )
+
+    @property
+    def curriculum(self) -> Mapping[str, object]:
+        """What a recipe asks by default: the tasks by their weights."""
+        tasks: Any = self.tasks
+        weights = {name_of(task): task.get("weight", 1.0) for task in tasks}
+        return {"name": "Mixture", "weights": weights or None}
+
+
+def name_of(task: Mapping[str, object]) -> str:
+    """The name of one of the tasks that `mixture` joins."""
+    return str(task.get("name", task["task"]))
+
+
+OPTIONS = {
+    "addition": AdditionOptions,
+    "gsm8k": GSM8KOptions,
+    "mixture": MixtureOptions,
+}
 """The options of each task that a recipe can name without a module."""
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import (
         advantage as advantage,
         algorithms as algorithms,
+        curriculum as curriculum,
         env as env,
         masked as masked,
         models as models,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _MODULES = (
     "advantage",
     "algorithms",
+    "curriculum",
     "env",
     "masked",
     "models",

@@ -1,18 +1,28 @@
 """Rollout metrics."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from . import advantage, masked
 from .types import Metrics, Rewards, Trajectory
 
 
-def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
+def measure(
+    trajectory: Trajectory, rewards: Rewards, tasks: Mapping[str, int] | None = None
+) -> Metrics:
     """Rollout metrics, under TRL's names where the meaning is the same.
 
     A component named `correct`, 1 for a right answer and else 0, tells right rows from
     wrong ones.
+
+    **Arguments:**
+
+    - `trajectory`, `rewards`: of one step.
+    - `tasks`: the number of problems of each task, as `env.tasks`; the trajectory's
+        problems are counted through them.
     """
     dtype = jnp.result_type(float)
     total, valid, ended = rewards.total, rewards.valid, trajectory.terminated
@@ -42,4 +52,28 @@ def measure(trajectory: Trajectory, rewards: Rewards) -> Metrics:
         metrics[f"completions/mean_{kind}length"] = masked.mean(lengths, rows)
         metrics[f"completions/min_{kind}length"] = jnp.where(rows.any(), shortest, 0)
         metrics[f"completions/max_{kind}length"] = jnp.max(masked.fill(lengths, rows))
+    for task, prompts in _by_task(trajectory, tasks or {}):
+        rows, asked = everyone & prompts[:, None], prompts.any()
+        metrics |= {
+            f"prompts/{task}": jnp.sum(prompts, dtype=dtype),
+            # A mean over no rows is no number here: curves of a task have no zeros for
+            # steps that did not ask it.
+            f"reward/{task}": jnp.where(
+                (rows & valid).any(), masked.mean(total, rows & valid), jnp.nan
+            ),
+            f"completions/mean_length/{task}": jnp.where(
+                asked, masked.mean(lengths, rows), jnp.nan
+            ),
+        }
     return metrics
+
+
+def _by_task(
+    trajectory: Trajectory, tasks: Mapping[str, int]
+) -> Iterator[tuple[str, Bool[Array, " prompt"]]]:
+    """The prompts of each task."""
+    first, problems = 0, trajectory.problems
+    for task, size in tasks.items():
+        if problems is not None:
+            yield task, (problems >= first) & (problems < first + size)
+        first += size

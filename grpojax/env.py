@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -44,7 +45,8 @@ class TimeStep(eqx.Module):
     - `reply`: token ids that follow the turn, right-padded; their width may be 0.
     - `reply_length`: tokens of the reply.
     - `rewards`: rewards of this turn, by component. The names are the same at every
-        step; the trajectory records the sum over its turns.
+        step; the trajectory records the sum over its turns. NaN marks a component that
+        does not apply to the conversation; another one does.
     - `done`: whether the conversation is over.
     """
 
@@ -72,7 +74,7 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
     max_turns: eqx.AbstractVar[int]
     """The most turns of a conversation; after them it is over whatever `done` is."""
     end_tokens: eqx.AbstractVar[Int[Array, " end"]]
-    """Any of these tokens ends a turn."""
+    """The tokens that end a turn; see `ends_turn`."""
 
     stop: StopString | None = eqx.field(kw_only=True, default=None)
     """A string that ends a turn, too, wherever its tokens begin and end.
@@ -90,6 +92,27 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
 
         **Returns:** the state, and a prompt of width `max_prompt_length`.
         """
+
+    def horizon(self, state: _State) -> Int[Array, ""]:
+        """The most tokens of a conversation, at most `max_completion_length`.
+
+        **Arguments:**
+
+        - `state`: from `reset`.
+        """
+        del state
+        return jnp.asarray(self.max_completion_length, jnp.int32)
+
+    def ends_turn(self, state: _State, token: Int[Array, ""]) -> Bool[Array, ""]:
+        """Whether a token ends a turn: by default, any of `end_tokens` does.
+
+        **Arguments:**
+
+        - `state`: from `reset`, or from the step before.
+        - `token`: that the policy sampled.
+        """
+        del state
+        return jnp.any(token == self.end_tokens)
 
     @abc.abstractmethod
     def step(self, state: _State, turn: Turn) -> tuple[_State, TimeStep]:
@@ -185,6 +208,14 @@ class AbstractDatasetEnvironment(AbstractEnvironment[_State]):
     def rows(self) -> Rows | None:
         """The columns that the problems were made from, in their order, if any."""
         return None
+
+    @property
+    def tasks(self) -> Mapping[str, int]:
+        """The number of problems of each task, in the order of problem numbers.
+
+        Metrics are split by these names; empty for an environment of a single task.
+        """
+        return {}
 
     def draw(self, key: Key[Array, ""]) -> Int[Array, ""]:
         """The number of a problem drawn uniformly."""

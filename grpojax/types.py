@@ -179,6 +179,7 @@ class TrainState(eqx.Module):
         from `policy`, or `None`.
     - `version`: number of steps taken, `Int[]`.
     - `key`: root PRNG key; each step uses `fold_in(key, version)`.
+    - `curriculum`: the memory of the step's curriculum, or `None`.
     """
 
     policy: PyTree
@@ -186,6 +187,7 @@ class TrainState(eqx.Module):
     reference: PyTree | None
     version: Int[Array, ""]
     key: Key[Array, ""]
+    curriculum: PyTree = None
 
 
 Metrics = dict[str, Float[Array, ""]]

@@ -1,5 +1,6 @@
 """Test doubles with known answers, and small policies and environments."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -50,10 +51,15 @@ CONFIGS = {
 
 
 def transformer(
-    family: str = "llama", seed: int = 0, sharpen: float = 20.0, **settings: str
+    family: str = "llama",
+    seed: int = 0,
+    sharpen: float = 20.0,
+    vocab_size: int = 50,
+    **settings: str,
 ):
     """A tiny random model; sharpened, so that its samples are far from uniform."""
-    policy = Transformer(CONFIGS[family], **settings, key=jr.key(seed))
+    config = dataclasses.replace(CONFIGS[family], vocab_size=vocab_size)
+    policy = Transformer(config, **settings, key=jr.key(seed))
     grown = lambda x: x * sharpen
     if policy.head is not None:
         return eqx.tree_at(lambda p: p.head, policy, replace_fn=lambda x: x * 2)

@@ -20,6 +20,7 @@ LAYERS = {
     "rollout": 2,
     "reward": 2,
     "advantage": 2,
+    "curriculum": 2,
     "update": 2,
     "models": 2,
     "algorithms": 3,

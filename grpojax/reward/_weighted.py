@@ -77,7 +77,7 @@ class WeightedSum(eqx.Module):
     def __call__(self, trajectory: Trajectory) -> Rewards:
         all_rows = jnp.ones(trajectory.terminated.shape, bool)
         components, keep, errors = dict(trajectory.rewards), all_rows, {}
-        applies = dict.fromkeys(components, all_rows)
+        applies = {name: ~jnp.isnan(x) for name, x in components.items()}
         for other in self.others:
             more = checked(other, trajectory)
             _check_distinct(components, more.components)

@@ -252,7 +252,7 @@ class Engine(eqx.Module):
             log_prob=completions.log_prob.at[place].set(log_prob, mode="drop"),
         )
         age = slots.age + 1
-        ended, stop = turn_ends(self.env, slots, token, forced)
+        ended, stop = turn_ends(self.env, slots, completions, token, forced)
         turn_over = ~forced & (ended | (age >= self._max_length(slots)))
         slots = dataclasses.replace(slots, age=age, token=token, stop=stop)
         return slots, completions, turn_over, ended

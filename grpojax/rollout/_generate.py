@@ -64,6 +64,7 @@ def complete(
     if limits is None:
         limits = jnp.full(shape, time)
     limits = jnp.clip(jnp.asarray(limits, jnp.int32), 1, time)
+    limits = jnp.minimum(limits, jax.vmap(env.horizon)(states)[:, None])
     num_slots = count * group if slots is None else min(slots, count * group)
     # Converted to the decoding layout once, outside the decode loop.
     num_slots = num_slots // spmd.shards()
@@ -125,6 +126,7 @@ def generate(
     env: AbstractEnvironment,
     config: RolloutConfig,
     *,
+    problems: Int[Array, " prompt"] | None = None,
     version: Int[ArrayLike, ""] = 0,
     key: Key[Array, ""],
 ) -> Trajectory:
@@ -137,6 +139,8 @@ def generate(
     - `policy`: the trained policy, which `config.behavior` may change.
     - `env`: draws prompts, replies to turns and computes rewards.
     - `config`: sizes, sampler and behavior policy.
+    - `problems`: numbers of the problems to ask, `config.prompts` of them; drawn by the
+        environment when `None`.
     - `version`: policy version, recorded with every sampled token.
     - `key`: split into one for the resets and one for the rows; consumed.
 
@@ -147,9 +151,9 @@ def generate(
     reset_key, row_key = jr.split(key)
     fold = jax.vmap(lambda prompt: jr.fold_in(reset_key, prompt))
     keys = fold(jnp.arange(config.prompts, dtype=jnp.uint32))
-    problems = None
     if isinstance(env, AbstractDatasetEnvironment):
-        problems = jax.vmap(env.draw)(keys)
+        if problems is None:
+            problems = jax.vmap(env.draw)(keys)
         states, prompts = jax.vmap(env.problem)(problems)
     else:
         states, prompts = jax.vmap(env.reset)(keys)

@@ -28,11 +28,14 @@ def step_shape(env: AbstractEnvironment, states: PyTree) -> TimeStep:
 def turn_ends(
     env: AbstractEnvironment,
     slots: DecodeSlots,
+    completions: Completions,
     token: Int[Array, " slot"],
     forced: Bool[Array, " slot"],
 ) -> tuple[Bool[Array, " slot"], Int[Array, " slot"]]:
     """Which slots' turns a token ends, and the state of the stop string after it."""
-    ended = jnp.any(token[:, None] == env.end_tokens[None], axis=1)
+    row = jnp.minimum(slots.row, completions.terminated.shape[0] - 1)
+    states = jax.tree.map(lambda x: x[row], completions.env_state)
+    ended = jax.vmap(env.ends_turn)(states, token)
     stop = slots.stop
     if env.stop is not None:
         # Tokens of a reply are in no turn: the next one is matched from its beginning.

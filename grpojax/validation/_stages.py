@@ -62,9 +62,19 @@ def check_rollout(invariants: Invariants, trajectory: Trajectory):
         "The token that ends a turn is `sampled`.",
     )
     for name, reward in trajectory.rewards.items():
-        remedy = "An environment returns a finite reward for every row."
-        finite = jnp.isfinite(reward)
-        invariants.require(f"reward {name!r} is finite", finite, reward, remedy)
+        invariants.require(
+            f"reward {name!r} is finite",
+            ~jnp.isinf(reward),
+            reward,
+            "NaN marks a row to which the component does not apply.",
+        )
+    rewards = jnp.stack([x.astype(jnp.float32) for x in trajectory.rewards.values()])
+    invariants.require(
+        "a reward is a number in every row",
+        ~jnp.all(jnp.isnan(rewards), axis=0),
+        rewards[0],
+        "An environment returns a component that applies to the row.",
+    )
 
 
 def _check_log_prob(invariants: Invariants, name: str, values: Array, mask: Array):

@@ -195,11 +195,11 @@ def _check_fits(
     for name in [*expected, *saved]:
         if name not in optional and saved.get(name) != expected.get(name):
             raise ValueError(
-                "A checkpoint fits the model, optimizer and reference that it was "
-                f"saved from. In that of step {step}, `{name}` is "
+                "A checkpoint fits the model, optimizer, reference and curriculum that "
+                f"it was saved from. In that of step {step}, `{name}` is "
                 f"{saved.get(name, 'missing')}; in this run it is "
                 f"{expected.get(name, 'missing')}: this is the wrong model for the "
-                "checkpoint, or its optimizer or reference changed. Resume with the "
+                "checkpoint, or one of the others changed. Resume with the "
                 "configuration that the run was started with."
             )
 

@@ -191,7 +191,8 @@ class Checkpoints:
 
         **Raises:** `FileNotFoundError` if there is no checkpoint; `OSError` that names
         the damage of each if none is intact; `ValueError` that names the first array
-        that differs if it was saved from another model, optimizer or reference.
+        that differs if it was saved from another model, optimizer, reference or
+        curriculum.
         """
         self.wait()
         # Process 0 verifies the checksums for all.

@@ -30,6 +30,7 @@ from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
 from .parts.algorithm import build_algorithm, check_algorithm
 from .parts.compose import Context, make
+from .parts.curriculum import build_curriculum, with_curriculum
 from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
 from .policy import build_adapters, build_keys, load_model
@@ -98,10 +99,15 @@ def remarks_of(
 
 
 def config_of(recipe: Recipe) -> Config:
-    """The run configuration of a recipe; its `parse` reads older recipes too."""
-    parse = lambda text: load.to_mapping(load.parse(Recipe(), text))
-    values, text = load.to_mapping(recipe), load.dump(recipe)
-    return Config(values, parse, text=text)
+    """The run configuration of a recipe; its `parse` reads older recipes too.
+
+    Its values name the curriculum. A run without that key is from before there were
+    any, and has drawn uniformly.
+    """
+    values = lambda recipe: load.to_mapping(with_curriculum(recipe))
+    older = dataclasses.replace(Recipe(), curriculum="Uniform")
+    parse = lambda text: values(load.parse(older, text))
+    return Config(values(recipe), parse, text=load.dump(recipe))
 
 
 def check(recipe: Recipe) -> None:
@@ -111,6 +117,7 @@ def check(recipe: Recipe) -> None:
     is unknown, and for parts that do not fit together.
     """
     build_rollout(recipe)
+    build_curriculum(recipe)
     check_algorithm(recipe)
     build_optimizer(recipe)
     check_reward(recipe)
@@ -161,14 +168,22 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         adapted = recipe.lora.rank is not None
         reference = models.without_adapters if adapted else base()
     key = build_keys(recipe).train
-    state = init(policy, optimizer=optimizer, reference=reference, key=key)
+    curriculum, env = build_curriculum(recipe), environments.train
+    state = init(
+        policy,
+        optimizer=optimizer,
+        reference=reference,
+        curriculum=curriculum.init(env),
+        key=key,
+    )
     step = TrainStep(
-        environments.train,
+        env,
         optimizer,
         algorithm,
         rollout=build_rollout(recipe),
         update=UpdateConfig(**vars(recipe.update)),
-        reward=build_reward(recipe, environments.train, tokenizer, base),
+        reward=build_reward(recipe, env, tokenizer, base),
+        curriculum=curriculum,
         validate=recipe.run.validate,
     )
     export = export_to(tokenizer, base=recipe.model.path)

@@ -252,6 +252,8 @@ class Recipe:
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     data: Data = field(default_factory=Data)
+    # What is asked next; null: as the task says, shuffled epochs for rows of a file.
+    curriculum: Part | None = None
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)
     algorithm: Algorithm = field(default_factory=Algorithm)

@@ -12,7 +12,11 @@ from ..distributed import mesh as meshes
 from .kinds import check_options
 from .parts.compose import parameters_of
 from .parts.lookup import imported
-from .schema import known_tasks, Recipe
+from .schema import Data, known_tasks, Recipe
+
+
+MIXTURE = "mixture"
+"""The task that joins others."""
 
 
 class Environments(NamedTuple):
@@ -40,28 +44,75 @@ def build_environments(
     **Raises:** `ValueError` for a task or a key that does not exist, `TypeError` for
     environments of another type, and what the function itself raises.
     """
-    made = find_task(recipe.data.task)(
-        task_options_of(recipe),
+    train, held_out, notes = _build(
+        recipe.data,
         tokenizer,
         horizon=recipe.rollout.max_new_tokens,
         held_out=recipe.run.eval_problems,
     )
-    environments = Environments(*made)
-    for env in environments[:2]:
-        if not isinstance(env, AbstractDatasetEnvironment | None):
-            raise TypeError(
-                f"`data.task: {recipe.data.task}` must make environments with numbered "
-                f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
-            )
-    train, held_out, notes = environments
     return Environments(
         meshes.place(train, mesh), meshes.place(held_out, mesh), list(notes)
     )
 
 
-def task_options_of(recipe: Recipe) -> object:
-    """The options that a recipe gives to its task."""
-    task, options = recipe.data.task, recipe.data.options
+def _build(
+    data: Data, tokenizer: AbstractTokenizer, *, horizon: int, held_out: int | None
+) -> Environments:
+    make, options = find_task(data.task), task_options_of(data)
+    if data.task == MIXTURE:
+        return _join(options, make, tokenizer, horizon=horizon, held_out=held_out)
+    made = make(options, tokenizer, horizon=horizon, held_out=held_out)
+    environments = Environments(*made)
+    for env in environments[:2]:
+        if not isinstance(env, AbstractDatasetEnvironment | None):
+            raise TypeError(
+                f"`data.task: {data.task}` must make environments with numbered "
+                f"problems, `AbstractDatasetEnvironment`. Received {env!r:.80}."
+            )
+    return environments
+
+
+def _join(
+    options: Any,
+    mixture: Callable[[Mapping[str, AbstractDatasetEnvironment]], Any],
+    tokenizer: AbstractTokenizer,
+    *,
+    horizon: int,
+    held_out: int | None,
+) -> Environments:
+    """The environments of `data.task: mixture`, of those of its tasks."""
+    if not options.tasks:
+        raise ValueError(
+            "`data.tasks` lists the tasks that a mixture joins. Received none: list "
+            "some, such as `{task: gsm8k}`."
+        )
+    made, shares = {}, None
+    if held_out is not None:
+        count = max(len(options.tasks), 1)
+        shares = [held_out // count + (i < held_out % count) for i in range(count)]
+    for number, task in enumerate(options.tasks):
+        own = dict(task)
+        data, name = Data(own.pop("task"), {}), own.pop("name", task["task"])
+        own.pop("weight", None)
+        sizes = {
+            "horizon": own.pop("max_new_tokens", horizon),
+            "held_out": own.pop("eval_problems", shares and shares[number]),
+        }
+        try:
+            made[name] = _build(data.with_arguments(own, {}), tokenizer, **sizes)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"`data.tasks[{number}]`, {name}: {error}") from error
+    held = {name: x.held_out for name, x in made.items() if x.held_out is not None}
+    return Environments(
+        mixture({name: x.train for name, x in made.items()}),
+        mixture(held) if held else None,
+        [f"{name}: {note}" for name, x in made.items() for note in x.notes],
+    )
+
+
+def task_options_of(data: Data) -> object:
+    """The options of the task."""
+    task, options = data.task, data.options
     if not isinstance(options, Mapping):
         return options
     kind = next(iter(parameters_of(find_task(task)).values())).annotation
@@ -77,7 +128,9 @@ def task_options_of(recipe: Recipe) -> object:
 def find_task(task: str) -> Callable[..., tuple]:
     """The function of a task; see `build_environments`."""
     module, colon, function = task.partition(":")
-    if not colon:
+    if task == MIXTURE:
+        module, function = "envs.mixture", "Mixture"
+    elif not colon:
         module, function = f"envs.{task}", "environments"
     found: Any = imported(module, function)
     if found is None:

@@ -147,7 +147,8 @@ def described(
     if evaluation is not None:
         parts["evaluation"] = evaluation
     values = {"steps": steps, "policy": describe(state.policy)}
-    values |= {name: describe(part) for name, part in parts.items()}
+    # A part that is left out is no key: runs of older versions had no such parts.
+    values |= {name: describe(x) for name, x in parts.items() if x is not None}
     warnings = ()
     if isinstance(step, TrainStep):
         warnings = remarks(state.policy, step.env)

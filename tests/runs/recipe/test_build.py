@@ -201,7 +201,9 @@ def test_the_options_of_a_user_s_task_are_its_own_dataclass(monkeypatch, annotat
     build.__annotations__["data"] = annotation
     monkeypatch.setitem(sys.modules, "theirs", types.SimpleNamespace(build=build))
     options = lambda *words, **environment: tasks.task_options_of(
-        recipes.load(Recipe(), None, ["data.task=theirs:build", *words], environment)
+        recipes.load(
+            Recipe(), None, ["data.task=theirs:build", *words], environment
+        ).data
     )
     assert options() == Options()
     words = ("data.rows=${ROWS}", "data.rate=1", "data.words=[a]", "data.options='1'")

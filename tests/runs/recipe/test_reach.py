@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 import pytest
 
-from grpojax import advantage, algorithms, reward, rollout, update
+from grpojax import advantage, algorithms, curriculum, reward, rollout, update
 from grpojax.runs.cli import train
 from grpojax.runs.recipe import build, load as recipes
 from grpojax.runs.recipe.parts.lookup import names
@@ -19,7 +19,7 @@ from grpojax.runs.recipe.schema import Recipe
 
 
 MINE = "tests.runs.recipe.user_parts"
-MODULES: list[ModuleType] = [advantage, algorithms, reward, rollout, update]
+MODULES: list[ModuleType] = [advantage, algorithms, curriculum, reward, rollout, update]
 
 NO_PARTS = {
     "Advantages": "a type",
@@ -37,6 +37,8 @@ NO_PARTS = {
     "stochastic_rounding": "what `optimizer.state_dtype` asks for",
     "stochastic_round": "a function of an array, for `stochastic_rounding`",
     "ByGroupId": "needs an array of identifiers, and rows that are not in groups",
+    "AbstractCurriculum": "abstract",
+    "AbstractPassRate": "abstract",
     "AbstractSampler": "abstract",
     "AbstractSurrogate": "abstract",
     "Batch": "an argument of the loss",
@@ -69,6 +71,7 @@ WORKER = {
 
 RUNS: dict[str, dict[str, object]] = {
     "grpo": {
+        "curriculum": "Uniform",
         "algorithm.advantage": {"name": "GroupNormalized", "eps": 1e-6},
         "algorithm.surrogate": {"name": "Clip", "low": 0.1, "high": 0.3, "dual": 3},
         "algorithm.weight": "sequence_mean",
@@ -84,6 +87,7 @@ RUNS: dict[str, dict[str, object]] = {
         },
     },
     "dr_grpo": {
+        "curriculum": "ShuffledEpochs",
         "algorithm.advantage": "group_centered",
         "algorithm.weight": {"name": "Constant", "length": 9},
         "reward.terms": [{"name": "Repetition", "ngram_size": 2, "as": "repeats"}],
@@ -91,12 +95,14 @@ RUNS: dict[str, dict[str, object]] = {
         "reward.shapings": [{"name": "ClipTotal", "low": -1, "high": 1}],
     },
     "bnpo": {
+        "curriculum": {"name": "PassRateBand", "low": 0, "high": 0.9},
         "algorithm.advantage": {"name": "BatchScaled", "ddof": 0},
         "algorithm.select": "keep_all",
         "algorithm.weight": "nonempty_sequence_mean",
         "reward.shapings": ["drop_truncated", "zero_truncated", "exclude_truncated"],
     },
     "dapo": {
+        "curriculum": {"name": "Learnability", "component": "format", "floor": 1},
         "algorithm.advantage": {"name": "DapoMix", "alpha": 0.3},
         "algorithm.select": "nonzero_variance",
         "algorithm.weight": "token_mean",
@@ -151,6 +157,7 @@ RUNS: dict[str, dict[str, object]] = {
     "gmpo": {"algorithm.surrogate": {"name": "Gmpo", "low": 0.3}},
     "opo": {"algorithm.advantage": "opo", "reward.shapings": ["shuffled"]},
     f"{MINE}:plain": {
+        "curriculum": {"name": f"{MINE}:OneByOne", "start": 2},
         "algorithm.scale": 0.5,
         "algorithm.advantage": f"{MINE}:signs",
         "algorithm.select": f"{MINE}:better",
@@ -179,6 +186,17 @@ RUNS: dict[str, dict[str, object]] = {
     # With the default weights, and an environment that pays `correct` alone.
     "grpo of a task": {
         "data": {"task": f"{MINE}:sums", "split": "train", "rows": 2},
+        "algorithm.name": "grpo",
+    },
+    "grpo of a mixture": {
+        "data": {
+            "task": "mixture",
+            "tasks": [
+                {"task": "gsm8k", "train_rows": 4},
+                {"task": f"{MINE}:sums", "split": "train", "rows": 2, "name": "sums"},
+            ],
+        },
+        "curriculum": {"name": "Mixture", "weights": {"gsm8k": 1, "sums": 2}},
         "algorithm.name": "grpo",
     },
 }

@@ -10,6 +10,7 @@ import optax
 
 from envs.addition import Addition
 from grpojax import advantage, algorithms, update
+from grpojax.curriculum import AbstractCurriculum
 from grpojax.rollout import AbstractSampler, Categorical
 from grpojax.types import FloatLike, Rewards, Trajectory
 
@@ -128,3 +129,23 @@ def no_ratio(inputs: update.LossInputs):
 
 def even(mask):
     return mask.astype(jnp.float32) / mask.size
+
+
+class OneByOne(AbstractCurriculum):
+    """The problems in their order."""
+
+    start: int
+
+    def init(self, env):
+        return {
+            "next": jnp.asarray(self.start, jnp.int32),
+            "size": jnp.asarray(env.size),
+        }
+
+    def draw(self, memory, key, version, count):
+        del key, version
+        return (memory["next"] + jnp.arange(count)) % memory["size"]
+
+    def observe(self, memory, problems, rewards):
+        del rewards
+        return {**memory, "next": memory["next"] + problems.shape[0]}

@@ -30,7 +30,12 @@ def older_recipe(recipe: Recipe) -> str:
     old["algorithm"] = {"name": "grpo", **dict.fromkeys(names)}
     old["update"]["train_prompts"] = old["rollout"].pop("train_prompts")
     old["guard"] = old.pop("health")
-    del old["run"]["validate"], old["rollout"]["sampler"], old["optimizer"]["name"]
+    del (
+        old["curriculum"],
+        old["run"]["validate"],
+        old["rollout"]["sampler"],
+        old["optimizer"]["name"],
+    )
     return yaml.safe_dump(old, sort_keys=False)
 
 

@@ -7,20 +7,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
-from . import advantage, reward as rewards_phase, sharding, validation
-from ._checks import check_counts, check_instances, check_parts
-from ._measure import measure
-from .algorithms import Algorithm, grpo
-from .env import AbstractEnvironment
-from .policy import AbstractPolicy
-from .reward import RewardFn, WeightedSum
-from .rollout import generate, RolloutConfig
-from .types import Metrics, Rewards, TrainState, Trajectory
-from .update import Batch, improve, LossWeights, Reference, UpdateConfig
+from .. import sharding, validation
+from .._checks import check_counts, check_instances, check_parts
+from ..algorithms import Algorithm, grpo
+from ..curriculum import AbstractCurriculum
+from ..env import AbstractEnvironment
+from ..policy import AbstractPolicy
+from ..reward import RewardFn, WeightedSum
+from ..rollout import RolloutConfig
+from ..types import Metrics, TrainState, Trajectory
+from ..update import Batch, improve, LossWeights, Reference, UpdateConfig
+from ._experience import collect, Experience, sample
 
 
 def init(
@@ -28,6 +28,7 @@ def init(
     *,
     optimizer: optax.GradientTransformation,
     reference: Reference | None = None,
+    curriculum: PyTree = None,
     key: Key[Array, ""],
 ) -> TrainState:
     """The initial train state.
@@ -39,6 +40,7 @@ def init(
     - `reference`: the frozen reference policy of a KL penalty, or a function that
         derives it from the trained policy, such as `models.without_adapters`, at no
         memory cost.
+    - `curriculum`: the memory of the step's curriculum, `curriculum.init(env)`.
     - `key`: root PRNG key; each step uses `fold_in(key, version)`.
 
     **Raises:** `ValueError` if no array of the policy is trainable.
@@ -59,73 +61,8 @@ def init(
         reference=reference,
         version=jnp.zeros((), jnp.int32),
         key=key,
+        curriculum=curriculum,
     )
-
-
-class Experience(eqx.Module):
-    """A rollout with rewards and advantages: the output of `collect`.
-
-    **Fields:**
-
-    - `trajectory`, `rewards`: of the prompts selected for training.
-    - `advantages`: per row, or per token.
-    - `keep`: mask of the rows that contribute to the loss.
-    - `metrics`: rollout metrics over all sampled prompts, before selection.
-    """
-
-    trajectory: Trajectory
-    rewards: Rewards
-    advantages: Float[Array, "prompt group *time"]
-    keep: Bool[Array, "prompt group"]
-    metrics: Metrics
-
-
-def collect(
-    state: TrainState,
-    env: AbstractEnvironment,
-    algorithm: Algorithm = grpo(),
-    *,
-    rollout: RolloutConfig,
-    reward: RewardFn = WeightedSum(),
-    validate: bool = False,
-    trajectory: Trajectory | None = None,
-) -> Experience:
-    """Samples completions, and computes rewards and advantages.
-
-    The arguments are those of `train_step`; a `trajectory` replaces the rollout.
-    """
-    check_instances("collect", algorithm=algorithm)
-    if trajectory is None:
-        trajectory = _generate(state, env, rollout)
-    with jax.named_scope("reward"):
-        rewards = rewards_phase.checked(reward, trajectory)
-        # Barrier: stops XLA from fusing across the reward, so that host and in-graph
-        # rewards give bit-identical updates.
-        rewards = jax.lax.optimization_barrier(rewards)
-        metrics = measure(trajectory, rewards)
-    with jax.named_scope("advantage"):
-        if rollout.train_prompts is not None:
-            trajectory, rewards = advantage.take_nonzero_variance(
-                trajectory, rewards, count=rollout.train_prompts
-            )
-        advantages = algorithm.advantage(rewards)
-        keep = algorithm.select(rewards)
-    if validate:
-        made = trajectory, rewards, advantages
-        trajectory, rewards, advantages = validation.validate(
-            made, stage="advantaged", step=state.version + 1
-        )
-    return Experience(trajectory, rewards, advantages, keep, metrics)
-
-
-def _generate(
-    state: TrainState, env: AbstractEnvironment, config: RolloutConfig
-) -> Trajectory:
-    key = jr.fold_in(state.key, state.version)
-    with jax.named_scope("rollout"):
-        made = generate(state.policy, env, config, version=state.version, key=key)
-    # Barrier: `fit` ends a program here if the reward runs Python.
-    return jax.lax.optimization_barrier(made)
 
 
 def learn(
@@ -170,7 +107,9 @@ def learn(
             validate=check if validate else None,
         )
     version = state.version + 1
-    state = TrainState(policy, opt_state, state.reference, version, state.key)
+    state = TrainState(
+        policy, opt_state, state.reference, version, state.key, experience.curriculum
+    )
     return sharding.constrain(state), {**experience.metrics, **metrics}
 
 
@@ -183,6 +122,7 @@ def train_step(
     rollout: RolloutConfig,
     update: UpdateConfig = UpdateConfig(),
     reward: RewardFn = WeightedSum(),
+    curriculum: AbstractCurriculum | None = None,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One GRPO step: `collect`, then `learn`.
@@ -197,6 +137,8 @@ def train_step(
     - `rollout`: batch sizes and sampler.
     - `update`: epochs, minibatches and microbatches.
     - `reward`: combines the reward components; see `grpojax.reward`.
+    - `curriculum`: chooses the problems, with its memory in the state; see
+        `grpojax.curriculum`. The environment draws them when `None`.
     - `validate`: whether to check every phase's outputs at run time; see
         `grpojax.validate`.
 
@@ -206,7 +148,13 @@ def train_step(
     `ValueError` for incompatible sizes, both while tracing.
     """
     experience = collect(
-        state, env, algorithm, rollout=rollout, reward=reward, validate=validate
+        state,
+        env,
+        algorithm,
+        rollout=rollout,
+        reward=reward,
+        curriculum=curriculum,
+        validate=validate,
     )
     return learn(
         state, experience, optimizer, algorithm, update=update, validate=validate
@@ -237,6 +185,7 @@ class TrainStep(eqx.Module):
     rollout: RolloutConfig = eqx.field(kw_only=True)
     update: UpdateConfig = eqx.field(kw_only=True, default=UpdateConfig())
     reward: RewardFn = eqx.field(kw_only=True, default=WeightedSum())
+    curriculum: AbstractCurriculum | None = eqx.field(kw_only=True, default=None)
     validate: bool = eqx.field(kw_only=True, static=True, default=False)
 
     def __check_init__(self):
@@ -249,13 +198,14 @@ class TrainStep(eqx.Module):
 
     def generate(self, state: TrainState) -> Trajectory:
         """The rollout of a step."""
-        return _generate(state, self.env, self.rollout)
+        return sample(state, self.env, self.rollout, self.curriculum)
 
     def collect(
         self, state: TrainState, trajectory: Trajectory | None = None
     ) -> Experience:
         """The first half of a step: rollout, if not given, rewards and advantages."""
-        given: Any = {x: vars(self)[x] for x in ("rollout", "reward", "validate")}
+        names = "rollout", "reward", "curriculum", "validate"
+        given: Any = {x: vars(self)[x] for x in names}
         return collect(state, self.env, self.algorithm, **given, trajectory=trajectory)
 
     def learn(

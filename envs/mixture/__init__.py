@@ -1,0 +1,3 @@
+"""Several tasks as one environment."""
+
+from ._mixture import Mixture as Mixture, MixtureState as MixtureState
