@@ -88,7 +88,7 @@ def _join(
         )
     made, shares = {}, None
     if held_out is not None:
-        count = max(len(options.tasks), 1)
+        count = len(options.tasks)
         shares = [held_out // count + (i < held_out % count) for i in range(count)]
     for number, task in enumerate(options.tasks):
         own = dict(task)
@@ -101,7 +101,7 @@ def _join(
         try:
             made[name] = _build(data.with_arguments(own, {}), tokenizer, **sizes)
         except (ValueError, TypeError) as error:
-            raise type(error)(f"`data.tasks[{number}]`, {name}: {error}") from error
+            raise ValueError(f"`data.tasks[{number}]`, {name}: {error}") from error
     held = {name: x.held_out for name, x in made.items() if x.held_out is not None}
     return Environments(
         mixture({name: x.train for name, x in made.items()}),

@@ -146,7 +146,7 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     assert tasks.find_task("gsm8k") is gsm8k.environments
     assert tasks.find_task("addition") is addition.environments
     assert tasks.find_task("envs.addition:environments") is addition.environments
-    assert list(known_tasks()) == ["addition", "gsm8k"]
+    assert list(known_tasks()) == ["addition", "gsm8k", "mixture"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,9 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     ["gsm9k", "", "envs.gsm8k", "envs.gsm8k:nothing", "nowhere:f", "no.where:f", ":f"],
 )
 def test_an_unknown_task_is_refused(task):
-    with pytest.raises(ValueError, match="must be one of addition, gsm8k, or a f"):
+    with pytest.raises(
+        ValueError, match="must be one of addition, gsm8k, mixture, or a f"
+    ):
         tasks.find_task(task)
 
 
