@@ -1,17 +1,12 @@
-"""Prompts: from questions to arrays of tokens, on the host."""
+"""Prompts as arrays of tokens, on the host."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from grpojax.text import AbstractTokenizer, stop_string, StopString, TokenBytes
-
-
-RAW_TEMPLATE = "Question: {question}\nAnswer:"
-"""The prompt of a model without a chat template."""
 
 
 class PaddedPrompts(NamedTuple):
@@ -27,58 +22,6 @@ class PaddedPrompts(NamedTuple):
     tokens: Int[np.ndarray, "problem prefix"]
     lengths: Int[np.ndarray, " problem"]
     kept: list[int]
-
-
-def worked_answer(answer: str, answer_format: str) -> str:
-    """A worked answer in the format that the model should write.
-
-    GSM8K's calculator annotations, `<<48/2=24>>`, are removed; with tags, the last line
-    `#### 24` becomes `<answer>24</answer>`.
-    """
-    answer = re.sub(r"<<[^<>]*>>", "", answer)
-    if answer_format == "tag":
-        working, _, number = answer.rpartition("####")
-        return f"{working}<answer>{number.strip()}</answer>"
-    return answer
-
-
-def raw_prompt(
-    question: str,
-    shots: Sequence[tuple[str, str]] = (),
-    system_prompt: str | None = None,
-    template: str = RAW_TEMPLATE,
-) -> str:
-    """A prompt as plain text: instructions, examples and the question.
-
-        system_prompt "\\n\\n" (asked " " answer "\\n\\n")* asked
-
-    where `asked` is the template with its question.
-
-    **Raises:** `ValueError` for a template without `{question}`.
-    """
-    if "{question}" not in template:
-        raise ValueError(
-            "A prompt template must contain `{question}`. Received "
-            f"{template!r}: put it where the question belongs."
-        )
-    # Not `str.format`: a template may have other braces.
-    fill = lambda question: template.replace("{question}", question)
-    parts = [] if system_prompt is None else [system_prompt]
-    parts += [f"{fill(example)} {answer}" for example, answer in shots]
-    return "\n\n".join([*parts, fill(question)])
-
-
-def chat_messages(
-    question: str,
-    shots: Sequence[tuple[str, str]] = (),
-    system_prompt: str | None = None,
-) -> list[Mapping[str, str]]:
-    """A prompt as a conversation in which the examples have been answered."""
-    message = lambda role, content: {"role": role, "content": content}
-    messages = [] if system_prompt is None else [message("system", system_prompt)]
-    for example, answer in shots:
-        messages += [message("user", example), message("assistant", answer)]
-    return [*messages, message("user", question)]
 
 
 def pad_prompts(
@@ -207,3 +150,12 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         known = " or ".join(map(repr, choices))
         raise ValueError(f"`{name}` must be {known}. Received {value!r}.")
+
+
+def check_horizon(max_completion_length: int) -> None:
+    """Raises a `ValueError` for a horizon without tokens."""
+    if max_completion_length < 1:
+        raise ValueError(
+            "`max_completion_length` must be at least 1. Received "
+            f"{max_completion_length}."
+        )

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from grpojax.env import Turn
 from grpojax.text import AbstractTokenizer, Bytes
 
-from ._prompts import check_choice, end_token_array, pad_prompts, tokens_containing
-from ._question_answer import AbstractQuestionAnswer, check_horizon
+from ._prompts import check_choice, tokens_containing
 from .answers import Integer
 from .options import AdditionOptions
+from .questions import PromptFormat, Questions
 
 
 _EXAMPLES = ((2, 3), (9, 4), (0, 7))
@@ -45,7 +45,7 @@ def pairs(split: str) -> list[tuple[int, int]]:
     return every[:_TEST_PAIRS] if split == "test" else every[_TEST_PAIRS:]
 
 
-class Addition(AbstractQuestionAnswer):
+class Addition(Questions):
     """Sums of two digits; the answer is the last integer before the first newline.
 
     A turn ends with a token that contains a newline, or with an end token of the
@@ -66,24 +66,17 @@ class Addition(AbstractQuestionAnswer):
         - `split`: `"train"` or `"test"`; they have no pair of digits in common.
         - `max_completion_length`: the horizon, tokens.
         """
-        check_horizon(max_completion_length)
         examples = "".join(f"{a} + {b} = {a + b}\n" for a, b in _EXAMPLES)
-        prompts = [tokenizer.encode(f"{examples}{a} + {b} =") for a, b in pairs(split)]
-        padded = pad_prompts(prompts)
-        newlines = tokens_containing(tokenizer.token_bytes, b"\n")
-        self.prompts = jnp.asarray(padded.tokens)
-        self.prompt_lengths = jnp.asarray(padded.lengths)
-        self.answers = jnp.array([a + b for a, b in pairs(split)], jnp.int32)
-        self.token_bytes = tokenizer.token_bytes
-        self.end_tokens = jnp.asarray(end_token_array(tokenizer, newlines))
-        self.max_completion_length = max_completion_length
-
-    @property
-    def kind(self) -> Integer:
-        return Integer("last")
+        super().__init__(
+            [dict(a=a, b=b, answer=a + b) for a, b in pairs(split)],
+            tokenizer,
+            Integer("last"),
+            PromptFormat(examples + "{{ a }} + {{ b }} ="),
+            max_completion_length=max_completion_length,
+            end_tokens=tokens_containing(tokenizer.token_bytes, b"\n"),
+        )
 
     def text(self, turn: Turn) -> Bytes:
-        """The first line of a completion."""
         text = super().text(turn)
         position = jnp.arange(text.data.shape[0], dtype=jnp.int32)
         newline = jnp.where(text.data == ord("\n"), position, text.length)

@@ -6,7 +6,7 @@ printed without it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -114,15 +114,126 @@ def name_of(task: Mapping[str, object]) -> str:
     return str(task.get("name", task["task"]))
 
 
+@dataclass(frozen=True)
+class QuestionsOptions:
+    """Where the task `questions` reads its rows, and what it asks.
+
+    **Fields:**
+
+    - `path`: a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`), a folder with one
+        for each split, a folder that `datasets` has saved, the id of a data set on the
+        Hugging Face hub, or `"word-problems"` (synthetic).
+    - `configuration`: of a data set on the hub.
+    - `split`: the split to train on.
+    - `revision`: of a data set on the hub.
+    - `columns`: other names of columns, `{question: prompt_text, answer: label}`.
+    - `prompt`: a column that holds a text or a list of messages, a jinja template over
+        the columns, or a list of messages with such templates.
+    - `answer`: the kind of the column `answer`: the name of a class in `envs.answers`,
+        a mapping with its `name` and arguments, or `package.module:object`. `NoAnswer`
+        for rows without that column.
+    - `chat`: prompt with the tokenizer's chat template instead of plain text.
+    - `system_prompt`: instructions in front of every prompt.
+    - `shots`: how many training rows every prompt shows with their answers.
+    - `stop`: a string that ends a completion, too, wherever its tokens begin and end.
+    - `filter`: `package.module:function` of a row, which says whether it is used.
+    - `duplicates`: whether a row with the prompt of an earlier one is kept or skipped.
+    - `bad_rows`: whether a row without a prompt or an answer is an error or skipped.
+    - `long_prompts`: whether a prompt that is too long is an error or skipped.
+    - `max_prompt_length`: the width of the prompts, tokens; that of the longest prompt
+        when `None`.
+    - `shuffle`: whether rows are shuffled before some are held out; an integer is the
+        seed, and `True` means 0.
+    - `train_rows`: how many rows to train on. When `None`, all of them, or 8,192
+        synthetic ones.
+    - `held_out`: how many rows to evaluate on, or which share of the rows. When `None`,
+        the first `run.eval_problems` of the split `test`; without one a tenth of the
+        rows, and at most that many.
+    - `eval_path`, `eval_split`: a source, and a split, of which all rows or `held_out`
+        are those to evaluate on.
+
+    **Raises:** `ValueError` for a value out of range, by its key in a recipe.
+    """
+
+    path: str = "word-problems"
+    configuration: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: object = field(default_factory=dict, hash=False)
+    prompt: object = field(default="question", hash=False)
+    answer: object = field(default="Integer", hash=False)
+    chat: bool = False
+    system_prompt: str | None = None
+    shots: int = 0
+    stop: str | None = None
+    filter: str | None = None
+    duplicates: Literal["keep", "skip"] = "keep"
+    bad_rows: Literal["raise", "skip"] = "raise"
+    long_prompts: Literal["raise", "skip"] = "raise"
+    max_prompt_length: int | None = None
+    shuffle: bool | int = False
+    train_rows: int | None = None
+    held_out: int | float | None = None
+    eval_path: str | None = None
+    eval_split: str | None = None
+
+    def __post_init__(self):
+        _check_at_least(1, train_rows=self.train_rows)
+        _check_at_least(1, max_prompt_length=self.max_prompt_length)
+        _check_at_least(0, shots=self.shots, held_out=self.held_out)
+        _check_stop(self.stop)
+        columns = self.columns
+        texts = isinstance(columns, dict) and {*columns, *columns.values()}
+        if texts is False or not all(isinstance(x, str) for x in texts):
+            raise ValueError(
+                "`data.columns` gives columns other names, "
+                f"{{question: prompt_text}}. Received {columns!r}."
+            )
+        messages = self.prompt if isinstance(self.prompt, list | tuple) else [None]
+        if not isinstance(self.prompt, str) and not all(map(_is_message, messages)):
+            raise ValueError(
+                "`data.prompt` is a column, a template, or a list of messages such as "
+                f"{{role: user, content: '{{{{ question }}}}'}}. Received "
+                f"{self.prompt!r}."
+            )
+        if isinstance(self.held_out, float):
+            apart = self.eval_path is not None or self.eval_split is not None
+            if not 0 < self.held_out < 1 or apart:
+                raise ValueError(
+                    "`data.held_out` is a number of rows, or a share between 0 and 1 "
+                    f"of those to train on. Received {self.held_out}"
+                    + (" besides `data.eval_path` or `data.eval_split`." * apart or ".")
+                )
+        if self.filter is not None and ":" not in self.filter:
+            raise ValueError(
+                "`data.filter` is a function of a row, `package.module:function`. "
+                f"Received {self.filter!r}."
+            )
+
+    @property
+    def curriculum(self) -> str:
+        """What a recipe asks by default: generated problems have no epochs."""
+        return "Uniform" if self.path == WORD_PROBLEMS else "ShuffledEpochs"
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"role", "content"}
+        and all(isinstance(x, str) for x in value.values())
+    )
+
+
 OPTIONS = {
     "addition": AdditionOptions,
     "gsm8k": GSM8KOptions,
     "mixture": MixtureOptions,
+    "questions": QuestionsOptions,
 }
 """The options of each task that a recipe can name without a module."""
 
 
-def _check_at_least(minimum: int, **values: int | None) -> None:
+def _check_at_least(minimum: int, **values: int | float | None) -> None:
     for key, value in values.items():
         if value is not None and value < minimum:
             raise ValueError(

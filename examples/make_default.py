@@ -32,7 +32,7 @@ import optax
 import sentencepiece
 from jaxtyping import Array, Float, Int
 
-from envs.gsm8k import raw_prompt, word_problems
+from envs.gsm8k import RAW_TEMPLATE, word_problems
 from grpojax.models import save, Transformer, TransformerConfig
 from grpojax.text import SentencePieceTokenizer, TokenizerFiles
 
@@ -68,7 +68,7 @@ def drill(rows: list[dict[str, str]], draw: random.Random) -> list[Text]:
 def worked(rows: list[dict[str, str]], draw: random.Random) -> list[Text]:
     """Problems and their worked answers."""
     del draw  # Every row is told as it is.
-    return [Text(raw_prompt(row["question"]), row["answer"]) for row in rows]
+    return [Text(RAW_TEMPLATE.format(**row), row["answer"]) for row in rows]
 
 
 def mixed(rows: list[dict[str, str]], draw: random.Random) -> list[Text]:

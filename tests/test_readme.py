@@ -4,14 +4,16 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import pytest
 import yaml
 
+from grpojax import fit
 from grpojax.runs.recipe import build
-from grpojax.runs.recipe.load import dump, parse
+from grpojax.runs.recipe.load import dump, load, parse
 from grpojax.runs.recipe.schema import Recipe
 
 
@@ -28,8 +30,42 @@ def as_a_reader_runs_them():
 
 
 def blocks() -> list[str]:
-    """Python blocks, without the first, which is the step with its dots."""
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1:]
+    """Python blocks, without the step, of which only the beginning is there."""
+    found = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return [x for x in found if "rollout.generate(state.policy" not in x]
+
+
+def recipe_with(key: str) -> str:
+    found = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    return next(text for text in found if key in text)
+
+
+def test_rows_and_a_reward_of_ones_own_take_few_lines(tmp_path, monkeypatch):
+    recipe, function = recipe_with("task: questions"), blocks()[0]
+    assert len(recipe.splitlines()) <= 12 and len(function.splitlines()) <= 6
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("my_rewards")
+    exec(compile(function, "my_rewards.py", "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, "my_rewards", module)
+    (tmp_path / "mine.yaml").write_text(recipe)
+    rows = [f"{n} pens and {n} pens?,{2 * n}" for n in range(20)]
+    (tmp_path / "problems.csv").write_text("\n".join(["prompt_text,label", *rows]))
+    small = ["run.steps=1", "rollout.prompts=2", "rollout.group=2"]
+    made = build.build(load(Recipe(), tmp_path / "mine.yaml", small))
+    assert made["step"].env.size == 18 and made["evaluation"].env.size == 2
+    fit(**made, out=tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.jsonl").read_text())
+    assert metrics["rewards/brief/mean"] == 1.0 and "rewards/correct/mean" in metrics
+
+
+def test_the_page_on_data_runs_in_order(tmp_path, monkeypatch):
+    page = (DOCS / "data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "data.md", "exec"), {"__name__": "data"})
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    options = parse(Recipe(), recipe).data.options
+    assert (options.held_out, options.shuffle) == (0.1, 7)
 
 
 def test_python_blocks_run_in_order(capsys, tmp_path, monkeypatch):
@@ -49,8 +85,7 @@ def test_a_run_of_ones_own_parts_takes_fewer_than_fifteen_lines():
 
 
 def test_the_recipe_names_parts_that_exist():
-    text = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
-    values = yaml.safe_load(text)
+    values = yaml.safe_load(recipe_with("algorithm:"))
     values["reward"]["terms"] = values["reward"]["terms"][:1]  # Without the reader's.
     del values["reward"]["weights"]["brief"]
     recipe = parse(Recipe(), yaml.safe_dump(values))

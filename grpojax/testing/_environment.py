@@ -197,10 +197,6 @@ def _check_answers(
 
 
 def _check_shapes(answers: TimeStep, tries: int, where: str):
-    require(
-        bool(answers.rewards),
-        f"{where}An environment has at least one reward component. Received none.",
-    )
     scalars = {"reply_length": answers.reply_length, "done": answers.done}
     for name, value in (scalars | answers.rewards).items():
         require(

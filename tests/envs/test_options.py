@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from envs import addition, gsm8k
+from envs.answers import Integer
 from envs.options import AdditionOptions, GSM8KOptions, OPTIONS
 
 from .double import PIECES
@@ -71,7 +72,7 @@ def test_gsm8k_makes_environments_of_its_options(tokenizer):
         options, tokenizer, horizon=30, held_out=5
     )
     assert (train.size, held_out.size, messages) == (10, 5, [])
-    assert train.answer_format == "tag" and train.max_completion_length == 30
+    assert train.kind == Integer("tag") and train.max_completion_length == 30
     assert [PIECES[token] for token in train.end_tokens.tolist()] == [b""]
     assert train.stop is not None and train.stop.fewest_tokens == 1
     prompt = tokenizer.decode(train.prompts[0, : train.prompt_lengths[0]])

@@ -9,7 +9,7 @@ from envs.addition import Addition
 from grpojax.env import Rows
 from grpojax.rollout import generate, RolloutConfig
 
-from ..helpers import count_env, transformer
+from ..helpers import count_env, UniformPolicy
 
 
 def test_columns_of_rows_have_one_length():
@@ -29,7 +29,7 @@ def test_rows_are_a_static_value_that_is_equal_to_itself_alone():
 
 def test_a_trajectory_names_the_problem_of_each_prompt(tokenizer):
     env = Addition(tokenizer)
-    policy = transformer(vocab_size=tokenizer.vocab_size)
+    policy = UniformPolicy(tokenizer.vocab_size)
     config = RolloutConfig(prompts=5, group=2)
     trajectory = generate(policy, env, config, key=jr.key(3))
     assert trajectory.problems is not None
@@ -41,6 +41,6 @@ def test_a_trajectory_names_the_problem_of_each_prompt(tokenizer):
 
 def test_an_environment_without_numbers_has_none():
     env = count_env()
-    policy = transformer(vocab_size=env.vocab_size)
+    policy = UniformPolicy(env.vocab_size)
     config = RolloutConfig(prompts=2, group=2)
     assert generate(policy, env, config, key=jr.key(0)).problems is None

@@ -34,20 +34,18 @@ def test_the_final_answer_is_what_follows_the_last_marker(value, working, commas
 
 
 @pytest.mark.parametrize(
-    "answer, message",
+    "answer",
     [
-        ("no marker 7", "no `####`"),
-        ("#### seven", "not an integer: 'seven'"),
-        ("####", "not an integer: ''"),
-        ("#### 9281.25", "not an integer: '9281.25'"),
-        ("#### 3 apples", "not an integer: '3 apples'"),
-        ("#### 7\nand more", "not an integer"),
-        ("#### 2147483648", "does not fit 32 bits: 2147483648"),
-        ("#### -3,000,000,000", "does not fit 32 bits"),
+        "seven",
+        "#### seven",
+        "####",
+        "#### 9281.25",
+        "#### 2147483648",
+        "#### -3,000,000,000",
     ],
 )
-def test_an_answer_that_is_no_32_bit_integer_is_refused(answer, message):
-    with pytest.raises(ValueError, match=message):
+def test_an_answer_that_is_no_32_bit_integer_is_refused(answer):
+    with pytest.raises(ValueError, match=f"answer '{answer}' (is not an|does not fit)"):
         final_answer(answer)
 
 
@@ -57,9 +55,9 @@ def test_json_lines_and_parquet_hold_the_same_rows(tmp_path):
     assert load_rows(lines) == load_rows(str(parquet)) == (ROWS, 0)
 
 
-def test_other_columns_are_dropped(tmp_path):
+def test_other_columns_are_kept(tmp_path):
     path = write_json_lines(tmp_path / "x.jsonl", [{**ROWS[0], "id": 5}])
-    assert load_rows(path).rows == ROWS[:1]
+    assert load_rows(path).rows == [{**ROWS[0], "id": 5}]
 
 
 def test_a_folder_is_read_by_split_shards_in_order(tmp_path):
@@ -77,7 +75,9 @@ def test_a_bad_row_is_named_by_its_line_or_skipped_and_counted(tmp_path):
     bad = [{"question": "?", "answer": "seven"}, {"answer": "#### 1"}, [1, 2]]
     path = write_json_lines(tmp_path / "x.jsonl", [ROWS[0], *bad, ROWS[2]])
     path.write_text(path.read_text() + "\n{not json\n")
-    with pytest.raises(ValueError, match="x.jsonl, line 2: its answer has no `####`"):
+    with pytest.raises(
+        ValueError, match="x.jsonl, line 2: its answer 'seven' is not an"
+    ):
         load_rows(path)
     assert load_rows(path, bad_rows="skip") == ([ROWS[0], ROWS[2]], 4)
 
@@ -85,12 +85,14 @@ def test_a_bad_row_is_named_by_its_line_or_skipped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        (b'{"question": "?"}', "line 1: it has no column 'answer'; .* 'question'"),
-        (b'{"q": 1, "a": 2}', "no column 'question'; its columns are 'q', 'a'"),
-        (b"{}", "no column 'question'; its columns are none"),
-        (b"[" * 100_000, "line 1: it is not a JSON object"),
-        (b'{"question": "?", "answer": null}', "its 'answer' is not a text: None"),
-        (b'{"question": 3, "answer": "#### 1"}', "line 1: its 'question'.*: 3"),
+        (
+            b'{"question": "?"}',
+            "line 1: it has no column 'answer'; there are 'question'",
+        ),
+        (b'{"q": 1, "a": 2}', "no column 'question'; there are 'q', 'a'"),
+        (b"{}", "no column 'question'; there are none"),
+        (b'{"question": "?", "answer": null}', "its answer None is not an integer"),
+        (b'{"question": 3, "answer": "#### 1"}', "line 1: its 'question' is.*: 3"),
         (b"{not json", "line 1: it is not a JSON object: b'{not json'"),
         (b"\xff\xfe", "line 1: it is not a JSON object"),
     ],
@@ -102,17 +104,9 @@ def test_the_message_says_what_is_wrong_with_a_row(tmp_path, line, message):
         load_rows(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table", b"\xff" * 99])
-def test_a_parquet_file_that_is_none_is_named(tmp_path, content):
-    pytest.importorskip("pyarrow")
-    (tmp_path / "x.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.parquet' cannot be read"):
-        load_rows(tmp_path / "x.parquet")
-
-
 def test_a_bad_row_of_a_parquet_file_is_named_by_its_number(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", [ROWS[0], {**ROWS[1], "answer": ""}])
-    with pytest.raises(ValueError, match="x.parquet, row 2: its answer has no"):
+    with pytest.raises(ValueError, match="x.parquet, row 2: its answer '' is not"):
         load_rows(path)
 
 
@@ -144,9 +138,9 @@ def test_what_is_no_source_is_refused(source):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("question,answer\n")
-    with pytest.raises(ValueError, match=r"\.jsonl or \.parquet.*x\.csv"):
-        load_rows(tmp_path / "x.csv")
+    (tmp_path / "x.txt").write_text("question,answer\n")
+    with pytest.raises(ValueError, match=r"\.jsonl, .*or \.parquet.*x\.txt"):
+        load_rows(tmp_path / "x.txt")
 
 
 @pytest.mark.parametrize("option", [{"bad_rows": "ignore"}, {"count": 0}])
@@ -159,13 +153,20 @@ def test_the_hub_is_asked_for_the_main_configuration(monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = []
 
-    def load_dataset(name, configuration, *, split):
-        asked.append((name, configuration, split))
+    def load_dataset(name, configuration, *, split, revision):
+        asked.append((name, configuration, split, revision))
         return ROWS
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_rows("openai/gsm8k", split="test").rows == ROWS
-    assert asked == [("openai/gsm8k", "main", "test")]
+    assert (
+        load_rows("org/set", configuration="hard", revision="v2", count=1).rows
+        == ROWS[:1]
+    )
+    assert asked == [
+        ("openai/gsm8k", "main", "test", None),
+        ("org/set", "hard", "train", "v2"),
+    ]
 
 
 def test_without_a_connection_the_hub_is_a_clear_error(monkeypatch):

@@ -267,6 +267,9 @@ class Recipe:
     health: Health = field(default_factory=Health)
 
 
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".safetensors")
+
+
 def check_paths(recipe: Recipe) -> None:
     """Checks that the paths named in a recipe exist; imports nothing.
 
@@ -280,7 +283,7 @@ def check_paths(recipe: Recipe) -> None:
     for key, path in paths.items():
         if not isinstance(path, str) or Path(path).exists():
             continue
-        file = Path(path).suffix in (".jsonl", ".parquet", ".json", ".safetensors")
+        file = Path(path).suffix in _FILES
         if file or path.startswith(("/", "./", "../", "~")):
             raise FileNotFoundError(
                 f"`{key}` must lead to a file or a directory. There is none at "

@@ -146,7 +146,7 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     assert tasks.find_task("gsm8k") is gsm8k.environments
     assert tasks.find_task("addition") is addition.environments
     assert tasks.find_task("envs.addition:environments") is addition.environments
-    assert list(known_tasks()) == ["addition", "gsm8k", "mixture"]
+    assert list(known_tasks()) == ["addition", "gsm8k", "mixture", "questions"]
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,8 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     ["gsm9k", "", "envs.gsm8k", "envs.gsm8k:nothing", "nowhere:f", "no.where:f", ":f"],
 )
 def test_an_unknown_task_is_refused(task):
-    with pytest.raises(
-        ValueError, match="must be one of addition, gsm8k, mixture, or a f"
-    ):
+    words = "must be one of addition, gsm8k, mixture, questions, or a f"
+    with pytest.raises(ValueError, match=words):
         tasks.find_task(task)
 
 
@@ -239,7 +238,7 @@ def test_gsm8k_keeps_its_settings(tokenizer):
     )
     train, held_out, notes = tasks.build_environments(asked, tokenizer)
     assert (train.size, held_out.size, notes) == (28, 4, [])
-    assert train.max_completion_length == 7 and train.answer_format == "tag"
+    assert train.max_completion_length == 7 and train.kind.find == "tag"
     ends = {tokenizer.piece(int(token)) for token in train.end_tokens}
     assert any("stamps" in piece for piece in ends)
 
