@@ -43,6 +43,7 @@ def measure(
         metrics[f"rewards/{name}/std"] = masked.std(paid, applies, ddof=1)
     for name, failed in rewards.errors.items():
         metrics[f"rewards/{name}/errors"] = jnp.sum(failed, dtype=dtype)
+        metrics[f"rewards/{name}/frac_errors"] = jnp.mean(failed, dtype=dtype)
     kinds = {"": everyone, "terminated_": ended}
     if "correct" in rewards.components:
         correct = rewards.components["correct"]

@@ -4,6 +4,7 @@ Axis names never change meaning: `prompt` counts different prompts, `group` samp
 one prompt, `prefix` prompt positions and `time` completion positions.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -82,6 +83,8 @@ class Trajectory(eqx.Module):
     - `vocab_size`: the environment's, static. Tokens from there on had probability 0,
         and have in the loss and in all log-probs of these tokens; `None` if the
         distribution was over all of the policy's logits.
+    - `rows`: the columns of the environment's problems, on the host, for reward
+        functions in Python; `None` if it has none. It is a `Rows`, and static.
     """
 
     prompt: Prompt
@@ -95,6 +98,7 @@ class Trajectory(eqx.Module):
     states: PyTree = None
     problems: Int[Array, " prompt"] | None = None
     vocab_size: int | None = eqx.field(static=True, default=None)
+    rows: Mapping[str, Sequence[object]] | None = eqx.field(static=True, default=None)
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:

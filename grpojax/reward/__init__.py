@@ -1,9 +1,6 @@
 """Phase 2, reward: reward functions (Trajectory -> Rewards) and their shapings."""
 
-from ._host import HostReward as HostReward
 from ._length import Cosine as Cosine, SoftOverlong as SoftOverlong
-from ._limit import InProcess as InProcess, InThread as InThread
-from ._math import math_verify as math_verify
 from ._repetition import Repetition as Repetition
 from ._shaping import (
     ClipTotal as ClipTotal,
@@ -17,4 +14,20 @@ from ._weighted import (
     RewardFn as RewardFn,
     Shaping as Shaping,
     WeightedSum as WeightedSum,
+)
+from .functions import (
+    CodeTests as CodeTests,
+    ExactMatch as ExactMatch,
+    JSONSchema as JSONSchema,
+    Judge as Judge,
+    math_verify as math_verify,
+    Regex as Regex,
+)
+from .host import (
+    Calls as Calls,
+    HostReward as HostReward,
+    InProcess as InProcess,
+    InThread as InThread,
+    PermanentError as PermanentError,
+    text_of as text_of,
 )

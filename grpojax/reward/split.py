@@ -8,15 +8,16 @@ XLA's persistent cache keeps no program that calls Python. All else of a reward,
 and shapings, is computed in the second program, as it is where there is only one.
 """
 
-import functools as ft
+from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from ..sharding import spmd
-from ..types import Rewards, Trajectory
-from ._host import HostInputs as HostInputs, HostOutputs as HostOutputs, HostReward
+from ..types import Prompt, Rewards, Trajectory
 from ._weighted import RewardFn
+from .host import HostInputs as HostInputs, HostOutputs as HostOutputs, HostReward
 
 
 def host_rewards(reward: RewardFn | None) -> list[HostReward]:
@@ -34,13 +35,52 @@ def host_inputs(reward: RewardFn | None, trajectory: Trajectory) -> list[HostInp
 
 def call_host(reward: RewardFn | None, inputs: list[HostInputs]) -> list[HostOutputs]:
     """Calls each host reward, outside of any program."""
+    hosts = host_rewards(reward)
+    shapes = [HostOutputs.shapes(x.sampled.shape[:-1]) for x in inputs]
 
-    def call(host: HostReward, batch: HostInputs) -> HostOutputs:
-        shapes = HostOutputs.shapes(batch.sampled.shape[:-1])
-        compute = ft.partial(host.compute, dtype=shapes.reward.dtype)
-        return spmd.call_shards(compute, batch, shapes)
+    def call(inputs: list[HostInputs]) -> list[HostOutputs]:
+        pairs = list(zip(hosts, inputs, strict=True))
+        compute = lambda pair: pair[0].compute(pair[1], shapes[0].reward.dtype)
+        # Those that wait do so together; the others have the interpreter in turn.
+        together = len(pairs) > 1
+        with ThreadPoolExecutor(max(len(pairs), 1)) as pool:
+            waiting = [
+                pool.submit(compute, x) if together and x[0].waits else None
+                for x in pairs
+            ]
+            both = zip(pairs, waiting, strict=True)
+            return [compute(x) if y is None else y.result() for x, y in both]
 
-    return [call(*x) for x in zip(host_rewards(reward), inputs, strict=True)]
+    return spmd.call_shards(call, inputs, shapes) if hosts else []
+
+
+def dry_call(reward: RewardFn | None, inputs: list[HostInputs], prompt: Prompt) -> None:
+    """Calls each host reward on one row, whose completion repeats its prompt.
+
+    **Arguments:**
+
+    - `inputs`: the shapes of what `host_inputs` returns.
+    - `prompt`: of problem 0, if problems have numbers.
+
+    **Raises:** `ValueError` for a function that cannot be called, or whose answer is
+    not one of numbers.
+    """
+    tokens = np.asarray(prompt.tokens)[None]
+    length = np.asarray(prompt.length)
+    for host, shapes in zip(host_rewards(reward), inputs, strict=True):
+        time = min(shapes.tokens.shape[-1], int(length))
+        zeros = lambda x: np.zeros((1,) * (x.ndim - 1) + (1,), x.dtype)
+        host.dry_call(
+            HostInputs(
+                tokens,
+                length[None],
+                tokens[:, None, :time],
+                np.ones((1, 1, time), bool),
+                jax.tree.map(zeros, shapes.columns),
+                None if shapes.problems is None else np.zeros(1, np.int32),
+                shapes.rows,
+            )
+        )
 
 
 def output_structs(inputs: list[HostInputs]) -> list[HostOutputs]:

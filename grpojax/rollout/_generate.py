@@ -89,6 +89,7 @@ def complete(
         temperature=jnp.asarray(sampler.temperature, jnp.float32),
         states=states,
         vocab_size=env.vocab_size,
+        rows=env.rows if isinstance(env, AbstractDatasetEnvironment) else None,
     )
 
 

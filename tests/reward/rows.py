@@ -6,14 +6,14 @@ import numpy as np
 from grpojax.types import Prompt, Trajectory
 
 
-def trajectory_of(completions, *, terminated=True, **rewards) -> Trajectory:
+def trajectory_of(completions, *, terminated=True, rows=None, **rewards) -> Trajectory:
     """`[prompt group]` lists of tokens, right-padded; prompt `p` is the token `p`."""
     prompts, group = len(completions), len(completions[0])
-    width = max(len(row) for rows in completions for row in rows)
+    width = max(len(row) for of_prompt in completions for row in of_prompt)
     tokens = np.zeros((prompts, group, width), np.int32)
     sampled = np.zeros(tokens.shape, bool)
-    for p, rows in enumerate(completions):
-        for g, row in enumerate(rows):
+    for p, of_prompt in enumerate(completions):
+        for g, row in enumerate(of_prompt):
             tokens[p, g, : len(row)] = row
             sampled[p, g, : len(row)] = True
     shape = (prompts, group)
@@ -28,6 +28,8 @@ def trajectory_of(completions, *, terminated=True, **rewards) -> Trajectory:
         terminated=jnp.broadcast_to(jnp.asarray(terminated), shape),
         rewards={name: jnp.asarray(x, jnp.float32) for name, x in rewards.items()},
         temperature=jnp.ones(()),
+        problems=jnp.arange(prompts, dtype=jnp.int32),
+        rows=rows,
     )
 
 

@@ -172,6 +172,8 @@ def test_the_function_is_told_texts_and_columns():
     assert seen == {
         "prompts": ["0", "0", "1", "1"],
         "completions": ["4 5 6", "7", "8 9", "3 2"],
+        "completion_ids": [[4, 5, 6], [7], [8, 9], [3, 2]],
+        "completion_lengths": [2, 1, 2, 2],
         "gold": [1, 2, 3, 4],
         "where": [0, 0, 1, 1],
     }

@@ -1,5 +1,6 @@
 """Completions with rewards and per-token probabilities, for inspection."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -91,6 +92,7 @@ def _complete(
     trajectory = rollout.complete(
         policy, env, states, prompts, group=samples, sampler=sampler, key=key
     )
+    trajectory = dataclasses.replace(trajectory, problems=index)
     inputs = split.host_inputs(reward, trajectory)
     return spmd.constrain_batch((trajectory, inputs))
 

@@ -213,7 +213,10 @@ def plain(name: str, value: object, environment: Environment) -> object:
     **Raises:** `ValueError` for anything else, such as a date or an infinite number.
     """
     if isinstance(value, str) and environment is not None:
-        return yaml_format.expand(name, value, environment)
+        secret = name.endswith(".api_key")
+        return (yaml_format.secret if secret else yaml_format.expand)(
+            name, value, environment
+        )
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float) and _is_finite(value):

@@ -81,6 +81,8 @@ class Health(Section):
 
     # In a row, with updates that are not finite: stop.
     skipped_steps: PositiveInt | None = 5
+    # In a row, in which a reward function failed on every row: stop.
+    reward_failures: PositiveInt | None = 5
     # Warn below this share of the initial value.
     entropy: NonNegativeFloat | None = 0.1
     length: NonNegativeFloat | None = 0.2

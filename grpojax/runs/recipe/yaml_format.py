@@ -174,10 +174,35 @@ def expand(key: str, text: str, environment: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
+class Secret(str):
+    """A text `${NAME}`, which records keep; `value` is that of the variable, if set."""
+
+    value: str | None = None
+
+
+def secret(key: str, text: str, environment: Mapping[str, str]) -> Secret:
+    """The reference of a key to a variable whose value no record may hold.
+
+    **Raises:** `ValueError` for anything but one variable; it does not show the text.
+    """
+    match = _REFERENCE.fullmatch(text)
+    if match is None or match["name"] is None:
+        raise ValueError(
+            f"`{key}` must be a variable, ${{NAME}}, since a recipe is copied into its "
+            "runs. Received another text, which is not shown: set a variable to it."
+        )
+    found = Secret(text)
+    default = (match["default"] or "").removeprefix(":-")
+    found.value = environment.get(match["name"]) or default or None
+    return found
+
+
 def escape(value: Any) -> Any:
     """A value whose texts `expand` turns into those of this one."""
     if isinstance(value, Mapping):
         return {key: escape(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [escape(inner) for inner in value]
+    if isinstance(value, Secret):
+        return str(value)
     return value.replace("${", "$${") if isinstance(value, str) else value

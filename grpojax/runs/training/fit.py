@@ -70,7 +70,8 @@ def prepare(
     **Raises:** from `prepare`, `ValueError`, `TypeError` or `OSError` for incompatible
     arguments, a directory in use, or a resumed run with another configuration;
     `PreemptedError` on SIGTERM or Ctrl-C, after a checkpoint if these are enabled;
-    `DivergedError` after `health.skipped_steps` non-finite steps in a row.
+    `DivergedError` after `health.skipped_steps` non-finite steps in a row, or
+    `health.reward_failures` in which a reward function failed on every row.
 
     !!! example
 
@@ -95,6 +96,7 @@ def prepare(
     recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
         lowered = lower(state, step, samples=logging.samples if recorded else 0)
+        lowered.dry_call()
         digests = _digests(state, step, evaluation)
         restored = None
         if out is not None:

@@ -1,14 +1,17 @@
 """Health checks of a run: thresholds on its metrics, on the host.
 
 An update whose gradient is not finite is skipped and counted by the program itself
-(`skipped_updates`). Checked here is what only several steps show: divergence, which
-stops a run, and collapse, which is warned of. All follows from the records of
-`metrics.jsonl` in their order, so that a resumed run gives the same warnings.
+(`skipped_updates`). Checked here is what only several steps show: divergence and
+reward functions that fail, which stop a run, and collapse, which is warned of. All
+follows from the records of `metrics.jsonl` in their order, so that a resumed run gives
+the same warnings.
 """
 
 import collections
 import dataclasses
 import math
+import re
+import types
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
@@ -38,8 +41,11 @@ _COLLAPSED = {
 }
 
 
+_FAILED = re.compile(r"rewards/(.+)/frac_errors")
+
+
 class DivergedError(Exception):
-    """A run has diverged; the message says why."""
+    """A run would learn nothing any more; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Thresholds:
 
     - `skipped_steps`: this many steps in a row with a skipped update, or a loss that is
         not finite, stop the run.
+    - `reward_failures`: this many steps in a row in which a reward function in Python
+        failed on every row stop the run.
     - `entropy`, `length`: warn below this share of their initial value.
     - `log_prob_gap`: warn above this mean of |log π - recorded log-prob|, in nats.
     - `equal_rewards`: warn after so many steps in a row in which all rows of every
@@ -62,6 +70,7 @@ class Thresholds:
     """
 
     skipped_steps: int | None = 5
+    reward_failures: int | None = 5
     entropy: float | None = 0.1
     length: float | None = 0.2
     log_prob_gap: float | None = 0.1
@@ -71,6 +80,7 @@ class Thresholds:
 
     def __post_init__(self):
         counts = {"skipped_steps": self.skipped_steps, "window": self.window}
+        counts |= {"reward_failures": self.reward_failures}
         counts |= {"equal_rewards": self.equal_rewards}
         check_counts("Thresholds", 1, **counts)
         for name, share in (("entropy", self.entropy), ("length", self.length)):
@@ -111,9 +121,20 @@ class Monitor:
     was not finite.
     """
 
-    def __init__(self, thresholds: Thresholds = Thresholds()):
+    def __init__(
+        self,
+        thresholds: Thresholds = Thresholds(),
+        errors: Mapping[str, str] = types.MappingProxyType({}),
+    ):
+        """**Arguments:**
+
+        - `thresholds`: of the checks.
+        - `errors`: the last error of each reward function, by component; read when one
+            of them stops the run.
+        """
         window = thresholds.window
-        self.bad_steps, self._thresholds = 0, thresholds
+        self.bad_steps, self._thresholds, self._errors = 0, thresholds, errors
+        self._failed_steps = collections.Counter[str]()
         self._first = collections.defaultdict[str, list[float]](list)
         self._recent = collections.defaultdict[str, collections.deque[float]](
             lambda: collections.deque(maxlen=window)
@@ -124,6 +145,11 @@ class Monitor:
     def observe(self, record: Record) -> Report:
         """Checks one step's metrics, in the order of steps; one may be missing."""
         self.bad_steps = self.bad_steps + 1 if _is_bad(record) else 0
+        for name, value in record.items():
+            found = _FAILED.fullmatch(name)
+            if found is not None:
+                failed = self._failed_steps[found[1]] + 1
+                self._failed_steps[found[1]] = failed if value == 1 else 0
         for name in (_ENTROPY, _LENGTH, _GAP):
             value = record.get(name)
             if value is not None and math.isfinite(value):
@@ -141,6 +167,15 @@ class Monitor:
         return Report(tuple(new), self._stop())
 
     def _stop(self) -> str | None:
+        most = self._thresholds.reward_failures
+        for name, steps in self._failed_steps.items():
+            if most is not None and steps >= most:
+                why = self._errors.get(name, "the log says why")
+                return (
+                    f"The reward function {name!r} failed on every row in {steps} "
+                    f"steps in a row. The last error: {why}. Correct the function, or "
+                    "start the server that it calls."
+                )
         most = self._thresholds.skipped_steps
         if most is None or self.bad_steps < most:
             return None

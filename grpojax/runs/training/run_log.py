@@ -34,6 +34,25 @@ Accuracy = tuple[float, tuple[float, float]]
 """Accuracy, and its 95% confidence interval."""
 
 
+class _RewardErrors(logging.Handler):
+    """The last error of each reward function, of the warnings that are logged."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.last: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        component, error = (vars(record).get(x) for x in ("component", "error"))
+        if component is not None:
+            self.last[str(component)] = str(error)
+
+    def __enter__(self) -> None:
+        logging.getLogger("grpojax.reward").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("grpojax.reward").removeHandler(self)
+
+
 class RunLog:
     """The log of a run: metrics, completions, evaluations, events and health checks.
 
@@ -44,7 +63,8 @@ class RunLog:
 
     def __init__(self, run: Prepared):
         self._run, self._directory, self._start = run, run.directory, run.start
-        self._monitor = Monitor(run.health)
+        self._reward_errors = _RewardErrors()
+        self._monitor = Monitor(run.health, self._reward_errors.last)
         self._trackers: list[Tracker] = []
         self._evaluations: list[dict] = []
         self.records: list[dict[str, float | int]] = []
@@ -76,6 +96,11 @@ class RunLog:
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """Starts or resumes the run's files, and records how the run ended."""
+        with self._reward_errors, self._open():
+            yield
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
         run, directory = self._run, self._directory
         if directory is None:
             if run.resume is not None:

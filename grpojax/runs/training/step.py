@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from ..._train import Experience, TrainStep
+from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...reward import split
 from ...sharding import spmd
-from ...types import Metrics, TrainState, Trajectory
+from ...types import Metrics, Prompt, TrainState, Trajectory
 from ...validation import ValidationError
-from ..distributed import mesh
+from ..distributed import mesh, processes
 from ..io.samples import Samples
 from . import allocator
 from .programs import cache_hits, Lowered, trace
@@ -60,6 +63,26 @@ class LoweredStep:
     link: Callable[..., CompiledCall]
     step: Step
     seconds: float
+
+    def dry_call(self) -> None:
+        """Calls the step's host rewards on one row.
+
+        **Raises:** `ValueError` for a function that cannot be called.
+        """
+        step = self.step
+        if "sample" not in self.programs or not isinstance(step, TrainStep):
+            return
+        _, inputs = self.programs["sample"].results
+        key = jax.random.key(0)
+
+        @eqx.filter_jit
+        def prompt(env: AbstractEnvironment) -> Prompt:
+            if isinstance(env, AbstractDatasetEnvironment):
+                return mesh.replicate(env.problem(jnp.zeros((), jnp.int32))[1])
+            return mesh.replicate(env.reset(key)[1])
+
+        first = jax.device_get(prompt(step.env))
+        processes.on_process_0(lambda: split.dry_call(step.reward, inputs, first))
 
     def compile(self) -> CompiledStep:
         """Compiles the programs."""

@@ -180,7 +180,6 @@ def test_an_unknown_name_has_a_nearest(no_model, assignment, key, nearest):
         # Modules of the user's.
         ("reward.terms=['nowhere:f']", "there is no `f` in a module `nowhere`"),
         ("reward.terms=['os:nothing']", "`reward.terms[0]` must lead to an object"),
-        (f"reward.terms=[{{name: '{MINE}:near'}}]", "needs the argument `answers`"),
         (f"reward.terms=[{{name: '{MINE}:Short', mots: 3}}]", "the nearest is `most`"),
         ("data.task=gsm9k", "`data.task` must be one of addition, gsm8k"),
     ],

@@ -44,6 +44,9 @@ NO_PARTS = {
     "Batch": "an argument of the loss",
     "LossInputs": "an argument of the loss",
     "LossWeights": "an argument of the loss",
+    "Calls": "the value that the keys of a reward function describe",
+    "PermanentError": "an error that a function raises",
+    "text_of": "reads a completion, for functions in Python",
     "checked": "calls a reward function",
     "complete": "the phase itself",
     "generate": "the phase itself",
@@ -187,6 +190,21 @@ RUNS: dict[str, dict[str, object]] = {
     "grpo of a task": {
         "data": {"task": f"{MINE}:sums", "split": "train", "rows": 2},
         "algorithm.name": "grpo",
+        "reward.terms": [
+            {"name": "Regex", "pattern": "[0-9]", "weight": 0.1, "as": "digit"},
+            {"name": "ExactMatch", "pattern": "[0-9]+", "weight": 1},
+            {"name": "CodeTests", "seconds": 5, "memory": 256},
+            {"name": f"{MINE}:like_answer", "scale": 2, "weight": 1, "batch_size": 2},
+            {"name": f"{MINE}:Begins", "text": " ", "batch_size": 1, "seconds": 60},
+            {
+                "name": "Judge",
+                "url": "http://127.0.0.1:9/v1",  # Nobody is there.
+                "model": "small",
+                "template": "{{ answer }} {{ completion }}",
+                "retries": 0,
+                "weight": 0.5,
+            },
+        ],
     },
     "grpo of a mixture": {
         "data": {
@@ -200,6 +218,8 @@ RUNS: dict[str, dict[str, object]] = {
         "algorithm.name": "grpo",
     },
 }
+if importlib.util.find_spec("jsonschema") is not None:
+    RUNS["luspo"] |= {"reward.terms": [{"name": "JSONSchema", "schema": {}}]}
 if importlib.util.find_spec("math_verify") is not None:
     RUNS["opo"] |= {
         "reward.terms": ["math_verify"],
@@ -257,6 +277,8 @@ def test_every_exported_name_is_composed_or_is_no_part(settings):
         composed |= set(described(recipes.to_mapping(recipe)))
     if importlib.util.find_spec("math_verify") is None:
         composed.add("math_verify")  # The optional package is not installed.
+    if importlib.util.find_spec("jsonschema") is None:
+        composed.add("JSONSchema")
     exported = {
         name
         for module in MODULES

@@ -1,6 +1,7 @@
 """Parts that a user of recipes might write."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ import optax
 from envs.addition import Addition
 from grpojax import advantage, algorithms, update
 from grpojax.curriculum import AbstractCurriculum
+from grpojax.env import Rows
 from grpojax.rollout import AbstractSampler, Categorical
 from grpojax.types import FloatLike, Rewards, Trajectory
 
@@ -34,6 +36,23 @@ def answers(trajectory):
 def length(trajectory: Trajectory) -> Rewards:
     """A reward function of a trajectory."""
     return Rewards.of(trajectory.lengths, name="length", lengths=trajectory.lengths)
+
+
+async def like_answer(completions, answer, scale=1.0):
+    """One that is given a column, and is awaited."""
+    rows = zip(completions, answer, strict=True)
+    return [scale * float(y in text) for text, y in rows]
+
+
+class Begins:
+    """One with arguments of its own."""
+
+    def __init__(self, text, batch_size=None):
+        self.text, self.own = text, batch_size
+
+    def __call__(self, completions, **columns):
+        del columns
+        return [float(text.startswith(self.text)) for text in completions]
 
 
 class Short(eqx.Module):
@@ -75,13 +94,31 @@ class Mixed(AbstractSampler):
         return Categorical(self.temperature)(logits, key=jr.fold_in(key, 1))
 
 
+@functools.cache
+def table(size):
+    """Columns for so many problems."""
+    return Rows({"answer": ["5"] * size, "tests": [["x = 1", "assert False"]] * size})
+
+
 class OnlyCorrect(Addition):
-    """Addition without the component `format`."""
+    """Addition without the component `format`, and with rows."""
+
+    @property
+    def rows(self):
+        return table(self.size)
 
     def step(self, state, turn):
         state, answer = super().step(state, turn)
         rewards = {"correct": answer.rewards["correct"]}
         return state, dataclasses.replace(answer, rewards=rewards)
+
+
+class Unpaid(OnlyCorrect):
+    """Addition without a component."""
+
+    def step(self, state, turn):
+        state, answer = super().step(state, turn)
+        return state, dataclasses.replace(answer, rewards={})
 
 
 @dataclasses.dataclass(frozen=True)

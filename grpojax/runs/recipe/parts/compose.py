@@ -183,6 +183,13 @@ def _argument(key: str, value: object, annotation: object, context: Context) -> 
         made = [_argument(f"{key}[{i}]", x, _NOT_SAID, context) for i, x in items]
         return LATER if any(x is LATER for x in made) else made
     kinds = members(annotation)
+    if isinstance(value, yaml_format.Secret):
+        if value.value is None:
+            raise ValueError(
+                f"`{key}` needs a variable that is set. Received {str(value)!r}, which "
+                "is not: set it, or pass `environment` to `load`."
+            )
+        return value.value
     if isinstance(value, str) and not _takes_text(kinds):
         is_path = ":" in value
         number = None if is_path else yaml_format.read(value, "An argument")

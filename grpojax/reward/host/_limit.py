@@ -22,7 +22,8 @@ def _check_seconds(seconds: float):
         raise ValueError(f"A time limit must be positive. Received seconds={seconds}.")
 
 
-def _late(seconds: float) -> TimeoutError:
+def late(seconds: float) -> TimeoutError:
+    """The error of a call that took too long."""
     return TimeoutError(f"no answer within {seconds:g} seconds")
 
 
@@ -62,7 +63,7 @@ class InThread:
         try:
             answer = answers.get(timeout=self.seconds)
         except queue.Empty:
-            raise _late(self.seconds) from None
+            raise late(self.seconds) from None
         return answer.get()
 
 
@@ -165,7 +166,7 @@ class _Worker:
 
     def _receive(self, seconds: float) -> _Answer:
         if not self._connection.poll(seconds):
-            raise _late(seconds)
+            raise late(seconds)
         return self._connection.recv()
 
     def stop(self):

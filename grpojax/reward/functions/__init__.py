@@ -1,0 +1,6 @@
+"""Functions for `HostReward`: regular expressions, JSON, answers, code, judges."""
+
+from ._code import CodeTests as CodeTests
+from ._judge import Judge as Judge
+from ._math import math_verify as math_verify
+from ._texts import ExactMatch as ExactMatch, JSONSchema as JSONSchema, Regex as Regex
