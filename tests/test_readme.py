@@ -1,9 +1,11 @@
 """The README's program runs as it is written."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+from importlib import resources
 import types
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from grpojax import fit
 from grpojax.runs.recipe import build
 from grpojax.runs.recipe.load import dump, load, parse
 from grpojax.runs.recipe.schema import Recipe
+from grpojax.text import load_tokenizer
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +90,6 @@ def test_a_run_of_ones_own_parts_takes_fewer_than_fifteen_lines():
 def test_the_recipe_names_parts_that_exist():
     values = yaml.safe_load(recipe_with("algorithm:"))
     values["reward"]["terms"] = values["reward"]["terms"][:1]  # Without the reader's.
-    del values["reward"]["weights"]["brief"]
     recipe = parse(Recipe(), yaml.safe_dump(values))
     build.check(recipe)
     assert parse(Recipe(), dump(recipe)) == recipe
@@ -121,6 +123,26 @@ def test_the_recipe_of_the_page_on_algorithms_names_parts_that_exist():
     page = (DOCS / "algorithms.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     build.check(parse(Recipe(), text))
+
+
+def test_the_page_on_rewards_runs_and_its_terms_are_accepted(tmp_path, monkeypatch):
+    page = (DOCS / "rewards.md").read_text()
+    first, *python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_rewards.py").write_text(first)
+    monkeypatch.syspath_prepend(tmp_path)
+    shipped = resources.files("grpojax") / "assets" / "gsm8k-tiny"
+    namespace: dict[str, object] = {"tokenizer": load_tokenizer(shipped)}
+    for block in python:
+        exec(compile(block, "rewards.md", "exec"), namespace)
+    missing = importlib.util.find_spec("math_verify") is None
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        if block.startswith("    - "):
+            block = f"reward:\n  terms:\n{block}"
+        if missing and "math_verify" in block:
+            continue  # The optional package is not installed.
+        path = tmp_path / "recipe.yaml"
+        path.write_text(block)
+        build.check(load(Recipe(), path, [], {"JUDGE_KEY": "x"}))
 
 
 def test_an_environment_takes_fewer_than_thirty_lines():

@@ -105,9 +105,8 @@ def test_a_function_that_fails_on_some_rows_does_not():
 def test_failures_are_counted_by_component_and_in_a_row():
     def stops(shares, **options):
         monitor = Monitor(Thresholds(reward_failures=2, **options), {"b": "why"})
-        records = [
-            {f"rewards/{x}/frac_errors": y for x, y in z.items()} for z in shares
-        ]
+        name = "rewards/{}/frac_errors".format
+        records = [{name(x): y for x, y in step.items()} for step in shares]
         return [monitor.observe(record).stop for record in records]
 
     assert stops([{"a": 1.0, "b": 0.5}, {"a": 0.0, "b": 1.0}] * 3) == [None] * 6
@@ -124,14 +123,14 @@ def test_failures_are_counted_by_component_and_in_a_row():
         Thresholds(reward_failures=0)
 
 
-@pytest.mark.parametrize("function", [lambda prompts: 1.0, lambda wrong: [wrong]])
+@pytest.mark.parametrize("function", [len, lambda wrong: [wrong]])
 def test_what_cannot_be_called_is_refused_before_a_run_begins(function, tmp_path):
     with pytest.raises(ValueError, match="mine"):
         fit(function, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sizes", [{}, {"data": 2, "tensor": 2}])
+@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_columns_reach_a_function_in_a_run(sizes):
     seen = []
 
