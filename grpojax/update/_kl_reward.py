@@ -30,6 +30,7 @@ class KLReward(eqx.Module):
     - `estimator`: `k1`, `k2`, `k3` ...; in a reward, only k1 has the gradient of the
         KL itself.
     - `tokens`: the most tokens that are scored at a time, as in `UpdateConfig`.
+    - `name`: of the component.
 
     **Raises:** `ValueError` if that is not a positive integer.
 
@@ -43,13 +44,14 @@ class KLReward(eqx.Module):
     reference: AbstractPolicy
     estimator: Estimator = k1
     tokens: int | None = eqx.field(static=True, default=None)
+    name: str = eqx.field(static=True, kw_only=True, default="kl")
 
     def __check_init__(self):
         if self.tokens is not None:
             check_count("tokens", self.tokens)
 
     def __call__(self, trajectory: Trajectory) -> Rewards:
-        """Rewards of one component, `kl`, in nats."""
+        """Rewards of one component, in nats."""
         reference, _ = masked_log_probs(
             self.reference,
             trajectory.prompt,
@@ -61,4 +63,4 @@ class KLReward(eqx.Module):
         )
         estimate = self.estimator(trajectory.log_prob, reference)
         total = jnp.sum(masked.fill(estimate, trajectory.sampled), axis=-1)
-        return Rewards.of(total, name="kl", lengths=trajectory.lengths)
+        return Rewards.of(total, name=self.name, lengths=trajectory.lengths)

@@ -110,8 +110,8 @@ class ExactMatch:
         return [self._compare(text_of(said), answer) for said, answer in rows]
 
     def _compare(self, text: str, answer: object) -> float | None:
-        one = isinstance(answer, str) or not isinstance(answer, Iterable)
-        answers = [answer] if one else answer
+        several = isinstance(answer, Iterable) and not isinstance(answer, str)
+        answers: Any = answer if several else [answer]
         known = [str(x) for x in answers if x is not None]
         if not known:
             return None

@@ -55,7 +55,7 @@ def arguments_of(
     if batch.rows is not None and batch.problems is not None:
         problems = np.repeat(batch.problems.reshape(-1), group).tolist()
         wanted = {x: values for x, values in batch.rows.items() if takes(x)}
-        columns |= {x: [y[i] for i in problems] for x, y in wanted.items()}
+        columns = {x: [y[i] for i in problems] for x, y in wanted.items()} | columns
         conversations = messages_of(batch.rows, problems)
     # One past the last sampled token.
     ends = (batch.sampled * np.arange(1, time + 1)).max(axis=-1, initial=0)

@@ -8,7 +8,8 @@
 
 Invalid configurations are rejected before anything is compiled or written, with exit
 code 2. A run that gets SIGTERM exits with 75, and `--resume` continues it; one that has
-diverged, or whose reward function fails on every row, exits with 3, and one of several processes that has lost another with 69.
+diverged, or whose reward function fails on every row, exits with 3, and one of several
+processes that has lost another with 69.
 """
 
 import argparse

@@ -131,8 +131,7 @@ RUNS: dict[str, dict[str, object]] = {
         "algorithm.advantage": "leave_one_out",
         "algorithm.surrogate": "Reinforce",
         "algorithm.weight": "sequence_sum",
-        "reward.terms": [{"name": "KLReward", "estimator": "k1"}],
-        "reward.weights": {"correct": 1, "kl": -0.05},
+        "reward.terms": [{"name": "KLReward", "estimator": "k1", "weight": -0.05}],
     },
     "reinforce": {
         "algorithm.advantage": {"name": "BatchNormalized", "eps": 1e-3},
