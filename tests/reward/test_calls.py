@@ -267,7 +267,7 @@ def dry(function, **options):
     ("function", "message"),
     [
         (lambda completions: 1.0 + completions, "TypeError from a call on one row"),
-        (lambda completions: 2 * completions, "could not convert"),
+        (lambda completions: [x + "!" for x in completions], "could not convert"),
         (lambda completions: [2.0, *map(len, completions)], "Received 2 for 1"),
         (lambda completions: [[x] for x in completions], "TypeError"),
         (lambda completions: completions.clear(), "TypeError"),

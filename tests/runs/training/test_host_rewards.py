@@ -13,14 +13,16 @@ import optax
 import pytest
 
 import grpojax
-from grpojax import RolloutConfig, runs, sharding, TrainStep
+from grpojax import RolloutConfig, runs, sharding, text, TrainStep
 from grpojax.env import AbstractDatasetEnvironment, Rows, TimeStep
 from grpojax.reward import HostReward, WeightedSum
 from grpojax.runs.cli import main as commands
+from grpojax.runs.evaluation.generate import generate
 from grpojax.runs.training.health import DivergedError, Monitor, Thresholds
 from grpojax.types import Prompt
 
 from ...helpers import count_env, transformer
+from ..conftest import SHIPPED
 
 
 OPTIMIZER = optax.sgd(0.1)
@@ -146,6 +148,20 @@ def test_columns_reach_a_function_in_a_run(sizes):
     problems = [number for number, _ in seen[1:]]
     np.testing.assert_array_equal(problems[::2], problems[1::2])  # Groups of two.
     assert len(set(problems)) > 2
+
+
+def test_generate_gives_a_function_the_columns_of_each_problem():
+    seen = []
+
+    def look(completions, number):
+        assert len(completions) == len(number)
+        seen.extend(number)
+        return [float(x) for x in number]
+
+    paid = WeightedSum(None, HostReward(look, repr, name="look"))
+    env, tokenizer = Named(jnp.array([1])), text.load_tokenizer(SHIPPED)
+    found = generate(transformer(), env, tokenizer, problems=3, samples=2, reward=paid)
+    assert seen == [0, 0, 1, 1, 2, 2] and len(found) == 3
 
 
 def test_exit_codes_of_the_command(arguments, monkeypatch, capsys):
