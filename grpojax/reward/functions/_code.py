@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..._checks import check_at_least
+from ..._checks import check_at_least, check_counts
 from ..host import Calls, text_of
 from ._texts import Completions, last_block
 
@@ -62,8 +62,8 @@ class CodeTests:
 
     def __post_init__(self):
         check_at_least("CodeTests", 0.01, seconds=self.seconds)
-        check_at_least("CodeTests", 1, concurrency=self.concurrency)
-        check_at_least("CodeTests", 32, memory=self.memory)
+        check_counts("CodeTests", 1, concurrency=self.concurrency)
+        check_counts("CodeTests", 32, memory=self.memory)
 
     @property
     def required_columns(self) -> tuple[str, ...]:

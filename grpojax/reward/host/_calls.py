@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from ..._checks import check_at_least
+from ..._checks import check_at_least, check_counts
 from ._limit import InProcess, InThread, late
 
 
@@ -61,8 +61,9 @@ class Calls:
 
     def __post_init__(self):
         sizes = {"batch_size": self.batch_size, "concurrency": self.concurrency}
-        check_at_least("Calls", 1, **sizes)
-        check_at_least("Calls", 0, retries=self.retries, backoff=self.backoff)
+        check_counts("Calls", 1, **sizes)
+        check_counts("Calls", 0, retries=self.retries)
+        check_at_least("Calls", 0, backoff=self.backoff)
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(
                 "`Calls.seconds` must be positive, or None for no limit. Received "
