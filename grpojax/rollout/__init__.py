@@ -6,5 +6,6 @@ from ._sample import (
     AbstractSampler as AbstractSampler,
     Categorical as Categorical,
     Greedy as Greedy,
+    Truncated as Truncated,
 )
 from ._slot_cache import slot_columns as slot_columns

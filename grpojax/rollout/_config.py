@@ -8,7 +8,7 @@ from jaxtyping import ArrayLike, Int
 from .. import sharding
 from ..policy import AbstractPolicy
 from ..sharding import spmd
-from ._sample import AbstractSampler, Categorical
+from ._sample import AbstractSampler, Categorical, Truncated
 
 
 class RolloutConfig(eqx.Module):
@@ -34,8 +34,9 @@ class RolloutConfig(eqx.Module):
         8 bits. Log-probs are recorded under the behavior policy. By default that is the
         trained policy itself.
 
-    **Raises:** `ValueError` if a size is not a positive integer, `TypeError` if
-    `sampler` is not an `AbstractSampler`, or `behavior` not a function.
+    **Raises:** `ValueError` if a size is not a positive integer, or the sampler is
+    `Truncated`; `TypeError` if `sampler` is not an `AbstractSampler`, or `behavior` not
+    a function.
 
     !!! example
 
@@ -63,6 +64,13 @@ class RolloutConfig(eqx.Module):
                 "it, or sample more."
             )
         check_sampler(self.sampler)
+        if isinstance(self.sampler, Truncated):
+            raise ValueError(
+                "rollout: tokens are trained on with the log-probabilities of the whole"
+                " softmax, which are not those of a truncated one. Received "
+                f"sampler={self.sampler}: sample with `Categorical` here, and truncate "
+                "in evaluations."
+            )
         if self.behavior is not None and not callable(self.behavior):
             raise TypeError(
                 "rollout: `behavior` must be a function of the trained policy. "

@@ -92,27 +92,112 @@ class Categorical(AbstractSampler):
     temperature: FloatLike = 1.0
 
     def __check_init__(self):
-        temperature = self.temperature
-        if isinstance(temperature, float | int) and not 0 < temperature < math.inf:
-            raise ValueError(
-                "Categorical(temperature=...) must be positive and finite. Received "
-                f"temperature={temperature}. For the limit of 0 pass "
-                "`sampler=rollout.Greedy()`; training needs a positive temperature."
-            )
-        check_numbers("Categorical", temperature=temperature)
+        _check_temperature(self)
+
+    def __call__(self, logits, *, key):
+        return _draw(logits / jnp.asarray(self.temperature, logits.dtype), key)
+
+
+def _check_temperature(sampler: AbstractSampler):
+    name, temperature = type(sampler).__name__, sampler.temperature
+    if isinstance(temperature, float | int) and not 0 < temperature < math.inf:
+        raise ValueError(
+            f"{name}(temperature=...) must be positive and finite. Received "
+            f"temperature={temperature}. For the limit of 0 pass "
+            "`sampler=rollout.Greedy()`; training needs a positive temperature."
+        )
+    check_numbers(name, temperature=temperature)
+
+
+def _draw(
+    scaled: Float[Array, " vocab"], key: Key[Array, ""]
+) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """A token drawn from the softmax, and its log-probability."""
+    table = _in_blocks(scaled, -jnp.inf)
+    # Every logit is read twice: for its block's maximum and for its block's sum.
+    peaks = jnp.max(table, axis=-1)
+    peak = jnp.max(peaks)
+    level = jnp.where(peaks == -jnp.inf, 0, peaks)
+    sums = jnp.sum(jnp.exp(table - level[:, None]), axis=-1)
+    sums = sums * jnp.exp(peaks - peak)
+    weights_of = lambda row: jnp.exp(table[row] - peak)
+    token = _inverse_cdf(sums, weights_of, jr.uniform(key, (2,)))
+    return token, scaled[token] - peak - jnp.log(jnp.sum(sums))
+
+
+class Truncated(AbstractSampler):
+    """Sampling from the likeliest tokens only, by top-k, top-p and min-p.
+
+        p = softmax(logits / temperature)
+        top-k: the k largest p
+        top-p: of these, renormalized, the fewest that sum to at least `top_p`
+        min-p: of these, the ones with p >= min_p · max p
+
+    The order is that of Hugging Face's `generate`. Tokens that are exactly as likely as
+    the last one that is kept are kept too. The token is drawn from what is left,
+    renormalized, and its log-probability is that of this distribution.
+
+    For evaluations and `generate`: the loss compares log-probabilities of the whole
+    softmax, so training refuses it.
+
+    **Fields:**
+
+    - `temperature`: positive.
+    - `top_k`: how many tokens are kept; all when `None`.
+    - `top_p`: their total probability, in (0, 1]; 1 when `None`.
+    - `min_p`: the least probability relative to the likeliest token's, in [0, 1]; 0
+        when `None`.
+
+    **Raises:** `ValueError` for a value out of its range.
+
+    !!! example
+
+        ```python
+        Truncated(0.6, top_k=20, top_p=0.95)  # As Qwen3's model card recommends.
+        ```
+    """
+
+    temperature: FloatLike = 1.0
+    top_k: int | None = eqx.field(static=True, kw_only=True, default=None)
+    top_p: FloatLike | None = eqx.field(kw_only=True, default=None)
+    min_p: FloatLike | None = eqx.field(kw_only=True, default=None)
+
+    def __check_init__(self):
+        _check_temperature(self)
+        within = {
+            "top_k": ("a positive integer", lambda x: isinstance(x, int) and x >= 1),
+            "top_p": ("in (0, 1]", lambda x: 0 < x <= 1),
+            "min_p": ("in [0, 1]", lambda x: 0 <= x <= 1),
+        }
+        for name, (words, holds) in within.items():
+            value = vars(self)[name]
+            if isinstance(value, float | int) and not holds(value):
+                raise ValueError(
+                    f"Truncated({name}=...) must be {words}. Received {name}={value}."
+                )
 
     def __call__(self, logits, *, key):
         scaled = logits / jnp.asarray(self.temperature, logits.dtype)
-        table = _in_blocks(scaled, -jnp.inf)
-        # Every logit is read twice: for its block's maximum and for its block's sum.
-        peaks = jnp.max(table, axis=-1)
-        peak = jnp.max(peaks)
-        level = jnp.where(peaks == -jnp.inf, 0, peaks)
-        sums = jnp.sum(jnp.exp(table - level[:, None]), axis=-1)
-        sums = sums * jnp.exp(peaks - peak)
-        weights_of = lambda row: jnp.exp(table[row] - peak)
-        token = _inverse_cdf(sums, weights_of, jr.uniform(key, (2,)))
-        return token, scaled[token] - peak - jnp.log(jnp.sum(sums))
+        kept = scaled >= self._least(scaled)
+        return _draw(jnp.where(kept, scaled, -jnp.inf), key)
+
+    def _least(self, scaled: Float[Array, " vocab"]) -> Float[Array, ""]:
+        """The smallest of the scaled logits that are kept."""
+        least = jnp.asarray(-jnp.inf, scaled.dtype)
+        if self.top_k is not None or self.top_p is not None:
+            size = min(self.top_k or scaled.size, scaled.size)
+            largest, _ = jax.lax.top_k(scaled, size)
+            count = jnp.asarray(size)
+            if self.top_p is not None:
+                # What the likelier ones sum to; 0 for the first, which always stays.
+                before = jnp.cumsum(jax.nn.softmax(largest))[:-1]
+                short = before < jnp.asarray(self.top_p, scaled.dtype)
+                count = 1 + jnp.sum(short)
+            least = largest[count - 1]
+        if self.min_p is not None:
+            floor = jnp.log(jnp.asarray(self.min_p, scaled.dtype))
+            least = jnp.maximum(least, jnp.max(scaled) + floor)
+        return least
 
 
 class Greedy(AbstractSampler):

@@ -80,3 +80,89 @@ def test_total_variation_from_the_softmax_by_enumeration(vocabulary):
     exact /= exact.sum()
     assert 0.5 * np.abs(drawn - exact).sum() < 1e-4
     assert np.all(drawn[exact > 1e-7] > 0)
+
+
+def kept_by_hand(weights, temperature, top_k, top_p, min_p) -> set[int]:
+    """Hugging Face's three warpers one after the other, in Python."""
+    p = np.asarray(weights, np.float64) ** (1 / temperature)
+    order = sorted(range(len(p)), key=lambda i: -p[i])
+    order = order[: top_k or len(order)]
+    if top_p is not None:
+        total = sum(p[i] for i in order)
+        before = np.cumsum([0, *(p[i] / total for i in order)])[:-1]
+        order = [i for i, mass in zip(order, before, strict=True) if mass < top_p]
+    floor = (min_p or 0.0) * max(p)
+    return {i for i in order if p[i] >= floor}
+
+
+WEIGHTS = (0.05, 0.31, 0.13, 0.01, 0.2, 0.17, 0.03, 0.1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(top_k=1),
+        dict(top_k=3),
+        dict(top_k=99),
+        dict(top_p=0.6),
+        dict(top_p=1.0),
+        dict(top_p=1e-6),
+        dict(min_p=0.4),
+        dict(min_p=0.0),
+        dict(top_k=4, top_p=0.7),
+        dict(temperature=2.0, top_k=6, top_p=0.8, min_p=0.35),
+        dict(temperature=0.5, top_p=0.9, min_p=0.1),
+    ],
+    ids=str,
+)
+def test_a_truncated_softmax_is_the_one_that_is_recorded(arguments):
+    """The tokens that are kept, their frequencies, and their log-probabilities."""
+    count, logits = 20_000, jnp.log(jnp.array(WEIGHTS))
+    sampler = rollout.Truncated(**arguments)
+    draw = jax.jit(jax.vmap(lambda key: sampler(logits, key=key)))
+    tokens, log_prob = (np.asarray(x) for x in draw(jr.split(jr.key(1), count)))
+    given = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
+    kept = kept_by_hand(WEIGHTS, **(given | arguments))
+    weights = np.array([w if i in kept else 0.0 for i, w in enumerate(WEIGHTS)])
+    weights **= 1 / arguments.get("temperature", 1.0)
+    wanted = weights * (weights > 0) / weights.sum()
+    assert set(tokens.tolist()) == kept
+    np.testing.assert_allclose(np.exp(log_prob), wanted[tokens], rtol=1e-5)
+    seen = np.bincount(tokens, minlength=8) / count
+    deviation = np.sqrt(wanted * (1 - wanted) / count)
+    assert np.all(np.abs(seen - wanted) <= 4 * deviation)
+
+
+def test_ties_and_impossible_tokens():
+    logits = jnp.array([0.0, 1.0, 1.0, -jnp.inf, 1.0])
+    draw = lambda **x: set(
+        jax.vmap(lambda key: rollout.Truncated(**x)(logits, key=key)[0])(
+            jr.split(jr.key(2), 200)
+        ).tolist()
+    )
+    assert draw(top_k=1) == {1, 2, 4}  # As likely as the last one that is kept.
+    assert draw(top_k=5) == draw(top_p=1.0) == draw(min_p=0.0) == {0, 1, 2, 4}
+
+
+def test_nothing_truncated_is_the_categorical():
+    logits, key = jr.normal(jr.key(3), (300,)), jr.key(4)
+    for one, other in zip(
+        rollout.Truncated(0.7)(logits, key=key),
+        rollout.Categorical(0.7)(logits, key=key),
+        strict=True,
+    ):
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    "arguments", [dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5), dict(min_p=-0.1)]
+)
+def test_truncations_out_of_range_are_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=rf"Truncated\({name}=...\) must be "):
+        rollout.Truncated(**arguments)
+
+
+def test_a_truncated_distribution_is_not_trained_on():
+    with pytest.raises(ValueError, match="whole softmax.*Truncated.*`Categorical`"):
+        rollout.RolloutConfig(2, 2, sampler=rollout.Truncated(top_k=3))
