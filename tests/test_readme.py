@@ -119,8 +119,9 @@ def test_the_page_on_runs_runs_in_order(tmp_path, monkeypatch):
     assert len((run / "tracking" / "rewards.tsv").read_text().splitlines()) == 30
 
 
-def test_the_recipe_of_the_page_on_algorithms_names_parts_that_exist():
-    page = (DOCS / "algorithms.md").read_text()
+@pytest.mark.parametrize("name", ["algorithms.md", "runs.md"])
+def test_the_recipe_of_a_page_names_parts_that_exist(name):
+    page = (DOCS / name).read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     build.check(parse(Recipe(), text))
 

@@ -114,6 +114,7 @@ class Checkpoints:
         metadata: Mapping[str, object] | None = None,
         files: Mapping[str, bytes] | None = None,
         score: float | None = None,
+        scores: Mapping[int, float] | None = None,
     ) -> None:
         """Saves a state; its memory may be donated as soon as this returns.
 
@@ -128,6 +129,8 @@ class Checkpoints:
         - `metadata`: values that JSON can represent.
         - `files`: contents of files by name, such as `RunDirectory.snapshot()`.
         - `score`: higher is better; a checkpoint without one is never among the best.
+        - `scores`: those of earlier steps by which the best are kept, in place of what
+            they were saved with.
 
         **Raises:** `OSError` if this checkpoint, or the previous one in the background,
         could not be written or read back; all earlier ones are unchanged.
@@ -164,7 +167,7 @@ class Checkpoints:
                 unfinished.absolute() / store.STATE, args=ocp.args.PyTreeSave(values)
             )
         shapes = {name: value.shape for name, value in values.items()}
-        self._writing = self._writer.submit(self._finish, step, texts, shapes)
+        self._writing = self._writer.submit(self._finish, step, texts, shapes, scores)
 
     def wait(self) -> None:
         """Waits until the last save is on the disk; `OSError` if it could not be."""
@@ -220,7 +223,11 @@ class Checkpoints:
         return Restored(state, contents["step"], config, metadata, files, problems)
 
     def _finish(
-        self, step: int, texts: dict[str, bytes], shapes: dict[str, tuple[int, ...]]
+        self,
+        step: int,
+        texts: dict[str, bytes],
+        shapes: dict[str, tuple[int, ...]],
+        scores: Mapping[int, float] | None,
     ) -> None:
         """Waits for the arrays of all processes, and completes the checkpoint."""
         unfinished = store.unfinished_path(self._directory, step)
@@ -240,7 +247,8 @@ class Checkpoints:
                 raise
             store.publish(self._directory, step)
             fsync_directory(self._directory)
-            store.prune(self._directory, step, self._keep_last, self._keep_best)
+            keep = self._keep_last, self._keep_best
+            store.prune(self._directory, step, *keep, scores)
 
     def _explain(self, step: int) -> contextlib.AbstractContextManager[None]:
         kept = [other for other in self.steps() if other != step]

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..io import run_directory
@@ -103,8 +104,16 @@ def publish(directory: Path, step: int) -> None:
     unfinished_path(directory, step).rename(path)
 
 
-def prune(directory: Path, step: int, keep_last: int | None, keep_best: int) -> None:
+def prune(
+    directory: Path,
+    step: int,
+    keep_last: int | None,
+    keep_best: int,
+    known: Mapping[int, float] | None = None,
+) -> None:
     """Deletes all but the last and the best checkpoints.
+
+    The best have the highest scores: those they were saved with, or those `known` now.
 
     That of `step` was just written and read back: it is kept, and later ones, which the
     run has not written, are neither counted nor deleted.
@@ -114,7 +123,10 @@ def prune(directory: Path, step: int, keep_last: int | None, keep_best: int) -> 
         for other in steps(directory)
         if other <= step and (directory / str(other) / manifest.MANIFEST).is_file()
     ]
-    scores = [(_score(directory / str(other)), other) for other in candidates]
+    scores = [
+        (_score(directory / str(x)) if known is None else known.get(x), x)
+        for x in candidates
+    ]
     ranked = sorted((score, other) for score, other in scores if score is not None)
     best = {other for _, other in ranked[::-1][:keep_best]}
     for other in set(candidates) - {step, *best, *candidates[::-1][:keep_last]}:

@@ -15,6 +15,7 @@ from ..evaluation.printing import print_result
 from ..evaluation.result import EvaluationResult
 from ..io.run_directory import EVALUATIONS, RunDirectory
 from ..recipe import build
+from ..recipe.parts.evaluation import build_evaluations, check_evaluations
 from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
 
@@ -26,6 +27,7 @@ def evaluate(
     recipe: Recipe,
     out: str | os.PathLike[str] | None = None,
     *,
+    name: str | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> EvaluationResult:
@@ -35,6 +37,7 @@ def evaluate(
 
     - `recipe`: which model and problems, and how they are sampled.
     - `out`: a directory for the recipe, the evaluation and a summary.
+    - `name`: which of the recipe's evaluations; the first one by default.
     - `resume`: continue the evaluation that is there: its samples are read.
     - `console`: where the result is printed; nowhere by default.
 
@@ -42,7 +45,7 @@ def evaluate(
     recipe that holds nothing out, and a directory in use.
     """
     start = time.perf_counter()
-    run = prepare(recipe, out, resume=resume, start=start)
+    run = prepare(recipe, out, name=name, resume=resume, start=start)
     return run(Console(quiet=True) if console is None else console)
 
 
@@ -50,6 +53,7 @@ def prepare(
     recipe: Recipe,
     out: str | os.PathLike[str] | None = None,
     *,
+    name: str | None = None,
     resume: bool,
     start: float,
 ) -> Callable[[Console], EvaluationResult]:
@@ -64,14 +68,20 @@ def prepare(
     resume = processes.broadcast_from_0(lambda: resume)
     directory = processes.on_process_0(lambda: _claim(recipe, out, resume))
     find_task(recipe.data.task)
+    check_evaluations(recipe)
+    name = _chosen(recipe, name)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = build.load_model(recipe, mesh)
     environments = build_environments(recipe, tokenizer, mesh)
-    evaluation = build.build_evaluation(recipe, environments)
+    arguments = recipe, environments, tokenizer, lambda: policy, mesh
+    key = build.build_keys(recipe).evaluate
+    evaluation = build_evaluations(*arguments, key=key, names=[name]).get(name)
     if evaluation is None:
+        asked = recipe.evaluations.settings[name].problems
         raise ValueError(
-            "An evaluation needs held-out problems. Received run.eval_problems="
-            f"{recipe.run.eval_problems}: raise it, or leave it null for all of them."
+            f"An evaluation needs problems. Received evaluations.{name}.problems="
+            f"{asked}: raise it, or leave it null for all of them; or the task "
+            f"{recipe.data.task} holds none out."
         )
     for remark in build.remarks_of(recipe, policy, tokenizer, evaluation.env):
         logger.warning(remark)
@@ -87,29 +97,46 @@ def prepare(
                     directory.resume(0, status)
                 else:
                     directory.start(build.config_of(recipe).to_yaml(), status)
-                predictions = directory.predictions(0, evaluation.mode)
+                predictions = directory.predictions(0, evaluation.mode, name)
             result = evaluation.run(
                 policy, predictions=predictions, tokenizer=tokenizer
             )
-            print_result(result, tokenizer, console, f"of {recipe.model.path}")
+            when = f"of {recipe.model.path}"
+            print_result(result, tokenizer, console, when, name)
             if directory is not None:
                 if not directory.records(EVALUATIONS):
-                    record = {"step": 0, **evaluation.to_json(), **result.to_json()}
-                    directory.append(EVALUATIONS, record)
-                summary = {
-                    "status": "finished",
-                    "accuracy": result.accuracy,
-                    "ci95": result.interval,
-                    "n_eval": result.count,
-                    "seconds_total": time.perf_counter() - start,
-                    "seconds_compile": result.seconds_compile,
-                    "model": recipe.model.path,
-                    **provenance(),
-                }
+                    made = {**evaluation.to_json(), **result.to_json()}
+                    directory.append(EVALUATIONS, {"step": 0, "name": name, **made})
+                summary = _summary(result, start) | {"model": recipe.model.path}
                 directory.update(summary, complete=True)
         return result
 
     return run
+
+
+def _summary(result: EvaluationResult, start: float) -> dict[str, object]:
+    known = result.correct is not None
+    return {
+        "status": "finished",
+        "accuracy": result.accuracy if known else None,
+        "ci95": result.interval if known else None,
+        "n_eval": result.count,
+        "seconds_total": time.perf_counter() - start,
+        "seconds_compile": result.seconds_compile,
+        **provenance(),
+    }
+
+
+def _chosen(recipe: Recipe, name: str | None) -> str:
+    """The name of the evaluation to make."""
+    known = list(recipe.evaluations.settings)
+    if (name is None and not known) or (name is not None and name not in known):
+        raise ValueError(
+            "An evaluation is one of those in the section `evaluations`, which are "
+            f"{', '.join(known) or 'none'}. Received {name}: choose one of them, or "
+            "add it there."
+        )
+    return known[0] if name is None else name
 
 
 def _claim(

@@ -13,6 +13,7 @@ from ..evaluation import generate as generation
 from ..evaluation.printing import echo
 from ..io.terminal import printable
 from ..recipe import build
+from ..recipe.parts.evaluation import generation_sampler
 from ..recipe.parts.reward import build_reward
 from ..recipe.schema import Recipe
 from ..recipe.tasks import build_environments, find_task
@@ -82,7 +83,7 @@ def prepare(
                 tokenizer,
                 problems=count,
                 samples=samples,
-                sampler=build.build_eval_sampler(recipe),
+                sampler=generation_sampler(recipe),
                 reward=reward,
                 key=build.build_keys(recipe).evaluate,
             )

@@ -187,7 +187,13 @@ def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 
     with invalid_input():
         resume = wants_resume(options)
-        run = evaluate.prepare(recipe, options.out, resume=resume, start=start)
+        run = evaluate.prepare(
+            recipe,
+            options.out,
+            name=options.evaluation,
+            resume=resume,
+            start=start,
+        )
     run(_console())
 
 
@@ -231,7 +237,7 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
     "evaluate": (
         evaluate,
         "judge a model on held-out problems",
-        (*_READING, "--out", "--resume"),
+        (*_READING, "--evaluation", "--out", "--resume"),
     ),
     "generate": (
         generate,

@@ -63,7 +63,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--max-eval-samples": dict(
         metavar="N",
         type=int,
-        help="evaluate only the first N problems: run.max_eval_problems",
+        help="evaluate only the first N problems: evaluations.NAME.max_problems",
+    ),
+    "--evaluation": dict(
+        metavar="NAME", help="which of the recipe's evaluations; the first by default"
     ),
     "--print-config": dict(action="store_true", help="print the whole recipe and stop"),
     "--coordinator": dict(
@@ -140,10 +143,11 @@ def load_recipe(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     if run is not None and model is not None and path is None:
         saved = Path(model, CONFIG)
         path = saved if saved.is_file() else run / "config.yaml"
-    assignments, most = options.set, options.max_eval_samples
-    if most is not None:
-        assignments = [*assignments, f"run.max_eval_problems={most}"]
-    recipe = load(Recipe(), path, assignments, environment)
+    recipe = load(Recipe(), path, options.set, environment)
+    if (most := options.max_eval_samples) is not None:
+        given = {x: {"max_problems": most} for x in recipe.evaluations.settings}
+        section = recipe.evaluations.with_arguments(given, environment)
+        recipe = dataclasses.replace(recipe, evaluations=section)
     if model is not None:
         section = dataclasses.replace(recipe.model, path=model)
         recipe = dataclasses.replace(recipe, model=section)

@@ -1,9 +1,10 @@
-"""One batch of an evaluation: a compiled program, and one transfer to the host."""
+"""One batch of an evaluation: what is sampled, judged and transferred to the host."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
@@ -11,13 +12,19 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ... import rollout
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, Turn
 from ...policy import AbstractPolicy
+from ...reward import RewardFn
 from ...text import ParsedInteger
-from ...types import Prompt
+from ...types import Prompt, Trajectory
 from ..distributed import mesh
+from .statistics import Answer, answer_text
 
 
 class EvalBatch(NamedTuple):
-    """Completions of a batch of problems: all that is transferred to the host."""
+    """Completions of a batch of problems: all that is transferred to the host.
+
+    What is not known of them is `None`: a total without a reward function, right and
+    wrong without a reward that says so, answers that are not parsed.
+    """
 
     prompts: Prompt
     tokens: Int[Array, "problem sample time"]
@@ -25,13 +32,23 @@ class EvalBatch(NamedTuple):
     lengths: Int[Array, "problem sample"]
     terminated: Bool[Array, "problem sample"]
     rewards: dict[str, Float[Array, "problem sample"]]
-    empty_is_correct: Bool[Array, " problem"]
+    total: Float[Array, "problem sample"] | None
+    errors: dict[str, Bool[Array, "problem sample"]]
+    correct: Bool[Array, "problem sample"] | None
+    empty_is_correct: Bool[Array, " problem"] | None
     gold: Int[Array, " problem"] | None
     answers: ParsedInteger | None
 
 
-@eqx.filter_jit
-def complete(
+class Sizes(NamedTuple):
+    """Sizes of a batch; see `Evaluation`."""
+
+    batch: int
+    samples: int
+    slots: int | None
+
+
+def sample(
     policy: AbstractPolicy,
     env: AbstractDatasetEnvironment,
     sampler: rollout.AbstractSampler,
@@ -39,54 +56,82 @@ def complete(
     count: Int[Array, ""],
     key: Key[Array, ""],
     *,
-    batch: int,
-    samples: int,
-    slots: int | None,
-    success: str,
-) -> EvalBatch:
-    """Evaluates problems `first .. first + batch - 1` of `count`.
+    sizes: Sizes,
+) -> Trajectory:
+    """Completions of problems `first .. first + batch - 1` of `count`.
 
-    Rows beyond `count` are one token long, for `to_records` to drop. See `Evaluation`
-    for the other arguments, and for the error if there is no reward `success`.
+    Rows beyond `count` are one token long, for `to_records` to drop.
     """
-    numbers = first + jnp.arange(batch, dtype=jnp.int32)
-    states, prompts = jax.vmap(env.problem)(jnp.minimum(numbers, count - 1))
+    numbers = first + jnp.arange(sizes.batch, dtype=jnp.int32)
+    problems = jnp.minimum(numbers, count - 1)
+    states, prompts = jax.vmap(env.problem)(problems)
     limits = jnp.where(numbers < count, env.max_completion_length, 1)
     trajectory = rollout.complete(
         policy,
         env,
         states,
         prompts,
-        group=samples,
-        slots=slots,
-        limits=jnp.broadcast_to(limits[:, None], (batch, samples)),
+        group=sizes.samples,
+        slots=sizes.slots,
+        limits=jnp.broadcast_to(limits[:, None], (sizes.batch, sizes.samples)),
         sampler=sampler,
         first=first,
         key=key,
     )
-    if success not in trajectory.rewards:
+    return dataclasses.replace(trajectory, problems=problems)
+
+
+def score_batch(
+    env: AbstractDatasetEnvironment,
+    reward: RewardFn | None,
+    trajectory: Trajectory,
+    success: str | None,
+) -> EvalBatch:
+    """What is recorded of completions; see `Evaluation` for the arguments.
+
+    **Raises:** `ValueError` if there is no reward `success`, or nothing to judge by.
+    """
+    rewards, total, errors = dict(trajectory.rewards), None, {}
+    if reward is not None:
+        judged = reward(trajectory)
+        rewards |= judged.components
+        total, errors = jnp.where(judged.valid, judged.total, jnp.nan), judged.errors
+    if success is None and "correct" in rewards:
+        success = "correct"
+    if success is not None and success not in rewards:
         raise ValueError(
-            "evaluate(success=...) names the reward that is 1 for a right answer. "
-            f"Received {success!r}; the environment's rewards are "
-            f"{sorted(trajectory.rewards)}."
+            "Evaluation(success=...) names the reward that is 1 for a right answer. "
+            f"Received {success!r}; the rewards are {sorted(rewards)}."
         )
+    if total is None and success is None:
+        if not rewards:
+            raise ValueError(
+                "An evaluation needs rewards. Received an environment without any, and "
+                "no `reward`: pass a function that judges completions."
+            )
+        total = functools.reduce(jnp.add, rewards.values())
     last_turns = jax.vmap(jax.vmap(_last_turn))
     total_lengths, turns = last_turns(
         trajectory.tokens, trajectory.sampled, trajectory.terminated
     )
-    gold, answers = None, None
+    gold, answers, empty = None, None, None
     if isinstance(env, AbstractAnswerEnvironment):
-        gold = jax.vmap(env.gold)(states)
+        gold = jax.vmap(env.gold)(trajectory.states)
         answers = jax.vmap(jax.vmap(env.answer))(turns)
-    empty = jax.vmap(lambda state: _empty_is_correct(env, state, success))
+    if success in trajectory.rewards:
+        ends_well = lambda state: _empty_is_correct(env, state, str(success))
+        empty = jax.vmap(ends_well)(trajectory.states)
     found = EvalBatch(
-        prompts=prompts,
+        prompts=trajectory.prompt,
         tokens=trajectory.tokens,
         total_lengths=total_lengths,
         lengths=trajectory.lengths,
         terminated=trajectory.terminated,
-        rewards=trajectory.rewards,
-        empty_is_correct=empty(states),
+        rewards=rewards,
+        total=total,
+        errors=errors,
+        correct=None if success is None else rewards[success] > 0.5,
+        empty_is_correct=empty,
         gold=gold,
         answers=answers,
     )
@@ -127,41 +172,50 @@ def _empty_is_correct(
 def to_records(
     batch: EvalBatch,
     rows: slice,
-    decode: Callable[[list[int]], str],
+    decode: Callable[[list[int]], str] | None,
     *,
     first: int,
-    success: str,
 ) -> list[dict]:
-    """Some rows of a batch as records of `predictions`, numbered from `first` on."""
+    """Some rows of a batch as records of `predictions`, numbered from `first` on.
+
+    Without `decode` they have no text.
+    """
     some: EvalBatch = jax.tree.map(lambda x: x[rows], jax.device_get(batch))
     problems, samples = some.lengths.shape
-    gold, answers = some.gold, some.answers
+    gold, answers, text_of = some.gold, some.answers, decode or (lambda _: "")
 
-    def answer(p: int, g: int) -> int | None:
-        if answers is None or not answers.valid[p, g]:
-            return None
-        return int(answers.value[p, g])
+    def answer(p: int, g: int, text: str) -> Answer:
+        if answers is None:
+            # For votes, which one sample alone does not need.
+            return answer_text(text) if samples > 1 else None
+        return int(answers.value[p, g]) if answers.valid[p, g] else None
 
     def sample(p: int, g: int) -> dict:
         tokens = some.tokens[p, g, : some.total_lengths[p, g]].tolist()
-        return {
-            "text": decode(tokens),
+        text = text_of(tokens)
+        found = {
+            "text": text,
             "tokens": tokens,
-            "correct": bool(some.rewards[success][p, g] > 0.5),
-            "answer": answer(p, g),
+            "correct": None if some.correct is None else bool(some.correct[p, g]),
+            "answer": answer(p, g, text),
             "terminated": bool(some.terminated[p, g]),
             "length": int(some.lengths[p, g]),
             "rewards": {name: float(x[p, g]) for name, x in some.rewards.items()},
         }
+        if some.total is not None:
+            found["total"] = float(some.total[p, g])
+        failed = [name for name, x in some.errors.items() if x[p, g]]
+        return found | ({"failed": failed} if failed else {})
 
     def record(p: int) -> dict:
         prompt = some.prompts.tokens[p, : some.prompts.length[p]].tolist()
+        empty = some.empty_is_correct
         return {
             "problem": first + p,
-            "prompt": decode(prompt),
+            "prompt": text_of(prompt),
             "prompt_tokens": prompt,
             "answer": None if gold is None else int(gold[p]),
-            "silent": bool(some.empty_is_correct[p]),
+            "silent": None if empty is None else bool(empty[p]),
             "samples": [sample(p, g) for g in range(samples)],
         }
 

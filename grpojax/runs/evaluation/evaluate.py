@@ -2,28 +2,18 @@
 
 import dataclasses
 import os
-import time
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
-import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ...policy import AbstractPolicy
-from ...rollout import AbstractSampler, Categorical, Greedy
-from ...sharding import spmd
+from ...reward import RewardFn
+from ...rollout import AbstractSampler, Categorical, Greedy, Truncated
 from ...text import AbstractTokenizer
-from ..distributed import mesh, processes
-from ..io import jsonl
-from ..io.fingerprint import fingerprint, settings
-from .eval_batch import complete, to_records
-from .predictions import resume
+from .evaluator import Evaluator
 from .result import EvaluationResult
-from .statistics import Answer, most_frequent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +24,12 @@ class Evaluation:
 
     - `env`: problems, rewards and right answers.
     - `samples`: completions of each problem.
-    - `sampler`: draws them; `rollout.Greedy()` for the most likely tokens.
-    - `success`: the reward that is 1 for a right answer, else 0.
+    - `sampler`: draws them; `rollout.Greedy()` for the most likely tokens,
+        `rollout.Truncated` for top-k, top-p and min-p.
+    - `reward`: a reward function that judges them, such as that of training; the
+        environment's rewards when `None`.
+    - `success`: the reward that is 1 for a right answer, else 0; `correct` when `None`,
+        if there is one. Without one there is no accuracy, and the mean reward counts.
     - `problems`: how many of the first problems; all of them when `None`.
     - `batch`: problems at a time; on a mesh rounded up to what can be split evenly.
     - `slots`: completions that are decoded at a time; see `RolloutConfig`.
@@ -43,6 +37,9 @@ class Evaluation:
         baseline.
     - `split`: the name of the problems in records.
     - `key`: the same key draws the same completions; by default `jax.random.key(0)`.
+    - `every`: in a run, the steps between two evaluations; `None` for none meanwhile.
+    - `at_start`, `at_end`: in a run, whether it is made before the first and after the
+        last step.
 
     **Raises:** `ValueError` for sizes that are not positive, or more problems than the
     environment has.
@@ -58,13 +55,17 @@ class Evaluation:
     env: AbstractDatasetEnvironment
     samples: int = 1
     sampler: AbstractSampler = Categorical()
-    success: str = "correct"
+    reward: RewardFn | None = None
+    success: str | None = None
     problems: int | None = None
     batch: int = 64
     slots: int | None = None
     training: AbstractAnswerEnvironment | None = None
     split: str = "held_out"
     key: Key[Array, ""] | None = None
+    every: int | None = None
+    at_start: bool = True
+    at_end: bool = True
 
     def __post_init__(self):
         if not 1 <= self.count <= self.env.size:
@@ -72,8 +73,9 @@ class Evaluation:
                 f"Evaluation: problems must be between 1 and the {self.env.size} that "
                 f"the environment has. Received {self.problems}."
             )
-        for name, size in (("samples", self.samples), ("batch", self.batch)):
-            if size < 1:
+        for name in ("samples", "batch", "every"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
                 raise ValueError(
                     f"Evaluation: {name} must be a positive integer. Received {size}."
                 )
@@ -88,11 +90,23 @@ class Evaluation:
         """`"greedy"` or `"sampled"`."""
         return "greedy" if isinstance(self.sampler, Greedy) else "sampled"
 
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether it is made after a step of a run of so many."""
+        if step == 0:
+            return self.at_start or (self.at_end and steps == 0)
+        return (self.at_end and step == steps) or (
+            self.every is not None and step % self.every == 0
+        )
+
     def to_json(self) -> dict[str, object]:
         """Settings in a record of `evaluations.jsonl`."""
         greedy = isinstance(self.sampler, Greedy)
         temperature = 0.0 if greedy else float(self.sampler.temperature)
-        return {"split": self.split, "mode": self.mode, "temperature": temperature}
+        found = {"split": self.split, "mode": self.mode, "temperature": temperature}
+        if isinstance(self.sampler, Truncated):
+            given = {x: vars(self.sampler)[x] for x in ("top_k", "top_p", "min_p")}
+            found |= {x: y for x, y in given.items() if y is not None}
+        return found
 
     def run(
         self,
@@ -115,88 +129,37 @@ class Evaluation:
         - `policy`: is sampled from.
         - `predictions`: a file to which samples are appended, batch by batch. Those
             that it holds already are read and not sampled again.
-        - `tokenizer`: decodes samples for that file.
+        - `tokenizer`: decodes samples for that file, and for votes over texts.
         - `report`: called with the number of problems so far, and of all problems.
 
         **Raises:** `ValueError` without a tokenizer for the predictions, or if another
         evaluation has begun their file.
         """
-        if predictions is not None and tokenizer is None:
-            raise ValueError(
-                "Evaluation.run(predictions=...) writes text, which needs a tokenizer. "
-                "Received tokenizer=None: pass the policy's."
-            )
-        start, count = time.perf_counter(), self.count
-        key = jr.key(0) if self.key is None else self.key
-        # Every shard of a mesh has equally many problems.
-        shards = spmd.shards()
-        batch = -(-min(self.batch, count) // shards) * shards
-
-        def call(function: Callable, first: int):
-            numbers = np.int32(first), np.int32(count)
-            return function(
-                *(policy, self.env, self.sampler, *numbers, key),
-                batch=batch,
-                samples=self.samples,
-                slots=self.slots,
-                success=self.success,
-            )
-
-        # Traced before a file is started: what does not fit leaves nothing behind.
-        lowered = call(complete.lower, 0)  # pyright: ignore[reportFunctionMemberAccess]
-        common = None if self.training is None else _most_frequent(self.training)
-        records: list[dict] = []
-        if predictions is not None or processes.is_multihost():
-            header = self._header(policy, common, key)
-            begin = lambda: [] if predictions is None else resume(predictions, header)
-            records = processes.broadcast_from_0(begin)
-        program = lowered.compile() if len(records) < count else None
-        compiled = time.perf_counter()
-        # Nobody reads the text of completions without a file.
-        decode = tokenizer.decode if predictions and tokenizer else lambda _: ""
-        while program is not None and (done := len(records)) < count:
-            # Always the same batches: one that a kill has halved is sampled again as a
-            # whole, so that the rest of it is bit for bit what it would have been.
-            first = done - done % batch
-            sampled = call(program, first)
-            rows = slice(done - first, count - first)
-            found = to_records(sampled, rows, decode, first=done, success=self.success)
-            if predictions is not None and processes.is_process_0():
-                jsonl.append(predictions, *found)
-            records += found
-            if report is not None:
-                report(len(records), count)
-        length = self.env.max_completion_length
-        return dataclasses.replace(
-            EvaluationResult.of(records, length, common),
-            seconds=time.perf_counter() - compiled,
-            seconds_compile=compiled - start,
+        return Evaluator(self, policy).run(
+            policy, predictions=predictions, tokenizer=tokenizer, report=report
         )
 
-    def _header(
-        self, policy: AbstractPolicy, common: Answer, key: Key[Array, ""]
-    ) -> dict[str, object]:
-        """Everything that completions depend on."""
-        return {
-            "problems": self.count,
-            "samples": self.samples,
-            "success": self.success,
-            "training_answer": common,
-            "split": self.split,
-            "max_completion_length": self.env.max_completion_length,
-            "sampler": settings(self.sampler),
-            "key": jr.key_data(key).tolist(),
-            "environment": settings(self.env),
-            "data": fingerprint(self.env),
-            "model": fingerprint(policy),
-        }
+
+def named(
+    evaluation: Evaluation | Mapping[str, Evaluation] | None,
+) -> dict[str, Evaluation]:
+    """Evaluations by name; the name of a single one is its `split`.
+
+    **Raises:** `ValueError` for a name that cannot be part of a file's name.
+    """
+    if evaluation is None:
+        return {}
+    if isinstance(evaluation, Evaluation):
+        evaluation = {evaluation.split: evaluation}
+    for name in evaluation:
+        check_name(name)
+    return dict(evaluation)
 
 
-@eqx.filter_jit
-def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
-    gold = jax.vmap(lambda i: env.gold(env.problem(i)[0]))(jnp.arange(env.size))
-    return mesh.replicate(gold)
-
-
-def _most_frequent(env: AbstractAnswerEnvironment) -> Answer:
-    return most_frequent(jax.device_get(_gold(env)).tolist())
+def check_name(name: str) -> None:
+    """Raises a `ValueError` for a name of an evaluation that files cannot have."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(
+            "The name of an evaluation is part of a file's name: letters, digits, _ and"
+            f" -. Received {name!r}."
+        )

@@ -5,6 +5,7 @@ import textwrap
 from rich.console import Console
 
 from ...text import AbstractTokenizer
+from ..io.run_directory import DEFAULT_EVALUATION as DEFAULT
 from ..io.terminal import printable
 from .result import EvaluationResult
 
@@ -24,8 +25,9 @@ def print_result(
     tokenizer: AbstractTokenizer | None,
     console: Console,
     when: str,
+    name: str = DEFAULT,
 ) -> None:
-    """Prints an accuracy, its interval, and some completions.
+    """Prints an accuracy or a mean reward, its interval, and some completions.
 
     **Arguments:**
 
@@ -33,22 +35,33 @@ def print_result(
     - `tokenizer`: decodes completions; without one none are shown.
     - `console`: where to print.
     - `when`: words after "held-out accuracy".
+    - `name`: of the problems.
     """
-    low, high = result.interval
-    echo(
-        console,
-        f"\nheld-out accuracy {when}: {result.accuracy:.1%}  "
-        f"(95% interval {low:.1%} to {high:.1%}, n = {result.count:,}; "
-        f"length {result.mean_length:.1f}, truncated {result.clipped_ratio:.1%})\n",
-        style="bold",
-    )
+    name = "held-out" if name == DEFAULT else name
+    if result.measures:
+        what, measure = next(iter(result.measures.items()))
+        style = ".1%" if what == "accuracy" else ".4g"
+        value, low, high = (
+            format(x, style) for x in (measure.value, *measure.interval)
+        )
+        failed = "".join(f"; {x} failed on {y:,}" for x, y in result.failed.items())
+        cut = f"{result.clipped_ratio:.1%}{failed}"
+        echo(
+            console,
+            f"\n{name} {what} {when}: {value}  "
+            f"(95% interval {low} to {high}, n = {result.count:,}; length "
+            f"{result.mean_length:.1f}, truncated {cut})\n",
+            style="bold",
+        )
     if tokenizer is None:
         return
     for index in range(min(_SHOWN, len(result.prompts))):
         prompt = tokenizer.decode(result.prompts[index].tolist()).strip()
         tokens = result.tokens[index, 0, : result.lengths[index, 0]]
         answer = tokenizer.decode(tokens.tolist()).strip()
-        verdict = "right" if result.correct[index, 0] else "wrong"
+        verdict = f"reward {0 if result.total is None else result.total[index, 0]:g}"
+        if result.correct is not None:
+            verdict = "right" if result.correct[index, 0] else "wrong"
         gold = result.gold[index]
         echo(console, textwrap.indent(prompt[-_PROMPT_TAIL:], "  "), style="dim")
         echo(console, textwrap.indent(answer or "(nothing)", "  > "))

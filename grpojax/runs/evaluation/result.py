@@ -1,5 +1,6 @@
 """Result of an evaluation: samples of every problem, and their accuracy."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,9 +12,11 @@ from .statistics import (
     Answer,
     majority,
     mean_over_problems,
+    mean_reward,
     Measure,
     most_frequent,
     pass_at_k,
+    vote,
 )
 
 
@@ -34,12 +37,15 @@ class Baseline(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationResult:
-    """Samples of every problem and their correctness, on the host.
+    """Samples of every problem with their rewards, on the host.
 
     **Fields:**
 
-    - `correct`: whether a sample's answer is right.
-    - `rewards`: the environment's rewards by component.
+    - `correct`: whether a sample's answer is right; `None` if no reward says so.
+    - `rewards`: by component; NaN where one does not apply.
+    - `total`: the reward of the reward function; `None` without one, if `correct` is
+        known.
+    - `failed`: on how many samples a host reward failed, by component.
     - `lengths`: sampled tokens.
     - `terminated`: samples that ended with an end token; the others were truncated.
     - `prompts`: prompt tokens of each problem.
@@ -48,12 +54,12 @@ class EvaluationResult:
         replies.
     - `answers`: the answer of each sample, by problem; `None` where it has none.
     - `gold`: the right answers; `None` if the environment does not know them.
-    - `empty_is_correct`: whether empty turns score as correct (a baseline).
+    - `empty_is_correct`: whether empty turns score as correct (a baseline), if known.
     - `training_answer`: the most frequent answer of the training problems.
     - `seconds`, `seconds_compile`: how long it took, compilation apart.
     """
 
-    correct: Bool[np.ndarray, "problem sample"]
+    correct: Bool[np.ndarray, "problem sample"] | None
     rewards: dict[str, Float[np.ndarray, "problem sample"]]
     lengths: Int[np.ndarray, "problem sample"]
     terminated: Bool[np.ndarray, "problem sample"]
@@ -62,7 +68,9 @@ class EvaluationResult:
     total_lengths: Int[np.ndarray, "problem sample"]
     answers: list[list[Answer]]
     gold: list[Answer]
-    empty_is_correct: Bool[np.ndarray, " problem"]
+    empty_is_correct: Bool[np.ndarray, " problem"] | None
+    total: Float[np.ndarray, "problem sample"] | None = None
+    failed: dict[str, int] = dataclasses.field(default_factory=dict)
     training_answer: Answer = None
     seconds: float = 0.0
     seconds_compile: float = 0.0
@@ -91,8 +99,18 @@ class EvaluationResult:
             padding = max_completion_length - len(sample["tokens"])
             return sample["tokens"] + [0] * padding
 
+        def known(values: Sequence[object]) -> bool:
+            return values[0] is not None
+
+        every = [sample for row in rows for sample in row]
+        correct = [sample["correct"] for sample in every]
+        silent = [record["silent"] for record in records]
+        failed = [name for sample in every for name in sample.get("failed", ())]
+        total = None
+        if "total" in every[0]:
+            total = samples(lambda x: x["total"], np.float32)
         return cls(
-            correct=samples(lambda x: x["correct"], bool),
+            correct=samples(lambda x: x["correct"], bool) if known(correct) else None,
             rewards={
                 name: samples(lambda x, name=name: x["rewards"][name], np.float32)
                 for name in rows[0][0]["rewards"]
@@ -104,28 +122,39 @@ class EvaluationResult:
             total_lengths=samples(lambda x: len(x["tokens"]), np.int32),
             answers=[[sample["answer"] for sample in row] for row in rows],
             gold=[record["answer"] for record in records],
-            empty_is_correct=np.array([record["silent"] for record in records], bool),
+            empty_is_correct=np.array(silent, bool) if known(silent) else None,
+            total=total,
+            failed=dict(collections.Counter(failed)),
             training_answer=training_answer,
         )
 
     @property
     def count(self) -> int:
         """Number of samples."""
-        return self.correct.size
+        return self.lengths.size
 
     @property
     def accuracy(self) -> float:
-        """Share of samples that are correct."""
+        """Share of samples that are correct.
+
+        **Raises:** `ValueError` if no reward says which are.
+        """
+        if self.correct is None:
+            raise ValueError(
+                "An accuracy needs a reward that is 1 for a right answer. Received the "
+                f"rewards {sorted(self.rewards)}: name it by Evaluation(success=...), "
+                'or read measures["reward"].'
+            )
         return float(np.mean(self.correct))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of the accuracy on problems like these.
+        """The 95% interval of the accuracy, or else of the reward, on such problems.
 
         Wilson's, with problems as clusters if they have several samples; see
-        `statistics.mean_over_problems`.
+        `statistics.mean_over_problems` and `statistics.mean_reward`.
         """
-        return self.metrics[f"mean@{self.correct.shape[1]}"].interval
+        return next(iter(self.measures.values())).interval
 
     @property
     def mean_length(self) -> float:
@@ -138,6 +167,15 @@ class EvaluationResult:
         return float(np.mean(~self.terminated))
 
     @property
+    def measures(self) -> dict[str, Measure]:
+        """The accuracy, if it is known, and `metrics`; the first one sums it up."""
+        measures = {}
+        if self.correct is not None:
+            mean = self.metrics[f"mean@{self.correct.shape[1]}"]
+            measures["accuracy"] = Measure(self.accuracy, mean.n, mean.interval)
+        return measures | self.metrics
+
+    @property
     def metrics(self) -> dict[str, Measure]:
         """Means over problems, each with how many there are and its interval.
 
@@ -146,23 +184,39 @@ class EvaluationResult:
         - `pass@k`: one of k samples is correct, for k = 1, 2, 4, ... and K.
         - `mean@K`: the share of correct samples, which is the accuracy.
         - `maj@K`: the majority vote of the samples is correct, if they have answers.
+        - `reward`: the mean total, if a reward function judges, or nothing says which
+            answers are right; and `rewards/NAME`, its components.
         """
-        samples = self.correct.shape[1]
-        counts = np.sum(self.correct, axis=1).tolist()
-        powers = [2**i for i in range(samples.bit_length()) if 2**i < samples]
+        metrics = {}
+        if self.correct is not None:
+            metrics |= self._of_correct(self.correct)
+        if self.total is not None:
+            named = {f"rewards/{name}": x for name, x in self.rewards.items()}
+            for name, values in {"reward": self.total, **named}.items():
+                found = mean_reward(values.tolist())
+                metrics |= {} if found is None else {name: found}
+        return metrics
+
+    def _of_correct(self, correct: np.ndarray) -> dict[str, Measure]:
+        samples = correct.shape[1]
+        counts = np.sum(correct, axis=1).tolist()
         metrics = {
             f"pass@{k}": mean_over_problems(
                 [pass_at_k(samples, c, k) for c in counts],
                 # As many groups of k have no sample in common.
                 trials=samples // k,
             )
-            for k in [*powers, samples]
+            for k in pass_sizes(samples)
         }
         metrics[f"mean@{samples}"] = mean_over_problems(
             [c / samples for c in counts], trials=samples
         )
+        votes = None
         if None not in self.gold:
             votes = map(majority, self.answers, self.gold)
+        elif any(answer is not None for row in self.answers for answer in row):
+            votes = map(vote, self.answers, correct.tolist())
+        if votes is not None:
             metrics[f"maj@{samples}"] = mean_over_problems(list(votes))
         return metrics
 
@@ -175,10 +229,11 @@ class EvaluationResult:
         - `majority_answer_of_this_split`: the best constant answer of these problems,
             which is not known in advance.
         """
-        baselines = {
-            "empty_completion": _baseline(self.empty_is_correct.tolist(), None)
-        }
-        if None in self.gold:
+        baselines = {}
+        if self.empty_is_correct is not None:
+            hits = self.empty_is_correct.tolist()
+            baselines["empty_completion"] = _baseline(hits, None)
+        if None in self.gold or self.correct is None:
             return baselines
         constants = {
             "majority_answer": self.training_answer,
@@ -192,17 +247,46 @@ class EvaluationResult:
 
     def to_json(self) -> dict[str, object]:
         """All of these as plain values."""
+        accuracy = {}
+        if self.correct is not None:
+            accuracy = {"accuracy": self.accuracy, "interval": list(self.interval)}
         return {
             "n": self.count,
-            "problems": self.correct.shape[0],
-            "samples": self.correct.shape[1],
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
+            "problems": self.lengths.shape[0],
+            "samples": self.lengths.shape[1],
+            **accuracy,
             "metrics": _plain(self.metrics),
             "baselines": _plain(self.baselines),
             "mean_length": self.mean_length,
             "clipped_ratio": self.clipped_ratio,
+            **({"failed": self.failed} if self.failed else {}),
         }
+
+
+def pass_sizes(samples: int) -> list[int]:
+    """The k of `pass@k`: powers of two, and the number of samples."""
+    powers = [2**i for i in range(samples.bit_length()) if 2**i < samples]
+    return [*powers, samples]
+
+
+def measure_names(
+    samples: int, *, correct: bool, rewards: Sequence[str] | None
+) -> list[str]:
+    """The names that `EvaluationResult.measures` may have.
+
+    **Arguments:**
+
+    - `samples`: of each problem.
+    - `correct`: whether right answers are known.
+    - `rewards`: components of a reward, if there is a total.
+    """
+    names = []
+    if correct:
+        names += ["accuracy", *(f"pass@{k}" for k in pass_sizes(samples))]
+        names += [f"mean@{samples}", f"maj@{samples}"]
+    if rewards is not None:
+        names += ["reward", *(f"rewards/{name}" for name in rewards)]
+    return names
 
 
 def _baseline(hits: Sequence[bool], answer: Answer) -> Baseline:

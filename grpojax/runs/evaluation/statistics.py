@@ -1,14 +1,16 @@
 """Accuracy statistics over sampled completions, with confidence intervals.
 
-Everything here is about numbers in [0, 1]: a problem's score is the share of its
-samples that are right, or a chance estimated from them, and the mean over problems is
-what is reported.
+A problem's score is the share of its samples that are right, or a chance estimated from
+them, or the mean of their rewards, and the mean over problems is what is reported.
 """
 
 import collections
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from scipy.special import stdtrit
 
 
 Answer = int | str | None
@@ -122,6 +124,40 @@ def mean_over_problems(scores: Sequence[float], trials: int = 1) -> Measure:
     return Measure(p, m, wilson(min(total * n / m, n), n))
 
 
+def mean_reward(rewards: Sequence[Sequence[float]]) -> Measure | None:
+    """Mean reward over problems, with its 95% confidence interval.
+
+    The interval is that of `mean_over_problems` if all rewards are in [0, 1], else
+    Student's t-interval over the problems' means; that of one problem is unbounded.
+
+    **Arguments:**
+
+    - `rewards`: of each problem's samples; NaN where none applies.
+
+    **Returns:** the mean over the problems with a reward; `None` if there are none.
+
+    !!! example
+
+        ```python
+        mean_reward([[2.0, 0.0], [3.0, 3.0]]).value  # 2.0
+        ```
+    """
+    known = [[x for x in row if not math.isnan(x)] for row in rewards]
+    known = [row for row in known if row]
+    if not known:
+        return None
+    scores = [math.fsum(row) / len(row) for row in known]
+    if all(0 <= x <= 1 for row in known for x in row):
+        return mean_over_problems(scores, trials=max(map(len, known)))
+    m = len(scores)
+    mean = math.fsum(scores) / m
+    if m == 1:
+        return Measure(mean, m, (-math.inf, math.inf))
+    squares = math.fsum((score - mean) ** 2 for score in scores)
+    half = float(stdtrit(m - 1, 0.975)) * math.sqrt(squares / (m * (m - 1)))
+    return Measure(mean, m, (mean - half, mean + half))
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased pass@k estimate from n samples, of which c are correct.
 
@@ -150,15 +186,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority(answers: Sequence[Answer], gold: Answer) -> float:
-    """Majority-vote (maj@n) accuracy of one problem's samples.
-
-    The answer that most samples give is the vote's. A sample without an answer does not
-    vote, and a vote without voters is wrong. A tie is broken by lot: it is worth
-    1 / ties if the right answer is among those tied, so that the order of the samples
-    does not matter.
-
-    See "Self-Consistency Improves Chain of Thought Reasoning in Language Models",
-    Wang et al. (arXiv:2203.11171).
+    """Majority-vote (maj@n) accuracy of one problem's samples, by its right answer.
 
     !!! example
 
@@ -166,11 +194,62 @@ def majority(answers: Sequence[Answer], gold: Answer) -> float:
         majority([7, 8, 7, None], 7), majority([7, 8], 7)  # (1.0, 0.5)
         ```
     """
-    votes = collections.Counter(answer for answer in answers if answer is not None)
-    most = max(votes.values(), default=0)
-    if gold is None or most == 0 or votes[gold] < most:
-        return 0.0
-    return 1 / sum(count == most for count in votes.values())
+    return vote(answers, [answer == gold for answer in answers])
+
+
+def vote(answers: Sequence[Answer], correct: Sequence[bool]) -> float:
+    """Majority-vote (maj@n) accuracy of one problem's samples.
+
+    The answer that most samples give is the vote's, and as correct as these samples
+    are. A sample without an answer does not vote, and a vote without voters is wrong. A
+    tie is broken by lot: the mean of those tied, so that the order of the samples does
+    not matter.
+
+    **Arguments:**
+
+    - `answers`: of the samples.
+    - `correct`: whether a sample's answer is right.
+
+    See "Self-Consistency Improves Chain of Thought Reasoning in Language Models",
+    Wang et al. (arXiv:2203.11171).
+
+    !!! example
+
+        ```python
+        vote(["paris", "rome", "paris"], [True, False, True])  # 1.0
+        ```
+    """
+    right: dict[Answer, list[bool]] = {}
+    for answer, is_right in zip(answers, correct, strict=True):
+        if answer is not None:
+            right.setdefault(answer, []).append(is_right)
+    most = max(map(len, right.values()), default=0)
+    tied = [sum(x) / len(x) for x in right.values() if len(x) == most]
+    return math.fsum(tied) / len(tied) if tied else 0.0
+
+
+_MARKS = re.compile(
+    r"####([^\n]*)|\\boxed\s*\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL
+)
+
+
+def answer_text(text: str) -> str | None:
+    """The answer in a completion, for votes where no environment parses one.
+
+    What follows the last `####`, or is in the last `\\boxed{}` or `<answer>`, else the
+    whole text: without case, outer punctuation and repeated spaces. `None` if nothing
+    is left.
+
+    !!! example
+
+        ```python
+        answer_text("So it is\\n#### The  Seine.")  # "the seine"
+        ```
+    """
+    marked = list(_MARKS.finditer(text))
+    if marked:
+        text = next(x for x in marked[-1].groups() if x is not None)
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'`$*") or None
 
 
 def most_frequent(answers: Sequence[Answer]) -> Answer:

@@ -40,6 +40,8 @@ CHECKPOINTS = "checkpoints"
 CURVE = "curve.png"
 MODEL = "model"
 ADAPTER = "adapter"
+DEFAULT_EVALUATION = "held_out"
+"""The name of an evaluation that is given none."""
 
 _OF_TRAINING = (METRICS, COMPLETIONS, EVENTS, CHECKPOINTS, CURVE, MODEL, ADAPTER)
 _NAMES = (CONFIG, SUMMARY, EVALUATIONS, PREDICTIONS, *_OF_TRAINING)
@@ -188,11 +190,11 @@ class RunDirectory:
 
     def snapshot(self) -> dict[str, bytes]:
         """The files that a checkpoint keeps, from which `resume` repairs damage."""
-        return {METRICS: self._read(METRICS)}
+        return {name: self._read(name) for name in (METRICS, EVALUATIONS)}
 
-    def predictions(self, step: int, mode: str) -> Path:
+    def predictions(self, step: int, mode: str, name: str = DEFAULT_EVALUATION) -> Path:
         """The file for the completions of an evaluation at a step."""
-        return self.path / PREDICTIONS / f"{step}-{mode}.jsonl"
+        return predictions_file(self.path, step, mode, name)
 
     def _read(self, name: str) -> bytes:
         path = self.path / name
@@ -232,6 +234,12 @@ class RunDirectory:
         config = self.config.read_bytes()
         _check_config(config, self.config)
         return config
+
+
+def predictions_file(path: Path, step: int, mode: str, name: str) -> Path:
+    """The file for the completions of an evaluation in the directory of a run."""
+    middle = "" if name == DEFAULT_EVALUATION else f"-{name}"
+    return path / PREDICTIONS / f"{step}{middle}-{mode}.jsonl"
 
 
 def check_characters(path: str | os.PathLike[str]) -> None:

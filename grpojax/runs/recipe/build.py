@@ -14,15 +14,14 @@ from jax.sharding import Mesh
 
 from ... import models, rollout
 from ..._train import init, TrainStep
-from ...env import AbstractAnswerEnvironment, AbstractEnvironment
+from ...env import AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
-from ...rollout import AbstractSampler, Categorical, Greedy, RolloutConfig
+from ...rollout import AbstractSampler, Categorical, RolloutConfig
 from ...text import AbstractTokenizer
 from ...update import UpdateConfig
 from ..checkpoint.files import find_run
 from ..distributed import mesh as meshes
-from ..evaluation.evaluate import Evaluation
 from ..evaluation.remarks import remarks
 from ..tracking import build as trackers
 from ..training.health import Thresholds
@@ -31,6 +30,7 @@ from . import load
 from .parts.algorithm import build_algorithm, check_algorithm
 from .parts.compose import Context, make
 from .parts.curriculum import build_curriculum, with_curriculum
+from .parts.evaluation import build_evaluations, check_evaluations
 from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
 from .policy import build_adapters, build_keys, load_model
@@ -39,12 +39,6 @@ from .tasks import build_environments, Environments, find_task
 
 
 logger = logging.getLogger(__name__)
-
-
-def build_eval_sampler(recipe: Recipe) -> AbstractSampler:
-    """The sampler of evaluations and of `grpojax generate`."""
-    temperature = recipe.run.eval_temperature
-    return Categorical(temperature) if temperature > 0 else Greedy()
 
 
 def build_rollout(recipe: Recipe) -> RolloutConfig:
@@ -64,26 +58,6 @@ def build_rollout(recipe: Recipe) -> RolloutConfig:
         slots=settings.slots,
         sampler=sampler,
         behavior=behavior,
-    )
-
-
-def build_evaluation(recipe: Recipe, environments: Environments) -> Evaluation | None:
-    """The evaluation on a recipe's held-out problems, if any."""
-    env, training = environments.held_out, environments.train
-    if env is None:
-        return None
-    run, settings = recipe.run, recipe.rollout
-    limits = [x for x in (run.eval_problems, run.max_eval_problems) if x is not None]
-    return Evaluation(
-        env,
-        samples=run.eval_samples,
-        sampler=build_eval_sampler(recipe),
-        problems=min([env.size, *limits]),
-        # As many rows at a time as in training, which fit in memory.
-        batch=max(settings.prompts * settings.group // run.eval_samples, 1),
-        slots=settings.slots,
-        training=training if isinstance(training, AbstractAnswerEnvironment) else None,
-        key=build_keys(recipe).evaluate,
     )
 
 
@@ -121,6 +95,7 @@ def check(recipe: Recipe) -> None:
     check_algorithm(recipe)
     build_optimizer(recipe)
     check_reward(recipe)
+    check_evaluations(recipe)
     find_task(recipe.data.task)
 
 
@@ -167,14 +142,14 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         # The base weights of adapters are frozen and need no copy.
         adapted = recipe.lora.rank is not None
         reference = models.without_adapters if adapted else base()
-    key = build_keys(recipe).train
+    keys = build_keys(recipe)
     curriculum, env = build_curriculum(recipe), environments.train
     state = init(
         policy,
         optimizer=optimizer,
         reference=reference,
         curriculum=curriculum.init(env),
-        key=key,
+        key=keys.train,
     )
     step = TrainStep(
         env,
@@ -191,7 +166,9 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         state=meshes.place(state, mesh),
         step=step,
         steps=recipe.run.steps,
-        evaluation=build_evaluation(recipe, environments),
+        evaluation=build_evaluations(
+            recipe, environments, tokenizer, base, mesh, key=keys.evaluate
+        ),
         checkpoint=Checkpointing(**vars(recipe.checkpoint), export=export),
         trackers=trackers.factories(**vars(recipe.tracking)),
         health=Thresholds(**vars(recipe.health)),

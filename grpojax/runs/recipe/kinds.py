@@ -79,6 +79,20 @@ def fields_of(section: object) -> dict[str, object]:
     return {field: kind for field, kind in kinds if Arguments not in members(kind)}
 
 
+def check_ranges(key: str, section: object) -> None:
+    """Raises a `ValueError` for a number out of the range in its field's annotation."""
+    hints = typing.get_type_hints(type(section), include_extras=True)
+    for field, value in vars(section).items():
+        if not isinstance(value, int | float):
+            continue
+        for kind in members(hints[field]):
+            for within in getattr(kind, "__metadata__", ()):
+                if not within.holds(value):
+                    raise ValueError(
+                        f"`{key}.{field}` must be {within.words}. Received {value}."
+                    )
+
+
 class Section:
     """Base of a recipe's sections, which are frozen dataclasses.
 
@@ -86,17 +100,7 @@ class Section:
     """
 
     def __post_init__(self):
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        for field, value in vars(self).items():
-            if not isinstance(value, int | float):
-                continue
-            for kind in members(hints[field]):
-                for within in getattr(kind, "__metadata__", ()):
-                    if not within.holds(value):
-                        raise ValueError(
-                            f"`{type(self).__name__.lower()}.{field}` must be "
-                            f"{within.words}. Received {value}."
-                        )
+        check_ranges(type(self).__name__.lower(), self)
 
     def with_arguments(
         self, given: Mapping[str, object], environment: Mapping[str, str]

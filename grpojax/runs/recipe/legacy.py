@@ -13,6 +13,10 @@ _MOVED = {
     "update.train_prompts": "rollout.train_prompts",
     "reward.correct": "reward.weights.correct",
     "reward.format": "reward.weights.format",
+    "run.eval_problems": "evaluations.held_out.problems",
+    "run.eval_samples": "evaluations.held_out.samples",
+    "run.eval_temperature": "evaluations.held_out.temperature",
+    "run.max_eval_problems": "evaluations.held_out.max_problems",
 }
 """Old key, of a section or of a value -> new key."""
 

@@ -61,6 +61,22 @@ def parse(defaults: Recipe, text: str) -> Recipe:
     return _override(defaults, [values if isinstance(values, Mapping) else {}], {})
 
 
+def override(section: Recipe, values: Mapping[str, object], key: str) -> Recipe:
+    """A section with other values, checked as those of a recipe.
+
+    **Arguments:**
+
+    - `section`: the values that are kept.
+    - `values`: nested mappings of the others; variables in them have been replaced.
+    - `key`: of the section, for messages.
+
+    **Raises:** `ValueError` as `load`.
+    """
+    prefix = f"{key}."
+    known = [f"{prefix}{name}" for name in fields_of(section)]
+    return _replace(section, _merge(section, {}, values, prefix), {}, known, prefix)
+
+
 def to_mapping(recipe: object) -> dict[str, object]:
     """The whole recipe as nested mappings of plain values."""
     values: dict[str, object] = {}

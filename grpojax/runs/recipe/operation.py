@@ -61,7 +61,9 @@ class Checkpoint(Section):
 
     every: PositiveInt | None = 10  # Steps between two; null: none at all.
     keep_last: PositiveInt = 2
-    keep_best: NonNegativeInt = 0  # By mean reward.
+    keep_best: NonNegativeInt = 0
+    # What is best: an evaluation, or NAME.MEASURE; null: the step's mean reward.
+    best_by: str | None = None
 
 
 @dataclass(frozen=True)

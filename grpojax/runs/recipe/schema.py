@@ -32,6 +32,7 @@ from .kinds import (
     Weights,
 )
 from .operation import Checkpoint, Distributed, Health, Log, Mesh, Tracking
+from .parts.evaluation_section import Evaluations
 
 
 DType = Literal["float32", "bfloat16"]
@@ -39,14 +40,10 @@ DType = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Run(Section):
-    """Length and seed of a run, and its evaluation on held-out problems."""
+    """Length and seed of a run."""
 
     steps: NonNegativeInt = 40
     seed: Seed = 0
-    eval_problems: NonNegativeInt | None = 512  # null: the whole held-out split.
-    eval_samples: PositiveInt = 1  # Completions of each.
-    eval_temperature: NonNegativeFloat = 1.0  # 0: greedy.
-    max_eval_problems: PositiveInt | None = None  # Upper limit on eval_problems.
     validate: bool = False  # Check every phase's values at run time.
     # Whether compiled programs are kept in the user's cache folder; or a folder's path.
     compile_cache: bool | str = True
@@ -254,6 +251,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     # What is asked next; null: as the task says, shuffled epochs for rows of a file.
     curriculum: Part | None = None
+    evaluations: Evaluations = field(default_factory=Evaluations)
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)
     algorithm: Algorithm = field(default_factory=Algorithm)
@@ -278,8 +276,12 @@ def check_paths(recipe: Recipe) -> None:
 
     **Raises:** `FileNotFoundError` for a path that does not exist.
     """
-    paths = {"model.path": recipe.model.path}
-    paths |= {f"data.{key}": recipe.data.option(key) for key in ("path", "eval_path")}
+    paths: dict[str, object] = {"model.path": recipe.model.path}
+    for key in ("path", "eval_path"):
+        paths[f"data.{key}"] = recipe.data.option(key)
+        for name, settings in recipe.evaluations.settings.items():
+            if isinstance(settings.data, Mapping):
+                paths[f"evaluations.{name}.data.{key}"] = settings.data.get(key)
     for key, path in paths.items():
         if not isinstance(path, str) or Path(path).exists():
             continue

@@ -34,7 +34,7 @@ def build_environments(
 
     It is `envs.<task>.environments`, or `package.module:function`, and is called with
     the options of the task, the tokenizer, and the keywords `horizon`
-    (`rollout.max_new_tokens`) and `held_out` (`run.eval_problems`). It returns the
+    (`rollout.max_new_tokens`) and `held_out` (of `held_out_problems`). It returns the
     three fields of `Environments`.
 
     The options are the frozen dataclass that its first parameter is annotated with,
@@ -48,7 +48,7 @@ def build_environments(
         recipe.data,
         tokenizer,
         horizon=recipe.rollout.max_new_tokens,
-        held_out=recipe.run.eval_problems,
+        held_out=held_out_problems(recipe),
     )
     return Environments(
         meshes.place(train, mesh), meshes.place(held_out, mesh), list(notes)
@@ -108,6 +108,17 @@ def _join(
         mixture(held) if held else None,
         [f"{name}: {note}" for name, x in made.items() for note in x.notes],
     )
+
+
+def held_out_problems(recipe: Recipe) -> int | None:
+    """How many held-out problems of the section `data` are evaluated; `None` for all.
+
+    It is the most that `evaluations.NAME.problems` asks for.
+    """
+    settings = recipe.evaluations.settings.values()
+    asked = [x.problems for x in settings if x.data is None and x.split == "held_out"]
+    known = [x for x in asked if x is not None]
+    return max(known, default=0) if len(known) == len(asked) else None
 
 
 def task_options_of(data: Data) -> object:

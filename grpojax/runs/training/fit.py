@@ -16,7 +16,8 @@ from ..checkpoint.files import saved_config
 from ..checkpoint.resume_check import check_digests, check_resumable
 from ..distributed import processes
 from ..distributed.mesh import check_bits, mesh_of, use
-from ..evaluation.evaluate import Evaluation
+from ..evaluation.evaluate import Evaluation, named
+from ..evaluation.evaluator import Evaluator
 from ..io.description import describe_arrays
 from ..io.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from ..tracking.build import TrackerFactory
@@ -33,7 +34,7 @@ def prepare(
     steps: int,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    evaluation: Evaluation | None = None,
+    evaluation: Evaluation | Mapping[str, Evaluation] | None = None,
     checkpoint: Checkpointing = Checkpointing(),
     trackers: Mapping[str, TrackerFactory] | None = None,
     health: Thresholds = Thresholds(),
@@ -57,7 +58,8 @@ def prepare(
     - `resume`: whether to continue the run in `out` from its last intact checkpoint.
         The state and all records except times are then bit-identical to those of an
         uninterrupted run.
-    - `evaluation`: evaluation before and after training; none when `None`.
+    - `evaluation`: evaluations by name, or a single one; before and after training, and
+        meanwhile if they say so. The first one sums up the run. None when `None`.
     - `checkpoint`: checkpoint frequency, retention, and export of the final policy.
     - `trackers`: experiment trackers by name; they need `out`.
     - `health`: thresholds at which the run warns or stops.
@@ -89,15 +91,19 @@ def prepare(
             "fit: trackers keep their files in the run's directory. Received "
             f"{', '.join(trackers)} without one: pass `out`, or no trackers."
         )
+    evaluations = named(evaluation)
+    check_best_by(checkpoint, evaluations)
     if config is None:
-        config = described(state, step, steps, evaluation)
+        config = described(state, step, steps, evaluations)
     directory = claim(out, resume=resume, config=config)
     mesh = mesh_of(state)
     recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
         lowered = lower(state, step, samples=logging.samples if recorded else 0)
         lowered.dry_call()
-        digests = _digests(state, step, evaluation)
+        digests = _digests(state, step, evaluations)
+        evaluators = {x: Evaluator(y, state.policy) for x, y in evaluations.items()}
+        check_measure(checkpoint, evaluators, state)
         restored = None
         if out is not None:
             restored = _restore(state, directory, Path(out), digests)
@@ -108,7 +114,7 @@ def prepare(
         out=None if out is None else Path(out),
         directory=directory,
         resume=restored,
-        evaluation=evaluation,
+        evaluators=evaluators,
         checkpoint=checkpoint,
         trackers=trackers or {},
         health=health,
@@ -121,15 +127,46 @@ def prepare(
 
 
 def _digests(
-    state: TrainState, step: Step, evaluation: Evaluation | None
+    state: TrainState, step: Step, evaluations: Mapping[str, Evaluation]
 ) -> dict[str, str]:
     """Fingerprints of what a run starts from, which its checkpoints keep."""
     parts: dict[str, object] = {"model": state.policy}
     if isinstance(step, TrainStep):
         parts["data"] = step.env
-    if evaluation is not None:
-        parts["evaluation"] = evaluation.env
+    if evaluations:
+        parts["evaluation"] = {name: x.env for name, x in evaluations.items()}
     return describe_arrays(parts)
+
+
+def check_best_by(
+    checkpoint: Checkpointing, evaluations: Mapping[str, Evaluation]
+) -> None:
+    """Raises a `ValueError` unless `best_by` names an evaluation that is repeated."""
+    name, _ = checkpoint.split_best_by
+    if name is None or (name in evaluations and evaluations[name].every is not None):
+        return
+    fault = "is never made during the run: set its `every`"
+    if name not in evaluations:
+        fault = f"is none of {', '.join(evaluations) or 'those that there are: none'}"
+    raise ValueError(
+        "checkpoint: `best_by` names an evaluation that is made every so many steps. "
+        f"Received {checkpoint.best_by!r}, and {name!r} {fault}."
+    )
+
+
+def check_measure(
+    checkpoint: Checkpointing, evaluators: Mapping[str, Evaluator], state: TrainState
+) -> None:
+    """Raises a `ValueError` unless the evaluation has the measure in `best_by`."""
+    name, measure = checkpoint.split_best_by
+    if name is None or measure is None:
+        return
+    known = evaluators[name].measures(state.policy)
+    if measure not in known:
+        raise ValueError(
+            f"checkpoint: `best_by` names a measure of the evaluation {name!r}, which "
+            f"has {', '.join(known)}. Received {checkpoint.best_by!r}."
+        )
 
 
 def claim(

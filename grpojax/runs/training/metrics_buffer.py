@@ -52,6 +52,10 @@ class MetricsBuffer:
         if step % self._every == 0:
             self.flush()
 
+    def restart_clock(self) -> None:
+        """Leaves the time since the last flush out of `step_time`."""
+        self._since = time.perf_counter()
+
     def flush(self) -> None:
         """Reads and reports all pending steps; if one has failed, those before it."""
         pending, self._pending = self._pending, []

@@ -1,12 +1,14 @@
 """The training loop of a prepared run: evaluations, train steps and checkpoints."""
 
 import contextlib
+import functools
+from collections.abc import Callable, Iterator
 
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints
 from ..distributed import processes
 from ..distributed.mesh import use
-from ..distributed.preemption import Preemption
+from ..distributed.preemption import PreemptedError, Preemption
 from ..evaluation.printing import echo, print_result
 from ..io.run_directory import CHECKPOINTS, CURVE
 from .display import curve
@@ -29,22 +31,19 @@ def _run(run: Prepared) -> TrainState:
     if run.config.summary:
         echo(console, run.config.summary)
     with log.open(), Preemption() as preemption:
+        evaluate = functools.partial(_evaluate, run, log, preemption)
         state = run.state
-        if run.resume is None or run.resume.step == 0:
-            _evaluate(run, state, log, preemption, "before")
+        # A resumed run may have been killed before the evaluation of its checkpoint.
+        evaluate(state, 0 if run.resume is None else run.resume.step)
         if run.steps > 0:
-            state = _take_steps(run, log, preemption)
-            _evaluate(run, state, log, preemption, "after")
+            state = _take_steps(run, log, preemption, evaluate)
+            evaluate(state, run.steps)
         if run.out is not None:
             export = run.checkpoint.export or export_to(run.logging.tokenizer)
             export(state.policy, run.out)
         if run.directory is not None:
-            curve.plot_curve(
-                run.directory.path / CURVE,
-                log.records,
-                before=log.accuracy(0),
-                after=log.accuracy(run.steps),
-            )
+            path = run.directory.path / CURVE
+            curve.plot_curve(path, log.records, log.accuracies)
     where = "" if run.directory is None else f"; see {run.directory.path}"
     echo(
         console,
@@ -54,7 +53,12 @@ def _run(run: Prepared) -> TrainState:
     return state
 
 
-def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainState:
+def _take_steps(
+    run: Prepared,
+    log: RunLog,
+    preemption: Preemption,
+    evaluate: Callable[[TrainState, int], None],
+) -> TrainState:
     """Compiles the step and runs the remaining steps."""
     state, first = run.state, int(run.state.version) + 1
     if first > run.steps:
@@ -70,14 +74,7 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(validation_errors())
-        checkpoints, every = None, run.checkpoint.every
-        if run.out is not None and every is not None:
-            checkpoints = Checkpoints(
-                run.out / CHECKPOINTS,
-                keep_last=run.checkpoint.keep_last,
-                keep_best=run.checkpoint.keep_best,
-            )
-            stack.enter_context(checkpoints)
+        save = stack.enter_context(_saving(run, log))
         bar = stack.enter_context(Progress(run.steps, run.logging.console))
         metrics = MetricsBuffer(report, every=run.logging.every)
         stack.enter_context(metrics)
@@ -86,61 +83,101 @@ def _take_steps(run: Prepared, log: RunLog, preemption: Preemption) -> TrainStat
             metrics.add(number, values, samples)
             # All processes exit after the same step, whichever received the signal.
             leave = processes.any_process(preemption.requested)
-            due = leave or number == run.steps or (every and number % every == 0)
-            if checkpoints is not None and due:
-                # Metrics are flushed before their state is saved, and the state is
-                # saved before the run exits.
+            evaluated = number < run.steps and bool(_due(run, number))
+            if leave or evaluated or _is_saved(run, number):
+                # Metrics are flushed before their state is saved or evaluated, and the
+                # state is saved before the run exits.
                 metrics.flush()
-                _save(run, log, checkpoints, number, state)
+            if leave or _is_saved(run, number):
+                save(number, state)
             if leave:
-                metrics.flush()
                 preemption.raise_preempted()
             if log.stop is not None:
                 raise DivergedError(log.stop)
+            if evaluated:
+                try:
+                    evaluate(state, number)
+                except PreemptedError:
+                    save(number, state)
+                    raise
+                metrics.restart_clock()
     return state
 
 
-def _save(
-    run: Prepared,
-    log: RunLog,
-    checkpoints: Checkpoints,
-    step: int,
-    state: TrainState,
-) -> None:
-    """Saves the state, unless its last update was skipped or its loss not finite."""
-    if not log.last_update_finite:
+def _is_saved(run: Prepared, step: int) -> bool:
+    """Whether there is to be a checkpoint of a step."""
+    every, (best_by, _) = run.checkpoint.every, run.checkpoint.split_best_by
+    if every is None or run.out is None:
+        return False
+    scored = best_by is not None and best_by in _due(run, step)
+    return scored or step == run.steps or step % every == 0
+
+
+@contextlib.contextmanager
+def _saving(run: Prepared, log: RunLog) -> Iterator[Callable[[int, TrainState], None]]:
+    """A function that saves a state, if there are checkpoints.
+
+    It does not if the last update was skipped or its loss not finite.
+    """
+    if run.out is None or run.checkpoint.every is None:
+        yield lambda *_: None
         return
-    files = {} if run.directory is None else run.directory.snapshot()
-    checkpoints.save(
-        step,
-        state,
-        config=run.config.to_yaml(),
-        metadata=run.metadata,
-        files=files,
-        score=log.records[-1].get("reward"),
-    )
-    log.event("checkpoint", f"the state after step {step} is being saved")
+    with Checkpoints(
+        run.out / CHECKPOINTS,
+        keep_last=run.checkpoint.keep_last,
+        keep_best=run.checkpoint.keep_best,
+    ) as checkpoints:
+
+        def save(step: int, state: TrainState) -> None:
+            if not log.last_update_finite:
+                return
+            by, measure = run.checkpoint.split_best_by
+            checkpoints.save(
+                step,
+                state,
+                config=run.config.to_yaml(),
+                metadata=run.metadata,
+                files={} if run.directory is None else run.directory.snapshot(),
+                score=log.records[-1].get("reward"),
+                scores=None if by is None else log.scores(by, measure),
+            )
+            log.event("checkpoint", f"the state after step {step} is being saved")
+
+        yield save
+
+
+def _due(run: Prepared, step: int) -> list[str]:
+    """The evaluations that are made after a step."""
+    return [
+        name
+        for name, evaluator in run.evaluators.items()
+        if evaluator.evaluation.is_due(step, run.steps)
+    ]
 
 
 def _evaluate(
-    run: Prepared, state: TrainState, log: RunLog, preemption: Preemption, when: str
+    run: Prepared, log: RunLog, preemption: Preemption, state: TrainState, step: int
 ) -> None:
-    """Runs the evaluation, if any; prints a summary and records the result."""
-    if run.evaluation is None:
+    """Makes the evaluations of a step that are not recorded yet, and records them."""
+    due, tokenizer = _due(run, step), run.logging.tokenizer
+    if not due:
         return
 
     def check_preemption(*_: int) -> None:
         if processes.any_process(preemption.requested):
             preemption.raise_preempted()
 
-    tokenizer, predictions = run.logging.tokenizer, None
-    if run.directory is not None and tokenizer is not None:
-        predictions = run.directory.predictions(log.steps, run.evaluation.mode)
-    result = run.evaluation.run(
-        state.policy,
-        predictions=predictions,
-        tokenizer=tokenizer,
-        report=check_preemption,
-    )
-    print_result(result, tokenizer, run.logging.console, when)
-    log.evaluated(run.evaluation, result)
+    for name in processes.broadcast_from_0(lambda: log.unrecorded(due, step)):
+        evaluator, predictions = run.evaluators[name], None
+        if run.directory is not None and tokenizer is not None:
+            mode = evaluator.evaluation.mode
+            predictions = run.directory.predictions(step, mode, name)
+        result = evaluator.run(
+            state.policy,
+            predictions=predictions,
+            tokenizer=tokenizer,
+            report=check_preemption,
+        )
+        when = {0: "before", run.steps: "after"}.get(step, f"at step {step}")
+        print_result(result, tokenizer, run.logging.console, when, name)
+        log.evaluated(name, evaluator.evaluation, result, step)

@@ -17,6 +17,7 @@ from ..io.run_directory import EVALUATIONS, EVENTS, METRICS, RunDirectory
 from ..io.samples import to_records
 from ..tracking.build import start, TrackerRun
 from ..tracking.trackers import JsonLines, Tracker
+from .display.curve import Accuracy
 from .health import DivergedError, Monitor
 from .metrics_buffer import StepRecord
 from .settings import Prepared
@@ -29,9 +30,6 @@ _STATUS = {
     DivergedError: "stopped",
     PreemptedError: "preempted",
 }
-
-Accuracy = tuple[float, tuple[float, float]]
-"""Accuracy, and its 95% confidence interval."""
 
 
 class _RewardErrors(logging.Handler):
@@ -86,12 +84,31 @@ class RunLog:
         """Whether the last reported step had a finite loss and no skipped updates."""
         return self._monitor.bad_steps == 0
 
-    def accuracy(self, step: int) -> Accuracy | None:
-        """Held-out accuracy after a step, if it was evaluated."""
-        for record in reversed(self._evaluations):
-            if record["step"] == step:
-                return record["accuracy"], tuple(record["interval"])
-        return None
+    @property
+    def accuracies(self) -> dict[str, list[Accuracy]]:
+        """The accuracies of each evaluation, in the order of their steps."""
+        found: dict[str, list[Accuracy]] = {}
+        for record in self._evaluations:
+            if "accuracy" in record:
+                measured = record["step"], record["accuracy"], record["interval"]
+                found.setdefault(_name(record), []).append(measured)
+        return found
+
+    def unrecorded(self, names: Sequence[str], step: int) -> list[str]:
+        """Those of some evaluations that are not recorded for a step."""
+        known = [(_name(record), record["step"]) for record in self._evaluations]
+        return [name for name in names if (name, step) not in known]
+
+    def scores(self, name: str, measure: str | None) -> dict[int, float]:
+        """A measure of an evaluation by step; of none, the one that sums it up."""
+        found: dict[int, float] = {}
+        for record in self._evaluations:
+            values = {x: y["value"] for x, y in record["metrics"].items()}
+            key = measure or ("accuracy" if "accuracy" in record else "reward")
+            value = {**record, **values}.get(key)
+            if _name(record) == name and value is not None:
+                found[record["step"]] = value
+        return found
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -194,34 +211,40 @@ class RunLog:
         for warning in warnings:
             self._warn(f"step {record.step}: {warning}")
 
-    def evaluated(self, evaluation: Evaluation, result: EvaluationResult) -> None:
-        """Records an evaluation, unless a resumed run has recorded it already."""
+    def evaluated(
+        self, name: str, evaluation: Evaluation, result: EvaluationResult, step: int
+    ) -> None:
+        """Records an evaluation after a step."""
         self.seconds_compile += result.seconds_compile
-        record = {"step": self.steps, **evaluation.to_json(), **result.to_json()}
-        names = ("step", "split", "mode")
-        known = [[old[name] for name in names] for old in self._evaluations]
-        if [record[name] for name in names] not in known:
-            self._evaluations.append(record)
-            if self._directory is not None:
-                self._directory.append(EVALUATIONS, record)
+        settings = {"step": step, "name": name, **evaluation.to_json()}
+        self._evaluations.append({**settings, **result.to_json()})
+        if self._directory is not None:
+            self._directory.append(EVALUATIONS, self._evaluations[-1])
 
     def _summary(self, status: str) -> dict[str, object]:
-        unknown = None, None
-        before = self.accuracy(0) or unknown
-        after = self.accuracy(self._run.steps) or unknown
+        first = next(iter(self._run.evaluators), None)
+        measured = {step: x for step, *x in self.accuracies.get(first or "", [])}
+        before = measured.get(0, (None, None))
+        after = measured.get(self._run.steps, (None, None))
+        made = [x["n"] for x in self._evaluations if _name(x) == first]
         return {
             "status": status,
             "accuracy_before": before[0],
             "accuracy_after": after[0],
             "ci95_before": before[1],
             "ci95_after": after[1],
-            "n_eval": self._evaluations[-1]["n"] if self._evaluations else 0,
+            "n_eval": made[-1] if made else 0,
             "steps": self.steps,
             "seconds_total": self.seconds,
             "seconds_compile": self.seconds_compile,
             "origin": self._run.config.origin,
             **provenance(),
         }
+
+
+def _name(record: Mapping) -> str:
+    """The name of a recorded evaluation, which older ones do not have."""
+    return record.get("name", record["split"])
 
 
 def _log(tracker: Tracker, record: Mapping[str, float | int]) -> None:

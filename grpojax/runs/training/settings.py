@@ -18,6 +18,7 @@ from ...text import AbstractTokenizer
 from ...types import TrainState
 from ..checkpoint.checkpoints import Restored
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.remarks import remarks
 from ..io.description import describe, describe_arrays
 from ..io.run_directory import ADAPTER, MODEL, RunDirectory
@@ -65,7 +66,10 @@ class Checkpointing:
 
     - `every`: steps between checkpoints; `None` disables them.
     - `keep_last`: number of latest checkpoints to keep.
-    - `keep_best`: number of highest-reward checkpoints to keep in addition.
+    - `keep_best`: number of best checkpoints to keep in addition.
+    - `best_by`: what makes one the best: the name of an evaluation, or one of its
+        measures, such as `"held_out.pass@4"`; the mean reward of the step when `None`.
+        A checkpoint is saved at every step of that evaluation, too.
     - `export`: writes the final policy; by default in Hugging Face format, if it is
         a `models.Transformer`.
 
@@ -75,11 +79,18 @@ class Checkpointing:
     every: int | None = 10
     keep_last: int = 2
     keep_best: int = 0
+    best_by: str | None = None
     export: Export | None = None
 
     def __post_init__(self):
         check_counts("Checkpointing", 1, every=self.every, keep_last=self.keep_last)
         check_counts("Checkpointing", 0, keep_best=self.keep_best)
+
+    @property
+    def split_best_by(self) -> tuple[str | None, str | None]:
+        """The evaluation and the measure that `best_by` names, as far as it does."""
+        name, _, measure = (self.best_by or "").partition(".")
+        return name or None, measure or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +137,7 @@ class Prepared(NamedTuple):
     out: Path | None
     directory: RunDirectory | None
     resume: Restored | None
-    evaluation: Evaluation | None
+    evaluators: Mapping[str, Evaluator]
     checkpoint: Checkpointing
     trackers: Mapping[str, TrackerFactory]
     health: Thresholds
@@ -138,17 +149,17 @@ class Prepared(NamedTuple):
 
 
 def described(
-    state: TrainState, step: Step, steps: int, evaluation: Evaluation | None
+    state: TrainState, step: Step, steps: int, evaluations: Mapping[str, Evaluation]
 ) -> Config:
     """Configuration of a run without a recipe, derived from its objects."""
     parts: dict[str, object] = {"step": step}
     if isinstance(step, TrainStep):
         parts = dict(vars(step))
-    if evaluation is not None:
-        parts["evaluation"] = evaluation
     values = {"steps": steps, "policy": describe(state.policy)}
     # A part that is left out is no key: runs of older versions had no such parts.
     values |= {name: describe(x) for name, x in parts.items() if x is not None}
+    if evaluations:
+        values["evaluations"] = describe(evaluations)
     warnings = ()
     if isinstance(step, TrainStep):
         warnings = remarks(state.policy, step.env)

@@ -60,9 +60,10 @@ def test_the_whole_recipe_is_printed(capsys, tmp_path):
     file.write_text(printed)
     recipe = recipes.load(Recipe(), file)
     assert (recipe.run.seed, recipe.run.steps) == (3, 0)
-    assert recipe.run.max_eval_problems == 7
-    kept = dataclasses.replace(recipe.run, seed=0, steps=40, max_eval_problems=None)
-    assert dataclasses.replace(recipe, run=kept) == Recipe()
+    assert recipe.evaluations.settings["held_out"].limit == 7
+    kept = dataclasses.replace(recipe.run, seed=0, steps=40)
+    before = Recipe().evaluations
+    assert dataclasses.replace(recipe, run=kept, evaluations=before) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_a_run_without_its_model_is_refused(refused, tmp_path):
 
 def test_nothing_held_out_cannot_be_judged(finished, refused):
     message = refused("evaluate", finished, "--set", "run.eval_problems=0")
-    assert "Received run.eval_problems=0: raise it" in message
+    assert "Received evaluations.held_out.problems=0: raise it" in message
 
 
 def test_answers_are_shown_with_what_they_are_worth(finished, capsys):

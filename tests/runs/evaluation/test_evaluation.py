@@ -16,10 +16,11 @@ from grpojax.env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, T
 from grpojax.policy import logits
 from grpojax.rollout import Categorical, Greedy
 from grpojax.runs.evaluation.evaluate import Evaluation
-from grpojax.runs.evaluation.statistics import wilson
+from grpojax.runs.evaluation.statistics import answer_text, wilson
 from grpojax.text import load_tokenizer, ParsedInteger
-from grpojax.types import Prompt
+from grpojax.types import Prompt, Rewards, Trajectory
 
+from ...envs.double import ByteTokenizer
 from ...helpers import transformer
 
 
@@ -305,3 +306,77 @@ def test_it_compiles_once_for_any_number_of_batches():
 def test_what_does_not_fit_is_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         evaluate(transformer(), parity_env(), key=KEY, **sizes)
+
+
+class UnjudgedEnv(ParityEnv):
+    """Nothing says which completions are right."""
+
+    paid: bool = eqx.field(static=True, default=True)
+
+    def step(self, state, turn):
+        state, answer = super().step(state, turn)
+        rewards = {"double": 2 * answer.rewards["correct"], "half": jnp.asarray(0.5)}
+        kept = rewards if self.paid else {}
+        return state, TimeStep(answer.reply, answer.reply_length, kept, answer.done)
+
+
+def unjudged(**settings) -> UnjudgedEnv:
+    env = parity_env()
+    return UnjudgedEnv(env.prompts, env.lengths, env.end_tokens, env.size, **settings)
+
+
+def numbered(trajectory: Trajectory) -> Rewards:
+    """A reward function that asks for the number of the problem."""
+    assert trajectory.problems is not None
+    numbers = trajectory.problems.astype(jnp.float32)[:, None]
+    shape = trajectory.terminated.shape
+    return Rewards.of(jnp.broadcast_to(numbers, shape), name="number")
+
+
+def test_a_reward_function_is_told_the_problem():
+    policy = transformer()
+    for batch in (3, 7):
+        got = evaluate(policy, parity_env(), reward=numbered, batch=batch, key=KEY)
+        assert got.total is not None
+        assert got.total[:, 0].tolist() == list(range(7))
+        reward = got.measures["reward"]
+        assert (reward.value, reward.n) == (3.0, 7) and reward.interval[0] < 3
+        assert set(got.rewards) == {"correct", "half", "number"}
+        assert next(iter(got.measures)) == "accuracy"
+
+
+def test_without_right_answers_the_mean_reward_counts():
+    policy, settings = transformer(), dict(samples=2, key=KEY)
+    right = evaluate(policy, parity_env(), **settings)
+    got = evaluate(policy, unjudged(), **settings)
+    assert right.correct is not None and got.correct is None
+    assert np.array_equal(got.tokens, right.tokens)
+    assert next(iter(got.measures)) == "reward"
+    expected = 2 * right.accuracy + 0.5
+    assert got.measures["reward"].value == pytest.approx(expected)
+    assert got.interval == got.measures["reward"].interval
+    assert "accuracy" not in got.to_json() and not got.baselines
+    with pytest.raises(ValueError, match="Received the rewards .*'double', 'half'"):
+        _ = got.accuracy
+    named = evaluate(policy, unjudged(), success="double", **settings)
+    assert named.accuracy == right.accuracy
+
+
+def test_nothing_to_judge_by_is_refused():
+    with pytest.raises(ValueError, match="An evaluation needs rewards"):
+        evaluate(transformer(), unjudged(paid=False), key=KEY)
+
+
+def test_votes_over_texts():
+    """Where an environment parses no answers, samples vote with their texts."""
+    policy, tokenizer = transformer(), ByteTokenizer()
+    evaluation = Evaluation(parity_env(), samples=4, key=KEY)
+    got = evaluation.run(policy, tokenizer=tokenizer)
+    assert "maj@4" in got.metrics and got.correct is not None
+    for p, row in enumerate(got.answers):
+        texts = [
+            tokenizer.decode(x[:n].tolist())
+            for x, n in zip(got.tokens[p], got.total_lengths[p], strict=True)
+        ]
+        assert row == list(map(answer_text, texts))
+    assert "maj@4" not in evaluation.run(policy).metrics  # Without texts.

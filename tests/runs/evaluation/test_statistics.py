@@ -1,16 +1,20 @@
 import itertools
+import math
 import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy.stats import beta, binomtest, hypergeom
+from scipy.stats import beta, binomtest, hypergeom, sem, t
 
 from grpojax.runs.evaluation.statistics import (
+    answer_text,
     majority,
     mean_over_problems,
+    mean_reward,
     most_frequent,
     pass_at_k,
+    vote,
     wilson,
 )
 
@@ -206,3 +210,51 @@ def test_most_frequent():
     assert most_frequent([3, 1, 1, None, None, None]) == 1
     assert most_frequent([3, 1]) == 3
     assert most_frequent([None]) is None
+
+
+@given(st.lists(st.sampled_from([7, 8, 9, None]), min_size=1, max_size=6))
+def test_a_vote_by_right_answers_is_that_by_the_gold(answers):
+    right = [answer == 7 for answer in answers]
+    assert vote(answers, right) == majority(answers, 7)
+
+
+def test_a_vote_is_as_correct_as_the_samples_that_agree_with_it():
+    paris, rome = "paris", "rome"
+    assert vote([paris, rome, paris], [True, False, True]) == 1.0
+    assert vote([paris, rome, rome], [True, False, False]) == 0.0
+    assert vote([paris, rome], [True, False]) == 0.5
+    assert vote([None, None], [True, True]) == 0.0
+    assert vote([paris, paris], [True, False]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("So it is\n#### The  Seine.", "the seine"),
+        ("#### 1\n#### B)\nmore", "b)"),
+        (r"thus $\boxed{ \frac 1 2 }$.", r"\frac 1 2"),
+        ("<answer>\nParis\n</answer> I think", "paris"),
+        ("  No MARK here! ", "no mark here"),
+        ("", None),
+        ("....", None),
+    ],
+)
+def test_the_answer_in_a_text(text, answer):
+    assert answer_text(text) == answer
+
+
+def test_mean_rewards():
+    mean, nan = mean_reward, math.nan
+    shares = mean([[1.0, 0.0], [0.5, nan]])
+    assert shares is not None
+    assert shares == mean_over_problems([0.5, 0.5], trials=2)
+    rewards = [[2.0, 0.0], [3.0, 3.0], [-1.0, 0.5], [nan, nan]]
+    found = mean(rewards)
+    assert found is not None and found.n == 3
+    scores = [1.0, 3.0, -0.25]
+    expected = t.interval(0.95, 2, np.mean(scores), sem(scores))
+    assert found.value == pytest.approx(np.mean(scores))
+    assert found.interval == pytest.approx(expected)
+    alone = mean([[2.0]])
+    assert alone is not None and alone.interval == (-math.inf, math.inf)
+    assert mean([[nan]]) is None

@@ -158,7 +158,8 @@ def test_damaged_metrics_are_brought_back_from_the_checkpoint(tmp_path, damage):
 def test_what_a_checkpoint_keeps(tmp_path):
     path = begun(tmp_path / "run", {"step": 1})
     journals = RunDirectory(path, resume=True).snapshot()
-    assert journals == {"metrics.jsonl": b'{"step": 1}\n'}
+    kept = {"metrics.jsonl": b'{"step": 1}\n', "evaluations.jsonl": b""}
+    assert journals == kept
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -16,6 +16,7 @@ from grpojax.rollout import Categorical, RolloutConfig
 from grpojax.runs.recipe import build, load as recipes, yaml_format
 from grpojax.runs.recipe.parts import shapings
 from grpojax.runs.recipe.parts.algorithm import build_algorithm
+from grpojax.runs.recipe.parts.evaluation_section import Settings
 from grpojax.runs.recipe.parts.optimizer import build_optimizer
 from grpojax.runs.recipe.parts.reward import build_reward
 from grpojax.runs.recipe.schema import Recipe
@@ -143,9 +144,20 @@ def assert_means(recipe: Recipe, was: dict) -> None:
     assert data == {key: was["data"][key] for key in data}
     same = ("lora", "mesh", "distributed", "log", "checkpoint", "tracking")
     for section in same:
-        assert vars(getattr(recipe, section)) == was[section]
+        now = vars(getattr(recipe, section))
+        assert {key: now[key] for key in was[section]} == was[section]
+    evaluations = {
+        "eval_problems": "problems",
+        "eval_samples": "samples",
+        "eval_temperature": "temperature",
+        "max_eval_problems": "max_problems",
+    }
+    settings = recipe.evaluations.settings["held_out"]
     for key, value in was["run"].items():
-        assert vars(recipe.run)[key] == value
+        now = vars(settings if key in evaluations else recipe.run)
+        assert now[evaluations.get(key, key)] == value
+    given = dict.fromkeys(evaluations.values()) | {"split": "held_out"}
+    assert settings == Settings(**{key: vars(settings)[key] for key in given})
     for key in ("path", "dtype", "compute_dtype", "cache_dtype"):
         assert vars(recipe.model)[key] == was["model"][key]
 
@@ -179,6 +191,8 @@ def test_there_are_as_many_as_there_were():
         ["optimizer.schedule=cosine", "optimizer.clip_norm=null"],
         ["optimizer.state_dtype=bfloat16", "optimizer.weight_decay=0.1"],
         ["rollout.temperature=0.7", "model.remat=true", "data.shots=2"],
+        ["run.eval_problems=null", "run.eval_samples=4", "run.eval_temperature=0"],
+        ["run.max_eval_problems=7"],
     ],
     ids=lambda x: x[0],
 )
@@ -272,6 +286,7 @@ def test_an_old_run_is_resumed_by_its_own_configuration_and_by_a_recipe_of_today
         ("reward.correct=x", "`reward.weights.correct` must be a finite number."),
         ("guard.windw=1", "The nearest is `health.window`"),
         ("guard=3", "`health` is a section"),
+        ("run.eval_samples=0", "`evaluations.held_out.samples` must be at least 1."),
     ],
 )
 def test_wrong_values_of_old_keys_are_refused(assignment, message):

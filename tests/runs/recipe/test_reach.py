@@ -53,6 +53,7 @@ NO_PARTS = {
     "slot_columns": "a count of columns",
     "improve": "the phase itself",
     "log_probs": "scores a trajectory",
+    "Truncated": "what `evaluations.NAME.top_k`, `top_p` and `min_p` describe",
 }
 """Exported names that are no parts of a recipe, with the reason."""
 

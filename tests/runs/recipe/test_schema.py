@@ -101,7 +101,10 @@ def test_help_needs_no_jax(command):
     ("assignment", "message"),
     [
         ("run.steps=-1", "`run.steps` must be at least 0. Received -1"),
-        ("run.max_eval_problems=0", "`run.max_eval_problems` must be at least 1."),
+        (
+            "run.max_eval_problems=0",
+            "`evaluations.held_out.max_problems` must be at",
+        ),
         ("rollout.group=0", "`rollout.group` must be at least 1. Received 0"),
         ("rollout.slots=0", "`rollout.slots` must be at least 1. Received 0"),
         ("rollout.temperature=0", "`rollout.temperature` must be positive"),

@@ -88,8 +88,8 @@ def test_parts_that_differ_are_shown(tmp_path):
     assert table_after(text, "Differences") == [
         {
             "key": "`algorithm.penalties`",
-            "config A": "[KL(coefficient=0.04)]",
-            "config B": "[KL(coefficient=0.1)]",
+            "penalties=[KL(coefficient=0.04)]": "[KL(coefficient=0.04)]",
+            "penalties=[KL(coefficient=0.1)]": "[KL(coefficient=0.1)]",
         }
     ]
 

@@ -55,3 +55,22 @@ def test_the_sign_test_is_exact(differences):
     if rises + falls:
         expected = scipy.stats.binomtest(rises, rises + falls).pvalue
     assert intervals.sign_test(differences) == pytest.approx(expected)
+
+
+@MODEST
+@given(VALUES)
+def test_the_interval_of_shares_is_about_students_and_within_0_and_1(values):
+    found = intervals.share_interval(values)
+    assert found is not None
+    low, high = found
+    assert 0 <= low < np.mean(values) < high <= 1
+
+
+def test_the_interval_of_shares():
+    assert intervals.share_interval([0.5]) is None
+    assert intervals.share_interval([0.25, 0.25]) == (0.25, 0.25)
+    near, skewed = [0.5, 0.5001, 0.4999, 0.5], [0.98, 1.0, 0.9]
+    students = intervals.mean_interval(near)
+    assert intervals.share_interval(near) == pytest.approx(students, abs=1e-6)
+    inside, outside = intervals.share_interval(skewed), intervals.mean_interval(skewed)
+    assert inside is not None and outside is not None and inside[1] < 1 < outside[1]

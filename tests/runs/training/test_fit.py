@@ -219,7 +219,11 @@ def test_all_held_out_problems_are_evaluated_by_default(settings, tmp_path):
     prepared = training.prepare(recipe, tmp_path / "run")
     run_prepared(prepared)
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
-    assert evaluation["problems"] == prepared.evaluation.env.size > 5
+    assert (
+        evaluation["problems"]
+        == prepared.evaluators["held_out"].evaluation.env.size
+        > 5
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Accuracy before and after training, compared only under the same protocol."""
+"""Evaluations before and after training, compared only under the same protocol."""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...evaluation import predictions
+from ...io.run_directory import predictions_file
 from ..read.evaluations import by_series, EvaluationRecord
 from ..read.run import Run
 from .intervals import Interval, mean_interval, newcombe, sign_test
@@ -18,7 +19,7 @@ class Change:
     **Fields:**
 
     - `before`, `after`: the evaluations at step 0 and at the last evaluated step.
-    - `interval`: 95%, of accuracy after minus before.
+    - `interval`: 95%, of the measure after minus before.
     - `p_value`: of the sign test, if the problems could be paired.
     - `method`: the name of the interval.
     """
@@ -31,8 +32,8 @@ class Change:
 
     @property
     def difference(self) -> float:
-        """Accuracy after minus before."""
-        return self.after.accuracy.value - self.before.accuracy.value
+        """The measure after minus before."""
+        return self.after.measure.value - self.before.measure.value
 
     @property
     def direction(self) -> int:
@@ -78,8 +79,8 @@ def measure_changes(run: Run) -> Changes:
             refusals.append(f"{last.label.capitalize()}: {why}.")
     if not measured and len(series) > 1:
         refusals.append(
-            "Evaluations of different splits, modes or temperatures are never compared "
-            "with each other."
+            "Evaluations of different names, splits, modes or temperatures are never "
+            "compared with each other."
         )
     if not series:
         refusals.append("No evaluation was recorded.")
@@ -91,50 +92,56 @@ def _size(evaluation: EvaluationRecord) -> str:
     size = "problems not recorded"
     if problems is not None and samples is not None:
         size = f"{problems:,} problems x {samples}"
-    return f"n = {evaluation.accuracy.n:,} ({size})"
+    return f"n = {evaluation.measure.n:,} ({size})"
 
 
 def _change(run: Run, before: EvaluationRecord, after: EvaluationRecord) -> Change:
     differences = _paired_differences(run, before, after)
     interval = mean_interval(differences)
     if interval is not None:
+        if after.is_share:
+            interval = max(interval[0], -1.0), min(interval[1], 1.0)
         method = f"paired t-interval over {len(differences):,} problems"
         return Change(before, after, interval, sign_test(differences), method)
-    unpaired = newcombe(before.accuracy, after.accuracy)
+    unpaired = newcombe(before.measure, after.measure)
     return Change(before, after, unpaired, None, "Newcombe's interval, unpaired")
 
 
 def _paired_differences(
     run: Run, before: EvaluationRecord, after: EvaluationRecord
 ) -> list[float]:
-    """The change of each problem's accuracy.
+    """The change of each problem's score.
 
     Empty unless the predictions of both evaluations are complete, agree with the
-    recorded accuracies, and are of the same problems.
+    recorded measures, and are of the same problems.
     """
-    first, last = (_accuracy_by_problem(run, x) for x in (before, after))
+    first, last = (_score_by_problem(run, x) for x in (before, after))
     if first.keys() != last.keys():
         return []
     return [last[key] - first[key] for key in sorted(first)]
 
 
-def _accuracy_by_problem(
+def _score_by_problem(
     run: Run, evaluation: EvaluationRecord
 ) -> dict[tuple[int, str], float]:
-    """The accuracy of each problem and prompt; empty if unlike the recorded one."""
-    name = f"{evaluation.step}-{evaluation.mode}.jsonl"
+    """The mean of each problem and prompt; empty if unlike what is recorded."""
+    recorded, key = evaluation.measure, "correct" if evaluation.is_share else "total"
+    file = predictions_file(run.path, evaluation.step, evaluation.mode, evaluation.name)
     try:
-        correct = {
+        known = {
             (record["problem"], record["prompt"]): [
-                bool(sample["correct"]) for sample in record["samples"]
+                float(sample[key])
+                for sample in record["samples"]
+                if sample[key] is not None
             ]
-            for record in predictions.read(run.path / "predictions" / name).records
+            for record in predictions.read(file).records
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # Missing, damaged, or of another format: nothing to pair.
-    every, recorded = [x for row in correct.values() for x in row], evaluation.accuracy
-    if not every or len(every) != recorded.n:
+    scores = {place: float(np.mean(row)) for place, row in known.items() if row}
+    # The n of a reward counts problems.
+    counted = sum(map(len, known.values())) if evaluation.is_share else len(scores)
+    if not scores or counted != recorded.n:
         return {}
-    if abs(float(np.mean(every)) - recorded.value) > 1e-6:
-        return {}
-    return {key: float(np.mean(row)) for key, row in correct.items()}
+    distance = abs(float(np.mean(list(scores.values()))) - recorded.value)
+    return scores if distance <= 1e-6 * max(1.0, abs(recorded.value)) else {}

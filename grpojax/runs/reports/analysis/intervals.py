@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import bdtr, stdtrit
 
-from ...evaluation.statistics import Measure
+from ...evaluation.statistics import Measure, wilson
 
 
 Interval = tuple[float, float]
@@ -33,6 +33,28 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     if len(values) < 2:
         return None
     return _t_interval(values, _squared_error(values), float(len(values) - 1))
+
+
+def share_interval(values: Sequence[float]) -> Interval | None:
+    """The 95% interval of a mean of shares, such as accuracies, within 0 and 1.
+
+    Wilson's, with Student's quantile for z and the number of trials that the spread of
+    the values implies:
+
+        n = p (1 - p) / (s² / m)     m values, mean p, variance s² with m - 1 below
+
+    **Returns:** the lower and the upper end; `None` for fewer than two values.
+
+    See "Comparative Study of Confidence Intervals for Proportions in Complex Sample
+    Surveys", Franco et al. (2019).
+    """
+    if len(values) < 2:
+        return None
+    p, error = float(np.mean(values)), _squared_error(values)
+    if error == 0:
+        return p, p
+    n = p * (1 - p) / error
+    return wilson(min(p * n, n), n, float(stdtrit(len(values) - 1, 0.975)))
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Interval | None:

@@ -3,10 +3,15 @@
 import dataclasses
 import string
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from statistics import fmean
 
 from ..read.run import Run, SEED_KEYS
+from ..text.numbers import setting_text
 from .changes import Change, Changes
+from .intervals import Interval, mean_interval, share_interval, welch
+
+
+_MAX_NAME = 60  # Characters.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class ConfigGroup:
 
 
 def group_by_config(runs: Sequence[Run]) -> list[ConfigGroup]:
-    """Groups runs by configuration, in the given order, named A, B, C...
+    """Groups runs by configuration, in the given order, named by what differs.
 
     A run without a recorded configuration is a group of its own.
     """
@@ -47,18 +52,92 @@ def group_by_config(runs: Sequence[Run]) -> list[ConfigGroup]:
             if key not in SEED_KEYS
         )
         groups.setdefault(repr(settings or index), []).append(run)
-    letters = string.ascii_uppercase
-    return [
-        ConfigGroup(letters[i] if i < len(letters) else f"C{i + 1}", members)
-        for i, members in enumerate(groups.values())
+    members = list(groups.values())
+    names = _names([x[0] for x in members])
+    return [ConfigGroup(*x) for x in zip(names, members, strict=True)]
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings that differ, with their value in each run."""
+    found = {}
+    for key in dict.fromkeys(key for run in runs for key in run.settings):
+        values = [
+            setting_text(run.settings[key]) if key in run.settings else "-"
+            for run in runs
+        ]
+        if key not in SEED_KEYS and len(set(values)) > 1:
+            found[key] = values
+    return found
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """A name for each of several configurations: the settings that differ.
+
+    Where these are too many or too long for a name, it begins with a letter.
+    """
+    different = differences(runs)
+    last = [key.rpartition(".")[2] for key in different]
+    short = [
+        x if last.count(x) == 1 else key for key, x in zip(different, last, strict=True)
     ]
+    columns = list(zip(short, different.values(), strict=True))
+    names = [", ".join(f"{key}={x[i]}" for key, x in columns) for i in range(len(runs))]
+    if all(0 < len(name) <= _MAX_NAME for name in names):
+        return names
+    letters = string.ascii_uppercase
+    made = (letters[i] if i < len(letters) else f"C{i + 1}" for i in range(len(runs)))
+    cut = [name[:_MAX_NAME] + "..." * (len(name) > _MAX_NAME) for name in names]
+    return [f"{x}: {y}" if y else x for x, y in zip(made, cut, strict=True)]
 
 
-class Seeds(NamedTuple):
-    """One number for each seed: the accuracy after training, and its change."""
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """The results of one series of evaluations over the seeds of a configuration.
 
-    after: list[float]
+    **Fields:**
+
+    - `after`: the measure after training, by seed.
+    - `gain`: its change.
+    - `is_share`: whether it is a share, and no reward.
+    """
+
+    after: dict[str, float]
     gain: list[float]
+    is_share: bool
+
+    @property
+    def values(self) -> list[float]:
+        """The measure after training of each seed."""
+        return list(self.after.values())
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95% interval of its mean over all seeds."""
+        return (share_interval if self.is_share else mean_interval)(self.values)
+
+    @property
+    def gain_interval(self) -> Interval | None:
+        """The 95% interval of the mean change."""
+        return self._within(mean_interval(self.gain))
+
+    def minus(self, other: "Seeds") -> tuple[float, Interval | None, str]:
+        """The mean difference to another configuration, its interval, and the method.
+
+        Runs with the same seed are pairs, if one of the two has no other seeds.
+        """
+        common = [x for x in self.after if x in other.after and x != repr(None)]
+        if 2 <= len(common) == min(len(self.after), len(other.after)):
+            gaps = [self.after[x] - other.after[x] for x in common]
+            method = f"paired by seed, over {len(common)} seeds"
+            return fmean(gaps), self._within(mean_interval(gaps)), method
+        difference = fmean(self.values) - fmean(other.values)
+        interval = self._within(welch(other.values, self.values))
+        return difference, interval, "Welch's, over seeds"
+
+    def _within(self, interval: Interval | None) -> Interval | None:
+        if interval is None or not self.is_share:
+            return interval
+        return max(interval[0], -1.0), min(interval[1], 1.0)
 
 
 def compare_seeds(
@@ -69,23 +148,26 @@ def compare_seeds(
     **Returns:** for each series its label, and the results by the configuration's name:
     none where the protocols differ.
     """
-    series: dict[tuple, dict[str, list[Change]]] = {}
+    series: dict[tuple, dict[str, dict[str, Change]]] = {}
     for group in groups:
         for run in group.independent:
             for change in changes[run].measured:
                 by_config = series.setdefault(change.after.series, {})
-                by_config.setdefault(group.name, []).append(change)
+                by_config.setdefault(group.name, {})[repr(run.seed)] = change
     return [_compare(by_config) for by_config in series.values()]
 
 
-def _compare(by_config: Mapping[str, list[Change]]) -> tuple[str, dict[str, Seeds]]:
-    every = [change.after for changes in by_config.values() for change in changes]
+def _compare(
+    by_config: Mapping[str, Mapping[str, Change]],
+) -> tuple[str, dict[str, Seeds]]:
+    every = [x.after for changes in by_config.values() for x in changes.values()]
     if len({evaluation.protocol for evaluation in every}) > 1:
         return every[0].label, {}
     seeds = {
         name: Seeds(
-            after=[change.after.accuracy.value for change in changes],
-            gain=[change.difference for change in changes],
+            after={seed: x.after.measure.value for seed, x in changes.items()},
+            gain=[x.difference for x in changes.values()],
+            is_share=every[0].is_share,
         )
         for name, changes in by_config.items()
     }

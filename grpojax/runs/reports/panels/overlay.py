@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..analysis.intervals import mean_interval
+from ..analysis.intervals import mean_interval, share_interval
 from ..analysis.seeds import ConfigGroup
 from .panels import Curve, Panel, run_panels
 
 
 # Panels of which every curve is compared; of the others the first one.
-_ALL_CURVES = ("accuracy", "components", "time")
-_NOTE = "Bold: mean over seeds, with its 95% t-interval at each step for three or more."
+_ALL_CURVES = ("accuracy", "evaluation-reward", "components", "time")
+_NOTE = "Bold: mean over seeds, with its 95% interval at each step for three or more."
 
 
 def overlay_panels(groups: Sequence[ConfigGroup]) -> list[Panel]:
@@ -41,7 +41,9 @@ def overlay_panels(groups: Sequence[ConfigGroup]) -> list[Panel]:
                         averaged.setdefault(key, []).append(curve)
         for key, curves in averaged.items():
             if len(curves) > 1:
-                panels[key].curves.append(_mean_curve(group.name, curves, color))
+                panels[key].curves.append(
+                    _mean_curve(group.name, curves, color, panels[key].unit)
+                )
                 panels[key] = dataclasses.replace(panels[key], note=_NOTE)
     return list(panels.values())
 
@@ -53,8 +55,9 @@ def _empty_panel(panel: Panel, curve: Curve, number: int) -> Panel:
     return dataclasses.replace(panel, name=name, title=title, curves=[], note="")
 
 
-def _mean_curve(name: str, curves: list[Curve], color: int) -> Curve:
-    """The mean at the steps that all curves have, with its t-interval."""
+def _mean_curve(name: str, curves: list[Curve], color: int, unit: str) -> Curve:
+    """The mean at the steps that all curves have, with its interval."""
+    interval = share_interval if unit == "share" else mean_interval
     tables = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
     steps = [
         step
@@ -62,8 +65,8 @@ def _mean_curve(name: str, curves: list[Curve], color: int) -> Curve:
         if all(table.get(step) is not None for table in tables)
     ]
     columns = [[table[step] or 0.0 for table in tables] for step in steps]
-    band = len(curves) > 2  # The t-interval of two seeds is wider than any plot.
-    known = [x for x in map(mean_interval, columns) if x is not None]
+    band = len(curves) > 2  # The interval of two seeds is wider than any plot.
+    known = [x for x in map(interval, columns) if x is not None]
     return Curve(
         f"{name}: mean of {len(curves)} seeds",
         steps,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -15,6 +16,7 @@ from ..read.run import Metrics, Run
 Values = list[float | None]
 
 # Recorded and not plotted: the extremes of the lengths of each kind.
+_BANDS = "Bands are 95% intervals."
 _NOT_PLOTTED = ("step", "time", "completions/min_*_length", "completions/max_*_length")
 
 
@@ -71,11 +73,14 @@ def run_panels(run: Run) -> tuple[list[Panel], list[str]]:
     names = sorted({name for record in records for name in record})
     used = {name for pattern in _NOT_PLOTTED for name in fnmatch.filter(names, pattern)}
     panels, missing = [], []
-    accuracy = _accuracy_panel(run)
+    accuracy, reward = _accuracy_panel(run), _evaluations(run, "mean reward")
     if accuracy is None:
         missing.append("Accuracy")
     else:
         panels.append(accuracy)
+    if reward:
+        title = "Mean reward of evaluations"
+        panels.append(Panel("Result", "evaluation-reward", title, "", reward, _BANDS))
     source = resources.files("grpojax.runs.reports.panels") / "panels.yaml"
     sections = yaml.safe_load(source.read_text(encoding="utf-8"))
     for section, specs in sections.items():
@@ -136,21 +141,29 @@ def _panel(
     return Panel(section, spec["name"], title, unit, curves, note)
 
 
-def _accuracy_panel(run: Run) -> Panel | None:
-    """Held-out accuracies with their intervals, and that on training problems."""
-    curves = [
-        Curve(
-            evaluations[0].label,
-            [x.step for x in evaluations],
-            [x.accuracy.value for x in evaluations],
-            [x.accuracy.interval[0] for x in evaluations],
-            [x.accuracy.interval[1] for x in evaluations],
-            color,
-            dots=True,
+def _evaluations(run: Run, quantity: str) -> list[Curve]:
+    """The points of each series of evaluations, with their intervals."""
+    curves = []
+    for evaluations in by_series(run.evaluations).values():
+        points = [x for x in evaluations if x.quantity == quantity]
+        if not points:
+            continue
+        intervals = [x.measure.interval for x in points]
+        low, high = (
+            [x[end] if math.isfinite(x[end]) else None for x in intervals]
+            for end in (0, 1)
         )
-        for color, evaluations in enumerate(by_series(run.evaluations).values())
-    ]
-    notes = ["Bands are 95% intervals."] if curves else []
+        steps: list[int] = [x.step for x in points]
+        values: Values = [x.measure.value for x in points]
+        color, label = len(curves), points[0].label
+        curves.append(Curve(label, steps, values, low, high, color, dots=True))
+    return curves
+
+
+def _accuracy_panel(run: Run) -> Panel | None:
+    """Accuracies of evaluations, and that on the training problems."""
+    curves = _evaluations(run, "accuracy")
+    notes = [_BANDS] if curves else []
     name = "rewards/correct/mean"
     if any(name in record for record in run.metrics):
         values = [record.get(name) for record in run.metrics]

@@ -1,11 +1,13 @@
 """Evaluations of a run, as `evaluations.jsonl` or an older `summary.json` has them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from ...evaluation.statistics import Measure, wilson
 from ...io.jsonl import Record
 from ...io.records import finite_float
+from ...io.run_directory import DEFAULT_EVALUATION
 
 
 _UNRECORDED = "not recorded"
@@ -18,37 +20,43 @@ class EvaluationRecord:
     **Fields:**
 
     - `step`: the training step it was made after; 0 is before training.
-    - `split`, `mode`, `temperature`: of the problems and of the sampler.
+    - `name`, `split`: of the evaluation, and of its problems.
+    - `mode`, `temperature`, `truncation`: of the sampler.
     - `problems`, `samples`: how many problems, and completions of each.
-    - `accuracy`: its n counts completions.
+    - `quantity`: what `measure` is: `"accuracy"`, whose n counts completions, or
+        `"mean reward"` where nothing says which answers are right.
     - `metrics`, `baselines`: by name.
     """
 
     step: int
+    name: str
     split: str
     mode: str
     temperature: float | None
+    truncation: tuple[float | None, ...]
     problems: int | None
     samples: int | None
-    accuracy: Measure
+    quantity: str
+    measure: Measure
     metrics: dict[str, Measure]
     baselines: dict[str, Measure]
 
     @property
-    def series(self) -> tuple[str, str, float | None]:
-        """Split, mode and temperature: evaluations that form one curve."""
-        return self.split, self.mode, self.temperature
+    def series(self) -> tuple[object, ...]:
+        """Name, split, mode and temperature: evaluations that form one curve."""
+        return self.name, self.split, self.mode, self.temperature
 
     @property
     def protocol(self) -> tuple[object, ...]:
-        """`series`, problems, samples and n: equal where evaluations are comparable."""
-        return (*self.series, self.problems, self.samples, self.accuracy.n)
+        """All but the step and the numbers: equal where evaluations are comparable."""
+        sampling = *self.truncation, self.problems, self.samples
+        return (*self.series, *sampling, self.quantity, self.measure.n)
 
     @property
     def label(self) -> str:
-        """Split, mode and temperature in words."""
-        unnamed = self.split in ("held_out", _UNRECORDED)
-        label = "held out" if unnamed else self.split
+        """Name, mode and temperature in words."""
+        unnamed = self.name in (DEFAULT_EVALUATION, _UNRECORDED)
+        label = "held out" if unnamed else self.name
         if self.mode != _UNRECORDED:
             label += f", {self.mode}"
         if self.mode == "sampled" and self.temperature is not None:
@@ -56,10 +64,20 @@ class EvaluationRecord:
         return label
 
     @property
+    def is_share(self) -> bool:
+        """Whether the measure is a share, and no reward."""
+        return self.quantity == "accuracy"
+
+    @property
     def measures(self) -> dict[str, Measure]:
-        """Every number: the accuracy, the metrics and the baselines."""
-        baselines = {f"baseline {name}": x for name, x in self.baselines.items()}
-        return {"accuracy": self.accuracy, **self.metrics, **baselines}
+        """The measure and those metrics that are not the same by definition."""
+        same = {"reward"} if not self.is_share else {"pass@1", f"mean@{self.samples}"}
+        if self.samples == 1 and self.metrics.get("maj@1") == self.metrics.get(
+            "pass@1"
+        ):
+            same |= {"maj@1"}
+        others = {x: y for x, y in self.metrics.items() if x not in same}
+        return {self.quantity: self.measure, **others}
 
 
 def by_series(
@@ -72,42 +90,73 @@ def by_series(
     return series
 
 
-def parse_measure(record: object) -> Measure | None:
-    """A `{"value", "n", "interval"}`, with Wilson's interval where none is recorded."""
+def table_rows(
+    evaluations: Sequence[EvaluationRecord],
+) -> list[tuple[str, str, str, Measure]]:
+    """Step, label, name and value of every fact about evaluations, each once.
+
+    A baseline depends on the problems alone: it has one row for all steps.
+    """
+    rows = [
+        (str(evaluation.step), evaluation.label, name, measure)
+        for evaluation in evaluations
+        for name, measure in evaluation.measures.items()
+    ]
+    baselines = {
+        (evaluation.label, f"baseline {name}", measure): None
+        for evaluation in evaluations
+        for name, measure in evaluation.baselines.items()
+    }
+    return rows + [("all", *baseline) for baseline in baselines]
+
+
+def parse_measure(record: object, *, is_share: bool = True) -> Measure | None:
+    """A `{"value", "n", "interval"}`, with Wilson's interval where none is recorded.
+
+    A reward, which is no share of n, has an unbounded one then.
+    """
     if not isinstance(record, Mapping):
         return None
     value, n = finite_float(record.get("value")), finite_float(record.get("n"))
-    if value is None or n is None or not 0 <= value <= 1 or n < 0:
+    if value is None or n is None or n < 0 or (is_share and not 0 <= value <= 1):
         return None
     interval = record.get("interval")
     ends = [finite_float(x) for x in interval] if isinstance(interval, Sequence) else []
     low, high = ends if len(ends) == 2 else (None, None)
     if low is None or high is None:
-        low, high = wilson(round(value * n), int(n))
+        low, high = -math.inf, math.inf
+        if is_share:
+            low, high = wilson(round(value * n), int(n))
     return Measure(value, int(n), (low, high))
 
 
 def parse_evaluation(record: Record) -> EvaluationRecord:
     """A line of `evaluations.jsonl`.
 
-    **Raises:** `ValueError` without step, accuracy or n.
+    **Raises:** `ValueError` without step, n, and an accuracy or a mean reward.
     """
-    step = _count(record.get("step"))
+    step, metrics = _count(record.get("step")), _measures(record.get("metrics"))
     accuracy = parse_measure({**record, "value": record.get("accuracy")})
-    if step is None or accuracy is None:
+    measure = metrics.get("reward") if accuracy is None else accuracy
+    if step is None or measure is None:
         raise ValueError(
             "An evaluation has a step, an accuracy in [0, 1] and n. Received "
             f"{record!r:.80}: remove that line."
         )
+    split = str(record.get("split", _UNRECORDED))
+    truncation = (record.get(name) for name in ("top_k", "top_p", "min_p"))
     return EvaluationRecord(
         step=step,
-        split=str(record.get("split", _UNRECORDED)),
+        name=str(record.get("name", split)),
+        split=split,
         mode=str(record.get("mode", _UNRECORDED)),
         temperature=finite_float(record.get("temperature")),
+        truncation=tuple(map(finite_float, truncation)),
         problems=_count(record.get("problems")),
         samples=_count(record.get("samples")),
-        accuracy=accuracy,
-        metrics=_measures(record.get("metrics")),
+        quantity="mean reward" if accuracy is None else "accuracy",
+        measure=measure,
+        metrics=metrics,
         baselines=_measures(record.get("baselines")),
     )
 
@@ -115,7 +164,10 @@ def parse_evaluation(record: Record) -> EvaluationRecord:
 def _measures(records: object) -> dict[str, Measure]:
     if not isinstance(records, Mapping):
         return {}
-    measures = {str(name): parse_measure(record) for name, record in records.items()}
+    measures = {
+        str(name): parse_measure(record, is_share=not str(name).startswith("reward"))
+        for name, record in records.items()
+    }
     return {name: measure for name, measure in measures.items() if measure is not None}
 
 

@@ -11,8 +11,7 @@ import statistics
 import jinja2
 from markdown_it import MarkdownIt
 
-from ..analysis.intervals import mean_interval, welch
-from .numbers import percent, points, setting_text
+from .numbers import amount, gap, percent, setting_text
 
 
 class Markdown(str):
@@ -65,13 +64,12 @@ _TEMPLATES.filters |= {
     "code_cell": code_cell,
     "markup": Markdown,
     "mean": statistics.fmean,
-    "mean_interval": mean_interval,
     "percent": percent,
-    "points": points,
+    "amount": amount,
+    "gap": gap,
     "setting": setting_text,
     "shell": shlex.quote,
     "verbatim": verbatim,
-    "welch": welch,
     "with_code": with_code,
 }
 

@@ -20,6 +20,24 @@ def points(value: float | Interval) -> str:
     return f"{100 * value:+.1f}"
 
 
+def amount(value: float | Interval, is_share: bool) -> str:
+    """A share in percent, or a reward as a number; or an interval of these."""
+    if is_share:
+        return percent(value)
+    if isinstance(value, tuple):
+        return " to ".join(amount(x, is_share) for x in value)
+    return f"{value:.4g}"
+
+
+def gap(value: float | Interval, is_share: bool) -> str:
+    """A difference of shares in points, or of rewards; or an interval of these."""
+    if is_share:
+        return points(value)
+    if isinstance(value, tuple):
+        return " to ".join(gap(x, is_share) for x in value)
+    return f"{value:+.4g}"
+
+
 def setting_text(value: object) -> str:
     """The value of a setting: a text as it is, a part as a call, others as JSON.
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from ..analysis.changes import Changes, measure_changes
-from ..analysis.seeds import compare_seeds, ConfigGroup
+from ..analysis.seeds import compare_seeds, ConfigGroup, differences
 from ..panels.panels import Panel
-from ..read.run import Run, SEED_KEYS
+from ..read.evaluations import table_rows
+from ..read.run import Run
 from .configuration import summary
 from .markdown import render
-from .numbers import setting_text
 
 
 _INTERRUPTED = ("failed", "stopped", "preempted")
@@ -20,12 +20,14 @@ def overview(run: Run, changes: Changes) -> str:
     """The text above the curves of one run."""
     recorded = run.number("steps")
     after = run.number("accuracy_after")
-    last = [x.accuracy.value for x in run.evaluations if x.step == run.last_step]
+    made = [x for x in run.evaluations if x.is_share and x.step == run.last_step]
+    last = [x.measure.value for x in made]
     agrees = after is None or any(abs(after - value) <= 1e-9 for value in last)
     events = [event for event in run.events if event.kind not in _ROUTINE]
     return render(
         "run.md",
         run=run,
+        evaluations=table_rows(run.evaluations),
         summary=summary(run),
         interrupted=_INTERRUPTED,
         recorded_steps=run.steps or 0 if recorded is None else int(recorded),
@@ -45,23 +47,10 @@ def comparison(runs: Sequence[Run], groups: Sequence[ConfigGroup]) -> str:
         groups=groups,
         summaries=[summary(group.runs[0]) for group in groups],
         seeds={repr(run.seed) for run in runs},
-        differences=_differences([group.runs[0] for group in groups]),
+        differences=differences([group.runs[0] for group in groups]),
         comparisons=compare_seeds(groups, changes),
         changes=changes,
     )
-
-
-def _differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that differ, with their value in each run."""
-    differences = {}
-    for key in dict.fromkeys(key for run in runs for key in run.settings):
-        values = [
-            setting_text(run.settings[key]) if key in run.settings else "-"
-            for run in runs
-        ]
-        if key not in SEED_KEYS and len(set(values)) > 1:
-            differences[key] = values
-    return differences
 
 
 def figures(panels: Sequence[Panel], folder: str) -> str:

@@ -3,19 +3,19 @@
 import os
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 
-Measured = tuple[float, tuple[float, float]]
-"""An accuracy and its interval."""
+
+Accuracy = tuple[int, float, Sequence[float]]
+"""A step, the accuracy after it, and its interval."""
 
 
 def plot_curve(
     path: str | os.PathLike[str],
     records: Sequence[Mapping[str, float | int]],
-    *,
-    before: Measured | None = None,
-    after: Measured | None = None,
+    evaluations: Mapping[str, Sequence[Accuracy]],
 ) -> None:
-    """Plots reward and accuracy per step, with held-out accuracy before and after."""
+    """Plots reward and accuracy per step, with the points of each evaluation."""
     # Slow to import, and of use only here. A `Figure` of its own needs no display.
     from matplotlib.figure import Figure
 
@@ -29,18 +29,12 @@ def plot_curve(
         if records and name in records[0]:
             values = [record[name] for record in records]
             axes.plot(steps, values, style, label=label)
-    ends = ((0, before, "before"), (max(steps, default=0), after, "after"))
-    for step, measured, when in ends:
-        if measured is not None:
-            accuracy, (low, high) = measured
-            axes.errorbar(
-                step,
-                accuracy,
-                [[accuracy - low], [high - accuracy]],
-                fmt="o",
-                capsize=4,
-                label=f"held-out accuracy {when}: {accuracy:.1%}",
-            )
+    for name, points in evaluations.items():
+        places, values, ends = zip(*points, strict=True)
+        low, high = zip(*ends, strict=True)
+        bars = np.abs(np.array([low, high]) - np.array(values))
+        label = f"{name}: {values[0]:.1%} to {values[-1]:.1%}"
+        axes.errorbar(places, values, bars, fmt="o-", capsize=4, label=label)
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.grid(alpha=0.3)

@@ -1,0 +1,207 @@
+"""An evaluation with its programs: traced once, and compiled for the first policy."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Int
+
+from ...env import AbstractAnswerEnvironment
+from ...policy import AbstractPolicy
+from ...reward import split
+from ...sharding import spmd
+from ...text import AbstractTokenizer
+from ..distributed import mesh, processes
+from ..io import jsonl
+from ..io.description import describe
+from ..io.fingerprint import fingerprint, settings
+from .eval_batch import EvalBatch, sample, score_batch, Sizes, to_records
+from .predictions import resume
+from .result import EvaluationResult, measure_names
+from .statistics import Answer, most_frequent
+
+
+if TYPE_CHECKING:
+    from .evaluate import Evaluation
+
+
+@eqx.filter_jit
+def _complete(policy, env, reward, *numbers, sizes: Sizes, success: str | None):
+    """A batch in one program."""
+    return score_batch(env, reward, sample(policy, env, *numbers, sizes=sizes), success)
+
+
+@eqx.filter_jit
+def _sample(policy, env, reward, *numbers, sizes: Sizes, success: str | None):
+    """What is known of a batch before host rewards are called."""
+    del success
+    trajectory = sample(policy, env, *numbers, sizes=sizes)
+    inputs = split.host_inputs(reward, trajectory)
+    return spmd.constrain_batch((trajectory, inputs))
+
+
+@eqx.filter_jit
+def _score(env, reward, trajectory, outputs, *, success: str | None):
+    """The batch, once they have been called."""
+    return score_batch(
+        env, split.with_outputs(reward, trajectory, outputs), trajectory, success
+    )
+
+
+class Evaluator:
+    """An evaluation of policies that differ in nothing but their weights.
+
+    It is one program, or two with Python between them if a `HostReward` judges. They
+    are compiled for the first policy.
+
+    **Arguments:**
+
+    - `evaluation`: what is evaluated, and how.
+    - `policy`: one of the policies.
+
+    **Raises:** what does not fit; nothing has been compiled or written by then.
+    """
+
+    def __init__(self, evaluation: "Evaluation", policy: AbstractPolicy):
+        start = time.perf_counter()
+        self.evaluation, key = evaluation, evaluation.key
+        self._key = jr.key(0) if key is None else key
+        # As few rows as possible beyond the last problem; on a mesh every shard has
+        # equally many.
+        count, shards = evaluation.count, spmd.shards()
+        share = -(-count // -(-count // evaluation.batch))
+        self._batch = -(-share // shards) * shards
+        sizes = Sizes(self._batch, evaluation.samples, evaluation.slots)
+        self._static = {"sizes": sizes, "success": evaluation.success}
+        self._two = bool(split.host_rewards(evaluation.reward))
+        if self._two:
+            self._shapes(policy)  # So that the second program has been checked, too.
+        program = _sample if self._two else _complete
+        lower = program.lower  # pyright: ignore[reportFunctionMemberAccess]
+        self._lowered = lower(*self._arguments(policy, 0), **self._static)
+        self._compiled: Callable | None = None
+        self._seconds_trace = time.perf_counter() - start
+
+    def _arguments(self, policy: AbstractPolicy, first: int) -> tuple:
+        of = self.evaluation
+        numbers = of.sampler, np.int32(first), np.int32(of.count), self._key
+        return policy, of.env, of.reward, *numbers
+
+    def _shapes(self, policy: AbstractPolicy) -> EvalBatch:
+        arguments = self._arguments(policy, 0)
+        return eqx.filter_eval_shape(_complete, *arguments, **self._static)
+
+    def measures(self, policy: AbstractPolicy) -> list[str]:
+        """The names of what it measures."""
+        shapes = self._shapes(policy)
+        return measure_names(
+            self.evaluation.samples,
+            correct=shapes.correct is not None,
+            rewards=None if shapes.total is None else sorted(shapes.rewards),
+        )
+
+    def _compile(self) -> Callable:
+        compiled = self._compiled or self._lowered.compile()
+        self._compiled = compiled
+        return compiled
+
+    def _batch_from(self, policy: AbstractPolicy, first: int) -> EvalBatch:
+        """The batch that begins with problem `first`."""
+        of, sampled = (
+            self.evaluation,
+            self._compile()(*self._arguments(policy, first), **self._static),
+        )
+        if not self._two:
+            return sampled
+        trajectory, inputs = sampled
+        outputs = split.call_host(of.reward, inputs)
+        return _score(of.env, of.reward, trajectory, outputs, success=of.success)
+
+    @functools.cached_property
+    def _common_answer(self) -> Answer:
+        training = self.evaluation.training
+        return None if training is None else _most_frequent(training)
+
+    def run(
+        self,
+        policy: AbstractPolicy,
+        *,
+        predictions: str | os.PathLike[str] | None = None,
+        tokenizer: AbstractTokenizer | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> EvaluationResult:
+        """Evaluates a policy; see `Evaluation.run`."""
+        if predictions is not None and tokenizer is None:
+            raise ValueError(
+                "Evaluation.run(predictions=...) writes text, which needs a tokenizer. "
+                "Received tokenizer=None: pass the policy's."
+            )
+        start, count = time.perf_counter(), self.evaluation.count
+        common, records = self._common_answer, []
+        if predictions is not None or processes.is_multihost():
+            header = self._header(policy)
+            begin = lambda: [] if predictions is None else resume(predictions, header)
+            records = processes.broadcast_from_0(begin)
+        if len(records) < count:
+            self._compile()
+        compiled = time.perf_counter()
+        decode = None if tokenizer is None else tokenizer.decode
+        if predictions is None and self.evaluation.samples == 1:
+            decode = None  # Nobody reads the text.
+        while (done := len(records)) < count:
+            # Always the same batches: one that a kill has halved is sampled again as a
+            # whole, so that the rest of it is bit for bit what it would have been.
+            first = done - done % self._batch
+            sampled = self._batch_from(policy, first)
+            rows = slice(done - first, count - first)
+            found = to_records(sampled, rows, decode, first=done)
+            if predictions is not None and processes.is_process_0():
+                jsonl.append(predictions, *found)
+            records += found
+            if report is not None:
+                report(len(records), count)
+        length = self.evaluation.env.max_completion_length
+        trace, self._seconds_trace = self._seconds_trace, 0.0
+        return dataclasses.replace(
+            EvaluationResult.of(records, length, common),
+            seconds=time.perf_counter() - compiled,
+            seconds_compile=trace + compiled - start,
+        )
+
+    def _header(self, policy: AbstractPolicy) -> dict[str, object]:
+        """Everything that completions and their rewards depend on."""
+        of, reward = self.evaluation, {}
+        if of.reward is not None:
+            reward = {"reward": describe(of.reward), "judge": fingerprint(of.reward)}
+        return {
+            "problems": of.count,
+            "samples": of.samples,
+            "success": of.success or "correct",
+            "training_answer": self._common_answer,
+            "split": of.split,
+            "max_completion_length": of.env.max_completion_length,
+            "sampler": settings(of.sampler),
+            "key": jr.key_data(self._key).tolist(),
+            "environment": settings(of.env),
+            "data": fingerprint(of.env),
+            **reward,
+            "model": fingerprint(policy),
+        }
+
+
+@eqx.filter_jit
+def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
+    gold = jax.vmap(lambda i: env.gold(env.problem(i)[0]))(jnp.arange(env.size))
+    return mesh.replicate(gold)
+
+
+def _most_frequent(env: AbstractAnswerEnvironment) -> Answer:
+    return most_frequent(jax.device_get(_gold(env)).tolist())
