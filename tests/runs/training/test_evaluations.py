@@ -267,10 +267,13 @@ def test_a_recipe_names_evaluations(recipe, tmp_path):
     assert by_name["train"]["problems"] == 3 and by_name["other"]["problems"] == 7
     assert "rewards/brief" in by_name["other"]["metrics"]
     assert by_name["same"]["metrics"]["reward"]["value"] >= 0
-    model = recipes.load(recipe, None, [f"model.path={path / 'model'}", "run.steps=0"])
-    for name, record in by_name.items():
-        found = json.loads(json.dumps(evaluating.evaluate(model, name=name).to_json()))
-        assert found == {key: record[key] for key in found}
+    # The model's directory, and the checkpoint of a step in between.
+    last = [(path / "model", record) for record in by_name.values()]
+    for model, record in [*last, (path / "checkpoints" / "1", records[3])]:
+        found = recipes.load(recipe, None, [f"model.path={model}"])
+        result = evaluating.evaluate(found, name=record["name"])
+        plain = json.loads(json.dumps(result.to_json()))
+        assert plain == {key: record[key] for key in plain}
 
 
 @pytest.mark.parametrize(
