@@ -5,8 +5,8 @@ import json
 import re
 import subprocess
 import sys
-from importlib import resources
 import types
+from importlib import resources
 from pathlib import Path
 
 import jax
