@@ -109,8 +109,8 @@ def environments(
     test = make(split="test")
     if held_out is not None and held_out > test.size:
         raise ValueError(
-            f"`run.eval_problems` asks for {held_out} rows. Received {test.size}, "
-            "the size of the test split: lower it, raise `run.eval_samples` instead, "
-            "or leave it null."
+            f"`evaluations.held_out.problems` asks for {held_out} rows. Received "
+            f"{test.size}, the size of the test split: lower it, raise `samples` "
+            "instead, or leave it null."
         )
     return make(split="train"), None if held_out == 0 else test, []

@@ -147,8 +147,8 @@ class QuestionsOptions:
     - `train_rows`: how many rows to train on. When `None`, all of them, or 8,192
         synthetic ones.
     - `held_out`: how many rows to evaluate on, or which share of the rows. When `None`,
-        the first `run.eval_problems` of the split `test`; without one a tenth of the
-        rows, and at most that many.
+        the first `evaluations.held_out.problems` of the split `test`; without one a
+        tenth of the rows, and at most that many.
     - `eval_path`, `eval_split`: a source, and a split, of which all rows or `held_out`
         are those to evaluate on.
 

@@ -55,7 +55,7 @@ def test_rows_and_a_reward_of_ones_own_take_few_lines(tmp_path, monkeypatch):
     (tmp_path / "problems.csv").write_text("\n".join(["prompt_text,label", *rows]))
     small = ["run.steps=1", "rollout.prompts=2", "rollout.group=2"]
     made = build.build(load(Recipe(), tmp_path / "mine.yaml", small))
-    assert made["step"].env.size == 18 and made["evaluation"].env.size == 2
+    assert made["step"].env.size == 18 and made["evaluation"]["held_out"].env.size == 2
     fit(**made, out=tmp_path / "out")
     metrics = json.loads((tmp_path / "out" / "metrics.jsonl").read_text())
     assert metrics["rewards/brief/mean"] == 1.0 and "rewards/correct/mean" in metrics

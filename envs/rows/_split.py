@@ -90,7 +90,7 @@ def split_rows(data: QuestionsOptions, problems: int | None, rules: RowRules) ->
             source, split = data.eval_path or data.path, data.eval_split or "test"
             held_out = load(source, split, count, False)
             if data.held_out is not None:
-                _check_enough("data.held_out` or `run.eval_problems", count, held_out)
+                _check_enough("data.held_out", count, held_out)
         _check_enough("data.train_rows", data.train_rows, train)
     else:
         rows = load(data.path, data.split, None, shuffle)
@@ -98,9 +98,9 @@ def split_rows(data: QuestionsOptions, problems: int | None, rules: RowRules) ->
         if count + (train_rows or 1) > len(rows):
             raise ValueError(
                 f"{data.path!r} has {len(rows)} good rows, of which some are held out "
-                "(`data.held_out`, or `run.eval_problems`) and others trained on "
-                f"(`data.train_rows`). Received {count} and {train_rows}: lower them, "
-                "or name a file for `data.eval_path`."
+                "(`data.held_out`, or `evaluations.held_out.problems`) and others "
+                f"trained on (`data.train_rows`). Received {count} and {train_rows}: "
+                "lower them, or name a file for `data.eval_path`."
             )
         held_out, train = rows[:count], rows[count:][:train_rows]
     held = set(map(rules.key, held_out))

@@ -5,6 +5,7 @@ import dataclasses
 import chex
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
@@ -177,7 +178,7 @@ def test_metrics_of_a_step_are_split_by_task():
     experience = step.collect(state)
     trajectory, rewards = experience.trajectory, experience.rewards
     assert not [name for name in experience.metrics if name.endswith(("/a", "/b"))]
-    trajectory = change(trajectory, problems=np.array([1, 5, 6], np.int32))
+    trajectory = change(trajectory, problems=jnp.array([1, 5, 6]))
     metrics = grpojax.measure(trajectory, rewards, tasks)
     total, lengths = np.asarray(rewards.total), np.asarray(rewards.lengths)
     found = {name: x for name, x in metrics.items() if name.endswith(("/a", "/b"))}
@@ -190,6 +191,6 @@ def test_metrics_of_a_step_are_split_by_task():
         "completions/mean_length/b": lengths[1:].mean(),
     }
     assert found == pytest.approx(expected, rel=1e-6)
-    trajectory = change(trajectory, problems=np.array([0, 1, 2], np.int32))
+    trajectory = change(trajectory, problems=jnp.array([0, 1, 2]))
     metrics = grpojax.measure(trajectory, rewards, tasks)
     assert metrics["prompts/b"] == 0 and np.isnan(metrics["reward/b"])

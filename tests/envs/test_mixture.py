@@ -30,7 +30,12 @@ def tasks(tokenizer):
     ends = range(100)
     words = GSM8K(rows, tokenizer, max_completion_length=9, end_tokens=ends)
     turns = numbered_env(
-        range(60, 130), 7, max_turns=2, reply_length=2, max_completion_length=7
+        range(60, 130),
+        7,
+        max_turns=2,
+        reply_length=2,
+        max_completion_length=7,
+        vocab_size=VOCABULARY,
     )
     return {"sums": Addition(tokenizer), "words": words, "turns": turns}
 
@@ -54,7 +59,8 @@ def test_its_sizes_are_the_widest(tasks):
 
 def test_rows_have_a_task(tasks):
     rows = Mixture(tasks).rows
-    assert [*rows] == ["level", "task"] and rows.size == 74
+    columns = {"a", "b", "answer", "question", "level", "task"}
+    assert {*rows} == columns and rows.size == 74
     assert rows["task"] == ["sums"] * 65 + ["words"] * 2 + ["turns"] * 7
     assert rows["level"] == [None] * 67 + [0, 1, 2, 0, 1, 2, 0]
 

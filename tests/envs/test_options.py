@@ -97,5 +97,5 @@ def test_addition_makes_environments_of_no_options(tokenizer):
     assert (train.size, held_out.size, messages) == (65, 32, [])
     _, nothing, _ = addition.environments(options, tokenizer, horizon=4, held_out=0)
     assert nothing is None
-    with pytest.raises(ValueError, match="`run.eval_problems` asks for 33 rows"):
+    with pytest.raises(ValueError, match="`evaluations.held_out.problems` asks for 33"):
         addition.environments(options, tokenizer, horizon=4, held_out=33)

@@ -57,7 +57,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
     assert split(tmp_path, None) == both
     other = split(tmp_path, 9, split="test", eval_split="train", held_out=9)
     assert numbers(other.train) == [9, 10, 11] and len(other.held_out) == 9
-    with pytest.raises(ValueError, match="`run.eval_problems` asks for 5 rows. Receiv"):
+    with pytest.raises(ValueError, match="`data.held_out` asks for 5 rows. Receiv"):
         split(tmp_path, 2, eval_split="test", held_out=5)
     with pytest.raises(ValueError, match="`data.train_rows` asks for 11 rows"):
         split(tmp_path, 0, train_rows=11)

@@ -163,8 +163,8 @@ def test_what_changes_nothing_is_accepted(family, harmless):
             "Received None",
         ),
         ("llama", dict(rope_scaling="linear"), "`rope_scaling` = 'linear'"),
-        ("llama", dict(hidden_size=None), "`hidden_size` .* integer. Received None"),
-        ("llama", dict(vocab_size="7"), "`vocab_size` .* integer. Received '7'"),
+        ("llama", dict(hidden_size=None), "`hidden_size` .* integer .* Received None"),
+        ("llama", dict(vocab_size="7"), "`vocab_size` .* integer .* Received '7'"),
         ("llama", dict(rms_norm_eps=None), "`rms_norm_eps` .* number. Received None"),
         (
             "llama",

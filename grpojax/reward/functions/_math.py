@@ -44,7 +44,8 @@ def _verify(solution: object, completion: str) -> float | None:
     package: Any = math_verify
     parse = functools.partial(package.parse, parsing_timeout=None)
 
-    text = "" if solution is None else str(solution).strip()
+    # A worked solution states its answer after the last `####`.
+    text = "" if solution is None else str(solution).rpartition("####")[2].strip()
     if not text:
         return None
     # Its own time limits are signals to the main thread; `InProcess` is ours. A gold
@@ -74,8 +75,9 @@ def math_verify(
     **Arguments:**
 
     - `decode`: token ids to text, such as `tokenizer.decode`.
-    - `solutions`: the column of the solutions, such as `"$\\frac{1}{2}$"`, `"0.5"` or
-        `"A"`; or a mapping from each prompt, as `decode` renders it, to its solution.
+    - `solutions`: the column of the solutions, such as `"$\\frac{1}{2}$"`, `"0.5"`,
+        `"A"` or `"1 + 1 = 2 #### 2"`; or a mapping from each prompt, as `decode`
+        renders it, to its solution.
     - `name`: of the component.
     - `seconds`: the time limit of one row.
     - `on_error`: the reward of a row that fails.

@@ -235,7 +235,9 @@ def recipe_of(name: str, settings) -> Recipe:
         words = [word for word in words if not word.startswith("data.")]
     for key, value in changes.items():
         values = recipes.yaml_format.write({"_": value}).removeprefix("_:")
-        words.append(f"{key}={values.strip(chr(10))}")
+        # The indentation of a block is a part of it.
+        is_block = "\n" in values.strip()
+        words.append(f"{key}={values if is_block else values.strip()}")
     return recipes.load(Recipe(), None, words)
 
 

@@ -206,7 +206,7 @@ def test_every_tracker_gets_every_step_of_a_resumed_run(full, copy):
         (lambda: Checkpointing(keep_last=0), "keep_last` .* at least 1. Received 0"),
         (lambda: Checkpointing(keep_best=-1), "keep_best` .* 0. Received -1"),
         (lambda: Thresholds(window=0), "window` must be at least 1. Received 0"),
-        (lambda: fit(start(), make_step(), steps=-1), "steps .* Received -1"),
+        (lambda: fit(start(), make_step(), steps=-1), "steps` .* 0. Received -1"),
         (
             lambda: fit(start(), make_step(), steps=1, trackers={"mine": Recorder}),
             "trackers .* Received mine without one",

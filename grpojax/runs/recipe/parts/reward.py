@@ -234,12 +234,11 @@ def solutions(
 ) -> dict[str, str] | str:
     """The right answers of an environment's problems, by the text of their prompts.
 
-    Those of an environment that is no `AbstractAnswerEnvironment` are the column
-    `answer` of its rows, whose name is returned.
+    If its rows have a column `answer`, those are its values, and its name is returned.
 
     **Raises:** `ValueError` for an environment that does not know them.
     """
-    if not isinstance(env, AbstractAnswerEnvironment) and "answer" in (env.rows or {}):
+    if "answer" in (env.rows or {}):
         return "answer"
     if not isinstance(env, AbstractAnswerEnvironment):
         raise ValueError(
