@@ -115,10 +115,8 @@ class Evaluator:
 
     def _batch_from(self, policy: AbstractPolicy, first: int) -> EvalBatch:
         """The batch that begins with problem `first`."""
-        of, sampled = (
-            self.evaluation,
-            self._compile()(*self._arguments(policy, first), **self._static),
-        )
+        of = self.evaluation
+        sampled = self._compile()(*self._arguments(policy, first), **self._static)
         if not self._two:
             return sampled
         trajectory, inputs = sampled

@@ -1,41 +1,33 @@
 """Numbers and settings as text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..analysis.intervals import Interval
 
 
 def percent(value: float | Interval) -> str:
     """A share in percent to one decimal, or an interval of shares."""
-    if isinstance(value, tuple):
-        return " to ".join(map(percent, value))
-    return f"{100 * value:.1f}%"
+    return _joined(value, lambda x: f"{100 * x:.1f}%")
 
 
 def points(value: float | Interval) -> str:
     """A difference of shares in percentage points with its sign, or an interval."""
-    if isinstance(value, tuple):
-        return " to ".join(map(points, value))
-    return f"{100 * value:+.1f}"
+    return _joined(value, lambda x: f"{100 * x:+.1f}")
 
 
 def amount(value: float | Interval, is_share: bool) -> str:
     """A share in percent, or a reward as a number; or an interval of these."""
-    if is_share:
-        return percent(value)
-    if isinstance(value, tuple):
-        return " to ".join(amount(x, is_share) for x in value)
-    return f"{value:.4g}"
+    return percent(value) if is_share else _joined(value, lambda x: f"{x:.4g}")
 
 
 def gap(value: float | Interval, is_share: bool) -> str:
     """A difference of shares in points, or of rewards; or an interval of these."""
-    if is_share:
-        return points(value)
-    if isinstance(value, tuple):
-        return " to ".join(gap(x, is_share) for x in value)
-    return f"{value:+.4g}"
+    return points(value) if is_share else _joined(value, lambda x: f"{x:+.4g}")
+
+
+def _joined(value: float | Interval, text: Callable[[float], str]) -> str:
+    return " to ".join(map(text, value)) if isinstance(value, tuple) else text(value)
 
 
 def setting_text(value: object) -> str:
