@@ -11,9 +11,12 @@ import optax
 import pytest
 
 import grpojax
+from envs.addition import Addition
+from envs.mixture import Mixture
 from grpojax import reward, update
 from grpojax.types import Rewards
 
+from .envs.double import ByteTokenizer
 from .helpers import count_env
 from .update.doubles import bigram, random_trajectory
 
@@ -31,17 +34,15 @@ def judge(**_):
     raise RuntimeError("not called while tracing")
 
 
-def step_names(optimizer=optax.sgd(0.1), **options) -> set[str]:
-    policy = bigram(vocab=50)
+def step_names(env=None, optimizer=optax.sgd(0.1), **options) -> set[str]:
+    policy, env = bigram(vocab=300), env or count_env()
 
     def step():
         state = grpojax.init(
             policy, optimizer=optimizer, reference=policy, key=jr.key(0)
         )
         rollout = grpojax.RolloutConfig(prompts=3, group=4)
-        return grpojax.train_step(
-            state, count_env(), optimizer, rollout=rollout, **options
-        )
+        return grpojax.train_step(state, env, optimizer, rollout=rollout, **options)
 
     return set(eqx.filter_eval_shape(step)[1])
 
@@ -58,7 +59,9 @@ def test_the_document_lists_what_a_step_returns():
         penalties=(update.KL(),), importance=update.Importance()
     )
     grpo = grpojax.algorithms.grpo()
+    sums = Addition(ByteTokenizer())
     everything = step_names(
+        Mixture({"one": sums, "two": sums}),
         algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
         optimizer=update.with_learning_rate(optax.sgd(0.1), 0.1),
         reward=reward.WeightedSum(
@@ -68,6 +71,7 @@ def test_the_document_lists_what_a_step_returns():
     names = {
         re.sub(r"^rewards/\w+/", "rewards/<component>/", name) for name in everything
     }
+    names = {re.sub(r"/(one|two)$", "/<task>", name) for name in names}
     assert names == documented()
     # Some are returned only where their part is configured.
     plain = step_names()

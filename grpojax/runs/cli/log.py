@@ -5,9 +5,21 @@ import logging
 from ..io.terminal import printable
 
 
-def _spell_out_controls(record: logging.LogRecord) -> bool:
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
+_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+class _Printable(logging.Formatter):
+    """A formatter whose control characters are spelled out.
+
+    The record stays as it is: other handlers read its arguments.
+    """
+
+    def __init__(self, formatter: logging.Formatter):
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(self._formatter.format(record))
 
 
 def log_from(level: str) -> None:
@@ -17,7 +29,9 @@ def log_from(level: str) -> None:
         raise ValueError(
             f"LOGLEVEL must be one of {', '.join(levels)}. Received {level!r}."
         )
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format=_FORMAT)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_spell_out_controls)
+        formatter = handler.formatter or logging.Formatter(_FORMAT)
+        if not isinstance(formatter, _Printable):
+            handler.setFormatter(_Printable(formatter))
     logging.getLogger("grpojax").setLevel(levels[level.upper()])

@@ -1,6 +1,7 @@
 """The command line, in this process."""
 
 import dataclasses
+import io
 import json
 import logging
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from grpojax import text
 from grpojax.runs.cli import generate as generating, main as commands, train as training
+from grpojax.runs.cli.log import log_from
 from grpojax.runs.distributed.preemption import PreemptedError
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.schema import Recipe
@@ -200,6 +202,17 @@ def test_the_level_of_logs_is_a_variable(refused, capsys, caplog):
     assert commands.main(words, {"LOGLEVEL": "debug"}) == 2
     assert "refused" in [record.message for record in caplog.records]
     capsys.readouterr()
+
+
+def test_control_characters_are_spelled_out_and_records_stay(monkeypatch):
+    root, stream = logging.getLogger(), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    monkeypatch.setattr(root, "handlers", [handler])
+    for _ in range(2):
+        log_from("WARNING")
+    record = logging.LogRecord("x", 30, "", 0, "%s\n%d", ("\x1b[2J", 7), None)
+    handler.handle(record)
+    assert stream.getvalue() == "WARNING x: \\x1b[2J\n7\n" and record.args[1] == 7
 
 
 def test_what_is_resumed_must_be_there(refused, tmp_path):

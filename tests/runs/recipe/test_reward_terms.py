@@ -1,5 +1,6 @@
 """Reward functions in a recipe: weights in place, columns, calls, keys."""
 
+import re
 import types
 
 import jax.numpy as jnp
@@ -132,7 +133,20 @@ def test_solutions_are_a_column_where_there_are_no_integers(tokenizer):
     plain = Prompts([[1]], tokenizer, max_completion_length=1)
     with pytest.raises(ValueError, match="no column `answer`"):
         solutions(plain, tokenizer)
-    assert isinstance(solutions(OnlyCorrect(tokenizer), tokenizer), dict)
+
+
+def test_solutions_are_the_golds_of_an_environment_without_rows(tokenizer):
+    class WithoutRows(OnlyCorrect):
+        @property
+        def rows(self):
+            return None
+
+    env = WithoutRows(tokenizer)
+    found = solutions(env, tokenizer)
+    assert len(found) == env.size
+    for prompt, answer in found.items():
+        a, b = re.search(r"(\d) \+ (\d) =$", prompt).groups()
+        assert int(answer) == int(a) + int(b)
 
 
 @pytest.mark.parametrize(

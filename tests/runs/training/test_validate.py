@@ -64,7 +64,14 @@ def test_a_reward_that_becomes_nan(recipe, healthy, tmp_path, every):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (f"data.task={HERE}:nan_task", "stage 'rollout': reward 'format' is finite"),
+        (
+            f"data.task={HERE}:infinite_task",
+            "stage 'rollout': reward 'correct' is finite",
+        ),
+        (
+            f"data.task={HERE}:nan_task",
+            "stage 'rollout': a reward is a number in every row",
+        ),
         (
             f"rollout.sampler={HERE}:PositiveLogProb",
             "stage 'rollout': `log_prob` is finite and at most 0",
