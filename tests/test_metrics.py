@@ -24,12 +24,6 @@ from .update.doubles import bigram, random_trajectory
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 
 
-def even(trajectory):
-    """Rows of even length are correct."""
-    lengths = trajectory.lengths
-    return Rewards.of(1 - lengths % 2, name="correct", lengths=lengths)
-
-
 def judge(**_):
     raise RuntimeError("not called while tracing")
 
@@ -64,9 +58,7 @@ def test_the_document_lists_what_a_step_returns():
         Mixture({"one": sums, "two": sums}),
         algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
         optimizer=update.with_learning_rate(optax.sgd(0.1), 0.1),
-        reward=reward.WeightedSum(
-            None, even, reward.HostReward(judge, str, name="judged")
-        ),
+        reward=reward.WeightedSum(None, reward.HostReward(judge, str, name="judged")),
     )
     names = {
         re.sub(r"^rewards/\w+/", "rewards/<component>/", name) for name in everything
