@@ -46,9 +46,18 @@ def cache_folder(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The folder of compiled programs: most modules need those of others."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Forgets what a module compiled.
+    """Forgets what a module compiled; it stays on the disk.
 
     A compiled program holds several mappings of memory, of which a process may have
     65,530: a worker that kept all of them was seen to die while it compiled one more.

@@ -11,9 +11,19 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from grpojax.runs.cli import main as commands
 from grpojax.runs.cli.compile_cache import cache_folder, keep_programs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_tests(compiled_once):
+    for folder in (None, compiled_once):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+        if folder is None:
+            yield
 
 
 @contextlib.contextmanager

@@ -25,21 +25,6 @@ from grpojax.runs.training.display.progress import Progress
 from grpojax.runs.training.health import DivergedError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every run here compiles the same programs: they are kept on the disk."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    yield names["jax_compilation_cache_dir"]
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def assignments(settings):
     def build(**changes) -> list[str]:
