@@ -23,10 +23,14 @@ class Past(eqx.Module, Generic[_Cache]):
         `in_axes=None`), such as the prompt of a group.
     - `visible`: mask of the columns that each token of the chunk attends to; a single
         row is broadcast over the chunk.
+    - `pages`: where `cache` is a pool of pages, which axis 1 of its arrays stacks: the
+        pages whose columns, one after the other, are attended to. Only for policies
+        that `reads_pages`.
     """
 
     cache: _Cache
     visible: Bool[Array, "#chunk column"]
+    pages: Int[Array, " page"] | None = None
 
 
 class AbstractPolicy(eqx.Module, Generic[_Cache]):
@@ -41,6 +45,11 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
 
     vocab_size: eqx.AbstractVar[int]
     """Number of logits."""
+
+    @property
+    def reads_pages(self) -> bool:
+        """Whether `extend` reads a `Past` with `pages`; else they are joined for it."""
+        return False
 
     @abc.abstractmethod
     def extend(

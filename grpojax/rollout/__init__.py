@@ -8,4 +8,4 @@ from ._sample import (
     Greedy as Greedy,
     Truncated as Truncated,
 )
-from ._slot_cache import slot_columns as slot_columns
+from ._slot_cache import SlotColumns as SlotColumns

@@ -7,11 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from ..policy import AbstractPolicy, empty_cache
+from ..sharding import spmd
 
 
-BLOCK = 64
-"""Columns of a block: a CPU's products are fast from so many rows on, and a multiple of
-the columns that a cache may store together."""
+def block_columns() -> int:
+    """Columns of a block.
+
+    A CPU's products are fast from so many rows on, and a multiple of the columns that a
+    cache may store together. Elsewhere arrays are padded to more.
+    """
+    return 64 if spmd.platform() == "cpu" else 128
 
 
 def copy_block(
@@ -35,7 +40,7 @@ def copy_block(
 
     def copy(source: Array, target: Array, axis: int) -> Array:
         # An array may hold several columns in one element of that axis.
-        size = source.shape[axis] * BLOCK // columns[0]
+        size = source.shape[axis] * block_columns() // columns[0]
         sizes = list(source.shape)
         sizes[axis] = size
         places = []
@@ -53,6 +58,18 @@ def copy_block(
     return jax.tree.map(copy, source, target, _column_axes(policy))
 
 
+def join_pages(
+    policy: AbstractPolicy, pool: PyTree, pages: Int[Array, " page"]
+) -> PyTree:
+    """The cache whose columns are in these pages, which `pool` has on axis 1."""
+
+    def join(x: Array, axis: int) -> Array:
+        found = jnp.moveaxis(x[:, pages], 1, axis - 1)
+        return found.reshape(*x.shape[:1], *x.shape[2:axis], -1, *x.shape[axis + 1 :])
+
+    return jax.tree.map(join, pool, _column_axes(policy))
+
+
 def _column_axes(policy: AbstractPolicy) -> PyTree[int]:
     """Which axis of each array of a stack of caches grows with the columns."""
 
@@ -62,6 +79,6 @@ def _column_axes(policy: AbstractPolicy) -> PyTree[int]:
 
     shapes = [
         jax.eval_shape(ft.partial(empty_cache, policy, columns))
-        for columns in (2 * BLOCK, 4 * BLOCK)
+        for columns in (2 * block_columns(), 4 * block_columns())
     ]
     return jax.tree.map(axis, *shapes)

@@ -25,6 +25,12 @@ class RolloutConfig(eqx.Module):
         next row, so fewer slots than rows waste less compute when lengths differ; the
         sampled tokens are the same. All rows at once when `None`. On a mesh the slots
         are split evenly over the data-parallel shards.
+    - `cache_tokens`: number of tokens for whose keys and values the slots have room
+        together, besides each slot's last ones and the prompts. At a long horizon rows
+        are mostly much shorter, and so may this be. Where it does not suffice, the last
+        rows start again; the sampled tokens are the same. At least one row's horizon;
+        that of every slot when `None`. On a mesh it is split over the data-parallel
+        shards.
     - `limits`: maximum completion length of each row in tokens, `Int[prompt group]`,
         clipped to between 1 and the environment's `max_completion_length`, which is
         the default.
@@ -50,13 +56,14 @@ class RolloutConfig(eqx.Module):
     group: int = eqx.field(static=True)
     train_prompts: int | None = eqx.field(static=True, default=None)
     slots: int | None = eqx.field(static=True, default=None)
+    cache_tokens: int | None = eqx.field(static=True, default=None)
     limits: Int[ArrayLike, "prompt group"] | None = None
     sampler: AbstractSampler = Categorical()
     behavior: Callable[[AbstractPolicy], AbstractPolicy] | None = None
 
     def __check_init__(self):
         check_sizes(prompts=self.prompts, group=self.group, slots=self.slots)
-        check_sizes(train_prompts=self.train_prompts)
+        check_sizes(train_prompts=self.train_prompts, cache_tokens=self.cache_tokens)
         if self.train_prompts is not None and self.train_prompts > self.prompts:
             raise ValueError(
                 "rollout: train_prompts are some of the prompts. Received "

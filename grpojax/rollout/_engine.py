@@ -21,10 +21,10 @@ from ..env import AbstractEnvironment, Turn
 from ..policy import AbstractPolicy, mask_vocabulary, Past
 from ..sharding import spmd
 from ..types import Prompt
-from ._blocks import BLOCK
-from ._prefill import copy_prompt
+from ._blocks import block_columns
+from ._prefill import copy_prompts
 from ._sample import AbstractSampler
-from ._slot_cache import SlotCache
+from ._slot_cache import SlotCache, SlotColumns
 from ._state import Completions, DecodeSlots, DecodeState
 from ._turns import answer_turns, step_shape, turn_ends
 
@@ -42,6 +42,7 @@ class Engine(eqx.Module):
     - `sampler`: draws the tokens.
     - `max_lengths`: each row's own horizon in tokens.
     - `num_slots`: how many rows are decoded at a time.
+    - `cache_tokens`: as in `RolloutConfig`, of this shard.
     """
 
     policy: AbstractPolicy
@@ -53,6 +54,7 @@ class Engine(eqx.Module):
     sampler: AbstractSampler
     max_lengths: Int[Array, "prompt group"]
     num_slots: int = eqx.field(static=True)
+    cache_tokens: int | None = eqx.field(static=True, default=None)
 
     @property
     def time(self) -> int:
@@ -92,9 +94,14 @@ class Engine(eqx.Module):
 
     def _decode_block(self, state: DecodeState) -> DecodeState:
         """Decodes a block of tokens, into columns that become older ones here."""
-        end = state.iteration + BLOCK
-        moved = state.cache.move_block(self.policy, state.iteration)
-        state = eqx.tree_at(lambda x: x.cache, state, moved)
+        end = state.iteration + block_columns()
+        slots = state.slots
+        cache, over = state.cache.move_block(
+            self.policy, state.iteration, slots.row, self._age(slots)
+        )
+        if cache.may_run_out:
+            state = self._start_again(state, over)
+        state = eqx.tree_at(lambda x: x.cache, state, cache)
         return jax.lax.while_loop(
             lambda state: self._is_decoding(state) & (state.iteration < end),
             lambda state: self._iterate(state),
@@ -105,19 +112,8 @@ class Engine(eqx.Module):
         row = jnp.arange(self.num_slots, dtype=jnp.int32)
         zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
         step = step_shape(self.env, self.states)
-        completions = Completions(
-            tokens=zeros(self.num_rows, self.time),
-            sampled=jnp.zeros((self.num_rows, self.time), bool),
-            log_prob=jnp.zeros((self.num_rows, self.time), jnp.float32),
-            terminated=jnp.zeros(self.num_rows, bool),
-            rewards={
-                name: jnp.zeros(self.num_rows, reward.dtype)
-                for name, reward in step.rewards.items()
-            },
-            env_state=jax.tree.map(
-                lambda x: jnp.repeat(x, self.group, axis=0), self.states
-            ),
-        )
+        states = jax.tree.map(lambda x: jnp.repeat(x, self.group, axis=0), self.states)
+        completions = Completions.empty(self.num_rows, self.time, step.rewards, states)
         slots = DecodeSlots(
             row=row,
             age=zeros(self.num_slots),
@@ -134,7 +130,11 @@ class Engine(eqx.Module):
             iteration=jnp.zeros((), jnp.int32),
             next_row=jnp.array(self.num_slots, jnp.int32),
             slots=slots,
-            cache=SlotCache.empty(self.policy, self.time, self.num_slots),
+            cache=SlotCache.empty(
+                self.policy,
+                self.num_slots,
+                SlotColumns.of(self.time, self.num_slots, self.cache_tokens),
+            ),
             prompt_cache=prompt_cache if self.refills else None,
             completions=completions,
         )
@@ -150,6 +150,19 @@ class Engine(eqx.Module):
         prompt = self._prompt(row)
         last = self.prompts.length[prompt] - 1
         return self.prompts.tokens[prompt, last].astype(jnp.int32)
+
+    def _age(self, slots: DecodeSlots) -> Int[Array, " slot"]:
+        """Tokens of each slot's row so far; 0 for an idle slot."""
+        return jnp.where(slots.row < self.num_rows, slots.age, 0)
+
+    def _start_again(self, state: DecodeState, chosen: Bool[Array, " slot"]):
+        """Takes back all tokens of the rows in the chosen slots."""
+        row = state.slots.row
+        slots = state.slots.begin(chosen, row, self._last_token(row))
+        states = jax.tree.map(lambda x: x[self._prompt(row)], self.states)
+        row = jnp.where(chosen, row, self.num_rows)
+        cleared = state.completions.clear(row, states)
+        return eqx.tree_at(lambda x: (x.slots, x.completions), state, (slots, cleared))
 
     def _iterate(self, state: DecodeState) -> DecodeState:
         # Under tensor parallelism slots and completions are replicated: only caches
@@ -186,29 +199,29 @@ class Engine(eqx.Module):
     def _extend(self, state: DecodeState) -> tuple[Float[Array, "slot hidden"], PyTree]:
         """Reads one token in every slot; also returns the cache entry of each."""
         slots = state.slots
-        seen = state.cache.seen(state.iteration, slots.age)
+        seen = state.cache.seen(state.iteration, self._age(slots))
         before = self.prompts.length[self._prompt(slots.row)].astype(jnp.int32) - 1
         width = jnp.arange(self.prompts.tokens.shape[1])
 
-        def one(slot, cache, context):
-            token, age, seen, before = slot
-            past = [Past(context, (width < before)[None])]
-            own = (cache.older, seen.older), (cache.recent, seen.recent)
-            past += [Past(each, mask[None]) for each, mask in own if each is not None]
+        def one(slot, recent, context):
+            token, age, before, *own = slot
+            prompt = Past(context, (width < before)[None])
+            past = [prompt, *state.cache.past(self.policy, recent, *own)]
             position = (before + age)[None]
             hidden, cache = self.policy.extend(token[None], position, *past)
             return hidden[0], cache
 
         # Replicated, so that everything derived from them is: no layer communicates.
-        slot = spmd.replicate((slots.token, slots.age, seen, before))
+        pages = state.cache.pages
+        slot = spmd.replicate((slots.token, slots.age, before, seen, pages))
         if self.refills:
             every = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(0, 1))
-            hidden, written = every(slot, state.cache, state.prompt_cache)
+            hidden, written = every(slot, state.cache.recent, state.prompt_cache)
         else:
             members = jax.vmap(one, in_axes=(0, 1, None), out_axes=(0, 1))
             every = jax.vmap(members, in_axes=(0, 1, 1), out_axes=(0, 1))
-            slot, cache = self._by_prompt(0, slot), self._by_prompt(1, state.cache)
-            hidden, written = every(slot, cache, self.context)
+            recent = self._by_prompt(1, state.cache.recent)
+            hidden, written = every(self._by_prompt(0, slot), recent, self.context)
             hidden, written = self._by_slot(0, hidden), self._by_slot(1, written)
         return hidden, written
 
@@ -269,31 +282,15 @@ class Engine(eqx.Module):
         row = jnp.minimum(state.next_row + rank, self.num_rows)
         row = jnp.where(row_over, row, slots.row)
         next_row = jnp.minimum(state.next_row + rank[-1] + 1, self.num_rows)
-        fresh = lambda x: jnp.where(row_over, 0, x)
-        slots = DecodeSlots(
-            row=row,
-            age=fresh(slots.age),
-            token=jnp.where(row_over, self._last_token(row), slots.token),
-            turn=fresh(slots.turn),
-            turn_start=fresh(slots.turn_start),
-            reply_start=fresh(slots.reply_start),
-            reply=slots.reply,
-            stop=fresh(slots.stop),
-        )
+        slots = slots.begin(row_over, row, self._last_token(row))
         prompt = self._prompt(row)
-        width = self.prompts.tokens.shape[1]
-
-        def copy_one(carry):
-            pending, caches = carry
-            slot = jnp.argmax(pending).astype(jnp.int32)
-            length = self.prompts.length[prompt[slot]].astype(jnp.int32) - 1
-            copied = slot, prompt[slot], width, length
-            caches = copy_prompt(self.policy, caches, self.context, *copied)
-            return pending.at[slot].set(False), caches
-
-        # One slice for each refilled slot: a `where` over all would move every cache.
-        pending = row_over & (row < self.num_rows)
-        _, caches = jax.lax.while_loop(
-            lambda carry: jnp.any(carry[0]), copy_one, (pending, state.prompt_cache)
+        caches = copy_prompts(
+            self.policy,
+            state.prompt_cache,
+            self.context,
+            row_over & (row < self.num_rows),
+            prompt,
+            self.prompts.length[prompt].astype(jnp.int32) - 1,
+            self.prompts.tokens.shape[1],
         )
         return slots, next_row, caches

@@ -6,7 +6,7 @@ import functools as ft
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Int, Key, PyTree
 
 from ..env import AbstractDatasetEnvironment, AbstractEnvironment
 from ..policy import AbstractPolicy
@@ -27,9 +27,9 @@ def complete(
     *,
     group: int = 1,
     slots: int | None = None,
+    cache_tokens: int | None = None,
     limits: Int[ArrayLike, "prompt group"] | None = None,
     sampler: AbstractSampler = Categorical(),
-    version: Int[ArrayLike, ""] = 0,
     first: Int[ArrayLike, ""] = 0,
     key: Key[Array, ""],
 ) -> Trajectory:
@@ -42,19 +42,18 @@ def complete(
     - `policy`: the policy to sample from.
     - `env`: replies to each turn and computes rewards.
     - `states`, `prompts`: results of `env.reset` or `env.problem`, stacked by `vmap`.
-    - `group`, `slots`, `limits`, `sampler`: as in `RolloutConfig`.
-    - `version`: policy version, recorded with every sampled token.
+    - `group`, `slots`, `cache_tokens`, `limits`, `sampler`: as in `RolloutConfig`.
     - `first`: global index of the first prompt. Prompts split over several calls, each
         with its own `first`, get the same completions as in a single call.
     - `key`: row `(p, g)` uses `fold_in(key, (first + p) · group + g)`; the key is
         consumed.
 
-    **Returns:** the trajectory.
+    **Returns:** the trajectory, of version 0.
 
-    **Raises:** `ValueError` for sizes below 1, or an environment whose tokens exceed
-    the policy's vocabulary.
+    **Raises:** `ValueError` for sizes below 1 or too small for one row, or an
+    environment whose tokens exceed the policy's vocabulary.
     """
-    check_sizes(group=group, slots=slots)
+    check_sizes(group=group, slots=slots, cache_tokens=cache_tokens)
     check_sampler(sampler)
     _check_vocabulary(policy, env)
     count = prompts.length.shape[0]
@@ -68,9 +67,11 @@ def complete(
     num_slots = count * group if slots is None else min(slots, count * group)
     # Converted to the decoding layout once, outside the decode loop.
     num_slots = num_slots // spmd.shards()
+    if cache_tokens is not None:
+        cache_tokens = cache_tokens // spmd.shards()
     replicated = policy.for_decoding(num_slots), env, sampler
     rows = spmd.shard_map_batch(
-        ft.partial(_decode, num_slots),
+        ft.partial(_decode, num_slots, cache_tokens),
         replicated,
         states,
         pad_prompts(prompts),
@@ -83,7 +84,7 @@ def complete(
         tokens=rows.tokens,
         sampled=rows.sampled,
         log_prob=rows.log_prob,
-        version=jnp.where(rows.sampled, jnp.asarray(version, jnp.int32), -1),
+        version=_versions(rows.sampled, 0),
         terminated=rows.terminated,
         rewards=rows.rewards,
         temperature=jnp.asarray(sampler.temperature, jnp.float32),
@@ -93,7 +94,21 @@ def complete(
     )
 
 
-def _decode(num_slots: int, replicated, states, prompts, keys, limits) -> Completions:
+def _versions(
+    sampled: Bool[Array, "prompt group time"], version: Int[ArrayLike, ""]
+) -> Int[Array, "prompt group time"]:
+    return jnp.where(sampled, jnp.asarray(version, jnp.int32), -1)
+
+
+def _decode(
+    num_slots: int,
+    cache_tokens: int | None,
+    replicated,
+    states,
+    prompts,
+    keys,
+    limits,
+) -> Completions:
     """Decodes the rows of one shard."""
     policy, env, sampler = replicated
     with jax.named_scope("prefill"):
@@ -108,6 +123,7 @@ def _decode(num_slots: int, replicated, states, prompts, keys, limits) -> Comple
         sampler=sampler,
         max_lengths=limits,
         num_slots=num_slots,
+        cache_tokens=cache_tokens,
     )
     return engine.run()[0]
 
@@ -165,12 +181,13 @@ def generate(
         prompts,
         group=config.group,
         slots=config.slots,
+        cache_tokens=config.cache_tokens,
         limits=config.limits,
         sampler=config.sampler,
-        version=version,
         key=row_key,
     )
-    return dataclasses.replace(made, problems=problems)
+    versions = _versions(made.sampled, version)
+    return dataclasses.replace(made, version=versions, problems=problems)
 
 
 def _check_vocabulary(policy: AbstractPolicy, env: AbstractEnvironment):

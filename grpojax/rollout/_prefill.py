@@ -8,21 +8,20 @@ import functools as ft
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ..policy import AbstractPolicy, empty_cache, Past, prefill
 from ..types import Prompt
-from ._blocks import BLOCK, copy_block
+from ._blocks import block_columns, copy_block
 
 
 def pad_prompts(prompts: Prompt) -> Prompt:
     """Prompts whose width is a whole number of blocks, if it is more than one."""
     width = prompts.tokens.shape[1]
-    if width <= BLOCK:
+    if width <= block_columns():
         return prompts
-    return Prompt(
-        jnp.pad(prompts.tokens, ((0, 0), (0, -width % BLOCK))), prompts.length
-    )
+    padding = -width % block_columns()
+    return Prompt(jnp.pad(prompts.tokens, ((0, 0), (0, padding))), prompts.length)
 
 
 def prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
@@ -34,7 +33,8 @@ def prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
     - `prompts`: as `pad_prompts` returns them; their last tokens may be left out.
     """
     count, width = prompts.tokens.shape
-    if width <= BLOCK:
+    size = block_columns()
+    if width <= size:
         return jax.vmap(ft.partial(prefill, policy), out_axes=1)(prompts)
     empty = lambda x: jnp.repeat(x[:, None], count, axis=1)
     column = jnp.arange(width)
@@ -43,9 +43,9 @@ def prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
         return policy.extend(tokens, positions, Past(cache, visible))[1]
 
     def add(block: Int[Array, ""], cache: PyTree) -> PyTree:
-        start = block * BLOCK
-        tokens = jax.lax.dynamic_slice_in_dim(prompts.tokens, start, BLOCK, axis=1)
-        positions = start + jnp.arange(BLOCK, dtype=jnp.int32)
+        start = block * size
+        tokens = jax.lax.dynamic_slice_in_dim(prompts.tokens, start, size, axis=1)
+        positions = start + jnp.arange(size, dtype=jnp.int32)
         every = jax.vmap(
             ft.partial(one, positions, (column < start)[None]), (0, 1), out_axes=1
         )
@@ -53,29 +53,52 @@ def prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
 
     longest = jnp.max(prompts.length).astype(jnp.int32) - 1
     start = jax.tree.map(empty, empty_cache(policy, width))
-    return jax.lax.fori_loop(0, -(-longest // BLOCK), add, start)
+    return jax.lax.fori_loop(0, -(-longest // size), add, start)
 
 
-def copy_prompt(
+def copy_prompts(
     policy: AbstractPolicy,
     caches: PyTree,
     context: PyTree,
-    slot: Int[Array, ""],
-    prompt: Int[Array, ""],
+    chosen: Bool[Array, " slot"],
+    prompt: Int[Array, " slot"],
+    lengths: Int[Array, " slot"],
     width: int,
-    length: Int[Array, ""],
 ) -> PyTree:
-    """The slots' caches with a prompt's cache copied into one of them.
+    """The slots' caches, with those of their prompts in the chosen slots.
 
     **Arguments:**
 
     - `policy`: to which the caches belong.
     - `caches`, `context`: stacked over slots, and over prompts, on axis 1.
-    - `slot`, `prompt`: from where to where.
+    - `chosen`: slots.
+    - `prompt`: of each slot.
+    - `lengths`: how many columns of it are copied, at least.
     - `width`: columns of both.
-    - `length`: how many of them are copied, at least.
     """
-    if width <= BLOCK:
+
+    def copy_one(carry):
+        pending, caches = carry
+        slot = jnp.argmax(pending).astype(jnp.int32)
+        copied = slot, prompt[slot], lengths[slot], width
+        return pending.at[slot].set(False), _copy(policy, caches, context, *copied)
+
+    # One slice for each slot: a `where` over all would move every cache.
+    return jax.lax.while_loop(
+        lambda carry: jnp.any(carry[0]), copy_one, (chosen, caches)
+    )[1]
+
+
+def _copy(
+    policy: AbstractPolicy,
+    caches: PyTree,
+    context: PyTree,
+    slot: Int[Array, ""],
+    prompt: Int[Array, ""],
+    length: Int[Array, ""],
+    width: int,
+) -> PyTree:
+    if width <= block_columns():
         put = lambda all, prompts: all.at[:, slot].set(prompts[:, prompt])
         return jax.tree.map(put, caches, context)
 
@@ -83,4 +106,4 @@ def copy_prompt(
         both = (width, width), (block, block), (prompt, slot)
         return copy_block(policy, context, caches, *both)
 
-    return jax.lax.fori_loop(0, -(-length // BLOCK), add, caches)
+    return jax.lax.fori_loop(0, -(-length // block_columns()), add, caches)

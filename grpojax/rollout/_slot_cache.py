@@ -1,9 +1,11 @@
 """Keys and values of the rows that are decoded, by column.
 
-All slots write their newest keys and values to one column: a write is one slice. The
-recent columns are a ring of their own, which attention reads in place; a block of them
-moves to the older ones before it is overwritten, if any row is so long. Short rows
-neither read nor write what a long horizon needs.
+All slots write their newest keys and values to one column: a write is one slice. These
+recent columns are a ring of their own, which attention reads in place. Before a block
+of them is overwritten, each row that is so long copies it to a page of a pool that the
+slots share. Short rows neither read nor write what a long horizon needs, and memory is
+what rows have sampled, not what they might: in a pool that is too small the last rows
+start again, with the same tokens, when their turn comes.
 """
 
 from typing import NamedTuple
@@ -13,33 +15,60 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..policy import AbstractPolicy, empty_cache
+from ..policy import AbstractPolicy, empty_cache, Past
 from ..sharding import spmd
-from ._blocks import BLOCK, copy_block
+from ._blocks import block_columns, copy_block, join_pages
 
 
-RECENT = 2 * BLOCK
+class SlotColumns(NamedTuple):
+    """Columns of keys and values that slots hold.
 
+    **Fields:**
 
-def slot_columns(time: int) -> tuple[int, int]:
-    """Recent and older columns of keys and values that a slot holds.
-
-    **Arguments:**
-
-    - `time`: the horizon, tokens.
-
-    !!! example
-
-        ```python
-        assert sum(rollout.slot_columns(100)) == 100
-        ```
+    - `recent`: of each slot.
+    - `older`: of all slots together, in pages of a block.
+    - `pages`: the most that one row may need.
     """
-    # A GPU's kernel reads any range of columns in place.
-    recent = time if spmd.platform() == "gpu" else min(time, RECENT)
-    if recent == time:
-        return recent, 0
-    # A block moves when its first column is as old as the ring is long.
-    return recent, -(-(time - recent + BLOCK) // BLOCK) * BLOCK
+
+    recent: int
+    older: int
+    pages: int
+
+    @staticmethod
+    def of(time: int, slots: int, cache_tokens: int | None = None) -> "SlotColumns":
+        """For rows of at most `time` tokens.
+
+        **Arguments:**
+
+        - `time`: the horizon, tokens.
+        - `slots`: rows that are decoded at a time.
+        - `cache_tokens`: as in `RolloutConfig`.
+
+        !!! example
+
+            ```python
+            assert rollout.SlotColumns.of(100, slots=8).recent == 100
+            ```
+        """
+        block = block_columns()
+        # A GPU's kernel reads any range of columns in place.
+        in_place = spmd.platform() == "gpu" and cache_tokens is None
+        recent = time if in_place else min(time, 2 * block)
+        if recent == time:
+            return SlotColumns(recent, 0, 0)
+        # A block moves when its first column is as old as the ring is long.
+        pages = -(-(time - recent + block) // block)
+        every = pages * slots
+        if cache_tokens is not None:
+            every = min(every, cache_tokens // block)
+        if every < pages:
+            raise ValueError(
+                "rollout: the slots of a shard must hold at least one row of "
+                f"max_completion_length={time} tokens, which takes {pages * block} "
+                f"besides the last {recent}. Received cache_tokens={cache_tokens} for "
+                "each shard: raise it, or leave it out."
+            )
+        return SlotColumns(recent, every * block, pages)
 
 
 class Seen(NamedTuple):
@@ -50,70 +79,138 @@ class Seen(NamedTuple):
 
 
 class SlotCache(eqx.Module):
-    """Keys and values of the slots' completions; slots are on axis 1.
+    """Keys and values of the slots' completions.
 
     **Fields:**
 
-    - `recent`: a ring of the last columns.
-    - `older`: a ring of the blocks before those; `None` if the recent ones are all.
-    - `columns`: of both rings.
+    - `recent`: a ring of the last columns; slots are on axis 1.
+    - `pool`: pages of older columns, on axis 1; `None` if the recent ones are all.
+    - `pages`: those of each slot's row, in order.
+    - `columns`: how many there are.
     """
 
     recent: PyTree
-    older: PyTree | None
-    columns: tuple[int, int] = eqx.field(static=True)
+    pool: PyTree | None
+    pages: Int[Array, "slot page"]
+    columns: SlotColumns = eqx.field(static=True)
 
     @staticmethod
-    def empty(policy: AbstractPolicy, time: int, slots: int) -> "SlotCache":
-        """For rows of at most `time` tokens; never read before it is written."""
+    def empty(policy: AbstractPolicy, slots: int, columns: SlotColumns) -> "SlotCache":
+        """Never read before it is written."""
 
-        def zeros(columns: int) -> PyTree:
-            repeat = lambda x: jnp.repeat(x[:, None], slots, axis=1)
+        def zeros(count: int, columns: int) -> PyTree:
+            repeat = lambda x: jnp.repeat(x[:, None], count, axis=1)
             return jax.tree.map(repeat, empty_cache(policy, columns))
 
-        recent, older = slot_columns(time)
-        return SlotCache(
-            zeros(recent), zeros(older) if older else None, (recent, older)
-        )
+        block = block_columns()
+        pool = zeros(columns.older // block, block) if columns.older else None
+        pages = jnp.zeros((slots, columns.pages), jnp.int32)
+        return SlotCache(zeros(slots, columns.recent), pool, pages, columns)
 
     @property
     def has_older(self) -> bool:
-        return self.older is not None
+        return self.pool is not None
+
+    @property
+    def may_run_out(self) -> bool:
+        """Whether the pool may be too small for the rows that are decoded."""
+        return self.columns.older < self.pages.size * block_columns()
 
     def seen(self, iteration: Int[Array, ""], age: Int[Array, " slot"]) -> Seen:
         """The columns of each slot's own row, the last `age` ones."""
-        recent, older = self.columns
+        recent, block = self.columns.recent, block_columns()
         age = age[:, None]
         # The token itself is not in the cache yet: its column holds what it replaces.
         distance = (iteration - jnp.arange(recent, dtype=jnp.int32)) % recent
         seen = (distance > 0) & (distance <= age)
         if not self.has_older:
             return Seen(seen, None)
-        begin = iteration - iteration % BLOCK - recent + BLOCK
-        last = begin - 1
-        number = jnp.arange(older, dtype=jnp.int32)
-        older_distance = iteration - last + (last - number) % older
-        return Seen(seen & (distance <= iteration - begin), older_distance <= age)
+        # By the iteration that wrote a column: older ones come before `end`, and the
+        # first page begins with the block of the row's first column.
+        end = iteration - iteration % block - recent + block
+        first = iteration - age
+        column = jnp.arange(self.columns.pages * block, dtype=jnp.int32)
+        column = first - first % block + column
+        older = (column >= first) & (column < end)
+        return Seen(seen & (distance <= iteration - end), older)
+
+    def past(
+        self,
+        policy: AbstractPolicy,
+        recent: PyTree,
+        seen: Seen,
+        pages: Int[Array, " page"],
+    ) -> list[Past]:
+        """What one slot's token attends to.
+
+        **Arguments:**
+
+        - `recent`, `seen`, `pages`: of that slot.
+        """
+        past = [Past(recent, seen.recent[None])]
+        if seen.older is None:
+            return past
+        if policy.reads_pages:
+            return [Past(self.pool, seen.older[None], pages), *past]
+        older = join_pages(policy, self.pool, pages)
+        return [Past(older, seen.older[None]), *past]
 
     def move_block(
-        self, policy: AbstractPolicy, iteration: Int[Array, ""]
-    ) -> "SlotCache":
-        """With the block that is overwritten from `iteration` on among the older ones.
+        self,
+        policy: AbstractPolicy,
+        iteration: Int[Array, ""],
+        row: Int[Array, " slot"],
+        age: Int[Array, " slot"],
+    ) -> tuple["SlotCache", Bool[Array, " slot"]]:
+        """Copies the block that is overwritten from `iteration` on to pages.
+
+        The first rows are served first, so that the first of all is never without.
 
         **Arguments:**
 
         - `iteration`: a multiple of a block's columns.
+        - `row`: of each slot.
+        - `age`: tokens of each row so far; 0 for an idle slot.
+
+        **Returns:** the cache, and the slots for whose rows there is no page.
         """
-        recent, older = self.columns
-        start = iteration % recent // BLOCK
-        end = (iteration - recent) % older // BLOCK
-        moved = copy_block(policy, self.recent, self.older, self.columns, (start, end))
-        return SlotCache(self.recent, moved, self.columns)
+        recent, block = self.columns.recent, block_columns()
+        pages = self.columns.older // block
+        slot = jnp.arange(row.shape[0], dtype=jnp.int32)
+        moved = iteration - recent
+        first = iteration - age
+        asks = first < moved + block
+        held = jnp.where(asks, (moved - (first - first % block)) // block, 0)
+        order = jnp.argsort(jnp.where(asks, row, jnp.iinfo(row.dtype).max))
+        asked = jnp.cumsum(jnp.where(asks, held + 1, 0)[order])
+        gets = asks & (asked <= pages)[jnp.argsort(order)]
+        kept = gets[:, None] & (jnp.arange(self.columns.pages) < held[:, None])
+        taken = jnp.zeros(pages, bool)
+        taken = taken.at[jnp.where(kept, self.pages, pages)].set(True, mode="drop")
+        free = jnp.argsort(taken, stable=True).astype(jnp.int32)
+        page = free[jnp.cumsum(gets, dtype=jnp.int32) - 1]
+        place = slot, jnp.where(gets, held, self.columns.pages)
+        table = self.pages.at[place].set(page, mode="drop")
+        start = iteration % recent // block
+
+        def copy_one(carry):
+            pending, pool = carry
+            chosen = jnp.argmax(pending).astype(jnp.int32)
+            blocks = start, jnp.zeros_like(start)
+            streams = chosen, page[chosen]
+            widths = recent, block
+            pool = copy_block(policy, self.recent, pool, widths, blocks, streams)
+            return pending.at[chosen].set(False), pool
+
+        _, pool = jax.lax.while_loop(
+            lambda carry: jnp.any(carry[0]), copy_one, (gets, self.pool)
+        )
+        return SlotCache(self.recent, pool, table, self.columns), asks & ~gets
 
     def write(
         self, policy: AbstractPolicy, written: PyTree, iteration: Int[Array, ""]
     ) -> "SlotCache":
         """With the newest column of every slot, which `extend` returned for a token."""
-        column = iteration % self.columns[0]
+        column = iteration % self.columns.recent
         recent = policy.write(self.recent, written, column)
-        return SlotCache(recent, self.older, self.columns)
+        return SlotCache(recent, self.pool, self.pages, self.columns)

@@ -1,6 +1,8 @@
 """State of the decode loop, carried from token to token."""
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._slot_cache import SlotCache
@@ -22,6 +24,43 @@ class Completions(eqx.Module):
     terminated: Bool[Array, " row"]
     rewards: dict[str, Float[Array, " row"]]
     env_state: PyTree
+
+    @staticmethod
+    def empty(
+        rows: int, time: int, rewards: dict[str, jax.ShapeDtypeStruct], states: PyTree
+    ) -> "Completions":
+        """Of rows without tokens.
+
+        **Arguments:**
+
+        - `rewards`: of one row, as shapes.
+        - `states`: of all conversations at the beginning.
+        """
+        return Completions(
+            tokens=jnp.zeros((rows, time), jnp.int32),
+            sampled=jnp.zeros((rows, time), bool),
+            log_prob=jnp.zeros((rows, time), jnp.float32),
+            terminated=jnp.zeros(rows, bool),
+            rewards={name: jnp.zeros(rows, x.dtype) for name, x in rewards.items()},
+            env_state=states,
+        )
+
+    def clear(self, row: Int[Array, " slot"], states: PyTree) -> "Completions":
+        """Without the tokens of some rows; those that are out of bounds are skipped.
+
+        **Arguments:**
+
+        - `states`: of their conversations at the beginning.
+        """
+        put = lambda x, value=0: x.at[row].set(value, mode="drop")
+        return Completions(
+            tokens=put(self.tokens),
+            sampled=put(self.sampled, False),
+            log_prob=put(self.log_prob),
+            terminated=put(self.terminated, False),
+            rewards=jax.tree.map(put, self.rewards),
+            env_state=jax.tree.map(put, self.env_state, states),
+        )
 
 
 class DecodeSlots(eqx.Module):
@@ -48,6 +87,31 @@ class DecodeSlots(eqx.Module):
     reply_start: Int[Array, " slot"]
     reply: Int[Array, "slot reply"]
     stop: Int[Array, " slot"]
+
+    def begin(
+        self,
+        chosen: Bool[Array, " slot"],
+        row: Int[Array, " slot"],
+        token: Int[Array, " slot"],
+    ) -> "DecodeSlots":
+        """The chosen slots at the beginning of their rows.
+
+        **Arguments:**
+
+        - `row`: of each slot from now on.
+        - `token`: the first one that each row reads.
+        """
+        fresh = lambda x: jnp.where(chosen, 0, x)
+        return DecodeSlots(
+            row=row,
+            age=fresh(self.age),
+            token=jnp.where(chosen, token, self.token),
+            turn=fresh(self.turn),
+            turn_start=fresh(self.turn_start),
+            reply_start=fresh(self.reply_start),
+            reply=self.reply,
+            stop=fresh(self.stop),
+        )
 
 
 class DecodeState(eqx.Module):

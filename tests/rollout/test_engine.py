@@ -1,5 +1,6 @@
 """Laws of the rollout."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import policy as policies, rollout
+from grpojax.models.transformer._decoder import Decoder
 from grpojax.rollout._engine import Engine
 from grpojax.types import Prompt
 
@@ -74,6 +76,33 @@ def test_the_laws_where_caches_have_several_blocks(cache_dtype):
     if cache_dtype == "float32":
         gap = jnp.where(full.sampled, teacher_forced(policy, full) - full.log_prob, 0)
         assert float(jnp.abs(gap).max()) <= 1e-5
+
+
+LONG_TWO = count_env(max_turns=2, reply_length=70, max_completion_length=300)
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize(
+    "env, cache_dtype, reads_pages",
+    [(LONG, "float32", True), (LONG, "int8", True), (LONG_TWO, "float32", False)],
+    ids=["float32", "int8", "joined pages, two turns"],
+)
+def test_the_same_tokens_in_a_cache_of_any_size(
+    env, cache_dtype, reads_pages, monkeypatch
+):
+    """Rows that find no page start again, and nothing is left of their first try."""
+    monkeypatch.setattr(Decoder, "reads_pages", reads_pages)
+    policy = transformer(cache_dtype=cache_dtype)
+    ends = env.end_tokens if env is LONG else jnp.asarray([-1])
+    env = eqx.tree_at(lambda x: x.end_tokens, env, ends)
+    limits = jnp.array([[300, 3, 280], [20, 300, 200]])
+    sizes = dict(prompts=2, group=3, limits=limits, key=jr.key(3))
+    full = generate(policy, env, **sizes)
+    for slots in (6, 3):
+        some = generate(policy, env, slots=slots, cache_tokens=256, **sizes)
+        for name in ("tokens", "sampled", "version", "terminated", "rewards"):
+            chex.assert_trees_all_equal(getattr(full, name), getattr(some, name))
+        assert float(jnp.abs(full.log_prob - some.log_prob).max()) <= 1e-5
 
 
 def test_a_longer_horizon_and_wider_prompts_change_no_token():

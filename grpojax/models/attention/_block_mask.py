@@ -98,19 +98,26 @@ class BlockMask(eqx.Module):
         return jax.lax.dynamic_slice_in_dim(self.mask, block * height, height, axis=0)
 
 
-def block_mask(mask: Bool[Array, "#chunk column"], tokens: int) -> BlockMask:
+def block_mask(
+    mask: Bool[Array, "#chunk column"], tokens: int, width: int | None = None
+) -> BlockMask:
     """The mask of a chunk of `tokens` tokens, with its nonempty blocks.
+
+    A block is `width` columns wide, if that is given.
 
     Under `vmap` these are the blocks that are nonempty for any member of the batch, so
     that one loop visits them for all.
     """
-    size = block_size(tokens)
+    size, most = block_size(tokens), 1
     rows, columns = mask.shape
+    if width is not None:
+        size = size._replace(columns=width)
+    elif tokens == 1:
+        most = 2  # Two blocks at once are faster than a loop over them.
     # Padded, so that no block of tokens is clamped into another one's rows.
     if rows > 1:
         mask = jnp.pad(mask, ((0, -rows % size.tokens), (0, 0)))
-    # For one token two blocks at once are faster than a loop over them.
-    if columns <= size.columns * (2 if tokens == 1 else 1):
+    if columns <= most * size.columns:
         return BlockMask(mask, None, None, tokens, size)
     wide = jnp.pad(mask, ((0, 0), (0, -columns % size.columns)))
     height = 1 if rows == 1 else size.tokens

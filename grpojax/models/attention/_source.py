@@ -19,16 +19,20 @@ class Source(NamedTuple):
     - `visible`: the mask.
     - `layer`: which layer's, where `cache` has a leading axis of layers: only the
         blocks that are visible are read out of it.
+    - `pages`: of a pool, the page that holds each block of columns; `cache` then has an
+        axis of pages in front, behind that of layers.
     """
 
     cache: KVCache
     visible: BlockMask
     layer: Int[Array, ""] | None = None
+    pages: Int[Array, " page"] | None = None
 
     @property
     def is_exact(self) -> bool:
         """Whether it has gradients: not quantized, tiled or stacked by a decoder."""
         is_stored = isinstance(self.cache.keys, TiledMatrix) or self.layer is not None
+        is_stored |= self.pages is not None
         return self.cache.key_scale is None and not is_stored
 
     @property
@@ -50,9 +54,23 @@ class Source(NamedTuple):
     def block(self, start: Int[Array, ""]) -> KVCache:
         """The block of columns that begins at `start`."""
         width = self.visible.width
+        if self.pages is not None:
+            return self._page(self.pages[start // width])
         if width == self.visible.columns:
             return self.all()
         return slice_columns(self.cache, start, width, self.layer)
+
+    def _page(self, page: Int[Array, ""]) -> KVCache:
+        """One page of one layer, in one slice."""
+        places = [page] if self.layer is None else [self.layer, page]
+
+        def take(x: Array) -> Array:
+            count = len(places)
+            starts = [*places, *[0] * (x.ndim - count)]
+            sizes = (1,) * count + x.shape[count:]
+            return jax.lax.dynamic_slice(x, starts, sizes)[(0,) * count]
+
+        return jax.tree.map(take, self.cache)
 
 
 def _arrays(cache: KVCache) -> tuple[Array, Array]:

@@ -88,6 +88,10 @@ class Decoder(AbstractPolicy[Caches]):
     def vocab_size(self) -> int:
         return self.architecture.config.vocab_size
 
+    @property
+    def reads_pages(self) -> bool:
+        return True
+
     def extend(
         self,
         tokens: Int[Array, " chunk"],

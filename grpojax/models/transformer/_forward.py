@@ -78,7 +78,12 @@ def forward(
     if visible is None:
         visible = jnp.tril(jnp.ones((tokens.shape[0],) * 2, bool))
 
-    masks = [block_mask(one.visible, tokens.shape[0]) for one in past]
+    masks = [
+        block_mask(one.visible, tokens.shape[0], one.visible.shape[1] // len(one.pages))
+        if one.pages is not None
+        else block_mask(one.visible, tokens.shape[0])
+        for one in past
+    ]
     own_mask = block_mask(visible, tokens.shape[0])
 
     def layer(caches, x, scanned):
@@ -88,8 +93,8 @@ def forward(
         query, own = _project(architecture, weights, x, cos_sin)
         own = store(own)
         sources = [
-            Source(cache, mask, number)
-            for cache, mask in zip(caches, masks, strict=True)
+            Source(cache, mask, number, one.pages)
+            for cache, mask, one in zip(caches, masks, past, strict=True)
         ]
         attended = attend(query, [*sources, Source(own, own_mask)], dtype)
         attended = _product(architecture, attended, weights.output, "output")

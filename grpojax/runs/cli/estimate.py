@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ... import sharding
 from ..._train import TrainStep
 from ...policy import AbstractPolicy, empty_cache
-from ...rollout import RolloutConfig, slot_columns
+from ...rollout import RolloutConfig, SlotColumns
 from ...types import accumulation_dtype
 from ..distributed.mesh import use
 from ..training.fit import Prepared
@@ -63,7 +63,9 @@ def estimate(prepared: Prepared) -> Estimate:
         prompts += slots  # Slots that are refilled copy their prompt's cache.
     with use(mesh):
         compiled = prepared.step.compile()
-        columns = slot_columns(env.max_completion_length)
+        horizon, tokens = env.max_completion_length, config.cache_tokens
+        tokens = None if tokens is None else tokens // shards
+        columns = SlotColumns.of(horizon, slots, tokens)
     decoder = abstract_decoder(config, state.policy, mesh, slots)
     return Estimate(
         parameters=sum(x.size for x in jax.tree.leaves(trained)),
@@ -78,7 +80,8 @@ def estimate(prepared: Prepared) -> Estimate:
             "reference": device_bytes(state.reference),
             "decoding weights": _decoding_weights(state.policy, decoder, mesh),
             "prompt caches": prompts * _cache(decoder, env.max_prompt_length, mesh),
-            "completion caches": slots * _cache(decoder, sum(columns), mesh),
+            "completion caches": slots * _cache(decoder, columns.recent, mesh)
+            + (columns.older and _cache(decoder, columns.older, mesh)),
         },
         programs=compiled.bytes,
         seconds_compile=compiled.seconds,

@@ -56,6 +56,7 @@ def build_rollout(recipe: Recipe) -> RolloutConfig:
         settings.group,
         train_prompts=settings.train_prompts,
         slots=settings.slots,
+        cache_tokens=settings.cache_tokens,
         sampler=sampler,
         behavior=behavior,
     )

@@ -139,6 +139,7 @@ class Rollout(Section):
     # Prompts to train on, nonzero variance first.
     train_prompts: PositiveInt | None = None
     slots: PositiveInt | None = None  # Rows decoded at a time; null: all of them.
+    cache_tokens: PositiveInt | None = None  # Of all slots; null: of every horizon.
     max_new_tokens: PositiveInt = 40
     temperature: PositiveFloat = 1.0
     sampler: Part | None = None  # null: Categorical, at the temperature.
