@@ -36,8 +36,7 @@ from presets import PRESETS, RandomPrompts
 
 import grpojax
 from grpojax import models, sharding
-from grpojax.rollout._blocks import BLOCK
-from grpojax.rollout._slot_cache import RECENT
+from grpojax.rollout._blocks import block_columns
 
 
 _H100 = str(Path(__file__).with_name("h100.txtpb"))
@@ -59,6 +58,7 @@ def parse() -> argparse.Namespace:
     add("--prefix", type=int, default=512, help="tokens of each prompt")
     add("--time", type=int, default=1024, help="the horizon, in tokens")
     add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
+    add("--cache-tokens", type=int, default=None, help="of all slots; their horizons")
     add("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     add("--weights", default="float32", choices=["float32", "bfloat16"])
     add("--cache-dtype", default=None, choices=["bfloat16", "int8", "float32"])
@@ -145,6 +145,7 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
                 options.prompts,
                 options.group,
                 slots=options.slots,
+                cache_tokens=options.cache_tokens,
                 behavior=models.quantize if options.sampler_weights else None,
             ),
             update=update_of(options),
@@ -152,6 +153,7 @@ def compile_step(options: argparse.Namespace, mesh: jax.sharding.Mesh):
         return eqx.filter(state, eqx.is_array), metrics
 
     with jax.set_mesh(mesh):
+        options.block = block_columns()
         return jax.jit(step, donate_argnums=0).lower(state, env).compile()
 
 
@@ -191,7 +193,10 @@ def labels_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> list[
         names = ["prompt block"]
     elif phase_of(scope) == "rollout":
         # Elsewhere than on a GPU, a long horizon is decoded block by block.
-        is_blocked = options.gpus is None and options.time > RECENT
+        recent = 2 * options.block
+        is_blocked = options.time > recent and (
+            options.gpus is None or options.cache_tokens is not None
+        )
         names = ["block", "token"] if is_blocked else ["token"]
     elif phase_of(scope) == "update":
         names = ["microbatch"]
@@ -223,9 +228,9 @@ def times_of(
     labels = labels_of(loops, options)
     is_split = any("split_rows" in loop.scope.split("/") for loop in loops)
     counts = {
-        "prompt block": -(-options.prefix // BLOCK),
-        "block": -(-tokens // BLOCK),
-        "token": BLOCK if "block" in labels else tokens,
+        "prompt block": -(-options.prefix // options.block),
+        "block": -(-tokens // options.block),
+        "token": options.block if "block" in labels else tokens,
         "microbatch": microbatches.count * (is_split == microbatches.split_rows),
     }
     known = math.prod(loop.trips for loop in loops if loop.trips is not None)

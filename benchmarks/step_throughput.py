@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     add("--time", type=int, default=128, help="the horizon, in tokens")
     add("--lengths", default="full", help="full, exponential:MEAN, or a JSON file")
     add("--slots", type=int, default=None, help="rows decoded at a time; all of them")
+    add("--cache-tokens", type=int, default=None, help="of all slots; their horizons")
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--weights", default="float32", choices=["float32", "bfloat16"])
     add("--remat", default="elementwise", help="see `models.Transformer`")
@@ -210,7 +211,8 @@ def measure(options: argparse.Namespace, mesh: jax.sharding.Mesh | None):
     limits = None if options.lengths == "full" else jnp.asarray(lengths)
     quantized = options.sampler_weights == "int8"
     behavior = models.quantize if quantized else None
-    sizes = dict(slots=slots, limits=limits, behavior=behavior)
+    tokens = options.cache_tokens
+    sizes = dict(slots=slots, cache_tokens=tokens, limits=limits, behavior=behavior)
     step = grpojax.TrainStep(
         env,
         optimizer,

@@ -23,9 +23,9 @@ class Past(eqx.Module, Generic[_Cache]):
         `in_axes=None`), such as the prompt of a group.
     - `visible`: mask of the columns that each token of the chunk attends to; a single
         row is broadcast over the chunk.
-    - `pages`: where `cache` is a pool of pages, which axis 1 of its arrays stacks: the
-        pages whose columns, one after the other, are attended to. Only for policies
-        that `reads_pages`.
+    - `pages`: where `cache` is stacked over streams on axis 1 of its arrays: the blocks
+        of columns that the chunk attends to, one after the other, as numbers of those
+        of all streams. Only for policies that `reads_pages`.
     """
 
     cache: _Cache

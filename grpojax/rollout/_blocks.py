@@ -25,7 +25,7 @@ def copy_block(
     target: PyTree,
     columns: tuple[int, int],
     blocks: tuple[Int[Array, ""], Int[Array, ""]],
-    streams: tuple[Int[Array, ""], Int[Array, ""]] | None = None,
+    streams: tuple[Int[Array, ""], Int[Array, ""]],
 ) -> PyTree:
     """The target with one block of the source's columns.
 
@@ -34,28 +34,34 @@ def copy_block(
     - `policy`: to which the caches belong.
     - `source`, `target`: caches, stacked over streams on axis 1.
     - `columns`: of both, multiples of a block.
-    - `blocks`: the block that is read, and the one that is written.
-    - `streams`: the same of streams; all of them, side by side, when `None`.
+    - `blocks`, `streams`: where the block is read, and where it is written.
     """
 
     def copy(source: Array, target: Array, axis: int) -> Array:
         # An array may hold several columns in one element of that axis.
         size = source.shape[axis] * block_columns() // columns[0]
         sizes = list(source.shape)
-        sizes[axis] = size
+        sizes[1], sizes[axis] = 1, size
         places = []
-        for block in blocks:
+        for block, stream in zip(blocks, streams, strict=True):
             place = [jnp.zeros_like(block)] * source.ndim
-            place[axis] = block * size
+            place[1], place[axis] = stream.astype(block.dtype), block * size
             places.append(place)
-        if streams is not None:
-            sizes[1] = 1
-            for place, stream in zip(places, streams, strict=True):
-                place[1] = stream.astype(place[1].dtype)
         new = jax.lax.dynamic_slice(source, places[0], sizes)
         return jax.lax.dynamic_update_slice(target, new, places[1])
 
     return jax.tree.map(copy, source, target, _column_axes(policy))
+
+
+def first_columns(
+    policy: AbstractPolicy, caches: PyTree, count: int, width: int
+) -> PyTree:
+    """The first columns of caches with `width` columns, stacked on axis 1."""
+
+    def take(x: Array, axis: int) -> Array:
+        return jax.lax.slice_in_dim(x, 0, x.shape[axis] * count // width, axis=axis)
+
+    return jax.tree.map(take, caches, _column_axes(policy))
 
 
 def join_pages(

@@ -18,11 +18,11 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ..env import AbstractEnvironment, Turn
-from ..policy import AbstractPolicy, mask_vocabulary, Past
+from ..policy import AbstractPolicy, mask_vocabulary
 from ..sharding import spmd
 from ..types import Prompt
 from ._blocks import block_columns
-from ._prefill import copy_prompts
+from ._prefill import PromptCache
 from ._sample import AbstractSampler
 from ._slot_cache import SlotCache, SlotColumns
 from ._state import Completions, DecodeSlots, DecodeState
@@ -38,7 +38,7 @@ class Engine(eqx.Module):
     - `env`: answers each turn.
     - `states`, `prompts`: results of `env.reset`, stacked over prompts.
     - `keys`: one key a row; a token's randomness is `fold_in(row key, time)`.
-    - `context`: the prompts' caches, stacked over prompts on axis 1.
+    - `context`: the prompts' caches.
     - `sampler`: draws the tokens.
     - `max_lengths`: each row's own horizon in tokens.
     - `num_slots`: how many rows are decoded at a time.
@@ -50,7 +50,7 @@ class Engine(eqx.Module):
     states: PyTree
     prompts: Prompt
     keys: Key[Array, "prompt group"]
-    context: PyTree
+    context: PromptCache
     sampler: AbstractSampler
     max_lengths: Int[Array, "prompt group"]
     num_slots: int = eqx.field(static=True)
@@ -125,7 +125,7 @@ class Engine(eqx.Module):
             stop=zeros(self.num_slots),
         )
         prompt = self._prompt(row)
-        prompt_cache = jax.tree.map(lambda x: x[:, prompt], self.context)
+        prompt_cache = jax.tree.map(lambda x: x[:, prompt], self.context.first)
         return DecodeState(
             iteration=jnp.zeros((), jnp.int32),
             next_row=jnp.array(self.num_slots, jnp.int32),
@@ -201,12 +201,11 @@ class Engine(eqx.Module):
         slots = state.slots
         seen = state.cache.seen(state.iteration, self._age(slots))
         before = self.prompts.length[self._prompt(slots.row)].astype(jnp.int32) - 1
-        width = jnp.arange(self.prompts.tokens.shape[1])
 
-        def one(slot, recent, context):
+        def one(slot, recent, first, prompt):
             token, age, before, *own = slot
-            prompt = Past(context, (width < before)[None])
-            past = [prompt, *state.cache.past(self.policy, recent, *own)]
+            past = self.context.past(first, prompt, before)
+            past += state.cache.past(self.policy, recent, *own)
             position = (before + age)[None]
             hidden, cache = self.policy.extend(token[None], position, *past)
             return hidden[0], cache
@@ -215,13 +214,17 @@ class Engine(eqx.Module):
         pages = state.cache.pages
         slot = spmd.replicate((slots.token, slots.age, before, seen, pages))
         if self.refills:
-            every = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(0, 1))
-            hidden, written = every(slot, state.cache.recent, state.prompt_cache)
+            every = jax.vmap(one, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
+            caches = state.cache.recent, state.prompt_cache
+            hidden, written = every(slot, *caches, self._prompt(slots.row))
         else:
-            members = jax.vmap(one, in_axes=(0, 1, None), out_axes=(0, 1))
-            every = jax.vmap(members, in_axes=(0, 1, 1), out_axes=(0, 1))
+            members = jax.vmap(one, in_axes=(0, 1, None, None), out_axes=(0, 1))
+            every = jax.vmap(members, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
             recent = self._by_prompt(1, state.cache.recent)
-            hidden, written = every(self._by_prompt(0, slot), recent, self.context)
+            number = jnp.arange(self.keys.shape[0], dtype=jnp.int32)
+            hidden, written = every(
+                self._by_prompt(0, slot), recent, self.context.first, number
+            )
             hidden, written = self._by_slot(0, hidden), self._by_slot(1, written)
         return hidden, written
 
@@ -283,14 +286,6 @@ class Engine(eqx.Module):
         row = jnp.where(row_over, row, slots.row)
         next_row = jnp.minimum(state.next_row + rank[-1] + 1, self.num_rows)
         slots = slots.begin(row_over, row, self._last_token(row))
-        prompt = self._prompt(row)
-        caches = copy_prompts(
-            self.policy,
-            state.prompt_cache,
-            self.context,
-            row_over & (row < self.num_rows),
-            prompt,
-            self.prompts.length[prompt].astype(jnp.int32) - 1,
-            self.prompts.tokens.shape[1],
-        )
+        chosen = row_over & (row < self.num_rows)
+        caches = self.context.copy(state.prompt_cache, chosen, self._prompt(row))
         return slots, next_row, caches

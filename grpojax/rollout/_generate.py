@@ -14,7 +14,7 @@ from ..sharding import spmd
 from ..types import Prompt, Trajectory
 from ._config import check_sampler, check_shards, check_sizes, RolloutConfig
 from ._engine import Engine
-from ._prefill import pad_prompts, prefill_batch
+from ._prefill import pad_prompts, PromptCache
 from ._sample import AbstractSampler, Categorical
 from ._state import Completions
 
@@ -112,7 +112,7 @@ def _decode(
     """Decodes the rows of one shard."""
     policy, env, sampler = replicated
     with jax.named_scope("prefill"):
-        context = prefill_batch(policy, prompts)
+        context = PromptCache.of(policy, prompts)
     engine = Engine(
         policy=policy,
         env=env,

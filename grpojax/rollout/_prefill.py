@@ -1,18 +1,97 @@
 """Prefill of a batch of prompts, in blocks of columns.
 
-Prompts are as wide as the longest of a data set. Cost follows the longest of the batch,
-and copies of a prompt's cache follow its own length.
+Prompts are as wide as the longest of a data set, and cost follows the longest of the
+batch. A slot copies the first columns of its prompt, which attention reads in place,
+and reads the others in blocks where they are.
 """
 
 import functools as ft
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..policy import AbstractPolicy, empty_cache, Past, prefill
+from ..sharding import spmd
 from ..types import Prompt
-from ._blocks import block_columns, copy_block
+from ._blocks import block_columns, first_columns
+
+
+class PromptCache(eqx.Module):
+    """Keys and values of prompts, stacked over them on axis 1.
+
+    **Fields:**
+
+    - `first`: the first columns.
+    - `every`: all of them; `None` if the first ones are all.
+    - `width`: how many there are.
+    """
+
+    first: PyTree
+    every: PyTree | None
+    width: int = eqx.field(static=True)
+
+    @staticmethod
+    def of(policy: AbstractPolicy, prompts: Prompt) -> "PromptCache":
+        """Computes them.
+
+        **Arguments:**
+
+        - `policy`: what computes them.
+        - `prompts`: as `pad_prompts` returns them; their last tokens may be left out.
+        """
+        every, width = _prefill_batch(policy, prompts), prompts.tokens.shape[1]
+        first = 2 * block_columns()
+        # A GPU's kernel reads any range of columns in place.
+        in_place = width <= first or spmd.platform() == "gpu"
+        if in_place or not policy.reads_pages:
+            return PromptCache(every, None, width)
+        return PromptCache(first_columns(policy, every, first, width), every, width)
+
+    def past(
+        self, first: PyTree, prompt: Int[Array, ""], length: Int[Array, ""]
+    ) -> list[Past]:
+        """What one slot's token attends to.
+
+        **Arguments:**
+
+        - `first`: the first columns of its prompt.
+        - `prompt`: which one that is.
+        - `length`: how many of its columns are seen.
+        """
+        visible = (jnp.arange(self.width) < length)[None]
+        if self.every is None:
+            return [Past(first, visible)]
+        size = block_columns()
+        blocks = self.width // size
+        pages = prompt * blocks + jnp.arange(2, blocks, dtype=jnp.int32)
+        return [
+            Past(first, visible[:, : 2 * size]),
+            Past(self.every, visible[:, 2 * size :], pages),
+        ]
+
+    def copy(
+        self, slots: PyTree, chosen: Bool[Array, " slot"], prompt: Int[Array, " slot"]
+    ) -> PyTree:
+        """The slots' first columns, with those of their prompts in the chosen slots.
+
+        **Arguments:**
+
+        - `slots`: stacked on axis 1.
+        - `prompt`: of each slot.
+        """
+
+        def copy_one(carry):
+            pending, slots = carry
+            slot = jnp.argmax(pending).astype(jnp.int32)
+            put = lambda slots, first: slots.at[:, slot].set(first[:, prompt[slot]])
+            return pending.at[slot].set(False), jax.tree.map(put, slots, self.first)
+
+        # One slice for each slot: a `where` over all would move every cache.
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(carry[0]), copy_one, (chosen, slots)
+        )[1]
 
 
 def pad_prompts(prompts: Prompt) -> Prompt:
@@ -24,14 +103,8 @@ def pad_prompts(prompts: Prompt) -> Prompt:
     return Prompt(jnp.pad(prompts.tokens, ((0, 0), (0, padding))), prompts.length)
 
 
-def prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
-    """The prompts' caches, stacked on axis 1.
-
-    **Arguments:**
-
-    - `policy`: computes them.
-    - `prompts`: as `pad_prompts` returns them; their last tokens may be left out.
-    """
+def _prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
+    """The prompts' caches, stacked on axis 1."""
     count, width = prompts.tokens.shape
     size = block_columns()
     if width <= size:
@@ -54,56 +127,3 @@ def prefill_batch(policy: AbstractPolicy, prompts: Prompt) -> PyTree:
     longest = jnp.max(prompts.length).astype(jnp.int32) - 1
     start = jax.tree.map(empty, empty_cache(policy, width))
     return jax.lax.fori_loop(0, -(-longest // size), add, start)
-
-
-def copy_prompts(
-    policy: AbstractPolicy,
-    caches: PyTree,
-    context: PyTree,
-    chosen: Bool[Array, " slot"],
-    prompt: Int[Array, " slot"],
-    lengths: Int[Array, " slot"],
-    width: int,
-) -> PyTree:
-    """The slots' caches, with those of their prompts in the chosen slots.
-
-    **Arguments:**
-
-    - `policy`: to which the caches belong.
-    - `caches`, `context`: stacked over slots, and over prompts, on axis 1.
-    - `chosen`: slots.
-    - `prompt`: of each slot.
-    - `lengths`: how many columns of it are copied, at least.
-    - `width`: columns of both.
-    """
-
-    def copy_one(carry):
-        pending, caches = carry
-        slot = jnp.argmax(pending).astype(jnp.int32)
-        copied = slot, prompt[slot], lengths[slot], width
-        return pending.at[slot].set(False), _copy(policy, caches, context, *copied)
-
-    # One slice for each slot: a `where` over all would move every cache.
-    return jax.lax.while_loop(
-        lambda carry: jnp.any(carry[0]), copy_one, (chosen, caches)
-    )[1]
-
-
-def _copy(
-    policy: AbstractPolicy,
-    caches: PyTree,
-    context: PyTree,
-    slot: Int[Array, ""],
-    prompt: Int[Array, ""],
-    length: Int[Array, ""],
-    width: int,
-) -> PyTree:
-    if width <= block_columns():
-        put = lambda all, prompts: all.at[:, slot].set(prompts[:, prompt])
-        return jax.tree.map(put, caches, context)
-
-    def add(block: Int[Array, ""], caches: PyTree) -> PyTree:
-        both = (width, width), (block, block), (prompt, slot)
-        return copy_block(policy, context, caches, *both)
-
-    return jax.lax.fori_loop(0, -(-length // block_columns()), add, caches)

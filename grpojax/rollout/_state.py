@@ -123,8 +123,8 @@ class DecodeState(eqx.Module):
     - `next_row`: the first row that no slot has taken yet.
     - `slots`, `completions`: progress and results.
     - `cache`: keys and values of the slots' completions.
-    - `prompt_cache`: each slot's copy of its prompt's cache; `None` without refills,
-        where a group reads its prompt's cache in place.
+    - `prompt_cache`: each slot's copy of its prompt's first columns; `None` without
+        refills, where a group reads those of its prompt in place.
     """
 
     iteration: Int[Array, ""]

@@ -102,7 +102,9 @@ def test_the_same_tokens_in_a_cache_of_any_size(
         some = generate(policy, env, slots=slots, cache_tokens=256, **sizes)
         for name in ("tokens", "sampled", "version", "terminated", "rewards"):
             chex.assert_trees_all_equal(getattr(full, name), getattr(some, name))
-        assert float(jnp.abs(full.log_prob - some.log_prob).max()) <= 1e-5
+        # A last bit may decide how a key is rounded to 8 bits.
+        tolerance = 1e-3 if cache_dtype == "int8" else 1e-5
+        assert float(jnp.abs(full.log_prob - some.log_prob).max()) <= tolerance
 
 
 def test_a_longer_horizon_and_wider_prompts_change_no_token():

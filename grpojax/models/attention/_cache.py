@@ -111,9 +111,9 @@ def slice_columns(
     cache: KVCache,
     start: Int[Array, ""],
     width: int,
-    layer: Int[Array, ""] | None = None,
+    place: tuple[Int[Array, ""], ...] = (),
 ) -> KVCache:
-    """Columns `start` to `start + width`; of one layer, if `cache` is of several.
+    """Columns `start` to `start + width` of a cache, or of that at a place of several.
 
     Both must be multiples of a tile's columns where the keys are tiled.
     """
@@ -121,10 +121,9 @@ def slice_columns(
     def take(x: Array, axis: int, start: Int[Array, ""], width: int) -> Array:
         starts, sizes = [jnp.zeros_like(start)] * x.ndim, list(x.shape)
         starts[axis], sizes[axis] = start, width
-        if layer is not None:
-            starts[0], sizes[0] = layer.astype(start.dtype), 1
-        found = jax.lax.dynamic_slice(x, starts, sizes)
-        return found if layer is None else found[0]
+        for leading, number in enumerate(place):
+            starts[leading], sizes[leading] = number.astype(start.dtype), 1
+        return jax.lax.dynamic_slice(x, starts, sizes)[(0,) * len(place)]
 
     if isinstance(cache.keys, TiledMatrix):
         tile = start // _TILE_WIDTH
@@ -139,6 +138,11 @@ def slice_columns(
         scale(cache.key_scale),
         scale(cache.value_scale),
     )
+
+
+def columns_of(cache: KVCache) -> int:
+    """How many columns a cache has."""
+    return cache.values.shape[-2]
 
 
 def dequantize(x: Shaped[Array, "*shape"], dtype: DTypeLike) -> Float[Array, "*shape"]:

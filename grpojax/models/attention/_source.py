@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ..matrix import TiledMatrix
 from ._block_mask import BlockMask
-from ._cache import KVCache, slice_columns
+from ._cache import columns_of, KVCache, slice_columns
 
 
 class Source(NamedTuple):
@@ -19,8 +20,8 @@ class Source(NamedTuple):
     - `visible`: the mask.
     - `layer`: which layer's, where `cache` has a leading axis of layers: only the
         blocks that are visible are read out of it.
-    - `pages`: of a pool, the page that holds each block of columns; `cache` then has an
-        axis of pages in front, behind that of layers.
+    - `pages`: numbers of the blocks of columns, where `cache` has an axis of streams,
+        behind that of layers: only those are read out of it.
     """
 
     cache: KVCache
@@ -54,23 +55,14 @@ class Source(NamedTuple):
     def block(self, start: Int[Array, ""]) -> KVCache:
         """The block of columns that begins at `start`."""
         width = self.visible.width
+        place = () if self.layer is None else (self.layer,)
         if self.pages is not None:
-            return self._page(self.pages[start // width])
+            blocks = columns_of(self.cache) // width
+            stream, block = jnp.divmod(self.pages[start // width], blocks)
+            return slice_columns(self.cache, block * width, width, (*place, stream))
         if width == self.visible.columns:
             return self.all()
-        return slice_columns(self.cache, start, width, self.layer)
-
-    def _page(self, page: Int[Array, ""]) -> KVCache:
-        """One page of one layer, in one slice."""
-        places = [page] if self.layer is None else [self.layer, page]
-
-        def take(x: Array) -> Array:
-            count = len(places)
-            starts = [*places, *[0] * (x.ndim - count)]
-            sizes = (1,) * count + x.shape[count:]
-            return jax.lax.dynamic_slice(x, starts, sizes)[(0,) * count]
-
-        return jax.tree.map(take, self.cache)
+        return slice_columns(self.cache, start, width, place)
 
 
 def _arrays(cache: KVCache) -> tuple[Array, Array]:

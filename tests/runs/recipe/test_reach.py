@@ -50,7 +50,7 @@ NO_PARTS = {
     "checked": "calls a reward function",
     "complete": "the phase itself",
     "generate": "the phase itself",
-    "slot_columns": "a count of columns",
+    "SlotColumns": "a count of columns",
     "improve": "the phase itself",
     "log_probs": "scores a trajectory",
     "Truncated": "what `evaluations.NAME.top_k`, `top_p` and `min_p` describe",
