@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from grpojax import policy as policies, rollout
 from grpojax.models.transformer._decoder import Decoder
 from grpojax.rollout._engine import Engine
+from grpojax.rollout._prefill import PromptCache
 from grpojax.types import Prompt
 
 from ..helpers import count_env, transformer, UniformPolicy
@@ -338,7 +339,7 @@ def test_slots_do_the_work_of_the_tokens():
             states=states,
             prompts=prompts,
             keys=jr.split(jr.key(1), (8, 16)),
-            context=None,
+            context=PromptCache(None, None, prompts.tokens.shape[1]),
             sampler=rollout.Categorical(),
             max_lengths=jnp.full((8, 16), 128),
             num_slots=slots,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from ...policy import Past
 from ...sharding import spmd
 from ...types import Axes
-from ..attention import attend, block_mask, KVCache, Source
+from ..attention import attend, block_mask, BlockMask, KVCache, Source
 from ..matrix import from_bits, Matrix, multiply, TiledMatrix
 from ._config import TransformerConfig
 from ._layers import apply_rotary, rms_norm, rotary_cos_sin, RotaryCosSin
@@ -78,12 +78,7 @@ def forward(
     if visible is None:
         visible = jnp.tril(jnp.ones((tokens.shape[0],) * 2, bool))
 
-    masks = [
-        block_mask(one.visible, tokens.shape[0], one.visible.shape[1] // len(one.pages))
-        if one.pages is not None
-        else block_mask(one.visible, tokens.shape[0])
-        for one in past
-    ]
+    masks = [_mask_of(one, tokens.shape[0]) for one in past]
     own_mask = block_mask(visible, tokens.shape[0])
 
     def layer(caches, x, scanned):
@@ -123,6 +118,13 @@ def forward(
         x, own = jax.lax.scan(remat(body), x, scanned, unroll=unrolled)
         written.append(own)
     return rms_norm(x, norm, config.norm_eps), tuple(written)
+
+
+def _mask_of(past: Past, tokens: int) -> BlockMask:
+    pages, columns = past.pages, past.visible.shape[1]
+    return block_mask(
+        past.visible, tokens, None if pages is None else columns // pages.shape[0]
+    )
 
 
 def unembed(
