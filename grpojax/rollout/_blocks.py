@@ -19,38 +19,44 @@ def block_columns() -> int:
     return 64 if spmd.platform() == "cpu" else 128
 
 
-def copy_block(
+def copy_to_page(
     policy: AbstractPolicy,
     source: PyTree,
-    target: PyTree,
-    columns: tuple[int, int],
-    blocks: tuple[Int[Array, ""], Int[Array, ""]],
+    pool: PyTree,
+    columns: int,
+    block: Int[Array, ""],
     streams: tuple[Int[Array, ""], Int[Array, ""]],
 ) -> PyTree:
-    """The target with one block of the source's columns.
+    """The pool with one block of the source's columns in a page.
 
     **Arguments:**
 
     - `policy`: to which the caches belong.
-    - `source`, `target`: caches, stacked over streams on axis 1.
-    - `columns`: of both, multiples of a block.
-    - `blocks`, `streams`: where the block is read, and where it is written.
+    - `source`, `pool`: caches, and pages of one block, stacked on axis 1.
+    - `columns`: of the source, a multiple of a block.
+    - `block`: which one.
+    - `streams`: the cache that it is in, and the page.
     """
+    start, end = streams
 
-    def copy(source: Array, target: Array, axis: int) -> Array:
-        # An array may hold several columns in one element of that axis.
-        size = source.shape[axis] * block_columns() // columns[0]
-        sizes = list(source.shape)
+    def copy(source: Array, pool: Array, axis: int) -> Array:
+        # An array may hold several columns in one element of that axis, or in a page.
+        size = source.shape[axis] * block_columns() // columns
+        place, sizes = [jnp.zeros_like(block)] * source.ndim, list(source.shape)
+        place[1], place[axis] = start.astype(block.dtype), block * size
         sizes[1], sizes[axis] = 1, size
-        places = []
-        for block, stream in zip(blocks, streams, strict=True):
-            place = [jnp.zeros_like(block)] * source.ndim
-            place[1], place[axis] = stream.astype(block.dtype), block * size
-            places.append(place)
-        new = jax.lax.dynamic_slice(source, places[0], sizes)
-        return jax.lax.dynamic_update_slice(target, new, places[1])
+        page = jax.lax.dynamic_slice(source, place, sizes)
+        page = page.reshape(pool.shape[0], 1, *pool.shape[2:])
+        return jax.lax.dynamic_update_slice_in_dim(pool, page, end, axis=1)
 
-    return jax.tree.map(copy, source, target, _column_axes(policy))
+    pages, tree = jax.tree.flatten(pool)
+    every = zip(
+        jax.tree.leaves(source),
+        pages,
+        jax.tree.leaves(_column_axes(policy, 2 * block_columns())),
+        strict=True,
+    )
+    return jax.tree.unflatten(tree, [copy(*each) for each in every])
 
 
 def first_columns(
@@ -61,7 +67,7 @@ def first_columns(
     def take(x: Array, axis: int) -> Array:
         return jax.lax.slice_in_dim(x, 0, x.shape[axis] * count // width, axis=axis)
 
-    return jax.tree.map(take, caches, _column_axes(policy))
+    return jax.tree.map(take, caches, _column_axes(policy, 2 * block_columns()))
 
 
 def join_pages(
@@ -73,18 +79,21 @@ def join_pages(
         found = jnp.moveaxis(x[:, pages], 1, axis - 1)
         return found.reshape(*x.shape[:1], *x.shape[2:axis], -1, *x.shape[axis + 1 :])
 
-    return jax.tree.map(join, pool, _column_axes(policy))
+    return jax.tree.map(join, pool, _column_axes(policy, block_columns() // 2))
 
 
-def _column_axes(policy: AbstractPolicy) -> PyTree[int]:
-    """Which axis of each array of a stack of caches grows with the columns."""
+def _column_axes(policy: AbstractPolicy, columns: int) -> PyTree[int]:
+    """Which axis of each array of a stack of caches grows with the columns.
+
+    A cache of one block may be stored in another way than one of several.
+    """
 
     def axis(one, two) -> int:
         grows = [a != b for a, b in zip(one.shape, two.shape, strict=True)]
         return grows.index(True) + 1  # Behind the axis of streams.
 
     shapes = [
-        jax.eval_shape(ft.partial(empty_cache, policy, columns))
-        for columns in (2 * block_columns(), 4 * block_columns())
+        jax.eval_shape(ft.partial(empty_cache, policy, count))
+        for count in (columns, 2 * columns)
     ]
     return jax.tree.map(axis, *shapes)

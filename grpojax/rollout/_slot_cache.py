@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from ..policy import AbstractPolicy, empty_cache, Past
 from ..sharding import spmd
-from ._blocks import block_columns, copy_block, join_pages
+from ._blocks import block_columns, copy_to_page, join_pages
 
 
 class SlotColumns(NamedTuple):
@@ -196,10 +196,8 @@ class SlotCache(eqx.Module):
         def copy_one(carry):
             pending, pool = carry
             chosen = jnp.argmax(pending).astype(jnp.int32)
-            blocks = start, jnp.zeros_like(start)
             streams = chosen, page[chosen]
-            widths = recent, block
-            pool = copy_block(policy, self.recent, pool, widths, blocks, streams)
+            pool = copy_to_page(policy, self.recent, pool, recent, start, streams)
             return pending.at[chosen].set(False), pool
 
         _, pool = jax.lax.while_loop(

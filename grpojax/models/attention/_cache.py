@@ -159,8 +159,8 @@ _Keys = Shaped[Array, "*layer kv_head head_dim column"] | TiledMatrix
 
 def _tile(keys: Shaped[Array, "*layer kv_head head_dim column"]) -> _Keys:
     columns = keys.shape[-1]
-    has_tiles = columns > 0 and columns % _TILE_WIDTH == 0
-    return TiledMatrix(to_tiles(keys, _TILE_WIDTH)) if has_tiles else keys
+    several = columns > _TILE_WIDTH and columns % _TILE_WIDTH == 0
+    return TiledMatrix(to_tiles(keys, _TILE_WIDTH)) if several else keys
 
 
 def _untile(keys: _Keys) -> Shaped[Array, "*layer kv_head head_dim column"]:
