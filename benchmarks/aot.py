@@ -198,6 +198,8 @@ def labels_of(loops: tuple[hlo.Loop, ...], options: argparse.Namespace) -> list[
             options.gpus is None or options.cache_tokens is not None
         )
         names = ["block", "token"] if is_blocked else ["token"]
+        # Every row takes a page for each block.
+        names = ["block", "row"] if "pages" in scope.split("/") else names
     elif phase_of(scope) == "update":
         names = ["microbatch"]
     known, labels = iter(names), []
@@ -230,6 +232,7 @@ def times_of(
     counts = {
         "prompt block": -(-options.prefix // options.block),
         "block": -(-tokens // options.block),
+        "row": options.slots or rows,
         "token": options.block if "block" in labels else tokens,
         "microbatch": microbatches.count * (is_split == microbatches.split_rows),
     }

@@ -233,7 +233,8 @@ def _trips(loop: Instruction, computations: _Computations) -> int | None:
     conditions = {x.name: x for x in computations[condition[1]]}
     last = conditions[list(conditions)[-1]]
     limits = [conditions[x] for x in _names(last.arguments) if x in conditions]
-    counts = [int(x.arguments) for x in limits if x.opcode == "constant"]
+    constants = [x.arguments for x in limits if x.opcode == "constant"]
+    counts = [int(x) for x in constants if x.isdigit()]
     ascending = last.opcode == "compare" and "direction=LT" in last.attributes
     return counts[0] if ascending and counts else None
 

@@ -96,9 +96,10 @@ class Engine(eqx.Module):
         """Decodes a block of tokens, into columns that become older ones here."""
         end = state.iteration + block_columns()
         slots = state.slots
-        cache, over = state.cache.move_block(
-            self.policy, state.iteration, slots.row, self._age(slots)
-        )
+        with jax.named_scope("pages"):
+            cache, over = state.cache.move_block(
+                self.policy, state.iteration, slots.row, self._age(slots)
+            )
         if cache.may_run_out:
             state = self._start_again(state, over)
         state = eqx.tree_at(lambda x: x.cache, state, cache)
