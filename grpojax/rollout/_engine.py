@@ -10,6 +10,7 @@ depend on its neighbors: the tokens are the same for every number of slots.
 """
 
 import dataclasses
+import functools as ft
 
 import equinox as eqx
 import jax
@@ -27,6 +28,10 @@ from ._sample import AbstractSampler
 from ._slot_cache import SlotCache, SlotColumns
 from ._state import Completions, DecodeSlots, DecodeState
 from ._turns import answer_turns, step_shape, turn_ends
+
+
+# The constraints inside a policy hold for the axis of slots, too: it is replicated.
+_map = ft.partial(jax.vmap, spmd_axis_name=())
 
 
 class Engine(eqx.Module):
@@ -215,12 +220,12 @@ class Engine(eqx.Module):
         pages = state.cache.pages
         slot = spmd.replicate((slots.token, slots.age, before, seen, pages))
         if self.refills:
-            every = jax.vmap(one, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
+            every = _map(one, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
             caches = state.cache.recent, state.prompt_cache
             hidden, written = every(slot, *caches, self._prompt(slots.row))
         else:
-            members = jax.vmap(one, in_axes=(0, 1, None, None), out_axes=(0, 1))
-            every = jax.vmap(members, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
+            members = _map(one, in_axes=(0, 1, None, None), out_axes=(0, 1))
+            every = _map(members, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
             recent = self._by_prompt(1, state.cache.recent)
             number = jnp.arange(self.keys.shape[0], dtype=jnp.int32)
             hidden, written = every(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from ...sharding import spmd
 from ..matrix import TiledMatrix
 from ._block_mask import BlockMask
 from ._cache import columns_of, KVCache, slice_columns
@@ -60,7 +61,8 @@ class Source(NamedTuple):
         place = () if self.layer is None else (self.layer,)
         if self.pages is not None:
             blocks = columns_of(self.cache) // width
-            stream, block = jnp.divmod(self.pages[start // width], blocks)
+            page = spmd.replicate(self.pages[start // width])
+            stream, block = jnp.divmod(page, blocks)
             return slice_columns(self.cache, block * width, width, (*place, stream))
         if width == self.visible.columns:
             return self.all()
