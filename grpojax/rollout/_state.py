@@ -26,14 +26,12 @@ class Completions(eqx.Module):
     env_state: PyTree
 
     @staticmethod
-    def empty(
-        rows: int, time: int, rewards: dict[str, jax.ShapeDtypeStruct], states: PyTree
-    ) -> "Completions":
+    def empty(rows: int, time: int, rewards: PyTree, states: PyTree) -> "Completions":
         """Of rows without tokens.
 
         **Arguments:**
 
-        - `rewards`: of one row, as shapes.
+        - `rewards`: of one row by name, as shapes.
         - `states`: of all conversations at the beginning.
         """
         return Completions(
