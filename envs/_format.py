@@ -98,7 +98,7 @@ class PromptFormat:
         if isinstance(asked, str) and not self.chat:
             parts = [] if self.system_prompt is None else [self.system_prompt]
             parts += [f"{example} {answer}" for example, answer in shots]
-            return tokenizer.encode("\n\n".join([*parts, asked]))
+            return tokenizer.encode_prompt("\n\n".join([*parts, asked]))
         messages: list[Message] = []
         if self.system_prompt is not None:
             messages += _messages(self.system_prompt, "system")

@@ -190,7 +190,7 @@ def test_a_directory_with_one_model_of_any_name(vocabularies, tmp_path):
                 generation_config={"eos_token_id": 7},
                 tokenizer_config={"eos_token": "<|im_end|>"},
             ),
-            (7,),
+            (7, "<|im_end|>"),
         ),
         (
             dict(
@@ -198,22 +198,25 @@ def test_a_directory_with_one_model_of_any_name(vocabularies, tmp_path):
                 tokenizer_config={"eos_token": "<|im_end|>"},
                 config={"eos_token_id": 5},
             ),
-            "<|im_end|>",
+            ("<|im_end|>",),
         ),
         (
             dict(tokenizer_config={"eos_token": {"content": "<|im_end|>"}}),
-            "<|im_end|>",
+            ("<|im_end|>",),
         ),
         (
             dict(
                 tokenizer_config={"eos_token": None},
                 special_tokens_map={"eos_token": "<|im_end|>"},
             ),
-            "<|im_end|>",
+            ("<|im_end|>",),
         ),
         (
-            dict(tokenizer_config={"eos_token": "gone"}, config={"eos_token_id": 5}),
-            (5,),
+            dict(
+                generation_config={"eos_token_id": [307, 7]},
+                tokenizer_config={"eos_token": "<|im_end|>"},
+            ),
+            ("<|im_end|>", 7),
         ),
         (dict(config={"eos_token_id": [5, 0]}), (5, 0)),
         ({}, ()),
@@ -221,9 +224,8 @@ def test_a_directory_with_one_model_of_any_name(vocabularies, tmp_path):
 )
 def test_end_tokens(directory, files, expected):
     tokenizer = load_tokenizer(directory(**files))
-    if isinstance(expected, str):
-        expected = (tokenizer.token_id(expected),)
-    assert tokenizer.end_tokens == expected
+    ids = [tokenizer.token_id(x) if isinstance(x, str) else x for x in expected]
+    assert tokenizer.end_tokens == tuple(ids)
 
 
 def test_sentencepiece_says_its_special_tokens_itself(vocabularies, directory):

@@ -93,7 +93,7 @@ def prepare(
 
 def _tokens(recipe: Recipe, tokenizer: AbstractTokenizer, prompt: str) -> list[int]:
     if not recipe.data.option("chat"):
-        return tokenizer.encode(prompt)
+        return tokenizer.encode_prompt(prompt)
     system = recipe.data.option("system_prompt")
     messages = [] if system is None else [{"role": "system", "content": system}]
     return tokenizer.chat([*messages, {"role": "user", "content": prompt}])

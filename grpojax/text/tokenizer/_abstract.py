@@ -10,7 +10,9 @@ from pathlib import Path
 
 from .._token_bytes import byte_table, TokenBytes, TokenIds
 from ._files import TokenizerFiles
+from ._special import named_tokens, ROLES
 from ._template import render
+from ._tools import json_schemas
 
 
 class AbstractTokenizer(abc.ABC):
@@ -31,6 +33,21 @@ class AbstractTokenizer(abc.ABC):
         A special token that is spelled out in the text becomes that token, so do not
         encode untrusted text together with your own.
         """
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The tokens of a text that is a prompt of its own, without a chat template.
+
+        Those of `encode`, between the tokens that the tokenizer's files add to every
+        text, as `tokenizer(text)` of `transformers` does: the first of Llama, Mistral
+        and Gemma is their `bos_token`. Chat templates write them themselves.
+
+        **Arguments:**
+
+        - `text`: a whole prompt.
+
+        **Returns:** the tokens; a subclass that adds none need not define this.
+        """
+        return self.encode(text)
 
     @abc.abstractmethod
     def decode(self, ids: TokenIds) -> str:
@@ -88,9 +105,9 @@ class AbstractTokenizer(abc.ABC):
     def end_tokens(self) -> tuple[int, ...]:
         """The tokens that end a completion; empty if the files declare none.
 
-        `eos_token_id` in generation_config.json (one id or several), else `eos_token`
-        in tokenizer_config.json, else `eos_token_id` in config.json, else the one of
-        the vocabulary file.
+        `eos_token_id` in generation_config.json (one id or several) and `eos_token` in
+        tokenizer_config.json; if there is neither, `eos_token_id` in config.json, else
+        the one of the vocabulary file.
         """
         return self._declared("eos")
 
@@ -120,19 +137,25 @@ class AbstractTokenizer(abc.ABC):
 
         - `messages`: mappings with a `"role"` and a `"content"`, oldest first.
         - `add_generation_prompt`: append the beginning of the assistant's turn.
-        - `variables`: further variables of the template, such as `tools` or
-            `enable_thinking`.
+        - `variables`: further variables of the template, such as `enable_thinking`, or
+            `tools`: JSON schemas of functions, or Python functions with type hints and
+            a docstring in Google's style. With `tools` the template is the one of the
+            name `tool_use`, if there is one.
 
         **Returns:** the text.
 
         **Raises:** `ValueError` if the tokenizer has no chat template, or a message has
-        no role, or the template refuses the conversation, fails, or does not end.
+        no role, or a tool no schema, or the template refuses the conversation, fails,
+        or does not end.
         """
-        if self._template is None:
+        templates, tools = self._templates, variables.get("tools")
+        with_tools = tools is not None and "tool_use" in templates
+        template = templates.get("tool_use" if with_tools else "default")
+        if template is None:
             raise ValueError(
                 "chat needs a chat template. Received a tokenizer without one: no "
                 "chat_template.jinja and no default `chat_template` in "
-                "tokenizer_config.json. Add one, or use `encode`."
+                f"tokenizer_config.json{_listed(templates)}. Add one, or use `encode`."
             )
         if not all(
             isinstance(entry, Mapping) and "role" in entry for entry in messages
@@ -142,11 +165,13 @@ class AbstractTokenizer(abc.ABC):
                 f"Received {messages!r}: wrap the text as "
                 '[{"role": "user", "content": text}].'
             )
+        # A key whose value is None is one that is not there.
+        known = [{k: v for k, v in x.items() if v is not None} for x in messages]
         defaults = self._special_pieces | dict(tools=None, documents=None)
-        conversation = dict(
-            messages=messages, add_generation_prompt=add_generation_prompt
-        )
-        return render(self._template, defaults | variables | conversation, self.today)
+        conversation = dict(messages=known, add_generation_prompt=add_generation_prompt)
+        if tools is not None:
+            variables["tools"] = json_schemas(tools)
+        return render(template, defaults | variables | conversation, self.today)
 
     def chat(
         self,
@@ -189,37 +214,42 @@ class AbstractTokenizer(abc.ABC):
 
     @ft.cached_property
     def _roles(self) -> set[int]:
-        roles = ("bos", "eos", "pad", "unk")
-        named = (self.files.special(f"{role}_token") for role in roles)
-        ids = {self.token_id(piece) for piece in named if piece is not None}
-        ids |= {token for role in roles for token in self._declared(role)}
+        ids = {self.token_id(self._named[x]) for x in ROLES if x in self._named}
+        for role in ("bos", "eos", "pad", "unk"):
+            ids.update(self._declared(role))
         return {token for token in ids if token is not None}
 
     def _declared(self, role: str) -> tuple[int, ...]:
+        """The ids with a role: generation_config.json's, then the tokenizer's."""
         generation = self.files.ids("generation_config.json", f"{role}_token_id")
-        if generation:
-            return generation
-        piece = self.files.special(f"{role}_token")
+        piece = self._named.get(f"{role}_token")
         token = None if piece is None else self.token_id(piece)
-        if token is not None:
-            return (token,)
+        tokenizer = () if token is None else (token,)
+        if generation or tokenizer:
+            return tuple(dict.fromkeys((*generation, *tokenizer)))
         model = self.files.ids("config.json", f"{role}_token_id")
-        if model:
-            return model
         own = self.own_special(role)
-        return () if own is None else (own,)
+        return model or (() if own is None else (own,))
 
     @ft.cached_property
-    def _template(self) -> str | None:
-        return self.files.template()
+    def _templates(self) -> dict[str, str]:
+        return self.files.templates()
+
+    @ft.cached_property
+    def _named(self) -> dict[str, str]:
+        """The pieces of the special tokens that the files name, by role."""
+        return {role: x.content for role, x in named_tokens(self.files).items()}
 
     @ft.cached_property
     def _special_pieces(self) -> dict[str, str]:
         pieces = {}
         for role in ("bos", "eos", "pad", "unk"):
-            piece, own = self.files.special(f"{role}_token"), self.own_special(role)
-            if piece is None and own is not None:
-                piece = self.piece(own)
+            own = self.own_special(role)
+            piece = None if own is None else self.piece(own)
             if piece is not None:
                 pieces[f"{role}_token"] = piece
-        return pieces
+        return pieces | self._named
+
+
+def _listed(templates: Mapping[str, str]) -> str:
+    return f", only {', '.join(map(repr, templates))}" if templates else ""

@@ -11,14 +11,21 @@ from pathlib import Path
 HUGGING_FACE = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
 
-# What describes a tokenizer besides its vocabulary. `config.json` is read for the ids
-# that it declares but never written: it belongs to the model.
+CONFIG = "tokenizer_config.json"
+
+_TEMPLATE = "chat_template.jinja"
+_TEMPLATES = "additional_chat_templates"
+# What describes a tokenizer besides its vocabulary.
 _DESCRIPTIONS = (
-    "tokenizer_config.json",
+    CONFIG,
     "special_tokens_map.json",
+    "added_tokens.json",
     "generation_config.json",
-    "chat_template.jinja",
+    _TEMPLATE,
 )
+# Other forms of a vocabulary: kept for the libraries that read them.
+_FORMS = ("vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
+# Read for the ids that it declares but never written: it belongs to the model.
 _MODEL_CONFIG = "config.json"
 
 
@@ -30,8 +37,8 @@ class TokenizerFiles:
 
     - `contents`: from file names to bytes, with the names of a model directory:
         `tokenizer.json` or `tokenizer.model`, and any of `tokenizer_config.json`,
-        `special_tokens_map.json`, `generation_config.json`, `chat_template.jinja`,
-        `config.json`.
+        `special_tokens_map.json`, `added_tokens.json`, `generation_config.json`,
+        `chat_template.jinja`, `additional_chat_templates/NAME.jinja`, `config.json`.
     """
 
     contents: Mapping[str, bytes]
@@ -55,16 +62,6 @@ class TokenizerFiles:
             )
         return values
 
-    def special(self, role: str) -> str | None:
-        """The special token in a role such as `"eos_token"`, if one is declared."""
-        for name in ("tokenizer_config.json", "special_tokens_map.json"):
-            declared = self.read_json(name).get(role)
-            if isinstance(declared, dict):  # An `AddedToken`, written out in full.
-                declared = declared.get("content")
-            if isinstance(declared, str):
-                return declared
-        return None
-
     def ids(self, name: str, role: str) -> tuple[int, ...]:
         """The ids that file `name` declares for a role such as `"eos_token_id"`."""
         declared = self.read_json(name).get(role)
@@ -78,28 +75,52 @@ class TokenizerFiles:
             )
         return tuple(listed)
 
-    def template(self) -> str | None:
-        """The jinja source of the chat template, if there is one."""
-        if "chat_template.jinja" in self.contents:
-            try:
-                return self.contents["chat_template.jinja"].decode()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    "A tokenizer's chat_template.jinja is UTF-8. Received one that is "
-                    f"not ({error}): save it as UTF-8."
-                ) from error
-        declared = self.read_json("tokenizer_config.json").get("chat_template")
+    def templates(self) -> dict[str, str]:
+        """The jinja sources of the chat templates by name; the first is `"default"`."""
+        files = {
+            Path(name).stem: name
+            for name in self.contents
+            if name.startswith(f"{_TEMPLATES}/")
+        }
+        if _TEMPLATE in self.contents:
+            files["default"] = _TEMPLATE
+        if files:
+            return {stem: self._read_text(name) for stem, name in files.items()}
+        declared = self.read_json(CONFIG).get("chat_template")
         if isinstance(declared, list):  # Several templates, by name.
             named = [x for x in declared if isinstance(x, dict)]
-            declared = {x.get("name"): x.get("template") for x in named}.get("default")
-        return declared if isinstance(declared, str) else None
+            found = {str(x.get("name")): x.get("template") for x in named}
+        else:
+            found = {"default": declared}
+        return {name: x for name, x in found.items() if isinstance(x, str)}
+
+    def _read_text(self, name: str) -> str:
+        try:
+            return self.contents[name].decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"A tokenizer's {name} is UTF-8. Received one that is "
+                f"not ({error}): save it as UTF-8."
+            ) from error
 
     def write(self, directory: Path) -> None:
         """Writes every file but the model's `config.json`, byte for byte."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.contents.items():
             if name != _MODEL_CONFIG:
+                (directory / name).parent.mkdir(exist_ok=True)
                 (directory / name).write_bytes(content)
+        for path in self.stale(directory):
+            path.unlink()
+
+    def stale(self, directory: Path) -> list[Path]:
+        """The files of another tokenizer in a directory that these do not replace."""
+        generation = "generation_config.json"  # The model's, too.
+        known = [HUGGING_FACE, SENTENCEPIECE, *_DESCRIPTIONS, *_FORMS]
+        paths = [directory / name for name in known if name != generation]
+        paths += directory.glob(f"{_TEMPLATES}/*.jinja")
+        written = {directory / name for name in self.contents}
+        return [path for path in paths if path.is_file() and path not in written]
 
 
 def read_files(path: str | os.PathLike[str]) -> TokenizerFiles:
@@ -143,16 +164,19 @@ def _read_directory(directory: Path) -> TokenizerFiles:
             f"one *.model file. {str(directory)!r} holds neither of the first two and "
             f"{len(models)} *.model files: pass the file itself."
         )
-    for name in (*_DESCRIPTIONS, _MODEL_CONFIG):
+    for name in (SENTENCEPIECE, *_DESCRIPTIONS, *_FORMS, _MODEL_CONFIG):
         if (directory / name).is_file():
             contents[name] = (directory / name).read_bytes()
+    for path in sorted(directory.glob(f"{_TEMPLATES}/*.jinja")):
+        contents[f"{_TEMPLATES}/{path.name}"] = path.read_bytes()
     return TokenizerFiles(contents)
 
 
 def _download(name: str) -> Path:
     import huggingface_hub
 
-    wanted = [HUGGING_FACE, "*.model", *_DESCRIPTIONS, _MODEL_CONFIG]
+    described = [*_DESCRIPTIONS, *_FORMS, f"{_TEMPLATES}/*.jinja", _MODEL_CONFIG]
+    wanted = [HUGGING_FACE, "*.model", *described]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as error:

@@ -3,13 +3,18 @@
 import functools as ft
 import re
 from collections.abc import Callable
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import numpy as np
 
 from .._token_bytes import TokenIds
 from ._abstract import AbstractTokenizer
-from ._files import HUGGING_FACE, TokenizerFiles
+from ._files import CONFIG, HUGGING_FACE, TokenizerFiles
+from ._special import added_tokens, check_new
+
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 @final
@@ -18,9 +23,11 @@ class HuggingFaceTokenizer(AbstractTokenizer):
 
     **Arguments:**
 
-    - `files`: with a `tokenizer.json` among them.
+    - `files`: with a `tokenizer.json` among them. Tokens that the other files declare
+        and it lacks are added to it.
 
-    **Raises:** `ValueError` if `tokenizers` cannot read the file.
+    **Raises:** `ValueError` if `tokenizers` cannot read the file, or a token would get
+    another id than the files declare.
     """
 
     def __init__(self, files: TokenizerFiles):
@@ -37,12 +44,20 @@ class HuggingFaceTokenizer(AbstractTokenizer):
         # Some files carry the batch settings of the run that wrote them.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        _add_tokens(tokenizer, files)
+        split = files.read_json(CONFIG).get("split_special_tokens")
+        tokenizer.encode_special_tokens = bool(split)
         self.files = files
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self._tokenizer = tokenizer
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        # By the post-processor of tokenizer.json: beside such a file `transformers`
+        # ignores `add_bos_token` and `add_eos_token`.
+        return self._tokenizer.encode(text, add_special_tokens=True).ids
 
     def decode(self, ids: TokenIds) -> str:
         tokens = np.asarray(ids, np.int64).tolist()
@@ -78,6 +93,29 @@ class HuggingFaceTokenizer(AbstractTokenizer):
         added = self._tokenizer.get_added_tokens_decoder().items()
         special = {token: x.content for token, x in added if x.special}
         return frozenset(token for token, x in special.items() if not self.is_tag(x))
+
+
+def _add_tokens(tokenizer: "tokenizers.Tokenizer", files: TokenizerFiles) -> None:
+    """Adds the tokens that a tokenizer lacks, or only has in its vocabulary."""
+    import tokenizers
+
+    there = {x.content for x in tokenizer.get_added_tokens_decoder().values()}
+    # One with an id is added again: its flags are the declared ones.
+    missing = [
+        token
+        for token in added_tokens(files)
+        if token.id is not None or token.content not in there
+    ]
+    new = [x for x in missing if tokenizer.token_to_id(x.content) is None]
+    flags = ("special", "normalized", "lstrip", "rstrip", "single_word")
+    tokenizer.add_tokens(
+        [
+            tokenizers.AddedToken(x.content, **{flag: vars(x)[flag] for flag in flags})
+            for x in missing
+        ]
+    )
+    for token in new:
+        check_new(token, tokenizer.token_to_id(token.content), files)
 
 
 def _decoder(declared: object) -> Callable[[str], bytes]:
