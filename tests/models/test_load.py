@@ -1,5 +1,6 @@
 """Directories that the tests write themselves, whole and broken."""
 
+import fnmatch
 import json
 import struct
 
@@ -239,6 +240,50 @@ def test_the_hub_is_asked_for_what_is_read_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     from_hub, local = models.load("some/model"), models.load(tmp_path)
     np.testing.assert_array_equal(logits(from_hub), logits(local))
-    patterns = ("config.json", "model.safetensors")
-    patterns += ("model.safetensors.index.json", "model-*.safetensors")
-    assert asked == [("some/model", patterns)]
+    patterns = ("config.json", "model.safetensors", "model.safetensors.index.json")
+    patterns += ("model-*.safetensors", "model.safetensors-*.safetensors")
+    assert asked == [("some/model", ("config.json",)), ("some/model", patterns)]
+
+
+def test_a_model_that_is_refused_costs_one_file(tmp_path, monkeypatch):
+    make_directory(tmp_path, model_type="mamba", architectures=["MambaForCausalLM"])
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.extend([name, *allow_patterns])
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ValueError, match="mamba"):
+        models.load("some/model")
+    assert asked == ["some/model", "config.json"]
+
+
+@pytest.mark.parametrize("name", ["model-{}-of-00002", "model.safetensors-{}-of-00002"])
+def test_shards_of_either_name(tmp_path, name):
+    """The hub's filter passes the names that an index may have, and they load."""
+    tensors = random_tensors("llama", False)
+    config = huggingface_config("llama", False)
+    path = write_directory(tmp_path / "a", config, tensors, shards=2)
+    index = path / "model.safetensors.index.json"
+    text = index.read_text()
+    for shard in ("00001", "00002"):
+        old = f"model-{shard}-of-00002.safetensors"
+        new = f"{name.format(shard)}.safetensors"
+        (path / old).rename(path / new)
+        text = text.replace(old, new)
+    index.write_text(text)
+    asked = []
+
+    def download(_, *, allow_patterns):
+        asked[:] = allow_patterns
+        return str(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub, "snapshot_download", download)
+        policy = models.load("some/model")
+    for file in path.iterdir():
+        assert any(fnmatch.fnmatch(file.name, pattern) for pattern in asked)
+    models.save(policy, path)  # And none of them is left beside the new file.
+    written = {file.name for file in path.iterdir()}
+    assert written == {"config.json", "generation_config.json", "model.safetensors"}

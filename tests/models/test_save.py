@@ -112,6 +112,43 @@ def test_the_generation_config_is_saved(tmp_path):
     }
 
 
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_a_save_keeps_the_ids_that_are_there(tmp_path, file):
+    """Without a tokenizer, nothing is known of them: they survive round trips."""
+    ids = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+    tiny_checkpoints.make_directory(tmp_path)
+    path = tmp_path / file
+    there = _read(path) if path.exists() else {"top_p": 0.8}
+    path.write_text(json.dumps(there | ids))
+    for _ in range(2):
+        models.save(models.load(tmp_path), tmp_path)
+        assert _read(tmp_path / "config.json").items() >= ids.items()
+        generation = _read(tmp_path / "generation_config.json")
+        assert generation == ids | ({"top_p": 0.8} if "top_p" in there else {})
+
+
+def test_a_tokenizer_replaces_another_one(tmp_path):
+    policy = models.load(tiny_checkpoints.make_directory(tmp_path / "model"))
+    tokenizer = _tokenizer(tmp_path / "tokenizer")
+    templates = tmp_path / "tokenizer" / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("tools")
+    tokenizer = text.load_tokenizer(tmp_path / "tokenizer")
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "added_tokens.json").write_text('{"<other>": 12}')
+    (both / "generation_config.json").write_text('{"top_p": 0.8, "pad_token_id": 5}')
+    models.save(policy, both, tokenizer=tokenizer)
+    assert not (both / "added_tokens.json").exists()
+    assert (both / "additional_chat_templates" / "tool_use.jinja").exists()
+    assert _read(both / "generation_config.json") == {
+        "top_p": 0.8,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
+
+
 def test_a_failed_save_changes_nothing(tmp_path, monkeypatch):
     tiny_checkpoints.make_directory(tmp_path)
     policy = models.load(tmp_path)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..._files import publish
@@ -16,14 +16,19 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_SHARDS = "model-*.safetensors"
+_SHARDS = ("model-*.safetensors", "model.safetensors-*.safetensors")
 
 # Tensors beside the weights: old Llamas stored their rotary frequencies.
 _IGNORED = ".rotary_emb.inv_freq"
 
 
-def model_directory(path: str | os.PathLike[str]) -> Path:
+def model_directory(path: str | os.PathLike[str], *, config_only: bool = False) -> Path:
     """The directory at `path`, or a snapshot of the model of that id on the hub.
+
+    **Arguments:**
+
+    - `path`: a directory, or a model's id.
+    - `config_only`: download config.json and no weights, to check it before.
 
     **Raises:** `FileNotFoundError` if there is neither.
     """
@@ -37,7 +42,7 @@ def model_directory(path: str | os.PathLike[str]) -> Path:
         )
     import huggingface_hub
 
-    wanted = [CONFIG, WEIGHTS, _INDEX, _SHARDS]
+    wanted = [CONFIG] if config_only else [CONFIG, WEIGHTS, _INDEX, *_SHARDS]
     try:
         return Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:
@@ -78,8 +83,16 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary directory whose files are moved to `path` when all are written."""
+def staged(
+    path: str | os.PathLike[str], stale: Callable[[Path], Iterable[Path]] = lambda _: ()
+) -> Iterator[Path]:
+    """A temporary directory whose files are moved to `path` when all are written.
+
+    **Arguments:**
+
+    - `path`: the directory.
+    - `stale`: its files that must not stay beside the new ones; they are removed then.
+    """
     directory = Path(path)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(
@@ -89,8 +102,22 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
         yield Path(temporary)
-        for file in sorted(Path(temporary).iterdir()):
-            publish(file, directory / file.name)
+        for file in sorted(Path(temporary).rglob("*")):
+            if file.is_file():
+                place = directory / file.relative_to(temporary)
+                place.parent.mkdir(exist_ok=True)
+                publish(file, place)
+        for file in stale(directory):
+            file.unlink()
+
+
+def stale_shards(directory: Path) -> list[Path]:
+    """The index and the shards of a model that was written in several files.
+
+    Beside a new model.safetensors some readers would follow the index to them.
+    """
+    paths = [directory / _INDEX, *(y for x in _SHARDS for y in directory.glob(x))]
+    return [path for path in paths if path.is_file()]
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:

@@ -3,6 +3,7 @@
 import functools as ft
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -25,6 +26,7 @@ from ._directory import (
     model_directory,
     read_json,
     staged,
+    stale_shards,
     stored_tensors,
     WEIGHTS,
     write_json,
@@ -78,8 +80,10 @@ def load(
         policy = models.load("Qwen/Qwen3-0.6B", compute_dtype="bfloat16")
         ```
     """
+    # A model that is not implemented costs the download of one file.
+    described = model_directory(path, config_only=True)
+    config = config_from_huggingface(read_json(described / CONFIG))
     directory = model_directory(path)
-    config = config_from_huggingface(read_json(directory / CONFIG))
     stored = stored_tensors(directory)
     abstract = ft.partial(
         eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
@@ -134,7 +138,9 @@ def save(
 
     - `policy`: weights are written in their own dtype.
     - `path`: the directory; created if it does not exist. Files of the same name are
-        replaced.
+        replaced, and the shards of a model there and the files of another tokenizer
+        are removed. What its generation_config.json declares stays if the tokenizer
+        does not declare something else.
     - `tokenizer`: if given, its files are written too, and its end and padding tokens
         are declared in config.json and generation_config.json.
 
@@ -158,29 +164,53 @@ def save(
                 "`models.merge(policy)`, or its adapters alone with "
                 "`models.save_adapters`."
             )
-    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if tokenizer is not None:
         check_tokenizer(policy, tokenizer)
-        ends = list(tokenizer.end_tokens)
-        special = {
-            "bos_token_id": tokenizer.bos_token,
-            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-            "pad_token_id": tokenizer.pad_token,
-        }
     dtype = _common_dtype(leaf.dtype for leaf in jax.tree.leaves(policy))
-    config = config_to_huggingface(policy.config)
-    config |= {"torch_dtype": dtype.name} | special
+    config = config_to_huggingface(policy.config) | {"torch_dtype": dtype.name}
     if jax.process_index() > 0:
         return contribute(stored_forms(policy))
-    with staged(path) as staging:
-        generation = special
+
+    def stale(directory: Path) -> list[Path]:
+        others = [] if tokenizer is None else tokenizer.files.stale(directory)
+        return [*stale_shards(directory), *others]
+
+    with staged(path, stale) as staging:
         if tokenizer is not None:
             tokenizer.save(staging)
-            if (staging / GENERATION).exists():
-                generation = read_json(staging / GENERATION) | special
+        generation = _json_if_there(staging / GENERATION)
+        generation = generation or _json_if_there(Path(path) / GENERATION)
+        special = _special_ids(tokenizer, generation, Path(path))
         write_file(staging / WEIGHTS, stored_forms(policy))
-        write_json(staging / GENERATION, generation)
-        write_json(staging / CONFIG, config)
+        write_json(staging / GENERATION, generation | special)
+        write_json(staging / CONFIG, config | special)
+
+
+def _special_ids(
+    tokenizer: AbstractTokenizer | None, generation: dict[str, object], directory: Path
+) -> dict[str, object]:
+    """The ids of the special tokens: the tokenizer's, or what a directory declares."""
+    sources: list[dict[str, object]] = [generation]
+    if tokenizer is None:
+        sources.insert(0, _json_if_there(directory / CONFIG))
+    else:
+        ends = list(tokenizer.end_tokens)
+        sources.append(
+            {
+                "bos_token_id": tokenizer.bos_token,
+                "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+                "pad_token_id": tokenizer.pad_token,
+            }
+        )
+    declared: dict[str, object] = {f"{x}_token_id": None for x in ("bos", "eos", "pad")}
+    for values in sources:  # Nothing replaces a value by none.
+        known = {role: values.get(role) for role in declared}
+        declared |= {role: x for role, x in known.items() if x is not None}
+    return declared
+
+
+def _json_if_there(path: Path) -> dict[str, object]:
+    return read_json(path) if path.is_file() else {}
 
 
 def check_tokenizer(policy: AbstractPolicy, tokenizer: AbstractTokenizer) -> None:
