@@ -56,8 +56,27 @@ def peer_logits(model):
         dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
         dict(r=3, lora_alpha=5, target_modules=EVERY, use_rslora=True),
         dict(r=1, lora_alpha=16, target_modules="all-linear", lora_dropout=0.1),
+        dict(
+            r=4,
+            lora_alpha=8,
+            target_modules=EVERY,
+            rank_pattern={"q_proj": 2, r"layers\.1\.mlp.up_proj": 6},
+            alpha_pattern={r"layers\.[02]\..*v_proj": 3, "down_proj": 20},
+            use_rslora=True,
+        ),
+        dict(
+            r=4,
+            lora_alpha=8,
+            target_modules=["q_proj", "gate_proj"],
+            layers_to_transform=[0, 2],
+        ),
+        dict(
+            r=2,
+            lora_alpha=32,
+            target_modules=r".*layers\.[12]\.(mlp\.down|self_attn\.k)_proj",
+        ),
     ],
-    ids=["two", "rslora", "all-linear"],
+    ids=["two", "rslora", "all-linear", "patterns", "layers", "regex"],
 )
 def test_an_adapter_of_peft_is_the_same_here(model, tmp_path, settings):
     without = peer_logits(model)

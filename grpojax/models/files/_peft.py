@@ -1,11 +1,9 @@
 """LoRA adapters in PEFT's format: adapter_config.json and safetensors."""
 
 import functools as ft
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -21,34 +19,12 @@ from ..transformer import (
     Transformer,
 )
 from ._directory import check_tensors, read_json, staged, write_json
+from ._peft_settings import CONFIG, MERGE, read_settings, Settings
 from ._safetensors import contribute, read_header, StoredTensor, write_file
 from ._tensors import check_finite, tensor_names
 
 
-_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
-
-# Keys of an adapter's origin, and of PEFT's own training.
-_IGNORED = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "corda_config",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "lora_dropout",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "runtime_config",
-    "target_modules",  # Derived from the tensors, which have no patterns.
-    "task_type",
-}
-_READ = {"peft_type", "r", "lora_alpha", "use_rslora"}
-# For all other keys, the values that change nothing.
-_ONLY = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
-_OFF = (None, False, {}, [])
 
 
 def save_adapters(
@@ -58,13 +34,13 @@ def save_adapters(
 
     **Arguments:**
 
-    - `policy`: with adapters of one rank and one alpha.
+    - `policy`: with adapters. Several ranks or alphas are written as patterns.
     - `path`: the directory; created if it does not exist. Files of the same name are
         replaced.
     - `base`: the name or the path of the base model, for adapter_config.json.
 
-    **Raises:** `ValueError` if there are no adapters, or of several ranks or alphas;
-    `NotADirectoryError` if `path` is a file. Nothing is written then.
+    **Raises:** `ValueError` if there are no adapters; `NotADirectoryError` if `path` is
+    a file. Nothing is written then.
 
     !!! example
 
@@ -78,21 +54,22 @@ def save_adapters(
             "save_adapters(policy, path) writes adapters. Received a policy that has "
             "none: write it with `models.save`."
         )
-    kinds = {(adapter.rank, adapter.alpha) for adapter in found.values()}
-    if len(kinds) > 1:
-        raise ValueError(
-            "Adapters are saved with one rank and one alpha. Received "
-            f"(rank, alpha) = {', '.join(map(str, sorted(kinds)))}: `models.merge` the "
-            "policy and write it with `models.save`."
-        )
-    ((rank, alpha),) = kinds
+    modules = {name: tensor_names(name, 1)[0].split(".")[-2] for name in found}
+    ranks = {modules[name]: adapter.rank for name, adapter in found.items()}
+    alphas = {
+        modules[name]: int(x.alpha) if x.alpha.is_integer() else x.alpha
+        for name, x in found.items()
+    }
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": rank,
-        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
-        "target_modules": [tensor_names(name, 1)[0].split(".")[-2] for name in found],
+        "lora_alpha": alpha,
+        "rank_pattern": {name: x for name, x in ranks.items() if x != rank},
+        "alpha_pattern": {name: x for name, x in alphas.items() if x != alpha},
+        "target_modules": list(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -113,7 +90,7 @@ def save_adapters(
         return contribute(tensors)
     with staged(path) as staging:
         write_file(staging / _WEIGHTS, tensors)
-        write_json(staging / _CONFIG, config)
+        write_json(staging / CONFIG, config)
 
 
 def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transformer:
@@ -129,9 +106,10 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
     **Returns:** the adapted policy; it shares the weights of `policy`.
 
     **Raises:** `FileNotFoundError` for missing files; `ValueError` for settings that
-    change the arithmetic in a way that is not implemented (DoRA, rank patterns, trained
-    biases ...), and for tensors that are missing, unexpected or of another shape than
-    the policy's.
+    change the arithmetic in a way that is not implemented (DoRA, trained biases ...),
+    for adapters of other matrices than a layer's projections (`lm_head`,
+    `embed_tokens`), and for tensors that are missing or of another shape than the
+    policy's.
 
     !!! example
 
@@ -140,7 +118,7 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
         ```
     """
     directory = Path(path)
-    rank, alpha = _read_settings(read_json(directory / _CONFIG))
+    settings = read_settings(read_json(directory / CONFIG))
     if not (directory / _WEIGHTS).is_file():
         raise FileNotFoundError(
             f"Adapters are stored in {_WEIGHTS}. {str(directory)!r} contains none: "
@@ -148,22 +126,79 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
         )
     stored = read_header(directory / _WEIGHTS)
     num_layers, matrices = policy.config.num_layers, policy.layers.projections
-    expected, adapted = {}, []
-    for field in PROJECTIONS:
-        a, b = (_names(field, letter, num_layers) for letter in "AB")
-        if not stored.keys().isdisjoint(a + b):
-            adapted.append(field)
-            inputs, outputs = matrix_shape(matrices[field])[-2:]
-            expected |= dict.fromkeys(a, (rank, inputs))
-            expected |= dict.fromkeys(b, (outputs, rank))
-    check_tensors(stored, expected, _CONFIG)
-    check_projections(adapted)
+    names = {
+        field: list(zip(*(_names(field, x, num_layers) for x in "AB"), strict=True))
+        for field in PROJECTIONS
+    }
+    _check_modules(stored, {name for x in names.values() for y in x for name in y})
+    expected, adapted = {}, {}
+    for field, pairs in names.items():
+        inputs, outputs = matrix_shape(matrices[field])[-2:]
+        there = [not stored.keys().isdisjoint(pair) for pair in pairs]
+        if not any(there):
+            continue
+        adapted[field] = [x or not settings.partial for x in there]
+        for (a, b), is_adapted in zip(pairs, adapted[field], strict=True):
+            if is_adapted:
+                rank = settings.rank(a)
+                expected |= {a: (rank, inputs), b: (outputs, rank)}
+    check_tensors(stored, expected, CONFIG)
+    check_projections(list(adapted))
+    factors = {
+        field: _factors(stored, names[field], is_adapted, settings)
+        for field, is_adapted in adapted.items()
+    }
+    return attach(policy, factors)
 
-    def factor(field: str, letter: str) -> Array:
-        return _stack([stored[name] for name in _names(field, letter, num_layers)])
 
-    factors = {field: (factor(field, "A"), factor(field, "B")) for field in adapted}
-    return attach(policy, factors, alpha)
+def _check_modules(stored: Iterable[str], known: set[str]) -> None:
+    """Checks that adapters are those of projections.
+
+    **Raises:** `ValueError` with the name of a tensor that is not.
+    """
+    others = sorted(set(stored) - known)
+    if others:
+        module = others[0].removeprefix("base_model.model.").rpartition(".lora_")[0]
+        raise ValueError(
+            "Adapters are implemented for the projections of layers, "
+            f"{', '.join(PROJECTIONS)}. Received {len(others)} tensors of others, such "
+            f"as of {module or others[0]!r}. {MERGE}"
+        )
+
+
+def _factors(
+    stored: Mapping[str, StoredTensor],
+    names: Sequence[tuple[str, str]],
+    is_adapted: Sequence[bool],
+    settings: Settings,
+) -> tuple[Array, Array, float]:
+    """`A`, `B` and alpha of a projection, from those of its layers.
+
+    Layers without an adapter, and the columns of smaller ranks, are zeros in both
+    factors, so that they have no gradient either.
+    """
+    pairs = [pair if x else None for pair, x in zip(names, is_adapted, strict=True)]
+    kinds = {
+        (settings.rank(pair[0]), settings.alpha(pair[0])) for pair in pairs if pair
+    }
+    rank, alpha = max(kinds)
+    a_shape, b_shape = next(
+        (stored[pair[0]].shape, stored[pair[1]].shape) for pair in pairs if pair
+    )
+    a = np.zeros((len(pairs), a_shape[1], rank), np.float32)
+    b = np.zeros((len(pairs), rank, b_shape[0]), np.float32)
+    for layer, pair in enumerate(pairs):
+        if pair is None:
+            continue
+        own = settings.rank(pair[0])
+        for tensor, factor in zip(
+            pair, (a[layer, :, :own], b[layer, :own]), strict=True
+        ):
+            factor[...] = stored[tensor].read().T
+            check_finite(stored[tensor], factor)
+        if len(kinds) > 1:  # One scale for all layers: the rest of it goes into `B`.
+            b[layer] *= (settings.alpha(pair[0]) / own) / (alpha / rank)
+    return jnp.asarray(a), jnp.asarray(b), alpha
 
 
 def _names(field: str, letter: str, num_layers: int) -> list[str]:
@@ -172,36 +207,3 @@ def _names(field: str, letter: str, num_layers: int) -> list[str]:
         f"base_model.model.{name.removesuffix('weight')}lora_{letter}.weight"
         for name in tensor_names(field, num_layers)
     ]
-
-
-def _stack(tensors: list[StoredTensor]) -> Array:
-    """The factors of all layers, from PEFT's `[out, in]`, in float32."""
-    layers = [tensor.read().T.astype(np.float32) for tensor in tensors]
-    for tensor, layer in zip(tensors, layers, strict=True):
-        check_finite(tensor, layer)
-    return jnp.asarray(np.stack(layers))
-
-
-def _read_settings(values: Mapping[str, object]) -> tuple[int, float]:
-    """Rank and alpha; refuses every other setting that changes the arithmetic."""
-    if values.get("peft_type") != "LORA":
-        _refuse("peft_type", values.get("peft_type"), "LORA")
-    for key, value in values.items():
-        allowed = _ONLY.get(key, _OFF)
-        if key not in _IGNORED | _READ and value not in allowed:
-            _refuse(key, value, allowed[0])
-    rank, alpha = values.get("r"), values.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1:
-        _refuse("r", rank, "a positive integer")
-    if not isinstance(alpha, int | float) or alpha <= 0:
-        _refuse("lora_alpha", alpha, "a positive number")
-    # A rank-stabilized adapter divides alpha by the root of the rank.
-    return rank, alpha * math.sqrt(rank) if values.get("use_rslora") else float(alpha)
-
-
-def _refuse(key: str, value: object, implemented: object) -> NoReturn:
-    raise ValueError(
-        f"`{key}` = {value!r} in {_CONFIG} is not implemented; only {implemented!r} "
-        "is. Merge the adapter into its model with PEFT (`merge_and_unload`), and load "
-        "the result with `models.load`."
-    )

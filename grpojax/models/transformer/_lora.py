@@ -65,25 +65,24 @@ def lora(
     )
     matrices = policy.layers.projections
 
-    def draw(name: str) -> tuple[Array, Array]:
+    def draw(name: str) -> tuple[Array, Array, float]:
         layers, inputs, outputs = matrix_shape(matrices[name])
         shape, bound = (layers, inputs, rank), inputs**-0.5
         a = jr.uniform(keys[name], shape, jnp.float32, -bound, bound)
-        return a, jnp.zeros((layers, rank, outputs), jnp.float32)
+        return a, jnp.zeros((layers, rank, outputs), jnp.float32), float(alpha)
 
-    return attach(policy, {name: draw(name) for name in projections}, float(alpha))
+    return attach(policy, {name: draw(name) for name in projections})
 
 
 def attach(
-    policy: Transformer, factors: Mapping[str, tuple[Array, Array]], alpha: float
+    policy: Transformer, factors: Mapping[str, tuple[Array, Array, float]]
 ) -> Transformer:
     """The policy with adapters of given factors.
 
     **Arguments:**
 
     - `policy`: the policy.
-    - `factors`: `A` and `B` by projection.
-    - `alpha`: of every adapter.
+    - `factors`: `A`, `B` and alpha by projection.
 
     **Raises:** `ValueError` if one of the projections has an adapter already.
     """
@@ -96,7 +95,7 @@ def attach(
                 f"A projection has one adapter. `{name}` has one of rank {matrix.rank} "
                 "already: `merge` the policy, or take it `without_adapters`."
             )
-        return LowRankMatrix(matrix, *factors[name], alpha)
+        return LowRankMatrix(matrix, *factors[name])
 
     return _map(adapt, policy)
 
