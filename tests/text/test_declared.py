@@ -3,6 +3,9 @@
 import pytest
 
 from envs.questions import PromptFormat
+from grpojax.runs.cli import generate
+from grpojax.runs.recipe.load import load
+from grpojax.runs.recipe.schema import Recipe
 from grpojax.text import load_tokenizer
 from tests.text import peers
 
@@ -108,3 +111,7 @@ def test_a_raw_prompt_begins_as_the_tokenizer_begins_a_text(tmp_path):
     assert raw == [begin, *chat] and chat == tokenizer.encode("the 12")
     shots = PromptFormat(system_prompt="an").encode(tokenizer, row, [("ana", "12")])
     assert shots == [begin, *tokenizer.encode("an\n\nana 12\n\nthe 12")]
+    # And so does `grpojax generate --prompt`.
+    assert generate._tokens(Recipe(), tokenizer, "the 12") == raw
+    chat_recipe = load(Recipe(), None, ["data.chat=true"])
+    assert generate._tokens(chat_recipe, tokenizer, "the 12") == chat

@@ -2,6 +2,7 @@
 
 import functools as ft
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -158,11 +159,12 @@ def _check_modules(stored: Iterable[str], known: set[str]) -> None:
     """
     others = sorted(set(stored) - known)
     if others:
-        module = others[0].removeprefix("base_model.model.").rpartition(".lora_")[0]
+        name = others[0].removeprefix("base_model.model.")
+        module = re.split(r"\.(?:lora_|base_layer\.)", name)[0]
         raise ValueError(
             "Adapters are implemented for the projections of layers, "
             f"{', '.join(PROJECTIONS)}. Received {len(others)} tensors of others, such "
-            f"as of {module or others[0]!r}. {MERGE}"
+            f"as of {module!r}. {MERGE}"
         )
 
 

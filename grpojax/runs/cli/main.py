@@ -3,7 +3,7 @@
     grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR [--resume]]
     grpojax evaluate MODEL [--out DIR]
     grpojax generate MODEL [--prompt TEXT ...]
-    grpojax export RUN[/checkpoints/N] DIR
+    grpojax export RUN[/checkpoints/N] DIR [--adapter]
     grpojax report RUN... [--out DIR]
 
 Invalid configurations are rejected before anything is compiled or written, with exit
@@ -218,7 +218,7 @@ def export(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 
     del start
     with invalid_input():
-        print(export.export(recipe, options.directory))
+        print(export.export(recipe, options.directory, adapter=options.adapter))
 
 
 def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
@@ -247,7 +247,7 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
     "export": (
         export,
         "write the model of a run, or of one of its checkpoints",
-        ("model", "directory", *RECIPE),
+        ("model", "directory", "--adapter", *RECIPE),
     ),
     "report": (report, "say what runs have come to", ("runs", "--out")),
 }

@@ -29,6 +29,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "without a recipe with that of the run",
     ),
     "directory": dict(type=Path, help="directory for the model"),
+    "--adapter": dict(
+        action="store_true",
+        help="write a run's LoRA adapters alone, in PEFT's format; by default they are "
+        "merged into the model",
+    ),
     "runs": dict(
         metavar="RUN",
         nargs="+",

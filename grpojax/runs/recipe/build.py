@@ -141,7 +141,7 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
     reference = None
     if algorithm.objective.penalties:  # They compare the policy with a reference.
         # The base weights of adapters are frozen and need no copy.
-        adapted = recipe.lora.rank is not None
+        adapted = recipe.lora.adapts
         reference = models.without_adapters if adapted else base()
     keys = build_keys(recipe)
     curriculum, env = build_curriculum(recipe), environments.train
@@ -197,10 +197,11 @@ def summarize(
         f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
         f"{recipe.model.dtype}, on {meshes.describe(mesh)}"
     ]
-    if lora.rank is not None:
+    if lora.adapts:
         trained = millions(eqx.filter(policy, policy.trainable()))
+        kind = f"rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}"
         lines += [
-            f"lora   rank {lora.rank}, alpha {lora.alpha:g}, on {lora.projections}: "
+            f"lora   {kind if lora.path is None else f'from {lora.path}'}: "
             f"{trained:,.3f} million parameters are trained"
             + (", the projections are 8 bits" if lora.int8_base else "")
         ]

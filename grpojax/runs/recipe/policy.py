@@ -20,7 +20,7 @@ from ...models import Transformer
 from ...text import AbstractTokenizer, load_tokenizer
 from ...types import TrainState
 from ..checkpoint import arrays, files as store, manifest
-from ..io.run_directory import CHECKPOINTS, MODEL
+from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL
 from . import load
 from .schema import Recipe
 
@@ -46,17 +46,22 @@ def build_keys(recipe: Recipe) -> Keys:
 
 
 def load_model(
-    recipe: Recipe, mesh: Mesh | None = None, today: datetime.date | None = None
+    recipe: Recipe,
+    mesh: Mesh | None = None,
+    today: datetime.date | None = None,
+    *,
+    merged: bool = True,
 ) -> tuple[Transformer, AbstractTokenizer]:
     """A model, sharded over a mesh if there is one, and its tokenizer.
 
     `model.path` may lead to a run, whose final policy it is, or while there is none
-    that of its last checkpoint; or to one checkpoint. Adapters are merged.
+    that of its last checkpoint; or to one checkpoint.
 
     **Arguments:**
 
     - `today`: the date for chat templates that ask for it; by default that of the
         run, if it is one's policy, or the clock's.
+    - `merged`: whether the adapters of a run are merged into its weights.
 
     **Raises:** `FileNotFoundError` if there is no model, `ValueError` if the
     tokenizer does not fit its vocabulary, or a checkpoint is damaged.
@@ -67,10 +72,19 @@ def load_model(
         checkpoint = _checkpoint(run, Path(path))
         today = today or _day_of(run, checkpoint)
         if checkpoint is not None:
-            return _from_checkpoint(recipe, checkpoint, mesh, today)
+            return _from_checkpoint(recipe, checkpoint, mesh, today, merged)
+        if not merged:
+            if not (run / ADAPTER).is_dir():
+                raise ValueError(
+                    "The adapters of a run are exported alone. Received the run "
+                    f"{str(run)!r}, which trained none: export its model."
+                )
+            base, tokenizer = load_model(_own(recipe, run / store.CONFIG), mesh, today)
+            return models.load_adapters(base, run / ADAPTER), tokenizer
         path = str(run / MODEL)
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
+    _check_model(Path(path))
     logger.info("loading the model %s", path)
     policy = models.load(
         path,
@@ -85,18 +99,56 @@ def load_model(
     return policy, tokenizer
 
 
+def base_of(recipe: Recipe) -> str:
+    """The model that the adapters of a recipe's model, maybe a run, were added to."""
+    path = Path(recipe.model.path)
+    if store.find_run(path) is None:
+        return recipe.model.path
+    return _own(recipe, path / store.CONFIG).model.path
+
+
 def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
-    """The policy with the recipe's adapters, if it has any."""
-    settings = recipe.lora
-    if settings.rank is None:
+    """The policy with the recipe's adapters, if it has any.
+
+    **Raises:** `ValueError` or `OSError` for adapters that do not fit the policy.
+    """
+    settings, path = recipe.lora, recipe.lora.path
+    if not settings.adapts:
         return policy
+    base = models.quantize(policy) if settings.int8_base else policy
+    if path is not None:
+        _check_base(recipe.model.path, path)
+        return models.load_adapters(base, path)
+    assert settings.rank is not None
     return models.lora(
-        models.quantize(policy) if settings.int8_base else policy,
+        base,
         settings.projections.replace(",", " ").split(),
         rank=settings.rank,
         alpha=settings.alpha,
         key=build_keys(recipe).adapters,
     )
+
+
+def _check_model(path: Path) -> None:
+    """Checks that a directory is not one of adapters."""
+    names = ("adapter_config.json", "config.json")
+    is_adapter, is_model = ((path / name).is_file() for name in names)
+    if is_adapter and not is_model:
+        raise ValueError(
+            "`model.path` names a model. Received the adapters in "
+            f"{str(path)!r}: set lora.path to that folder, and model.path to its base."
+        )
+
+
+def _check_base(model: str, adapter: str) -> None:
+    """Checks that adapters are not added to a run's policy, where they are already."""
+    if store.find_run(Path(model)) is not None:
+        raise ValueError(
+            "`lora.path` names adapters of the model that `model.path` names. Received "
+            f"lora.path={adapter!r} with the run {model!r}, whose adapters are merged: "
+            "to train them on, set model.path to the run's own and lora.path to its "
+            "folder `adapter`; for new ones set lora.path=null and lora.rank."
+        )
 
 
 def _checkpoint(run: Path, path: Path) -> Path | None:
@@ -135,11 +187,9 @@ def _day_of(run: Path, checkpoint: Path | None) -> datetime.date | None:
     return None if today is None else datetime.date.fromisoformat(today)
 
 
-def _from_checkpoint(
-    recipe: Recipe, path: Path, mesh: Mesh | None, today: datetime.date | None
-) -> tuple[Transformer, AbstractTokenizer]:
-    """The policy of a checkpoint, of its own recipe but for how it is computed with."""
-    own = load.parse(Recipe(), (path / store.CONFIG).read_text(encoding="utf-8"))
+def _own(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe in a run's file, but for how its policy is computed with."""
+    own = load.parse(Recipe(), path.read_text(encoding="utf-8"))
     settings = recipe.model
     changed = dataclasses.replace(
         own.model,
@@ -147,7 +197,18 @@ def _from_checkpoint(
         cache_dtype=settings.cache_dtype,
         remat=settings.remat,
     )
-    own = dataclasses.replace(own, model=changed)
+    return dataclasses.replace(own, model=changed)
+
+
+def _from_checkpoint(
+    recipe: Recipe,
+    path: Path,
+    mesh: Mesh | None,
+    today: datetime.date | None,
+    merged: bool,
+) -> tuple[Transformer, AbstractTokenizer]:
+    """The policy of a checkpoint, of its own recipe but for how it is computed with."""
+    own = _own(recipe, path / store.CONFIG)
     policy, tokenizer = load_model(own, mesh, today)
     like = TrainState(
         build_adapters(own, policy), None, None, jnp.zeros((), jnp.int32), jr.key(0)
@@ -156,6 +217,8 @@ def _from_checkpoint(
     arrays.check_frozen(path.name, contents.get("frozen"), like)
     logger.info("reading the policy of the checkpoint %s", path)
     found = arrays.restore_policy(path / store.STATE, contents["arrays"], like).policy
-    dtype = jnp.dtype(settings.dtype)
+    if not merged:
+        return found, tokenizer
+    dtype = jnp.dtype(recipe.model.dtype)
     cast = lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x
     return jax.tree.map(cast, models.merge(found)), tokenizer

@@ -71,14 +71,27 @@ class Lora(Section):
     alpha: PositiveFloat = 32.0  # Adapters are scaled by alpha / rank.
     projections: str = "query key value output gate up down"  # Or a subset.
     int8_base: bool = False  # Quantize the frozen projections to 8 bits.
+    path: str | None = (
+        None  # Adapters in PEFT's format to start from, in place of rank.
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.int8_base and self.rank is None:
+        if self.rank is not None and self.path is not None:
+            raise ValueError(
+                "Adapters are new, with `lora.rank`, or those of `lora.path`. Received "
+                f"lora.rank={self.rank} and lora.path={self.path!r}: leave one null."
+            )
+        if self.int8_base and not self.adapts:
             raise ValueError(
                 "`lora.int8_base` freezes the weights, so adapters must be trained. "
                 "Received lora.rank=null: set it."
             )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained, and the weights are frozen."""
+        return self.rank is not None or self.path is not None
 
 
 def known_tasks() -> Mapping[str, type]:
@@ -277,7 +290,10 @@ def check_paths(recipe: Recipe) -> None:
 
     **Raises:** `FileNotFoundError` for a path that does not exist.
     """
-    paths: dict[str, object] = {"model.path": recipe.model.path}
+    paths: dict[str, object] = {
+        "model.path": recipe.model.path,
+        "lora.path": recipe.lora.path,
+    }
     for key in ("path", "eval_path"):
         paths[f"data.{key}"] = recipe.data.option(key)
         for name, settings in recipe.evaluations.settings.items():

@@ -18,9 +18,9 @@ from grpojax.runs.cli import (
     train as training,
 )
 from grpojax.runs.recipe import build as parts, load as recipes
-from grpojax.runs.recipe.schema import Recipe
+from grpojax.runs.recipe.schema import check_paths, Recipe
 
-from ...helpers import distance
+from ...helpers import distance, learned
 
 
 def lines(path) -> list[dict]:
@@ -130,6 +130,46 @@ def test_a_run_resumes_bit_for_bit(run, settings, tmp_path):
         for folder in (path, tmp_path / "run")
     ]
     assert tensors[0] == tensors[1]
+
+
+@pytest.mark.slow
+def test_adapters_are_exported_alone_and_trained_on(run, settings, tmp_path, capsys):
+    _, path, state = run
+    steps = sorted(int(x.name) for x in (path / "checkpoints").iterdir())
+    for source in (path, path / "checkpoints" / str(steps[-1])):
+        out = tmp_path / source.name
+        assert commands.main(["export", str(source), str(out), "--adapter"], {}) == 0
+        for file in ("adapter_model.safetensors", "adapter_config.json"):
+            assert (out / file).read_bytes() == (path / "adapter" / file).read_bytes()
+    changes = {x: y for x, y in LORA.items() if not x.startswith("lora__")}
+    changes |= dict(lora__path=str(path / "adapter"), lora__int8_base=True)
+    recipe = recipes.load(Recipe(), None, settings(**changes))
+    setup = training.prepare(recipe)
+    chex.assert_trees_all_equal(setup.state.policy, state.policy)
+    assert f"lora   from {path / 'adapter'}: " in setup.config.summary
+    assert jax.tree.leaves(setup.state.reference) == []
+    capsys.readouterr()
+    words = ["--from", str(path), "--set", "lora.rank=null"]
+    words += ["--set", f"lora.path={path / 'adapter'}"]
+    assert commands.main(["train", *words, "--out", str(tmp_path / "new")], {}) == 2
+    assert "whose adapters are merged" in capsys.readouterr().err
+
+
+def test_a_recipe_starts_from_adapters(settings, tmp_path):
+    policy, _ = parts.load_model(recipes.load(Recipe(), None, settings()))
+    adapted = models.lora(policy, ("up",), rank=2, alpha=4, key=jax.random.key(0))
+    adapted = learned(adapted)
+    models.save_adapters(adapted, tmp_path)
+    path = str(tmp_path)
+    recipe = recipes.load(Recipe(), None, settings(lora__path=path))
+    chex.assert_trees_all_equal(parts.build_adapters(recipe, policy), adapted)
+    recipe = recipes.load(Recipe(), None, settings(model__path=path))
+    with pytest.raises(ValueError, match="set lora.path to that folder"):
+        parts.load_model(recipe)
+    with pytest.raises(FileNotFoundError, match="`lora.path` must lead to"):
+        check_paths(recipes.load(Recipe(), None, ["lora.path=./nowhere"]))
+    with pytest.raises(ValueError, match="leave one null"):
+        recipes.load(Recipe(), None, ["lora.path=a", "lora.rank=2"])
 
 
 @pytest.mark.parametrize(
