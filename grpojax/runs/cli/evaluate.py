@@ -72,6 +72,7 @@ def prepare(
     name = _chosen(recipe, name)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = build.load_model(recipe, mesh)
+    step = build.step_of(recipe.model.path)
     environments = build_environments(recipe, tokenizer, mesh)
     arguments = recipe, environments, tokenizer, lambda: policy, mesh
     key = build.build_keys(recipe).evaluate
@@ -94,10 +95,10 @@ def prepare(
                 stack.enter_context(directory)
                 status = {"status": "running"}
                 if resume:
-                    directory.resume(0, status)
+                    directory.resume(step, status)
                 else:
                     directory.start(build.config_of(recipe).to_yaml(), status)
-                predictions = directory.predictions(0, evaluation.mode, name)
+                predictions = directory.predictions(step, evaluation.mode, name)
             result = evaluation.run(
                 policy, predictions=predictions, tokenizer=tokenizer
             )
@@ -106,8 +107,9 @@ def prepare(
             if directory is not None:
                 if not directory.records(EVALUATIONS):
                     made = {**evaluation.to_json(), **result.to_json()}
-                    directory.append(EVALUATIONS, {"step": 0, "name": name, **made})
-                summary = _summary(result, start) | {"model": recipe.model.path}
+                    directory.append(EVALUATIONS, {"step": step, "name": name, **made})
+                summary = _summary(result, start)
+                summary |= {"model": recipe.model.path, "step": step}
                 directory.update(summary, complete=True)
         return result
 

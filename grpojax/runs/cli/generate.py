@@ -61,6 +61,7 @@ def prepare(
     find_task(recipe.data.task)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = build.load_model(recipe, mesh)
+    step = build.step_of(recipe.model.path)
     reward = None
     if prompts:
         tokens = [_tokens(recipe, tokenizer, prompt) for prompt in prompts]
@@ -86,6 +87,7 @@ def prepare(
                 sampler=generation_sampler(recipe),
                 reward=reward,
                 key=build.build_keys(recipe).evaluate,
+                step=step,
             )
 
     return run

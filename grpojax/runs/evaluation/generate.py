@@ -122,6 +122,7 @@ def generate(
     sampler: rollout.AbstractSampler = rollout.Categorical(),
     reward: RewardFn | None = None,
     key: Key[Array, ""] | None = None,
+    step: int = 0,
 ) -> list[dict[str, object]]:
     """Completions of an environment's first problems, with their rewards.
 
@@ -134,9 +135,10 @@ def generate(
     - `sampler`: draws them.
     - `reward`: a reward function; without one there are no rewards.
     - `key`: consumed; by default `jax.random.key(0)`.
+    - `step`: the policy's, for the records.
 
-    **Returns:** a record for each problem; see `io.samples.to_records`. Its step is 0,
-    and advantages are NaN.
+    **Returns:** a record for each problem; see `io.samples.to_records`. Advantages are
+    NaN.
     """
     key = jr.key(0) if key is None else key
     trajectory, inputs = _complete(
@@ -144,4 +146,4 @@ def generate(
     )
     outputs = split.call_host(reward, inputs)
     found = _reward(reward, trajectory, outputs, problems=problems)
-    return list(to_records(0, jax.device_get(found), tokenizer))
+    return list(to_records(step, jax.device_get(found), tokenizer))

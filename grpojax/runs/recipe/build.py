@@ -33,7 +33,7 @@ from .parts.curriculum import build_curriculum, with_curriculum
 from .parts.evaluation import build_evaluations, check_evaluations
 from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
-from .policy import build_adapters, build_keys, load_model
+from .policy import build_adapters, build_keys, load_model, step_of as step_of
 from .schema import Recipe
 from .tasks import build_environments, Environments, find_task
 

@@ -20,7 +20,8 @@ from ...models import Transformer
 from ...text import AbstractTokenizer, load_tokenizer
 from ...types import TrainState
 from ..checkpoint import arrays, files as store, manifest
-from ..io.run_directory import ADAPTER, CHECKPOINTS, MODEL
+from ..io.jsonl import read_tolerant
+from ..io.run_directory import ADAPTER, CHECKPOINTS, EVENTS, MODEL
 from . import load
 from .schema import Recipe
 
@@ -105,6 +106,21 @@ def base_of(recipe: Recipe) -> str:
     if store.find_run(path) is None:
         return recipe.model.path
     return _own(recipe, path / store.CONFIG).model.path
+
+
+def step_of(path: str) -> int:
+    """The training step of the policy that `model.path` means; 0 if it is no run's."""
+    place = Path(path)
+    if place.name == MODEL and store.find_run(place.parent):
+        place = place.parent
+    run = store.find_run(place)
+    checkpoint = None if run is None else _checkpoint(run, place)
+    if run is None or checkpoint is not None:
+        return 0 if checkpoint is None else int(checkpoint.name)
+    # Not the summary: a run that was finished may have been resumed for more steps.
+    events, _ = read_tolerant(run / EVENTS, optional=True)
+    made = [event.get("step") for event in events if event.get("kind") == "finish"]
+    return made[-1] if made and isinstance(made[-1], int) else 0
 
 
 def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:

@@ -29,20 +29,27 @@ class TensorBoard:
     """
 
     def __init__(self, run: TrackerRun):
-        resumed, self._after = run.resume_step > 0, run.resume_step or -1
+        self._after, self._evaluated = run.resume_step or -1, run.evaluated
         self._writer = _import("tensorboardX").SummaryWriter(
             str(run.directory / "tensorboard"),
-            purge_step=run.resume_step + 1 if resumed else None,
+            purge_step=run.resume_step + 1,
             # Files are named, and read in order, by the second: by less than that.
             filename_suffix=f".{time.time_ns()}",
         )
 
     def log(self, step: int, metrics: Metrics) -> None:
         if step > self._after:
-            for name, value in metrics.items():
-                if value is not None:
-                    self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+            self._write(step, metrics)
+
+    def evaluation(self, name: str, step: int, measures: Metrics) -> None:
+        if (name, step) not in self._evaluated:
+            self._write(step, _named(name, measures))
+
+    def _write(self, step: int, values: Metrics) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         if step > self._after:
@@ -75,10 +82,16 @@ class Dashboard:
         self._table, self._finish = table, finish
 
     def log(self, step: int, metrics: Metrics) -> None:
-        if self._cursor.is_new("metrics", step):
-            present = {name: x for name, x in metrics.items() if x is not None}
+        self._log("metrics", step, metrics)
+
+    def evaluation(self, name: str, step: int, measures: Metrics) -> None:
+        self._log(f"evaluations/{name}", step, _named(name, measures))
+
+    def _log(self, series: str, step: int, values: Metrics) -> None:
+        if self._cursor.is_new(series, step):
+            present = {name: x for name, x in values.items() if x is not None}
             self._run.log(present, step=step)
-            self._cursor.advance("metrics", step)
+            self._cursor.advance(series, step)
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         if self._cursor.is_new(name, step):
@@ -88,6 +101,11 @@ class Dashboard:
     def close(self) -> None:
         self._finish()
         self._cursor.close()
+
+
+def _named(evaluation: str, measures: Metrics) -> Metrics:
+    """Measures by the names under which they are shown."""
+    return {f"evaluations/{evaluation}/{name}": x for name, x in measures.items()}
 
 
 def open_wandb(

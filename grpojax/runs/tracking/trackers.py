@@ -2,8 +2,8 @@
 
 `metrics.jsonl` is the run's record; the other trackers display it and may fail.
 
-A resumed run logs every record of `metrics.jsonl` to a tracker again, from the first:
-each tracker skips what it has stored.
+A resumed run logs every record of `metrics.jsonl` and `evaluations.jsonl` to a tracker
+again, from the first: each tracker skips what it has stored.
 """
 
 import contextlib
@@ -35,6 +35,15 @@ class Tracker(Protocol):
         ...
 
 
+@runtime_checkable
+class EvaluationTracker(Tracker, Protocol):
+    """A tracker with a fourth method, which is called for every evaluation."""
+
+    def evaluation(self, name: str, step: int, measures: Metrics) -> None:
+        """Logs the measures of the evaluation `name` after a step, such as accuracy."""
+        ...
+
+
 class TrackerRun(NamedTuple):
     """The run that a tracker is started for.
 
@@ -44,12 +53,14 @@ class TrackerRun(NamedTuple):
     - `name`: the run's, its directory's by default.
     - `config`: hyperparameters to show with the run, as nested mappings.
     - `resume_step`: the step of the checkpoint that is resumed; 0 for a new run.
+    - `evaluated`: name and step of the evaluations that a resumed run has recorded.
     """
 
     directory: Path
     name: str
     config: Mapping[str, object]
     resume_step: int
+    evaluated: frozenset[tuple[str, int]] = frozenset()
 
 
 TrackerFactory = Callable[[TrackerRun], Tracker]
@@ -109,6 +120,13 @@ class FailSafe:
 
     def table(self, name: str, step: int, rows: Sequence[Row]) -> None:
         self._try(lambda tracker: tracker.table(name, step, rows))
+
+    def evaluation(self, name: str, step: int, measures: Metrics) -> None:
+        def call(tracker: Tracker) -> None:
+            if isinstance(tracker, EvaluationTracker):
+                tracker.evaluation(name, step, measures)
+
+        self._try(call)
 
     def close(self) -> None:
         self._try(lambda tracker: tracker.close())

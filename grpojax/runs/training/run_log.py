@@ -16,7 +16,7 @@ from ..io.jsonl import parse
 from ..io.run_directory import EVALUATIONS, EVENTS, METRICS, RunDirectory
 from ..io.samples import to_records
 from ..tracking.build import start, TrackerRun
-from ..tracking.trackers import JsonLines, Tracker
+from ..tracking.trackers import EvaluationTracker, JsonLines, Tracker
 from .display.curve import Accuracy
 from .health import DivergedError, Monitor
 from .metrics_buffer import StepRecord
@@ -103,9 +103,8 @@ class RunLog:
         """A measure of an evaluation by step; of none, the one that sums it up."""
         found: dict[int, float] = {}
         for record in self._evaluations:
-            values = {x: y["value"] for x, y in record["metrics"].items()}
             key = measure or ("accuracy" if "accuracy" in record else "reward")
-            value = {**record, **values}.get(key)
+            value = _measures(record).get(key)
             if _name(record) == name and value is not None:
                 found[record["step"]] = value
         return found
@@ -151,11 +150,14 @@ class RunLog:
 
     def _start_trackers(self, directory: RunDirectory) -> None:
         config, path = dict(self._run.config.values), directory.path
-        run = TrackerRun(path / "tracking", path.name, config, self.steps)
+        made = frozenset((_name(x), x["step"]) for x in self._evaluations)
+        run = TrackerRun(path / "tracking", path.name, config, self.steps, made)
         others = start(self._run.trackers, run, self._warn)
-        # Replays restored steps; a tracker ignores those it has already logged.
+        # Replays restored steps; a tracker ignores those it has already logged. In
+        # their order: W&B takes no step after a later one.
+        restored = sorted([*self.records, *self._evaluations], key=lambda x: x["step"])
         for tracker in others:
-            for record in self.records:
+            for record in restored:
                 _log(tracker, record)
         self._trackers = [JsonLines(directory), *others]
 
@@ -220,6 +222,8 @@ class RunLog:
         self._evaluations.append({**settings, **result.to_json()})
         if self._directory is not None:
             self._directory.append(EVALUATIONS, self._evaluations[-1])
+        for tracker in self._trackers:
+            _log(tracker, self._evaluations[-1])
 
     def _summary(self, status: str) -> dict[str, object]:
         first = next(iter(self._run.evaluators), None)
@@ -247,6 +251,16 @@ def _name(record: Mapping) -> str:
     return record.get("name", record["split"])
 
 
-def _log(tracker: Tracker, record: Mapping[str, float | int]) -> None:
-    metrics = {name: value for name, value in record.items() if name != "step"}
-    tracker.log(int(record["step"]), metrics)
+def _measures(record: Mapping) -> dict[str, float]:
+    """The values that an evaluation has measured, by name."""
+    values = {name: measure["value"] for name, measure in record["metrics"].items()}
+    return {x: record[x] for x in ("accuracy",) if x in record} | values
+
+
+def _log(tracker: Tracker, record: Mapping) -> None:
+    """Logs the metrics of a step, or the measures of an evaluation."""
+    step = int(record["step"])
+    if not isinstance(record.get("metrics"), Mapping):
+        tracker.log(step, {name: x for name, x in record.items() if name != "step"})
+    elif isinstance(tracker, EvaluationTracker):
+        tracker.evaluation(_name(record), step, _measures(record))

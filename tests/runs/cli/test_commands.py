@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from grpojax.runs.cli import generate as generating, main as commands, train as 
 from grpojax.runs.cli.log import log_from
 from grpojax.runs.distributed.preemption import PreemptedError
 from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe.policy import step_of
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.training import fit
 from grpojax.runs.training.health import DivergedError
@@ -159,9 +161,10 @@ def test_the_model_of_a_run_is_judged_on_its_problems(finished, capsys, tmp_path
     printed = call(capsys, "evaluate", finished, *words)
     assert f"held-out accuracy of {finished}: " in printed
     (line,) = (tmp_path / "judged" / "evaluations.jsonl").read_text().splitlines()
-    assert json.loads(line)["problems"] == 3
+    assert json.loads(line)["problems"] == 3 and json.loads(line)["step"] == 1
+    assert (tmp_path / "judged" / "predictions" / "1-sampled.jsonl").exists()
     summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
-    assert summary["complete"] and summary["n_eval"] == 3
+    assert summary["complete"] and summary["n_eval"] == 3 and summary["step"] == 1
     recipe = recipes.load(Recipe(), tmp_path / "judged" / "config.yaml")
     assert recipe.rollout.max_new_tokens == 6
     assert recipe.model.path == str(finished)
@@ -181,6 +184,21 @@ def test_answers_are_shown_with_what_they_are_worth(finished, capsys):
     printed = call(capsys, "generate", finished, "--problems", 2, "--samples", 3)
     assert printed.count("Answer:") == 2
     assert printed.count("reward ") == printed.count(", correct ") == 6
+
+
+def test_records_have_the_step_of_their_policy(finished, tmp_path):
+    """A run's last, a checkpoint's own, and 0 of what is no run's."""
+    copy = shutil.copytree(finished, tmp_path / "run")
+    model = shutil.copytree(finished / "model", tmp_path / "model")
+    shutil.copytree(copy / "checkpoints" / "1", copy / "checkpoints" / "7")
+    steps = {copy: 1, copy / "model": 1, copy / "checkpoints" / "7": 7, model: 0}
+    assert {path: step_of(str(path)) for path in steps} == steps
+    recipe = recipes.load(Recipe(), finished / "config.yaml")
+    recipe = recipes.load(recipe, None, [f"model.path={copy}/checkpoints/7"])
+    assert generating.generate(recipe, ["One"])[0]["step"] == 7
+    # The model is that of the end; a run that is resumed for more steps has later ones.
+    shutil.rmtree(copy / "model")
+    assert step_of(str(copy)) == 7
 
 
 def test_a_prompt_of_a_person_is_answered_and_not_paid(finished, capsys):
@@ -260,7 +278,7 @@ def test_an_evaluation_goes_on_from_what_was_said(finished, capsys, tmp_path):
     path = tmp_path / "judged"
     words = ("evaluate", finished, "--out", path, "--resume")
     first = call(capsys, *words)
-    predictions = path / "predictions" / "0-sampled.jsonl"
+    predictions = path / "predictions" / "1-sampled.jsonl"
     whole = predictions.read_bytes()
     predictions.write_bytes(whole[: len(whole) // 2])
     (path / "evaluations.jsonl").unlink()

@@ -9,7 +9,7 @@ import pytest
 
 from grpojax.runs.io.run_directory import RunDirectory
 from grpojax.runs.io.tables import tabulate
-from grpojax.runs.tracking.build import open_wandb, TensorBoard
+from grpojax.runs.tracking.build import Dashboard, open_wandb, TensorBoard
 from grpojax.runs.tracking.cursor import Cursor
 from grpojax.runs.tracking.trackers import FailSafe, JsonLines, TrackerRun
 
@@ -71,6 +71,9 @@ def test_json_lines(tmp_path):
     assert read("completions.jsonl") == [{"step": 2, **row} for row in ROWS]
 
 
+MEASURES = {2: {"accuracy": 0.25, "reward": None}, 4: {"accuracy": 0.5}}
+
+
 def test_tensorboard_reads_back_every_value_once(tmp_path):
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     reader = pytest.importorskip(
@@ -78,15 +81,26 @@ def test_tensorboard_reads_back_every_value_once(tmp_path):
         reason="tensorboard's own reader is not installed",
     )
     first = TensorBoard(started(tmp_path))
+    first.evaluation("held_out", 0, {"accuracy": 0.125})
     feed(first, [1, 2, 3, 4])  # And then it is killed; a checkpoint was made after 2.
-    second = TensorBoard(started(tmp_path, resume_step=2))
-    feed(second, [1, 2, 3, 4, 5])
+    first.evaluation("held_out", 4, {"accuracy": 0.75})
+    # The evaluation of step 2 was not recorded.
+    evaluated = frozenset([("held_out", 0)])
+    second = TensorBoard(started(tmp_path, resume_step=2)._replace(evaluated=evaluated))
+    second.evaluation("held_out", 0, {"accuracy": 0.125})
+    feed(second, [1, 2])
+    second.evaluation("held_out", 2, MEASURES[2])
+    feed(second, [3, 4, 5])
+    second.evaluation("held_out", 4, MEASURES[4])
     first.close()
     second.close()
     found = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
-    assert set(found.Tags()["scalars"]) == {"loss", "rewards/correct/mean"}
-    for name in found.Tags()["scalars"]:
+    accuracy, names = "evaluations/held_out/accuracy", ["loss", "rewards/correct/mean"]
+    assert set(found.Tags()["scalars"]) == {*names, accuracy}
+    measured = [(event.step, event.value) for event in found.Scalars(accuracy)]
+    assert measured == [(0, 0.125), (2, 0.25), (4, 0.5)]
+    for name in names:
         values = {event.step: event.value for event in found.Scalars(name)}
         assert [event.step for event in found.Scalars(name)] == [1, 2, 3, 4, 5]
         expected = {step: VALUES[step][name] for step in VALUES}
@@ -197,6 +211,29 @@ def test_trackio_holds_every_value_once(tmp_path):
     for name in ("loss", "rewards/correct/mean"):
         values = [(log["step"], log[name]) for log in logs if name in log]
         assert values == [(step, VALUES[step][name]) for step in range(1, 6)]
+
+
+def test_a_dashboard_holds_every_evaluation_once(tmp_path):
+    class Logged:
+        def __init__(self):
+            self.calls = []
+
+        def log(self, values, step):
+            self.calls.append((step, values))
+
+    run, path = Logged(), tmp_path / "place.json"
+    for steps in ([2], [2, 4]):
+        tracker = Dashboard(run, Cursor(path), list, lambda: None)
+        for step in steps:
+            tracker.log(step, VALUES[step])
+            tracker.evaluation("held_out", step, MEASURES[step])
+        tracker.close()
+    name = "evaluations/held_out/accuracy"
+    assert [x for x in run.calls if "loss" not in x[1]] == [
+        (2, {name: 0.25}),
+        (4, {name: 0.5}),
+    ]
+    assert [step for step, _ in run.calls] == [2, 2, 4, 4]
 
 
 class Failing:

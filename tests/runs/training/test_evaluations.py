@@ -65,7 +65,7 @@ DUE = [
 ]
 
 
-def train(out, *, steps=STEPS, resume=False, checkpoint=None, **changes):
+def train(out, *, steps=STEPS, resume=False, checkpoint=None, trackers=None, **changes):
     return fit(
         start(),
         make_step(),
@@ -74,6 +74,7 @@ def train(out, *, steps=STEPS, resume=False, checkpoint=None, **changes):
         resume=resume,
         evaluation=changes.pop("evaluation", evaluations()),
         checkpoint=checkpoint or Checkpointing(every=2, keep_last=9),
+        trackers=trackers,
         logging=Logging(tokenizer=ByteTokenizer(), samples=0, **changes),
     )
 
@@ -127,6 +128,73 @@ def test_an_evaluation_is_that_of_the_checkpoint_to_the_digit(full):
             )
             plain = json.loads(json.dumps(result.to_json()))
             assert plain == {key: record[key] for key in plain}
+
+
+class Steps:
+    """A tracker of three methods: it gets no evaluations."""
+
+    def __init__(self, run):
+        self.run, self.steps = run, []
+
+    def log(self, step, metrics):
+        assert "reward" in metrics
+        self.steps.append(step)
+
+    def table(self, name, step, rows):
+        raise NotImplementedError
+
+    def close(self):
+        pass
+
+
+class Everything(Steps):
+    """One of four methods."""
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.measures, self.order = [], []
+
+    def log(self, step, metrics):
+        super().log(step, metrics)
+        self.order.append(step)
+
+    def evaluation(self, name, step, measures):
+        self.measures.append((step, name, measures))
+        self.order.append(step)
+
+
+def test_trackers_get_the_measures_of_every_evaluation(tmp_path):
+    """Those of a resumed run again, in the order of the steps, and then the others."""
+    path, made = tmp_path / "run", []
+
+    def keep(kind):
+        return lambda run: made.append(kind(run)) or made[-1]
+
+    trackers = {"steps": keep(Steps), "all": keep(Everything)}
+    train(path, trackers=trackers)
+    records = lines(path / "evaluations.jsonl")
+    expected = [
+        (
+            x["step"],
+            x["name"],
+            {"accuracy": x["accuracy"]}
+            | {name: measure["value"] for name, measure in x["metrics"].items()},
+        )
+        for x in records
+    ]
+    for kept in (6, 4):
+        steps, everything = made[-2:]
+        assert steps.steps == everything.steps == [*range(1, STEPS + 1)]
+        assert everything.measures == expected
+        assert everything.order == sorted(everything.order)
+        known = {(x["name"], x["step"]) for x in records if x["step"] <= kept}
+        if kept == 4:
+            assert everything.run.evaluated == known
+            break
+        shutil.rmtree(path / "checkpoints" / "6")
+        train(path, resume=True, trackers=trackers)
+    warned = [x for x in lines(path / "events.jsonl") if x["kind"] == "warning"]
+    assert not [x for x in warned if "disabled" in x["message"]]
 
 
 def test_it_compiles_once():
