@@ -58,17 +58,19 @@ class Addition(Questions):
         tokenizer: AbstractTokenizer,
         *,
         split: str = "train",
+        count: int | None = None,
         max_completion_length: int = 4,
     ):
         """**Arguments:**
 
         - `tokenizer`: the policy's.
         - `split`: `"train"` or `"test"`; they have no pair of digits in common.
+        - `count`: how many pairs, the first ones; all of them when `None`.
         - `max_completion_length`: the horizon, tokens.
         """
         examples = "".join(f"{a} + {b} = {a + b}\n" for a, b in _EXAMPLES)
         super().__init__(
-            [dict(a=a, b=b, answer=a + b) for a, b in pairs(split)],
+            [dict(a=a, b=b, answer=a + b) for a, b in pairs(split)[:count]],
             tokenizer,
             Integer("last"),
             PromptFormat(examples + "{{ a }} + {{ b }} ="),
@@ -106,11 +108,11 @@ def environments(
     """
     del data
     make = ft.partial(Addition, tokenizer, max_completion_length=horizon)
-    test = make(split="test")
-    if held_out is not None and held_out > test.size:
+    if held_out is not None and held_out > _TEST_PAIRS:
         raise ValueError(
             f"`evaluations.held_out.problems` asks for {held_out} rows. Received "
-            f"{test.size}, the size of the test split: lower it, raise `samples` "
-            "instead, or leave it null."
+            f"{_TEST_PAIRS}, the size of the test split: lower it, raise `samples` "
+            "instead, or leave it null; in a mixture set the task's own `problems`."
         )
-    return make(split="train"), None if held_out == 0 else test, []
+    test = None if held_out == 0 else make(split="test", count=held_out)
+    return make(split="train"), test, []

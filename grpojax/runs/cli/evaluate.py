@@ -12,7 +12,7 @@ from ..checkpoint.resume_check import check_resumable
 from ..distributed import mesh as meshes, processes
 from ..distributed.provenance import provenance
 from ..evaluation.printing import print_result
-from ..evaluation.result import EvaluationResult
+from ..evaluation.result import accuracies_by_task, EvaluationResult
 from ..io.run_directory import EVALUATIONS, RunDirectory
 from ..recipe import build
 from ..recipe.parts.evaluation import build_evaluations, check_evaluations
@@ -117,11 +117,12 @@ def prepare(
 
 
 def _summary(result: EvaluationResult, start: float) -> dict[str, object]:
-    known = result.correct is not None
+    known, tasks = result.correct is not None, accuracies_by_task(result.to_json())
     return {
         "status": "finished",
         "accuracy": result.accuracy if known else None,
         "ci95": result.interval if known else None,
+        **({"tasks": tasks} if tasks else {}),
         "n_eval": result.count,
         "seconds_total": time.perf_counter() - start,
         "seconds_compile": result.seconds_compile,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -54,16 +54,19 @@ def sample(
     sampler: rollout.AbstractSampler,
     first: Int[Array, ""],
     count: Int[Array, ""],
+    chosen: Int[Array, " problem"] | None,
     key: Key[Array, ""],
     *,
     sizes: Sizes,
 ) -> Trajectory:
     """Completions of problems `first .. first + batch - 1` of `count`.
 
-    Rows beyond `count` are one token long, for `to_records` to drop.
+    Of the problems with the numbers `chosen`, if these are not the first ones. Rows
+    beyond `count` are one token long, for `to_records` to drop.
     """
     numbers = first + jnp.arange(sizes.batch, dtype=jnp.int32)
     problems = jnp.minimum(numbers, count - 1)
+    problems = problems if chosen is None else chosen[problems]
     states, prompts = jax.vmap(env.problem)(problems)
     limits = jnp.where(numbers < count, env.max_completion_length, 1)
     trajectory = rollout.complete(
@@ -175,10 +178,11 @@ def to_records(
     decode: Callable[[list[int]], str] | None,
     *,
     first: int,
+    tasks: Sequence[str] = (),
 ) -> list[dict]:
     """Some rows of a batch as records of `predictions`, numbered from `first` on.
 
-    Without `decode` they have no text.
+    Without `decode` they have no text. `tasks` are those of all problems of a mixture.
     """
     some: EvalBatch = jax.tree.map(lambda x: x[rows], jax.device_get(batch))
     problems, samples = some.lengths.shape
@@ -212,6 +216,7 @@ def to_records(
         empty = some.empty_is_correct
         return {
             "problem": first + p,
+            **({"task": tasks[first + p]} if tasks else {}),
             "prompt": text_of(prompt),
             "prompt_tokens": prompt,
             "answer": None if gold is None else int(gold[p]),

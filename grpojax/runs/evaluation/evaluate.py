@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Callable, Mapping
 
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Int, Key
 
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
 from ...policy import AbstractPolicy
@@ -30,7 +31,8 @@ class Evaluation:
         environment's rewards when `None`.
     - `success`: the reward that is 1 for a right answer, else 0; `correct` when `None`,
         if there is one. Without one there is no accuracy, and the mean reward counts.
-    - `problems`: how many of the first problems; all of them when `None`.
+    - `problems`: how many of the first problems; all of them when `None`. Of a mixture
+        an equal share of each task, or all of a task that has less.
     - `batch`: problems at a time; on a mesh rounded up to what can be split evenly.
     - `slots`: completions that are decoded at a time; see `RolloutConfig`.
     - `training`: the environment that is trained on, whose most frequent answer is a
@@ -84,6 +86,27 @@ class Evaluation:
     def count(self) -> int:
         """How many problems there are."""
         return self.env.size if self.problems is None else self.problems
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """How many problems there are of each task of a mixture; else empty."""
+        sizes = self.env.tasks
+        shares = dict.fromkeys(sizes, 0)
+        while sizes and (left := self.count - sum(shares.values())):
+            more = [task for task, size in sizes.items() if shares[task] < size]
+            for place, task in enumerate(more):
+                share = left // len(more) + (place < left % len(more))
+                shares[task] = min(shares[task] + share, sizes[task])
+        return shares
+
+    @property
+    def numbers(self) -> Int[np.ndarray, " problem"]:
+        """The numbers of the problems in the environment."""
+        if not self.env.tasks:
+            return np.arange(self.count, dtype=np.int32)
+        firsts = np.cumsum([0, *self.env.tasks.values()])
+        taken = zip(firsts, self.shares.values(), strict=False)
+        return np.concatenate([np.arange(x, x + n, dtype=np.int32) for x, n in taken])
 
     @property
     def mode(self) -> str:

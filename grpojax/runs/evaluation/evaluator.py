@@ -25,8 +25,8 @@ from ..io.description import describe
 from ..io.fingerprint import fingerprint, settings
 from .eval_batch import EvalBatch, sample, score_batch, Sizes, to_records
 from .predictions import resume
-from .result import EvaluationResult, measure_names
-from .statistics import Answer, most_frequent
+from .result import EvaluationResult
+from .statistics import Answer, measure_names, most_frequent
 
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Evaluator:
         count, shards = evaluation.count, spmd.shards()
         share = -(-count // -(-count // evaluation.batch))
         self._batch = -(-share // shards) * shards
+        self._chosen = evaluation.numbers if evaluation.env.tasks else None
         sizes = Sizes(self._batch, evaluation.samples, evaluation.slots)
         self._static = {"sizes": sizes, "success": evaluation.success}
         self._two = bool(split.host_rewards(evaluation.reward))
@@ -92,8 +93,8 @@ class Evaluator:
 
     def _arguments(self, policy: AbstractPolicy, first: int) -> tuple:
         of = self.evaluation
-        numbers = of.sampler, np.int32(first), np.int32(of.count), self._key
-        return policy, of.env, of.reward, *numbers
+        numbers = np.int32(first), np.int32(of.count), self._chosen, self._key
+        return policy, of.env, of.reward, of.sampler, *numbers
 
     def _shapes(self, policy: AbstractPolicy) -> EvalBatch:
         arguments = self._arguments(policy, 0)
@@ -106,6 +107,7 @@ class Evaluator:
             self.evaluation.samples,
             correct=shapes.correct is not None,
             rewards=None if shapes.total is None else sorted(shapes.rewards),
+            tasks=list(self.evaluation.shares),
         )
 
     def _compile(self) -> Callable:
@@ -152,6 +154,7 @@ class Evaluator:
             self._compile()
         compiled = time.perf_counter()
         decode = None if tokenizer is None else tokenizer.decode
+        tasks = [x for x, share in self.evaluation.shares.items() for _ in range(share)]
         if predictions is None and self.evaluation.samples == 1:
             decode = None  # Nobody reads the text.
         while (done := len(records)) < count:
@@ -160,7 +163,7 @@ class Evaluator:
             first = done - done % self._batch
             sampled = self._batch_from(policy, first)
             rows = slice(done - first, count - first)
-            found = to_records(sampled, rows, decode, first=done)
+            found = to_records(sampled, rows, decode, first=done, tasks=tasks)
             if predictions is not None and processes.is_process_0():
                 jsonl.append(predictions, *found)
             records += found

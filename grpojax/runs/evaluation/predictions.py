@@ -4,6 +4,7 @@
     header = {"format": 1, "problems": how many, "samples": of each, ...}
     line   = {"problem": i, "prompt": text, "prompt_tokens": [id],
               "answer": the right one or null, "silent": is an empty turn correct,
+             "task": of a mixture,
               "samples": [{"text", "tokens": [id], "correct", "answer", "terminated",
                            "length", "rewards": {name: float}}]}
 

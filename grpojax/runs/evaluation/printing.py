@@ -7,7 +7,7 @@ from rich.console import Console
 from ...text import AbstractTokenizer
 from ..io.run_directory import DEFAULT_EVALUATION as DEFAULT
 from ..io.terminal import printable
-from .result import EvaluationResult
+from .result import accuracies_by_task, EvaluationResult
 
 
 _SHOWN = 2  # Completions.
@@ -53,6 +53,9 @@ def print_result(
             f"{result.mean_length:.1f}, truncated {cut})\n",
             style="bold",
         )
+        for task, found in accuracies_by_task(result.to_json()).items():
+            low, high = found["ci95"]
+            echo(console, f"  {task} {found['accuracy']:.1%} ({low:.1%} to {high:.1%})")
     if tokenizer is None:
         return
     for index in range(min(_SHOWN, len(result.prompts))):

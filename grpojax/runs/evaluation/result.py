@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from .statistics import (
     Measure,
     most_frequent,
     pass_at_k,
+    pass_sizes,
     vote,
 )
 
@@ -56,6 +57,7 @@ class EvaluationResult:
     - `gold`: the right answers; `None` if the environment does not know them.
     - `empty_is_correct`: whether empty turns score as correct (a baseline), if known.
     - `training_answer`: the most frequent answer of the training problems.
+    - `tasks`: the task of each problem, of a mixture.
     - `seconds`, `seconds_compile`: how long it took, compilation apart.
     """
 
@@ -72,6 +74,7 @@ class EvaluationResult:
     total: Float[np.ndarray, "problem sample"] | None = None
     failed: dict[str, int] = dataclasses.field(default_factory=dict)
     training_answer: Answer = None
+    tasks: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     seconds_compile: float = 0.0
 
@@ -126,6 +129,7 @@ class EvaluationResult:
             total=total,
             failed=dict(collections.Counter(failed)),
             training_answer=training_answer,
+            tasks=[record["task"] for record in records if "task" in record],
         )
 
     @property
@@ -186,15 +190,27 @@ class EvaluationResult:
         - `maj@K`: the majority vote of the samples is correct, if they have answers.
         - `reward`: the mean total, if a reward function judges, or nothing says which
             answers are right; and `rewards/NAME`, its components.
+        - `accuracy/TASK`, `reward/TASK`: of the problems of each task of a mixture.
         """
-        metrics = {}
-        if self.correct is not None:
-            metrics |= self._of_correct(self.correct)
+        metrics = {} if self.correct is None else self._of_correct(self.correct)
         if self.total is not None:
             named = {f"rewards/{name}": x for name, x in self.rewards.items()}
             for name, values in {"reward": self.total, **named}.items():
                 found = mean_reward(values.tolist())
                 metrics |= {} if found is None else {name: found}
+        for task in dict.fromkeys(self.tasks):
+            metrics |= self._of_task(task)
+        return metrics
+
+    def _of_task(self, task: str) -> dict[str, Measure]:
+        rows, metrics = np.array([own == task for own in self.tasks]), {}
+        if self.correct is not None:
+            scores, samples = np.mean(self.correct[rows], axis=1), self.correct.shape[1]
+            found = mean_over_problems(scores.tolist(), trials=samples)
+            metrics[f"accuracy/{task}"] = found
+        if self.total is not None:
+            found = mean_reward(self.total[rows].tolist())
+            metrics |= {} if found is None else {f"reward/{task}": found}
         return metrics
 
     def _of_correct(self, correct: np.ndarray) -> dict[str, Measure]:
@@ -263,30 +279,13 @@ class EvaluationResult:
         }
 
 
-def pass_sizes(samples: int) -> list[int]:
-    """The k of `pass@k`: powers of two, and the number of samples."""
-    powers = [2**i for i in range(samples.bit_length()) if 2**i < samples]
-    return [*powers, samples]
-
-
-def measure_names(
-    samples: int, *, correct: bool, rewards: Sequence[str] | None
-) -> list[str]:
-    """The names that `EvaluationResult.measures` may have.
-
-    **Arguments:**
-
-    - `samples`: of each problem.
-    - `correct`: whether right answers are known.
-    - `rewards`: components of a reward, if there is a total.
-    """
-    names = []
-    if correct:
-        names += ["accuracy", *(f"pass@{k}" for k in pass_sizes(samples))]
-        names += [f"mean@{samples}", f"maj@{samples}"]
-    if rewards is not None:
-        names += ["reward", *(f"rewards/{name}" for name in rewards)]
-    return names
+def accuracies_by_task(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The accuracy of each task of a mixture in a record, as a summary has them."""
+    return {
+        name.removeprefix("accuracy/"): {"accuracy": x["value"], "ci95": x["interval"]}
+        for name, x in record["metrics"].items()
+        if name.startswith("accuracy/")
+    }
 
 
 def _baseline(hits: Sequence[bool], answer: Answer) -> Baseline:

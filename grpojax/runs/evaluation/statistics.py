@@ -185,6 +185,35 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
+def pass_sizes(samples: int) -> list[int]:
+    """The k of `pass@k`: powers of two, and the number of samples."""
+    powers = [2**i for i in range(samples.bit_length()) if 2**i < samples]
+    return [*powers, samples]
+
+
+def measure_names(
+    samples: int, *, correct: bool, rewards: Sequence[str] | None, tasks: Sequence[str]
+) -> list[str]:
+    """The names that `EvaluationResult.measures` may have.
+
+    **Arguments:**
+
+    - `samples`: of each problem.
+    - `correct`: whether right answers are known.
+    - `rewards`: components of a reward, if there is a total.
+    - `tasks`: of a mixture.
+    """
+    names = []
+    if correct:
+        names += ["accuracy", *(f"pass@{k}" for k in pass_sizes(samples))]
+        names += [f"mean@{samples}", f"maj@{samples}"]
+        names += [f"accuracy/{task}" for task in tasks]
+    if rewards is not None:
+        names += ["reward", *(f"rewards/{name}" for name in rewards)]
+        names += [f"reward/{task}" for task in tasks]
+    return names
+
+
 def majority(answers: Sequence[Answer], gold: Answer) -> float:
     """Majority-vote (maj@n) accuracy of one problem's samples, by its right answer.
 

@@ -54,6 +54,11 @@ def translate(source: Mapping, environment: Mapping[str, str]) -> Mapping[str, A
         if old:
             now = reward.get("shapings")
             reward["shapings"] = change if now is None else change(now)
+    data = values.get("data")
+    tasks = data.get("tasks") if isinstance(data, dict) else None
+    for task in tasks if isinstance(tasks, list | tuple) else ():
+        if isinstance(task, dict) and "eval_problems" in task:
+            task.setdefault("problems", task.pop("eval_problems"))
     for old, new in _MOVED.items():
         _move(values, old.split("."), new.split("."))
     return values

@@ -96,7 +96,7 @@ def _join(
         own.pop("weight", None)
         sizes = {
             "horizon": own.pop("max_new_tokens", horizon),
-            "held_out": own.pop("eval_problems", shares and shares[number]),
+            "held_out": own.pop("problems", shares and shares[number]),
         }
         try:
             made[name] = _build(data.with_arguments(own, {}), tokenizer, **sizes)

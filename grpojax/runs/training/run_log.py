@@ -11,7 +11,7 @@ from ..distributed import processes
 from ..distributed.preemption import PreemptedError
 from ..distributed.provenance import provenance
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.result import EvaluationResult
+from ..evaluation.result import accuracies_by_task, EvaluationResult
 from ..io.jsonl import parse
 from ..io.run_directory import EVALUATIONS, EVENTS, METRICS, RunDirectory
 from ..io.samples import to_records
@@ -230,14 +230,20 @@ class RunLog:
         measured = {step: x for step, *x in self.accuracies.get(first or "", [])}
         before = measured.get(0, (None, None))
         after = measured.get(self._run.steps, (None, None))
-        made = [x["n"] for x in self._evaluations if _name(x) == first]
+        made = {x["step"]: x for x in self._evaluations if _name(x) == first}
+        tasks = {
+            f"tasks_{when}": accuracies_by_task(made[step])
+            for when, step in (("before", 0), ("after", self._run.steps))
+            if step in made
+        }
         return {
             "status": status,
             "accuracy_before": before[0],
             "accuracy_after": after[0],
             "ci95_before": before[1],
             "ci95_after": after[1],
-            "n_eval": made[-1] if made else 0,
+            **{name: x for name, x in tasks.items() if x},
+            "n_eval": [*made.values()][-1]["n"] if made else 0,
             "steps": self.steps,
             "seconds_total": self.seconds,
             "seconds_compile": self.seconds_compile,
