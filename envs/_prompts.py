@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from grpojax.text import AbstractTokenizer, stop_string, StopString, TokenBytes
+from grpojax.text import AbstractTokenizer, TokenBytes
 
 
 class PaddedPrompts(NamedTuple):
@@ -108,41 +108,6 @@ def tokens_containing(token_bytes: TokenBytes, pattern: bytes) -> tuple[int, ...
         for token, length in enumerate(lengths)
         if pattern in table[token, :length].tobytes()
     )
-
-
-def split_ends(
-    tokenizer: AbstractTokenizer, ends: Sequence[int | str], horizon: int
-) -> tuple[list[int], StopString | None]:
-    """What ends a turn, as tokens and a stop string.
-
-    **Arguments:**
-
-    - `ends`: ids, names of tokens without text, and at most one other string.
-    - `horizon`: tokens of the longest completion.
-
-    **Raises:** `ValueError` for a string that no completion can contain, or a second.
-    """
-    tokens, found = [], None
-    for end in ends:
-        token = tokenizer.token_id(end) if isinstance(end, str) else end
-        if token is not None and not (
-            isinstance(end, str) and tokenizer.token_bytes.join([token])
-        ):
-            tokens.append(token)
-            continue
-        if found is not None:
-            raise ValueError(
-                f"One stop string can end a turn. Received {end!r} besides another: "
-                "leave one of them out."
-            )
-        found = stop_string(tokenizer.token_bytes, str(end).encode())
-        if found.fewest_tokens > horizon:
-            raise ValueError(
-                f"A stop string must fit a completion. Received {end!r}, of at least "
-                f"{found.fewest_tokens} tokens, and at most {horizon} tokens: raise "
-                "`rollout.max_new_tokens`, or choose another string."
-            )
-    return tokens, found
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

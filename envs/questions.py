@@ -19,12 +19,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from grpojax.env import AbstractAnswerEnvironment, Rows, TimeStep, Turn
-from grpojax.text import AbstractTokenizer, Bytes, ParsedInteger, to_bytes, TokenBytes
+from grpojax.text import (
+    AbstractTokenizer,
+    Bytes,
+    ParsedInteger,
+    split_ends,
+    to_bytes,
+    TokenBytes,
+)
 from grpojax.types import Prompt
 
 from ._format import PromptFormat as PromptFormat, worked_answer
 from ._parts import find_function, make_answer
-from ._prompts import check_horizon, end_token_array, pad_prompts, split_ends
+from ._prompts import check_horizon, end_token_array, pad_prompts
 from .answers import AbstractAnswer, Integer, NoAnswer
 from .options import QuestionsOptions
 from .rows import RowRules, split_rows

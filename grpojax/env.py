@@ -114,6 +114,23 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
         del state
         return jnp.any(token == self.end_tokens)
 
+    def read_stop(
+        self, state: _State, spelled: Int[Array, ""], token: Int[Array, ""]
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """How much of the stop string is spelled, and whether all of it: by `stop`.
+
+        **Arguments:**
+
+        - `state`: from `reset`, or from the step before.
+        - `spelled`: after the token before; 0 at the beginning of a turn.
+        - `token`: that the policy sampled.
+        """
+        del state
+        if self.stop is None:
+            return spelled, jnp.zeros((), bool)
+        spelled = self.stop(spelled, token)
+        return spelled, spelled == self.stop.found
+
     @abc.abstractmethod
     def step(self, state: _State, turn: Turn) -> tuple[_State, TimeStep]:
         """The answer to one turn; total: defined for any tokens.

@@ -37,9 +37,9 @@ class Mixture(AbstractDatasetEnvironment[MixtureState]):
 
     Shapes are those of the widest: prompts and replies are padded, and the horizon and
     the number of turns are the largest. A conversation has the limits of its own task:
-    its horizon, its turns and the tokens that end them, so that the newline that ends a
-    sum cuts no worked answer short. It has the rewards of its own task, and NaN for the
-    components of the others.
+    its horizon, its turns, and the tokens and the stop string that end them, so that
+    the newline that ends a sum cuts no worked answer short. It has the rewards of its
+    own task, and NaN for the components of the others.
 
     Every turn is answered by every task, and one answer is taken: what an environment's
     `step` costs is the sum over the tasks. All of them need the same tokenizer.
@@ -50,7 +50,7 @@ class Mixture(AbstractDatasetEnvironment[MixtureState]):
     - `names`: of the tasks, for metrics, weights and the column `task` of `rows`.
     - `end_tokens`: the union of the tasks' end tokens.
 
-    **Raises:** `ValueError` without environments, or for one with a stop string.
+    **Raises:** `ValueError` without environments.
 
     !!! example
 
@@ -74,12 +74,6 @@ class Mixture(AbstractDatasetEnvironment[MixtureState]):
         if not tasks:
             raise ValueError(
                 "A mixture joins at least one environment. Received {}: name some."
-            )
-        stopped = [name for name, env in tasks.items() if env.stop is not None]
-        if stopped:
-            raise ValueError(
-                "The conversations of a mixture end by tokens, each task's own. "
-                f"Received a stop string of {', '.join(stopped)}: leave out `stop`."
             )
         self.names, self.envs = tuple(tasks), tuple(tasks.values())
         ends = np.concatenate([np.asarray(env.end_tokens) for env in self.envs])
@@ -136,6 +130,14 @@ class Mixture(AbstractDatasetEnvironment[MixtureState]):
     def ends_turn(self, state: MixtureState, token: Int[Array, ""]) -> Bool[Array, ""]:
         each = zip(self.envs, state.states, strict=True)
         return _taken(state.task, [env.ends_turn(own, token) for env, own in each])
+
+    def read_stop(
+        self, state: MixtureState, spelled: Int[Array, ""], token: Int[Array, ""]
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        # Each task reads with its own automaton, in whose states one answer is right.
+        each = zip(self.envs, state.states, strict=True)
+        read = [env.read_stop(own, spelled, token) for env, own in each]
+        return _taken(state.task, read)
 
     def step(self, state: MixtureState, turn: Turn) -> tuple[MixtureState, TimeStep]:
         states, answers = [], []

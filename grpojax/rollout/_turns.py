@@ -36,13 +36,10 @@ def turn_ends(
     row = jnp.minimum(slots.row, completions.terminated.shape[0] - 1)
     states = jax.tree.map(lambda x: x[row], completions.env_state)
     ended = jax.vmap(env.ends_turn)(states, token)
-    stop = slots.stop
-    if env.stop is not None:
-        # Tokens of a reply are in no turn: the next one is matched from its beginning.
-        stop = jnp.where(forced, 0, env.stop(stop, token))
-        ended = ended | (stop == env.stop.found)
-        stop = jnp.where(ended, 0, stop)
-    return ended & ~forced, stop
+    stop, found = jax.vmap(env.read_stop)(states, slots.stop, token)
+    ended = ended | found
+    # Tokens of a reply are in no turn: the next one is matched from its beginning.
+    return ended & ~forced, jnp.where(forced | ended, 0, stop)
 
 
 def answer_turns(

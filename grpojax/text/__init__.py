@@ -2,6 +2,7 @@
 
 from . import oracle as oracle
 from ._bytes import Bytes as Bytes, pack as pack, to_bytes as to_bytes
+from ._ends import split_ends as split_ends
 from ._search import (
     contains as contains,
     count as count,

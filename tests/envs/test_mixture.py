@@ -14,6 +14,7 @@ from envs.mixture import Mixture
 from grpojax import curriculum, reward
 from grpojax.rollout import complete, RolloutConfig
 from grpojax.testing import check_env
+from grpojax.text import byte_table, stop_string
 
 from ..curriculum.numbered import numbered_env
 from ..helpers import transformer, UniformPolicy
@@ -65,10 +66,9 @@ def test_rows_have_a_task(tasks):
     assert rows["level"] == [None] * 67 + [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_conversations_are_those_of_each_environment(tasks):
+def check_conversations(policy, tasks, numbers):
     """The same tokens, ends and rewards as those of each environment alone."""
-    env, policy, key = Mixture(tasks), UniformPolicy(VOCABULARY), jr.key(1)
-    numbers = jnp.array([0, 1, 65, 66, 67, 68, 69, 73])
+    env, numbers, key = Mixture(tasks), jnp.asarray(numbers), jr.key(1)
     states, prompts = jax.vmap(env.problem)(numbers)
     every = complete(policy, env, states, prompts, group=6, slots=5, key=key)
     first, place = 0, 0
@@ -92,8 +92,45 @@ def test_conversations_are_those_of_each_environment(tasks):
             else:
                 assert np.isnan(values).all(), (name, component)
         first, place = first + own.size, place + len(inside)
+    return every
+
+
+def test_conversations_are_those_of_each_environment(tasks):
+    policy = UniformPolicy(VOCABULARY)
+    every = check_conversations(policy, tasks, [0, 1, 65, 66, 67, 68, 69, 73])
     assert len({*every.lengths.reshape(-1).tolist()}) > 2
     assert {*every.rewards} == {"correct", "format", "target", "turns"}
+
+
+def test_each_task_has_its_own_stop_string():
+    """And one of them none; automata of other lengths, several turns, replies."""
+    pieces = [b"abcdefghij"[i % 10 :][: 1 + i % 3] for i in range(50)]
+    ends = {"short": b"cd", "long": b"efghij", "none": None}
+    turns = {"short": 1, "long": 1, "none": 2}
+    tasks = {
+        name: numbered_env(
+            [49],
+            7,
+            stop=end and stop_string(byte_table(pieces), end),
+            max_turns=turns[name],
+            reply_length=turns[name] - 1,
+            max_completion_length=16,
+        )
+        for name, end in ends.items()
+    }
+    numbers = [*range(5), *range(7, 12), *range(14, 17)]
+    every = check_conversations(transformer(sharpen=4.0), tasks, numbers)
+    text = [
+        b"".join(pieces[x] for x in every.tokens[row][every.sampled[row]])
+        for row in np.ndindex(len(numbers), 6)
+    ]
+    short, long = text[:30], text[30:60]
+    assert sum(b"cd" in x for x in short) > 9 and sum(b"cd" in x for x in long) > 9
+    for end, texts in ((b"cd", short), (b"efghij", long)):
+        assert all(
+            x.find(end) in (-1, *range(len(x) - len(end) - 1, 99)) for x in texts
+        )
+    check_env(Mixture(tasks), key=jr.key(0))
 
 
 def test_rows_are_paid_by_the_components_that_apply(tasks):

@@ -37,7 +37,7 @@ def generate(
     **Arguments:**
 
     - `recipe`: the model, the template of prompts (`data.chat`, `data.system_prompt`),
-        the horizon, the sampler and the reward.
+        `data.stop`, the horizon, the sampler and the reward.
     - `prompts`: texts to complete in place of the held-out problems.
     - `problems`: how many of those, if there are as many.
     - `samples`: completions of each.
@@ -65,8 +65,13 @@ def prepare(
     reward = None
     if prompts:
         tokens = [_tokens(recipe, tokenizer, prompt) for prompt in prompts]
-        horizon = recipe.rollout.max_new_tokens
-        env = generation.Prompts(tokens, tokenizer, max_completion_length=horizon)
+        stop = recipe.data.option("stop")
+        env = generation.Prompts(
+            tokens,
+            tokenizer,
+            max_completion_length=recipe.rollout.max_new_tokens,
+            ends=() if stop is None else [stop],
+        )
         env, count = meshes.place(env, mesh), len(prompts)
     else:
         made = build_environments(recipe, tokenizer, mesh)

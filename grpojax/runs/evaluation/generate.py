@@ -16,7 +16,7 @@ from ...policy import AbstractPolicy
 from ...reward import RewardFn, split
 from ...reward.split import HostInputs, HostOutputs
 from ...sharding import spmd
-from ...text import AbstractTokenizer
+from ...text import AbstractTokenizer, split_ends
 from ...types import Prompt, Trajectory
 from ..distributed import mesh
 from ..io.samples import Samples, to_records
@@ -39,14 +39,18 @@ class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
         tokenizer: AbstractTokenizer,
         *,
         max_completion_length: int,
+        ends: Sequence[int | str] = (),
     ):
         """**Arguments:**
 
         - `prompts`: their tokens.
         - `tokenizer`: the policy's.
         - `max_completion_length`: the horizon in tokens.
+        - `ends`: what ends a completion besides the tokenizer's end tokens; see
+            `text.split_ends`.
 
-        **Raises:** `ValueError` for a prompt without tokens.
+        **Raises:** `ValueError` for a prompt without tokens, or a stop string that does
+        not fit.
         """
         lengths = [len(prompt) for prompt in prompts]
         if min(lengths, default=0) < 1:
@@ -55,11 +59,12 @@ class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
                 f"{lengths} tokens: write something."
             )
         self.size, self.max_prompt_length = len(prompts), max(lengths)
-        tokens = np.zeros((self.size, self.max_prompt_length), np.int32)
-        for row, prompt in zip(tokens, prompts, strict=True):
+        padded = np.zeros((self.size, self.max_prompt_length), np.int32)
+        for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = prompt
-        self.prompts = Prompt(jnp.asarray(tokens), jnp.array(lengths, jnp.int32))
-        self.end_tokens = jnp.array(tokenizer.end_tokens, jnp.int32)
+        self.prompts = Prompt(jnp.asarray(padded), jnp.array(lengths, jnp.int32))
+        tokens, self.stop = split_ends(tokenizer, ends, max_completion_length)
+        self.end_tokens = jnp.array([*tokenizer.end_tokens, *tokens], jnp.int32)
         self.vocab_size = tokenizer.vocab_size
         self.max_completion_length = max_completion_length
 

@@ -1,5 +1,6 @@
 """The command line, in this process."""
 
+import collections
 import dataclasses
 import io
 import json
@@ -206,6 +207,28 @@ def test_a_prompt_of_a_person_is_answered_and_not_paid(finished, capsys):
     printed = call(capsys, "generate", finished, *words)
     assert printed.count("mean log-probability") == 2 and "Two and two" in printed
     assert "reward " not in printed
+
+
+def test_a_completion_of_a_prompt_ends_with_the_stop_string(finished):
+    """The tokens are those of a run without it, up to its first occurrence."""
+    recipe = recipes.load(Recipe(), finished / "config.yaml")
+    recipe = recipes.load(recipe, None, ["rollout.max_new_tokens=40"])
+
+    def complete(*words):
+        changed = recipes.load(recipe, None, [f"model.path={finished}", *words])
+        (record,) = generating.generate(changed, ["One"], samples=8)
+        return record["samples"]
+
+    free = complete()
+    every = filter(str.isascii, "".join(sample["text"] for sample in free))
+    stop = collections.Counter(every).most_common(1)[0][0]
+    stopped = complete(f"data.stop={json.dumps(stop)}")
+    for sample, whole in zip(stopped, free, strict=True):
+        pieces, found = sample["pieces"], stop in whole["text"]
+        assert whole["pieces"][: len(pieces)] == pieces
+        assert stop not in "".join(pieces[:-1]) and (stop in pieces[-1]) == found
+        assert sample["terminated"] == (found or whole["terminated"])
+    assert stopped != free
 
 
 def test_tints_go_from_red_to_green():
