@@ -186,6 +186,10 @@ class HostReward(eqx.Module):
             rows,
         )
 
+    def reads(self, column: str) -> bool:
+        """Whether the function is called with a column, if the rows have it."""
+        return parameters_of(self.function).takes(column)
+
     def _check_columns(self, there: Sequence[str]) -> None:
         needed = parameters_of(self.function).required
         missing = sorted(needed - {*OWN, *there})

@@ -18,6 +18,7 @@ _ABSENT = "(absent)"
 _WORDS = {
     "model": "the weights that it starts from (model.path)",
     "data": "the problems that are trained on, or their prompts and end tokens",
+    "columns": "the columns of the rows that reward functions read",
     "evaluation": "the held-out problems, or their prompts and end tokens",
 }
 

@@ -4,12 +4,15 @@ import functools
 import inspect
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
 from ..._checks import check_counts, check_parts
 from ..._train import TrainStep
+from ...env import AbstractDatasetEnvironment, AbstractEnvironment
+from ...reward import RewardFn
+from ...reward.split import host_rewards
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints, Restored
 from ..checkpoint.files import saved_config
@@ -18,7 +21,7 @@ from ..distributed import processes
 from ..distributed.mesh import check_bits, mesh_of, use
 from ..evaluation.evaluate import Evaluation, named
 from ..evaluation.evaluator import Evaluator
-from ..io.description import describe_arrays
+from ..io.description import describe_arrays, digest_columns
 from ..io.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from ..tracking.build import TrackerFactory
 from .health import Thresholds
@@ -131,11 +134,29 @@ def _digests(
 ) -> dict[str, str]:
     """Fingerprints of what a run starts from, which its checkpoints keep."""
     parts: dict[str, object] = {"model": state.policy}
+    columns = {}
+    for name, x in evaluations.items():
+        columns |= _read_columns(f"evaluations/{name}", x.env, x.reward)
     if isinstance(step, TrainStep):
         parts["data"] = step.env
+        columns |= _read_columns("data", step.env, step.reward)
     if evaluations:
         parts["evaluation"] = {name: x.env for name, x in evaluations.items()}
-    return describe_arrays(parts)
+    texts = {"columns": digest_columns(columns)} if columns else {}
+    return describe_arrays(parts) | texts
+
+
+def _read_columns(
+    name: str, env: AbstractEnvironment, reward: RewardFn | None
+) -> dict[str, Sequence[object]]:
+    """The columns that reward functions on the host read, which are in no array."""
+    rows = env.rows if isinstance(env, AbstractDatasetEnvironment) else None
+    hosts = host_rewards(reward)
+    return {
+        f"{name}/{column}": values
+        for column, values in (rows or {}).items()
+        if any(host.reads(column) for host in hosts)
+    }
 
 
 def check_best_by(

@@ -186,3 +186,8 @@ class OneByOne(AbstractCurriculum):
     def observe(self, memory, problems, rewards):
         del rewards
         return {**memory, "next": memory["next"] + problems.shape[0]}
+
+
+def names_city(completions, city):
+    """A reward that reads a column."""
+    return [float(x in text) for text, x in zip(completions, city, strict=True)]

@@ -131,6 +131,39 @@ def test_others_are_refused_and_named(run, tmp_path, change, named, others):
     assert not any(words in said for words in others)
 
 
+def test_texts_that_rewards_read_are_part_of_the_data(run, tmp_path):
+    """A column that a reward function has no parameter for may change."""
+    path = tmp_path / "rows.jsonl"
+    records = [json.loads(line) for line in rows(range(9)).splitlines()]
+
+    def write(number: int, **columns: object) -> None:
+        for place, record in enumerate(records):
+            record |= {"city": "Oslo", "unread": 0}
+            if place == number:
+                record |= columns
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    write(0)
+    term = "tests.runs.recipe.user_parts:names_city"
+    words = [f"data.path={path}", f"reward.terms=[{{name: '{term}', weight: 1}}]"]
+    words += [
+        "data.task=questions",
+        "data.chat=true",
+        "evaluations.held_out.reward=run",
+    ]
+    recipe = load(run[1], None, words)
+    train(recipe, tmp_path / "run")
+    again = load(recipe, None, ["run.steps=2"])
+    for number in (0, 8):  # Held out, and trained on.
+        write(number, city="Bergen")
+        with pytest.raises(ValueError, match="the columns of the rows that reward"):
+            prepare(again, tmp_path / "run", resume=True)
+        write(number, city="Oslo", unread=1)
+        directory = prepare(again, tmp_path / "run", resume=True).directory
+        assert directory is not None
+        directory.close()
+
+
 def test_checkpoints_of_older_versions_have_none():
     check_digests(None, {"model": "a"})
     check_digests({"model": "a"}, {"model": "a", "data": "b"})
