@@ -77,8 +77,9 @@ class MixtureOptions:
 
     - `tasks`: a mapping for each task, of `task`, `name` (by default the task's),
         `weight` (by default 1; how often it is asked, relative to the others),
-        `max_new_tokens` and `eval_problems` (by default the recipe's, and an equal
-        share of the recipe's), and the options of the task.
+        `max_new_tokens` and `problems`, how many are held out (by default the
+        recipe's, and an equal share of `evaluations.NAME.problems`), and the options
+        of the task.
 
     **Raises:** `ValueError` for a task without a name, or two of one name.
     """
@@ -122,7 +123,7 @@ class QuestionsOptions:
 
     - `path`: a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`), a folder with one
         for each split, a folder that `datasets` has saved, the id of a data set on the
-        Hugging Face hub, or `"word-problems"` (synthetic).
+        Hugging Face hub, `"word-problems"` (synthetic), or `"reasoning_gym:TASK"`.
     - `configuration`: of a data set on the hub.
     - `split`: the split to train on.
     - `revision`: of a data set on the hub.

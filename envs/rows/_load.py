@@ -51,6 +51,8 @@ def load_rows(
 
     - `source`: one of
         - `"word-problems"`, synthetic problems generated from `seed`;
+        - `"reasoning_gym:TASK"`, those of one of reasoning-gym's tasks, with settings
+            as in `"reasoning_gym:chain_sum?min_terms=2&max_terms=3"`;
         - a file, which has no splits: JSON lines (`.jsonl`), a JSON list (`.json`),
             `.csv` and `.tsv` with names in the first line, or `.parquet`;
         - a folder with such files called `train.jsonl` or
@@ -64,7 +66,7 @@ def load_rows(
         `"a.b"` is the field `b` of a column `a` of structs.
     - `count`: how many rows, the first ones; all of them by default. Required for
         synthetic problems, of which there is no end.
-    - `seed`: of the synthetic problems.
+    - `seed`: of the generated problems.
     - `bad_rows`: whether a row that cannot be read, lacks one of `columns` or does not
         pass `check` is an error (`"raise"`) or skipped and counted (`"skip"`).
     - `check`: raises a `ValueError` for a row that is bad for another reason.

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._word_problems import word_problems
-from ..options import WORD_PROBLEMS
 from ._files import number_rows, Placed, read_file, SUFFIXES
+from ._generated import generate, is_generated
 
 
 def read(
@@ -23,14 +22,9 @@ def read(
 ) -> Iterator[Placed]:
     """The rows of one split of a source, with their places; see `load_rows`."""
     path = Path(source)
-    if source == WORD_PROBLEMS:
-        if count is None:
-            raise ValueError(
-                "`load_rows('word-problems', count=...)` needs a count: synthetic "
-                "problems have no end. Received None."
-            )
-        rows = word_problems(count, split=split, seed=seed)
-        return number_rows("word-problems, row", rows)
+    if is_generated(source):
+        rows = generate(str(source), split, count=count, seed=seed)
+        return number_rows(f"{source}, row", rows)
     if path.is_dir() and _is_saved(path):
         return number_rows(f"{path}, {split}, row", _load_saved(path, split))
     if path.is_dir():
@@ -42,8 +36,9 @@ def read(
         rows = _download(str(source), split, configuration, revision)
         return number_rows(f"{source}, {split}, row", rows)
     raise FileNotFoundError(
-        f"A source is 'word-problems', a file ({', '.join(SUFFIXES)}), a folder of "
-        "them, a folder that `datasets` has saved, or the id of a data set on the "
+        "A source is 'word-problems', 'reasoning_gym:TASK', a file "
+        f"({', '.join(SUFFIXES)}), a folder of them, a folder that `datasets` has "
+        "saved, or the id of a data set on the "
         f"Hugging Face hub. Received {os.fspath(source)!r}, which is none of these: "
         "check the path."
     )
@@ -58,7 +53,7 @@ def has_split(
 ) -> bool:
     """Whether a source has a split; a file, or one saved data set, has none."""
     path = Path(source)
-    if source == WORD_PROBLEMS:
+    if is_generated(source):
         return split in ("train", "test")
     if path.is_dir() and _is_saved(path):
         saved = _load(path)

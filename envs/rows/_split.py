@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from typing import cast, NamedTuple
 
-from ..options import QuestionsOptions, WORD_PROBLEMS
+from ..options import QuestionsOptions
+from ._generated import is_generated
 from ._load import load_rows, Row
 from ._sources import has_split
 
@@ -66,7 +67,7 @@ def split_rows(data: QuestionsOptions, problems: int | None, rules: RowRules) ->
             source,
             split=split,
             columns=cast(Mapping[str, str], data.columns),
-            count=count if early or source == WORD_PROBLEMS else None,
+            count=count if early or is_generated(source) else None,
             bad_rows=data.bad_rows,
             check=rules.check,
             configuration=data.configuration if source == data.path else None,
@@ -82,7 +83,7 @@ def split_rows(data: QuestionsOptions, problems: int | None, rules: RowRules) ->
     shuffle, train_rows = data.shuffle is not False, data.train_rows
     held_out: list[Row] = []
     if _is_apart(data):
-        if data.path == WORD_PROBLEMS and train_rows is None:
+        if is_generated(data.path) and train_rows is None:
             train_rows = SYNTHETIC_ROWS
         train = load(data.path, data.split, train_rows, shuffle)
         count = problems if data.held_out is None else int(data.held_out)

@@ -21,6 +21,7 @@ from .functions import (
     JSONSchema as JSONSchema,
     Judge as Judge,
     math_verify as math_verify,
+    ReasoningGym as ReasoningGym,
     Regex as Regex,
 )
 from .host import (
