@@ -3,6 +3,9 @@
 import csv
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import grpojax
@@ -11,6 +14,7 @@ from grpojax.runs import write_report
 from grpojax.runs.recipe import build, load as recipes
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.recipe.tasks import build_environments
+from grpojax.types import Trajectory
 
 from ..conftest import SHIPPED
 
@@ -135,9 +139,9 @@ def recipe_of(tmp_path, settings):
             "reward": {"weights": weights, "terms": [f"{__name__}:brief"]},
         }
         (tmp_path / "recipe.yaml").write_text(json.dumps(changes))
-        # Evaluations report `correct`, which an environment without answers has not.
-        evaluated = {"run__eval_problems": 0} if kind == "NoAnswer" else {}
-        small = [x for x in settings(**evaluated) if not x.startswith("data.")]
+        # An environment without answers is judged by the rewards of the run.
+        small = [x for x in settings() if not x.startswith("data.")]
+        small += ["evaluations.held_out.reward=run"] * (kind == "NoAnswer")
         return recipes.load(Recipe(), tmp_path / "recipe.yaml", small)
 
     return load
@@ -172,14 +176,78 @@ def test_rows_of_every_source_are_counted(recipe_of, tokenizer, write, source, m
 def test_a_run_of_every_kind_of_answers(recipe_of, tmp_path, kind):
     recipe = recipe_of(write_json_lines, "x.jsonl", ANSWERS[kind], kind)
     made = build.build(recipe)
-    held_out = int(kind != "NoAnswer")
-    sizes = f"{6 - held_out} training problems, {held_out} held out"
-    assert sizes in made["config"].summary
+    assert "5 training problems, 1 held out" in made["config"].summary
     state = grpojax.fit(**made, out=tmp_path / "run")
     assert int(state.version) == 2
     assert write_report([tmp_path / "run"]).exists()
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert ("rewards/correct/mean" in metrics) == (kind != "NoAnswer")
     evaluations = tmp_path / "run" / "evaluations.jsonl"
-    lines = evaluations.read_text().splitlines() if held_out else []
-    assert len(lines) == 2 * held_out
+    records = [json.loads(line) for line in evaluations.read_text().splitlines()]
+    assert len(records) == 2
+    for record in records:
+        assert ("accuracy" in record) == (kind != "NoAnswer")
+        assert ("rewards/brief" in record["metrics"]) == (kind == "NoAnswer")
+
+
+MATH = [
+    ("What is $1/2 + 1/4$?", r"We add: $\frac{2}{4}+\frac14=\boxed{\frac{3}{4}}$."),
+    ("Factor $x^2-1$.", r"A difference of squares, so $\boxed{(x-1)(x+1)}$."),
+    ("Solve $2x=6$.", r"Halving, $x=\boxed{3}$."),
+    ("Which $x$ have $|x|<1$?", r"These are $\boxed{(-1,1)}$."),
+]
+
+
+def test_mathematics_is_verified_against_the_boxed_answer(settings, tmp_path):
+    """Rows as those of MATH, from the file to the report."""
+    pytest.importorskip("math_verify", reason="math-verify is not installed")
+    rows = [{"problem": x, "solution": y, "level": "Level 1"} for x, y in MATH]
+    write_json_lines(tmp_path / "math.jsonl", rows)
+    recipe = {
+        "data": {
+            "task": "questions",
+            "path": str(tmp_path / "math.jsonl"),
+            "prompt": "{{ problem }}",
+            "answer": "NoAnswer",
+        },
+        "reward": {"terms": [{"name": "math_verify", "solutions": "solution"}]},
+        "evaluations": {"held_out": {"reward": "run", "success": "math_verify"}},
+    }
+    recipe["reward"]["weights"] = {"math_verify": 1.0}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    small = [x for x in settings(run__steps=1) if not x.startswith("data.")]
+    asked = recipes.load(Recipe(), tmp_path / "recipe.yaml", small)
+    made = build.build(asked)
+    env, tokenizer = made["step"].env, made["logging"].tokenizer
+    assert env.rows["problem"] == [x["problem"] for x in rows[1:]]
+    said = [
+        [r"\boxed{(x+1)(x-1)}", r"It is $x^2$."],
+        ["So x = 3.", "4"],
+        ["", r"So $\boxed{(-1, 1)}$."],
+    ]
+    tokens = [[tokenizer.encode(text) for text in group] for group in said]
+    time = max(len(row) for group in tokens for row in group)
+    lengths = np.array([[len(row) for row in group] for group in tokens])
+    sampled = np.arange(time) < lengths[..., None]
+    padded = [[row + [0] * (time - len(row)) for row in group] for group in tokens]
+    _, prompts = jax.vmap(env.problem)(jnp.arange(3))
+    rewards = made["step"].reward(
+        Trajectory(
+            prompts,
+            jnp.array(padded, jnp.int32),
+            jnp.asarray(sampled),
+            jnp.zeros(sampled.shape),
+            jnp.zeros(sampled.shape, jnp.int32),
+            jnp.ones((3, 2), bool),
+            {},
+            jnp.ones(()),
+            problems=jnp.arange(3, dtype=jnp.int32),
+            rows=env.rows,
+        )
+    )
+    assert rewards.total.tolist() == [[1, 0], [1, 0], [0, 1]]
+    grpojax.fit(**made, out=tmp_path / "run")
+    line = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()[-1]
+    record = json.loads(line)
+    assert record["accuracy"] == record["metrics"]["rewards/math_verify"]["value"]
+    assert "held out" in write_report([tmp_path / "run"]).read_text()
