@@ -210,10 +210,12 @@ def test_mathematics_is_verified_against_the_boxed_answer(settings, tmp_path):
             "prompt": "{{ problem }}",
             "answer": "NoAnswer",
         },
-        "reward": {"terms": [{"name": "math_verify", "solutions": "solution"}]},
+        "reward": {
+            "weights": {"math_verify": 1.0},
+            "terms": [{"name": "math_verify", "solutions": "solution", "seconds": 99}],
+        },
         "evaluations": {"held_out": {"reward": "run", "success": "math_verify"}},
     }
-    recipe["reward"]["weights"] = {"math_verify": 1.0}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     small = [x for x in settings(run__steps=1) if not x.startswith("data.")]
     asked = recipes.load(Recipe(), tmp_path / "recipe.yaml", small)
