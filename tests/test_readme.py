@@ -66,9 +66,12 @@ def test_the_page_on_data_runs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(block, "data.md", "exec"), {"__name__": "data"})
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    options = parse(Recipe(), recipe).data.options
-    assert (options.held_out, options.shuffle) == (0.1, 7)
+    found = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    first, *others = [parse(Recipe(), text) for text in found]
+    assert (first.data.options.held_out, first.data.options.shuffle) == (0.1, 7)
+    for package, recipe in zip(("math_verify", "reasoning_gym"), others, strict=True):
+        if importlib.util.find_spec(package) is not None:
+            build.check(recipe)
 
 
 def test_python_blocks_run_in_order(capsys, tmp_path, monkeypatch):

@@ -225,6 +225,17 @@ if importlib.util.find_spec("math_verify") is not None:
         "reward.terms": ["math_verify"],
         "reward.weights": {"correct": 1, "math_verify": 1},
     }
+if importlib.util.find_spec("reasoning_gym") is not None:
+    RUNS["grpo of reasoning-gym"] = {
+        "data": {
+            "task": "questions",
+            "path": "reasoning_gym:chain_sum",
+            "answer": "NoAnswer",
+            "train_rows": 4,
+        },
+        "algorithm.name": "grpo",
+        "reward.terms": [{"name": "ReasoningGym", "weight": 1}],
+    }
 
 
 def recipe_of(name: str, settings) -> Recipe:
@@ -281,6 +292,8 @@ def test_every_exported_name_is_composed_or_is_no_part(settings):
         composed.add("math_verify")  # The optional package is not installed.
     if importlib.util.find_spec("jsonschema") is None:
         composed.add("JSONSchema")
+    if importlib.util.find_spec("reasoning_gym") is None:
+        composed.add("ReasoningGym")
     exported = {
         name
         for module in MODULES
