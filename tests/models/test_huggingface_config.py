@@ -23,16 +23,16 @@ positive = st.floats(1e-9, 1e9)
 scalings = st.builds(
     Llama3Scaling,
     factor=positive,
-    low_freq_factor=positive,
-    high_freq_factor=positive,
+    low_freq_factor=st.floats(1e-9, 1.0),
+    high_freq_factor=st.floats(2.0, 1e9),
     original_max_position_embeddings=sizes,
-).filter(lambda scaling: scaling.low_freq_factor < scaling.high_freq_factor)
+)
 
 
 @st.composite
-def configs(draw):
+def shapes(draw):
     kv_heads = draw(st.integers(1, 8))
-    return TransformerConfig(
+    return dict(
         vocab_size=draw(sizes),
         hidden_size=draw(sizes),
         intermediate_size=draw(sizes),
@@ -51,8 +51,9 @@ def configs(draw):
 
 
 @settings(deadline=None)
-@given(config=configs())
-def test_there_and_back(config):
+@given(shape=shapes())
+def test_there_and_back(shape):
+    config = TransformerConfig(**shape)
     assume(not (config.qkv_bias and config.qk_norm))
     written = json.loads(json.dumps(config_to_huggingface(config)))
     assert config_from_huggingface(written) == config
@@ -105,8 +106,11 @@ def test_what_a_file_may_leave_out(key, how):
         ("llama", dict(rope_scaling={"type": "default"}, attention_bias=False)),
         ("llama", dict(mlp_bias=None, attention_dropout=0.1, use_cache=True)),
         ("llama", dict(partial_rotary_factor=1.0, hidden_act="swish")),
-        ("mistral", dict(sliding_window=64)),
+        ("mistral", dict(attention_bias=True, mlp_bias=True)),
         ("qwen2", dict(use_sliding_window=False, sliding_window=8)),
+        ("qwen2", dict(use_sliding_window=True, sliding_window=8)),
+        ("qwen2", dict(attention_bias=True)),
+        ("llama", dict(is_causal=True)),
         ("qwen3", dict(layer_types=["full_attention"] * 2, max_window_layers=1)),
     ],
 )
@@ -118,14 +122,14 @@ def test_what_changes_nothing_is_accepted(family, harmless):
 @pytest.mark.parametrize(
     "family, change, message",
     [
-        ("llama", dict(hidden_act="gelu"), "`hidden_act` = 'gelu'"),
-        ("llama", dict(attention_bias=True), "`attention_bias` = True"),
-        ("qwen3", dict(attention_bias=True), "`attention_bias` = True"),
-        ("llama", dict(mlp_bias=True), "`mlp_bias` = True"),
+        ("llama", dict(hidden_act="relu"), "`hidden_act` = 'relu'"),
+        ("llama", dict(attention_bias="yes"), "`attention_bias` = 'yes'"),
+        ("llama", dict(is_causal=False), "`is_causal` = False"),
+        ("llama", dict(is_causal=None), "`is_causal` = None"),
         ("llama", dict(partial_rotary_factor=0.5), "`partial_rotary_factor` = 0.5"),
         ("llama", dict(quantization_config={"bits": 4}), "`quantization_config` = {"),
-        ("qwen2", dict(use_sliding_window=True), "`use_sliding_window` = True"),
-        ("mistral", dict(sliding_window=63), "`sliding_window` = 63"),
+        ("llama", dict(use_sliding_window=True), "`use_sliding_window` = True"),
+        ("mistral", dict(sliding_window=0), "`sliding_window` .* Received 0"),
         (
             "qwen3",
             dict(layer_types=["full_attention", "sliding_attention"]),
@@ -133,13 +137,13 @@ def test_what_changes_nothing_is_accepted(family, harmless):
         ),
         (
             "llama",
-            dict(rope_scaling={"type": "linear", "factor": 2.0}),
-            r"`rope_scaling.rope_type` = 'linear'",
+            dict(rope_scaling={"type": "proportional", "factor": 2.0}),
+            r"`rope_scaling.rope_type` = 'proportional'",
         ),
         (
             "llama",
-            dict(rope_parameters={"rope_type": "yarn", "factor": 2.0}),
-            r"`rope_parameters.rope_type` = 'yarn'",
+            dict(rope_parameters={"rope_type": "yarn", "factor": 2.0, "base": 3}),
+            r"`rope_parameters.base` = 3",
         ),
         (
             "qwen2",
@@ -168,10 +172,26 @@ def test_what_changes_nothing_is_accepted(family, harmless):
         ("llama", dict(rms_norm_eps=None), "`rms_norm_eps` .* number. Received None"),
         (
             "llama",
+            dict(rope_scaling={"type": "longrope", "short_factor": [1.0] * 2}),
+            "`long_factor` = None",
+        ),
+        (
+            "llama",
+            dict(
+                rope_scaling={
+                    "type": "longrope",
+                    "short_factor": [1.0] * 2,
+                    "long_factor": [1.0] * 2,
+                }
+            ),
+            "`rope_scaling.short_factor` .* 3 numbers",
+        ),
+        (
+            "llama",
             dict(num_attention_heads=0),
             "`num_attention_heads` .* positive integer of 32 bits. Received 0",
         ),
-        ("llama", dict(model_type="gemma3"), "llama, mistral, qwen2, qwen3.*'gemma3'"),
+        ("llama", dict(model_type="gemma3"), "llama, mistral, .*'gemma3'"),
         ("llama", dict(head_dim=None, hidden_size=17), "`head_dim`"),
     ],
 )
@@ -183,10 +203,35 @@ def test_what_changes_the_arithmetic_is_refused(family, change, message):
 
 def test_a_silent_mistral_has_a_window():
     values = tiny_checkpoints.huggingface_config("mistral", False)
-    values |= dict(max_position_embeddings=32768)
+    assert not config_from_huggingface(values).has_windows
     del values["sliding_window"]
-    with pytest.raises(ValueError, match="`sliding_window` = 4096"):
-        config_from_huggingface(values)
+    config = config_from_huggingface(values)
+    assert {kind.window for kind in config.layers} == {4096}
+    assert config_to_huggingface(config)["model_type"] == "mistral"
+
+
+@pytest.mark.parametrize(
+    "family, key, field, value",
+    [
+        ("llama", "rms_norm_eps", "norm_eps", 1e-6),
+        ("qwen3", "rms_norm_eps", "norm_eps", 1e-6),
+        ("llama", "max_position_embeddings", "max_positions", 2048),
+        ("qwen2", "max_position_embeddings", "max_positions", 32_768),
+        ("qwen3", "head_dim", "head_dim", 128),
+    ],
+)
+def test_what_is_left_out_is_the_familys_default(family, key, field, value):
+    values = tiny_checkpoints.huggingface_config(family, False)
+    del values[key]
+    assert getattr(config_from_huggingface(values), field) == value
+
+
+def test_a_shape_that_no_family_has_is_refused():
+    values = tiny_checkpoints.huggingface_config("llama", False)
+    config = config_from_huggingface(values)
+    changed = config.switches._replace(norms="both")
+    with pytest.raises(ValueError, match="'llama' does not express"):
+        config_to_huggingface(dataclasses.replace(config, block=changed))
 
 
 def test_the_family_follows_from_the_shape(case):

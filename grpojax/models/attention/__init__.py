@@ -8,4 +8,5 @@ from ._cache import (
     quantize_cache as quantize_cache,
     write_cache as write_cache,
 )
+from ._products import capped as capped
 from ._source import Source as Source

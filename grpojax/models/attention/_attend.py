@@ -28,6 +28,9 @@ def attend(
     query: Float[Array, "chunk head head_dim"],
     sources: Sequence[Source],
     dtype: DTypeLike,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "chunk features"]:
     """Grouped-query attention over several sources at once, softmax in float32.
 
@@ -38,13 +41,17 @@ def attend(
     - `query`: rotated queries.
     - `sources`: keys and values with a mask; each token attends to at least one column.
     - `dtype`: of the operands of both products.
+    - `scale`: multiplies scores; 1 / sqrt(head_dim) by default.
+    - `cap`: scores become cap · tanh(score / cap).
 
     **Returns:** the heads' outputs, concatenated, float32.
     """
     chunk, heads, head_dim = query.shape
     kv_heads = sources[0].cache.values.shape[-3]
     repeats = heads // kv_heads
-    query = (query * head_dim**-0.5).reshape(chunk, kv_heads, repeats, head_dim)
+    query = (query * (scale or head_dim**-0.5)).reshape(
+        chunk, kv_heads, repeats, head_dim
+    )
     # A head's queries are the rows of one matrix, on the left: XLA's CPU backend has
     # no fast product for other orders of axes.
     rows = jnp.moveaxis(query, 1, 0).reshape(kv_heads, chunk * repeats, head_dim)
@@ -52,28 +59,33 @@ def attend(
     sources = tuple(sorted(sources, key=lambda source: source.visible.columns))
     if all(source.is_exact for source in sources):
         rows = rows.astype(dtype)
-        has_kernel = gpu.supports_kernel(head_dim, dtype) and not spmd.is_auto_sharded()
+        has_kernel = gpu.supports_kernel(head_dim, dtype) and cap is None
+        has_kernel = has_kernel and not spmd.is_auto_sharded()
         config = gpu.kernel_config(rows, repeats, dtype) if has_kernel else None
-        output = jnp.asarray(_attention(config, rows, sources), jnp.float32)
+        output = jnp.asarray(_attention((config, cap), rows, sources), jnp.float32)
     else:
-        output, _ = _blockwise.forward(rows, sources, dtype)
+        output, _ = _blockwise.forward(rows, sources, dtype, cap)
     output = output.reshape(kv_heads, chunk, repeats * head_dim)
     return jnp.moveaxis(output, 0, 1).reshape(chunk, heads * head_dim)
 
 
+_Settings = tuple[gpu.KernelConfig | None, float | None]
+"""The kernel on NVIDIA GPUs, if there is one, and the cap of scores."""
+
+
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(
-    config: gpu.KernelConfig | None, query: QueryRows, sources: tuple[Source, ...]
+    settings: _Settings, query: QueryRows, sources: tuple[Source, ...]
 ) -> QueryRows:
     """Attention by a Pallas kernel on NVIDIA GPUs if configured, else in plain XLA."""
-    return _fwd(config, query, sources)[0]
+    return _fwd(settings, query, sources)[0]
 
 
-def _fwd(
-    config: gpu.KernelConfig | None, query: QueryRows, sources: tuple[Source, ...]
-):
+def _fwd(settings: _Settings, query: QueryRows, sources: tuple[Source, ...]):
+    config, cap = settings
+
     def plain(query, sources):
-        output, normalizer = _blockwise.forward(query, sources, query.dtype)
+        output, normalizer = _blockwise.forward(query, sources, query.dtype, cap)
         return output.astype(query.dtype), normalizer
 
     def kernel(config, query, sources):
@@ -84,13 +96,14 @@ def _fwd(
     return output, (query, sources, output, normalizer)
 
 
-def _bwd(config: gpu.KernelConfig | None, residuals, cotangent: QueryRows):
+def _bwd(settings: _Settings, residuals, cotangent: QueryRows):
+    config, cap = settings
+    plain = ft.partial(_blockwise.gradient, cap=cap)
+
     def kernel(config, query, sources, *rest):
         return gpu.backward(config, query, _masked_caches(sources), *rest)
 
-    d_query, d_sources = _by_platform(
-        config, kernel, _blockwise.gradient, *residuals, cotangent
-    )
+    d_query, d_sources = _by_platform(config, kernel, plain, *residuals, cotangent)
     _, sources, *_ = residuals
     cotangents = tuple(
         source._replace(

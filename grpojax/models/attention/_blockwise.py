@@ -19,7 +19,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from ..matrix import row_products
 from ._block_mask import BlockMask
-from ._products import contract, masked, QueryRows, scaled, scores
+from ._products import capped, contract, masked, QueryRows, scaled, scores
 from ._source import Source
 
 
@@ -32,7 +32,10 @@ class _Softmax(NamedTuple):
 
 
 def forward(
-    query: QueryRows, sources: Sequence[Source], dtype: DTypeLike
+    query: QueryRows,
+    sources: Sequence[Source],
+    dtype: DTypeLike,
+    cap: float | None = None,
 ) -> tuple[QueryRows, Float[Array, "kv_head row"]]:
     """Attention of scaled queries, and the log-sum-exp of each row's scores.
 
@@ -41,6 +44,7 @@ def forward(
     - `query`: scaled queries; each attends to at least one column.
     - `sources`: keys, values and masks.
     - `dtype`: of the operands of both products.
+    - `cap`: scores become cap · tanh(score / cap).
     """
     split = _TokenBlocks.of(query, sources[0].visible)
     padded = split.pad(query)
@@ -51,7 +55,7 @@ def forward(
         def attend(source: Source, start, mask, carry: _Softmax) -> _Softmax:
             cache = source.block(start)
             found = scores(rows, cache.keys, dtype)
-            found = scaled(found, cache.key_scale)
+            found = capped(scaled(found, cache.key_scale), cap)
             found = masked(mask, found)
             peak = jnp.maximum(carry.peak, jnp.max(found, axis=-1))
             # A row without a visible column so far has nothing to rescale.
@@ -71,7 +75,7 @@ def forward(
             )
 
         narrow = [x for x in sources if x.visible.blocks is None]
-        carry = _softmax(rows, narrow, number, dtype)
+        carry = _softmax(rows, narrow, number, dtype, cap)
         for source in sources:
             if source.visible.blocks is not None:
                 step = ft.partial(attend, source)
@@ -88,7 +92,11 @@ def forward(
 
 
 def _softmax(
-    rows: QueryRows, sources: Sequence[Source], number: Int[Array, ""], dtype: DTypeLike
+    rows: QueryRows,
+    sources: Sequence[Source],
+    number: Int[Array, ""],
+    dtype: DTypeLike,
+    cap: float | None,
 ) -> _Softmax:
     """Attention of a block of tokens to all sources of one block of columns."""
     if not sources:
@@ -99,7 +107,7 @@ def _softmax(
     found = [
         masked(
             x.visible.rows_of(number),
-            scaled(scores(rows, kv.keys, dtype), kv.key_scale),
+            capped(scaled(scores(rows, kv.keys, dtype), kv.key_scale), cap),
         )
         for x, kv in zip(sources, caches, strict=True)
     ]
@@ -121,6 +129,7 @@ def gradient(
     output: QueryRows,
     normalizer: Float[Array, "kv_head row"],
     cotangent: QueryRows,
+    cap: float | None = None,
 ) -> tuple[QueryRows, tuple[tuple[Array, Array], ...]]:
     """Gradients of the queries, and of each source's keys and values.
 
@@ -141,10 +150,12 @@ def gradient(
         def add(source: Source, start, mask, carry):
             d_rows, d_keys, d_values = carry
             keys, values = source.exact_block(start)
-            found = scores(rows, keys, dtype) - total[..., None]
-            weights = jnp.exp(masked(mask, found))
+            found = capped(scores(rows, keys, dtype), cap)
+            weights = jnp.exp(masked(mask, found - total[..., None]))
             d_weights = contract("kqd,ksd->kqs", d_out, values, dtype)
             d_scores = weights * (d_weights - mean[..., None])
+            if cap is not None:  # The derivative of cap · tanh(score / cap).
+                d_scores = d_scores * (1 - jnp.square(found / cap))
             d_rows += contract("kqs,kds->kqd", d_scores, keys, dtype)
             of_keys = contract("kqd,kqs->kds", rows, d_scores, dtype)
             of_values = contract("kqs,kqd->ksd", weights, d_out, dtype)

@@ -35,6 +35,11 @@ def scaled(
     return columns * jnp.broadcast_to(scale[:, None, :], columns.shape)
 
 
+def capped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """cap · tanh(x / cap), of scores or logits; `x` without a cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def contract(
     formula: str, x: Float[Array, "..."], cached: Shaped[Array, "..."], dtype: DTypeLike
 ) -> Float[Array, "..."]:

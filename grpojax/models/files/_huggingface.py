@@ -18,7 +18,6 @@ from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
 from ..matrix import Int8Matrix, LowRankMatrix
 from ..transformer import Transformer
-from ._config import config_from_huggingface, config_to_huggingface
 from ._directory import (
     check_tensors,
     CONFIG,
@@ -38,9 +37,11 @@ from ._tensors import (
     HEAD,
     memoize,
     read_weight,
+    split_fused,
     stored_forms,
     stored_shapes,
 )
+from .config import config_from_huggingface, config_to_huggingface
 
 
 def load(
@@ -52,9 +53,10 @@ def load(
     remat: str = "elementwise",
     mesh: Mesh | None = None,
 ) -> Transformer:
-    """A Llama, Mistral, Qwen2 or Qwen3 from a Hugging Face model directory.
+    """A transformer from a Hugging Face model directory.
 
-    Files are checked before any array is allocated.
+    Its family is one that `config_from_huggingface` takes. Files are checked before any
+    array is allocated.
 
     **Arguments:**
 
@@ -105,7 +107,11 @@ def load(
     skeleton = abstract(
         dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
     )
-    reader = lambda path, leaf: ft.partial(read_weight, stored, path[-1].name, leaf)
+    tensors = split_fused(stored, skeleton)
+    norms = config.switches.norms
+
+    def reader(path: tuple, leaf: jax.ShapeDtypeStruct):
+        return ft.partial(read_weight, tensors, path[-1].name, norms, leaf)
 
     def load_replicated(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
         return jnp.array(reader(path, leaf)(None))

@@ -22,7 +22,7 @@ from ..transformer import (
 from ._directory import check_tensors, read_json, staged, write_json
 from ._peft_settings import CONFIG, MERGE, read_settings, Settings
 from ._safetensors import contribute, read_header, StoredTensor, write_file
-from ._tensors import check_finite, tensor_names
+from ._tensors import check_finite, is_fused, tensor_names
 
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -50,6 +50,7 @@ def save_adapters(
         ```
     """
     found = adapters(policy)
+    _check_format(policy, "Write `models.merge(policy)` with `models.save`.")
     if not found:
         raise ValueError(
             "save_adapters(policy, path) writes adapters. Received a policy that has "
@@ -119,6 +120,7 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
         ```
     """
     directory = Path(path)
+    _check_format(policy, MERGE)
     settings = read_settings(read_json(directory / CONFIG))
     if not (directory / _WEIGHTS).is_file():
         raise FileNotFoundError(
@@ -201,6 +203,27 @@ def _factors(
         if len(kinds) > 1:  # One scale for all layers: the rest of it goes into `B`.
             b[layer] *= (settings.alpha(pair[0]) / own) / (alpha / rank)
     return jnp.asarray(a), jnp.asarray(b), alpha
+
+
+def has_peft_format(policy: Transformer) -> bool:
+    """Whether a policy's adapters are files of PEFT's.
+
+    They name the matrices of `transformers`, and Phi-3 has several in one.
+
+    **Arguments:**
+
+    - `policy`: with or without adapters.
+    """
+    return not is_fused(policy.config)
+
+
+def _check_format(policy: Transformer, advice: str) -> None:
+    if not has_peft_format(policy):
+        raise ValueError(
+            "PEFT adapts the matrices of a model's files, and this family has several "
+            f"in one. Received a policy of the family {policy.config.family!r}. "
+            f"{advice}"
+        )
 
 
 def _names(field: str, letter: str, num_layers: int) -> list[str]:

@@ -31,16 +31,23 @@ class StoredTensor:
     - `name`: the tensor's name in the file.
     - `dtype`: the format's name of the dtype, such as `"BF16"`.
     - `shape`: as stored.
+    - `start`: the first row, where a tensor is a part of another one's rows.
     """
 
     path: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
+    start: int | None = None
 
     def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
         """A slice of the tensor, and nothing else, from the file; by default all."""
         with safe_open(self.path, framework="numpy") as file:
+            if self.start is not None:
+                asked = (slice(None),) if part is None else part
+                first, stop, step = asked[0].indices(self.shape[0])
+                rows = slice(self.start + first, self.start + stop, step)
+                part = (rows, *asked[1:])
             if part is None:
                 return file.get_tensor(self.name)
             return file.get_slice(self.name)[part]

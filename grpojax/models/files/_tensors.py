@@ -1,16 +1,19 @@
 """A transformer's weights as tensors of a Hugging Face directory."""
 
+import dataclasses
 import functools as ft
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..transformer import Transformer
+from ..transformer import Transformer, TransformerConfig
 from ._directory import CONFIG
 from ._safetensors import StoredTensor
+from .config import FAMILIES
 
 
 _Tensor = TypeVar("_Tensor", np.ndarray, Array)
@@ -38,19 +41,80 @@ _IN_LAYERS = {
     "gate": "mlp.gate_proj.weight",
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
+    "output_bias": "self_attn.o_proj.bias",
+    "gate_bias": "mlp.gate_proj.bias",
+    "up_bias": "mlp.up_proj.bias",
+    "down_bias": "mlp.down_proj.bias",
+    "attention_post_norm": "post_attention_layernorm.weight",
+    "mlp_post_norm": "post_feedforward_layernorm.weight",
 }
+# Where a norm comes after attention, it has the name that Llama's has before the MLP.
+_BEFORE_MLP = "pre_feedforward_layernorm.weight"
+
+_FUSED = {
+    "self_attn.qkv_proj.weight": ("query", "key", "value"),
+    "mlp.gate_up_proj.weight": ("gate", "up"),
+}
+"""Phi-3's tensors of several matrices, one below the other."""
 
 
-def tensor_names(field: str, num_layers: int) -> list[str]:
-    """The names of a weight's tensors: one, or one for each layer."""
+def tensor_names(field: str, num_layers: int, norms: str = "before") -> list[str]:
+    """The names of a weight's tensors: one, or one for each layer.
+
+    **Arguments:**
+
+    - `field`: the weight's.
+    - `num_layers`: the number of layers.
+    - `norms`: as in `Block`; the names of norms differ by where they are.
+    """
     if field in _OUTSIDE_LAYERS:
         return [_OUTSIDE_LAYERS[field]]
-    return [f"model.layers.{i}.{_IN_LAYERS[field]}" for i in range(num_layers)]
+    name = _IN_LAYERS[field]
+    if field == "mlp_norm" and norms != "before":
+        name = _BEFORE_MLP
+    return [f"model.layers.{i}.{name}" for i in range(num_layers)]
+
+
+def is_fused(config: TransformerConfig) -> bool:
+    """Whether the family stores several matrices in one tensor."""
+    return config.family is not None and FAMILIES[config.family].is_fused
+
+
+def _fused_names(config: TransformerConfig) -> Iterator[tuple[str, list[str]]]:
+    """The names of a family's fused tensors, and of those that they consist of."""
+    if not is_fused(config):
+        return
+    for layer in range(config.num_layers):
+        for name, fields in _FUSED.items():
+            parts = [tensor_names(field, layer + 1)[layer] for field in fields]
+            yield f"model.layers.{layer}.{name}", parts
+
+
+def split_fused(
+    stored: Mapping[str, StoredTensor], policy: Transformer
+) -> dict[str, StoredTensor]:
+    """The tensors with those of a family that fuses matrices apart.
+
+    **Arguments:**
+
+    - `stored`: the tensors of the files.
+    - `policy`: an abstract one.
+    """
+    split = dict(stored)
+    sizes = {name: form.shape for name, form in _abstract_forms(policy).items()}
+    for name, parts in _fused_names(policy.config):
+        fused, start = split.pop(name), 0
+        for part in parts:
+            rows = sizes[part][0]
+            split[part] = dataclasses.replace(fused, shape=sizes[part], start=start)
+            start += rows
+    return split
 
 
 def read_weight(
     stored: Mapping[str, StoredTensor],
     field: str,
+    norms: str,
     leaf: jax.ShapeDtypeStruct,
     slices: _Slices,
 ) -> np.ndarray:
@@ -62,7 +126,7 @@ def read_weight(
     asked = every if slices is None else slices
     ranges = [range(n)[one] for one, n in zip(asked, leaf.shape, strict=True)]
     array = np.empty([len(one) for one in ranges], leaf.dtype)
-    names, rows, inner = tensor_names(field, leaf.shape[0]), array[None], asked
+    names, rows, inner = tensor_names(field, leaf.shape[0], norms), array[None], asked
     if field in _IN_LAYERS:
         names, rows, inner = names[asked[0]], array, asked[1:]
     for row, name in zip(rows, names, strict=True):
@@ -118,21 +182,39 @@ def _stored_form(field: str, leaf: Array, index: int) -> Array:
 
 def stored_forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
     """Functions that compute each tensor of the files from a policy, by name."""
+    forms = _forms(policy)
+    for name, parts in _fused_names(policy.config):
+        forms[name] = ft.partial(_join, [forms.pop(part) for part in parts])
+    return forms
+
+
+def _join(parts: list[Callable[[], Array]]) -> Array:
+    return jnp.concatenate([make() for make in parts])
+
+
+def _forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
+    """As `stored_forms`, before any are fused."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
+    norms = policy.config.switches.norms
     return {
         name: ft.partial(_stored_form, path[-1].name, leaf, index)
         for path, leaf in leaves
-        for index, name in enumerate(tensor_names(path[-1].name, leaf.shape[0]))
+        for index, name in enumerate(tensor_names(path[-1].name, leaf.shape[0], norms))
     }
+
+
+def _abstract_forms(
+    policy: Transformer, forms: Callable[..., Mapping[str, Callable]] = _forms
+) -> dict[str, jax.ShapeDtypeStruct]:
+    def make_all(policy):
+        return {name: make() for name, make in forms(policy).items()}
+
+    return jax.eval_shape(make_all, policy)
 
 
 def stored_shapes(policy: Transformer) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of the files, from an abstract policy."""
-
-    def make_all(policy):
-        return {name: make() for name, make in stored_forms(policy).items()}
-
-    tensors = jax.eval_shape(make_all, policy)
+    tensors = _abstract_forms(policy, stored_forms)
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 

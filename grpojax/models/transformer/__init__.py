@@ -1,9 +1,6 @@
 """The decoder-only transformer, its weights, and LoRA."""
 
-from ._config import (
-    Llama3Scaling as Llama3Scaling,
-    TransformerConfig as TransformerConfig,
-)
+from ._config import Block as Block, TransformerConfig as TransformerConfig
 from ._lora import (
     adapters as adapters,
     attach as attach,
@@ -12,6 +9,16 @@ from ._lora import (
     merge as merge,
     quantize as quantize,
     without_adapters as without_adapters,
+)
+from ._rope import (
+    DynamicScaling as DynamicScaling,
+    LayerKind as LayerKind,
+    LinearScaling as LinearScaling,
+    Llama3Scaling as Llama3Scaling,
+    LongRopeScaling as LongRopeScaling,
+    Rope as Rope,
+    RopeScaling as RopeScaling,
+    YarnScaling as YarnScaling,
 )
 from ._transformer import Transformer as Transformer
 from ._weights import (

@@ -1,40 +1,46 @@
-"""The configuration of a decoder-only transformer: Llama, Mistral, Qwen2 and Qwen3."""
+"""The configuration of a decoder-only transformer."""
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
+from ._rope import LayerKind, Llama3Scaling, Rope, RopeScaling
 
 
-@dataclasses.dataclass(frozen=True)
-class Llama3Scaling:
-    """Llama 3's rotary scaling: divides low frequencies by a factor.
+_NORMS = ("before", "after", "both")
+_ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
-    Frequencies above `high_freq_factor` are unchanged, and those in between are
-    interpolated. Source: the Llama 3.1 reference, `rope_type="llama3"` in Hugging Face
-    configurations.
+
+class Block(NamedTuple):
+    """What a layer has that Llama's has not, or computes otherwise.
 
     **Fields:**
 
-    - `factor`: divides the frequencies below `low_freq_factor`.
-    - `low_freq_factor`, `high_freq_factor`: bounds, in rotations over
-        `original_max_position_embeddings`.
-    - `original_max_position_embeddings`: the context length before scaling, in tokens.
+    - `norms`: `"before"` attention and MLP, `"after"` them (OLMo 2), or `"both"`
+        (Gemma).
+    - `norm_offset`: added to the scale of every norm: 1 for Gemma.
+    - `qk_norm_over_heads`: query and key norms are over all heads at once (OLMo 2).
+    - `activation`: of the gate: `"silu"`, `"gelu"`, or `"gelu_pytorch_tanh"`.
+    - `output_bias`: a bias on attention's output projection.
+    - `mlp_bias`: biases on the MLP's projections.
+    - `attention_scale`: multiplies scores; 1 / sqrt(head_dim) by default.
+    - `attention_cap`: scores are cap · tanh(score / cap), below it (Gemma 2).
+    - `residual_scale`: multiplies what is added to the residual stream (Granite).
+    - `query_growth`: (beta, length) multiplies queries by
+        1 + beta · log(1 + floor(position / length)) (Llama 4, Ministral 3).
     """
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def __call__(self, frequency: Float[np.ndarray, " half"]) -> np.ndarray:
-        """Scaled frequencies, in radians per position."""
-        wavelength = 2 * math.pi / frequency
-        rotations = self.original_max_position_embeddings / wavelength
-        width = self.high_freq_factor - self.low_freq_factor
-        smooth = np.clip((rotations - self.low_freq_factor) / width, 0, 1)
-        return frequency * (smooth + (1 - smooth) / self.factor)
+    norms: str = "before"
+    norm_offset: float = 0.0
+    qk_norm_over_heads: bool = False
+    activation: str = "silu"
+    output_bias: bool = False
+    mlp_bias: bool = False
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    residual_scale: float = 1.0
+    query_growth: tuple[float, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +54,19 @@ class TransformerConfig:
     - `intermediate_size`: width of the MLP.
     - `num_layers`: number of layers.
     - `num_heads`, `num_kv_heads`, `head_dim`: grouped-query attention.
-    - `rope_theta`, `rope_scaling`: rotary position embeddings.
+    - `rope_theta`, `rope_scaling`: the rotary position embedding of all layers.
     - `norm_eps`: of every RMS norm.
     - `qkv_bias`: biases on the query, key and value projections (Qwen2).
     - `qk_norm`: RMS norms on each query and key head (Qwen3).
     - `tied`: the head is the embedding, transposed.
     - `max_positions`: the longest sequence that the model was trained for, in tokens.
+    - `layers`: the kind of every layer, where windows or rotary embeddings are others
+        than `rope_theta` and `rope_scaling` say; they are not read then.
+    - `block`: the switches of a layer; Llama's by default.
+    - `embedding_scale`: multiplies embeddings; rounded to the compute dtype.
+    - `logits_divisor`, `logits_cap`: logits are divided, then capped as scores are.
+    - `family`: the `model_type` that the model is saved as, if its shape is not enough
+        to tell.
 
     **Raises:** `ValueError` for sizes that are not positive or do not divide.
     """
@@ -66,12 +79,18 @@ class TransformerConfig:
     num_kv_heads: int
     head_dim: int
     rope_theta: float = 10_000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     qk_norm: bool = False
     tied: bool = False
     max_positions: int = 2048
+    layers: tuple[LayerKind, ...] | None = None
+    block: Block | None = None
+    embedding_scale: float | None = None
+    logits_divisor: float | None = None
+    logits_cap: float | None = None
+    family: str | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -81,38 +100,93 @@ class TransformerConfig:
                     f"TransformerConfig.{field.name} must be a positive integer. "
                     f"Received {value!r}."
                 )
-        scaling = self.rope_scaling
-        numbers = {"norm_eps": self.norm_eps, "rope_theta": self.rope_theta}
-        numbers |= {} if scaling is None else dataclasses.asdict(scaling)
-        for name, value in numbers.items():
+        for name, value in self._numbers():
             if not 0 < value < math.inf:
                 raise ValueError(
                     f"TransformerConfig.{name} must be positive and finite. Received "
                     f"{value!r}. Take it from the model's config.json."
                 )
-        if scaling is not None and scaling.low_freq_factor >= scaling.high_freq_factor:
-            raise ValueError(
-                "Llama3Scaling interpolates between two bounds, so low_freq_factor "
-                f"must be below high_freq_factor. Received {scaling.low_freq_factor} "
-                f"and {scaling.high_freq_factor}."
-            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "Every key-value head is shared by as many query heads, so "
                 "num_heads must be a multiple of num_kv_heads. Received "
                 f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}."
             )
-        if self.head_dim % 2:
+        if self.layers and len(self.layers) != self.num_layers:
             raise ValueError(
-                "Rotary embeddings rotate pairs of features, so head_dim must be even. "
-                f"Received head_dim={self.head_dim}."
+                "TransformerConfig.layers names the kind of every layer. Received "
+                f"{len(self.layers)} kinds for {self.num_layers} layers."
             )
+        for name, known in (("norms", _NORMS), ("activation", _ACTIVATIONS)):
+            if getattr(self.switches, name) not in known:
+                raise ValueError(
+                    f"Block.{name} is one of {', '.join(known)}. Received "
+                    f"{getattr(self.switches, name)!r}."
+                )
+        for rope in self.ropes:
+            scaling = None if rope is None else rope.scaling
+            if isinstance(scaling, Llama3Scaling):
+                scaling.check()
+            size = self.head_dim if rope is None else rope.rotated(self.head_dim)
+            if rope is not None and (size % 2 or size == 0):
+                raise ValueError(
+                    "Rotary embeddings rotate pairs of features, so head_dim must be "
+                    f"even. Received head_dim={self.head_dim}, of which {size} are "
+                    "rotated."
+                )
+
+    def _numbers(self) -> Iterator[tuple[str, float]]:
+        """Everything that must be positive and finite, by name."""
+        optional = ("embedding_scale", "logits_divisor", "logits_cap")
+        block = ("attention_scale", "attention_cap", "residual_scale")
+        yield "norm_eps", self.norm_eps
+        for owner, names in ((self, optional), (self.switches, block)):
+            found = {name: getattr(owner, name) for name in names}
+            yield from ((name, x) for name, x in found.items() if x is not None)
+        for rope in self.ropes:
+            if rope is None:
+                continue
+            yield "rope_theta", rope.theta
+            yield "rope_fraction", rope.fraction
+            for name, value in vars(rope.scaling).items() if rope.scaling else ():
+                if not isinstance(value, bool):
+                    several = value if isinstance(value, tuple) else (value,)
+                    yield from ((name, one) for one in several)
+        windows = {kind.window for kind in self.kinds}
+        yield from (("window", window) for window in windows if window is not None)
 
     @property
-    def inverse_frequency(self) -> Float[np.ndarray, " half"]:
-        """Rotary frequency of each pair of features, in radians per position."""
-        exponent = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        frequency = self.rope_theta**-exponent
-        if self.rope_scaling is not None:
-            frequency = self.rope_scaling(frequency)
-        return frequency.astype(np.float32)
+    def switches(self) -> Block:
+        """The switches of a layer."""
+        return self.block or Block()
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kinds of layers that there are, each once."""
+        plain = LayerKind(None, Rope(self.rope_theta, self.rope_scaling))
+        return tuple(dict.fromkeys(self.layers or ())) or (plain,)
+
+    @property
+    def layer_kinds(self) -> tuple[int, ...]:
+        """For every layer, which of `kinds` it is."""
+        kinds = self.kinds
+        return tuple(map(kinds.index, self.layers or ())) or (0,) * self.num_layers
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """The rotary embeddings of `kinds`, each once."""
+        return tuple(dict.fromkeys(kind.rope for kind in self.kinds))
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether any layer attends to a window."""
+        return any(kind.window is not None for kind in self.kinds)
+
+    @property
+    def limit(self) -> int | None:
+        """The longest sequence that is computed as it should be, if there is a bound.
+
+        Beyond it a rotary scaling would depend on the length of the text.
+        """
+        limits = [rope.limit for rope in self.ropes if rope is not None]
+        return min((x for x in limits if x is not None), default=None)

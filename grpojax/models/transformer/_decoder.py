@@ -5,12 +5,12 @@ import math
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from ... import sharding
 from ...policy import AbstractPolicy, Past
 from ...sharding import spmd
-from ..attention import quantize_cache, write_cache
+from ..attention import KVCache, quantize_cache, write_cache
 from ..matrix import tile, TiledMatrix, to_bits
 from ._forward import (
     Architecture,
@@ -117,8 +117,7 @@ class Decoder(AbstractPolicy[Caches]):
         )
 
     def write(self, cache: Caches, chunk: Caches, column: Int[ArrayLike, ""]) -> Caches:
-        pairs = zip(cache, chunk, strict=True)
-        return tuple(write_cache(stack, new, column) for stack, new in pairs)
+        return write_caches(cache, chunk, column)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head
@@ -130,6 +129,17 @@ class Decoder(AbstractPolicy[Caches]):
 
     def logical_axes(self) -> "Decoder":
         return logical_axes(self, self.architecture.config)
+
+
+def write_caches(cache: PyTree, chunk: PyTree, column: Int[ArrayLike, ""]) -> PyTree:
+    """Caches with a chunk's own written to `column` and those after it."""
+
+    def write(old: PyTree, new: PyTree) -> PyTree:
+        if isinstance(old, KVCache):
+            return write_cache(old, new, column)
+        return jax.lax.dynamic_update_slice_in_dim(old, new, column, axis=-1)
+
+    return jax.tree.map(write, cache, chunk, is_leaf=lambda x: isinstance(x, KVCache))
 
 
 def lay_out(decoder: Decoder, rows: int | None) -> Decoder:

@@ -1,13 +1,16 @@
-"""RMS norms and rotary position embeddings, of one sequence."""
+"""RMS norms, rotary embeddings, activations and the masks of kinds of layers."""
 
 import functools as ft
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from ...policy import Past
+from ..attention import block_mask, BlockMask
 from ..matrix import row_products
+from ._config import TransformerConfig
+from ._rope import Rope
 
 
 def rms_norm(
@@ -52,12 +55,38 @@ RotaryCosSin = tuple[Float[Array, "chunk half"], Float[Array, "chunk half"]]
 
 
 def rotary_cos_sin(
-    positions: Int[Array, " chunk"], inverse_frequency: Float[np.ndarray, " half"]
+    positions: Int[Array, " chunk"], rope: Rope, head_dim: int
 ) -> RotaryCosSin:
-    """cos/sin of the rotary angles, position · frequency_i; shared by all layers."""
+    """cos/sin of the rotary angles, position · frequency_i; shared by all layers.
+
+    Past the limit of the rope they are NaN, so that no such number goes unnoticed.
+    """
+    inverse_frequency = rope.inverse_frequency(head_dim)
     angle = positions.astype(jnp.float32)[:, None] * inverse_frequency[None, :]
+    if rope.limit is not None:
+        angle = jnp.where(positions[:, None] < rope.limit, angle, jnp.nan)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
+    if rope.amplitude != 1:
+        cos, sin = rope.amplitude * cos, rope.amplitude * sin
     return _prevent_rematerialization(cos), _prevent_rematerialization(sin)
+
+
+def rotary_of_kinds(
+    positions: Int[Array, " chunk"], config: TransformerConfig
+) -> list[RotaryCosSin | None]:
+    """cos/sin for each kind of layers; a layer without a rope turns by 0.
+
+    `None` where no layer has one.
+    """
+    known: dict[Rope | None, RotaryCosSin] = {
+        rope: rotary_cos_sin(positions, rope, config.head_dim)
+        for rope in config.ropes
+        if rope is not None
+    }
+    if known and None in config.ropes:
+        cos, sin = next(iter(known.values()))
+        known[None] = jnp.ones_like(cos), jnp.zeros_like(sin)
+    return [known.get(kind.rope) for kind in config.kinds]
 
 
 def _prevent_rematerialization(
@@ -78,12 +107,113 @@ def apply_rotary(
 ) -> Float[Array, "chunk head head_dim"]:
     """Rotary position embedding of queries or keys.
 
-    The feature pairs (i, i + half) are rotated by position · frequency_i.
+    The feature pairs (i, i + half) are rotated by position · frequency_i, and features
+    beyond them are left as they are.
 
     Source: arXiv:2104.09864, in the half-split layout of Hugging Face checkpoints.
     """
     cos, sin = (x[:, None, :] for x in cos_sin)
-    first, second = jnp.split(x, 2, axis=-1)
+    rotated, rest = x, []
+    if 2 * cos.shape[-1] < x.shape[-1]:
+        rotated, *rest = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
+    first, second = jnp.split(rotated, 2, axis=-1)
     return jnp.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
+        [first * cos - second * sin, second * cos + first * sin, *rest], axis=-1
     )
+
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": ft.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": ft.partial(jax.nn.gelu, approximate=True),
+}
+"""The functions of a gate, by the name that Hugging Face gives them."""
+
+
+def add_residual(
+    config: TransformerConfig,
+    x: Float[Array, "chunk hidden"],
+    y: Float[Array, "chunk hidden"],
+    norm: Float[Array, " hidden"] | None,
+) -> Float[Array, "chunk hidden"]:
+    """The residual stream with one more summand, normed and scaled."""
+    y = norm_of(config, y, norm)
+    scale = config.switches.residual_scale
+    return x + (y if scale == 1 else scale * y)
+
+
+def add_bias(
+    x: Float[Array, "chunk features"], bias: Float[Array, " features"] | None
+) -> Float[Array, "chunk features"]:
+    """x + bias; `x` where there is none."""
+    return x if bias is None else x + bias.astype(jnp.float32)[None]
+
+
+def norm_of(
+    config: TransformerConfig,
+    x: Float[Array, "*batch features"],
+    scale: Float[Array, " features"] | None,
+) -> Float[Array, "*batch features"]:
+    """The RMS norm of a family; `x` where there is none."""
+    if scale is None:
+        return x
+    offset = config.switches.norm_offset
+    scale = scale.astype(jnp.float32) + offset if offset else scale
+    return rms_norm(x, scale, config.norm_eps)
+
+
+OfKind = tuple[RotaryCosSin | None, list[BlockMask]]
+"""The rotary angles of a kind of layers, and its mask of every source of keys."""
+
+
+def masks_and_angles(
+    config: TransformerConfig,
+    positions: Int[Array, " chunk"],
+    past: tuple[Past, ...],
+    visible: Bool[Array, "chunk chunk"] | None,
+) -> list[OfKind]:
+    """The rotary angles and the masks of every kind of layers."""
+    count = positions.shape[0]
+    if visible is None:
+        visible = jnp.tril(jnp.ones((count, count), bool))
+    sees = [one.visible for one in past] + [visible]
+    if config.has_windows:  # A window's mask has a row for every token.
+        sees = [jnp.broadcast_to(x, (count, x.shape[1])) for x in sees]
+    # Blocks of a cache in pages are as wide as its pages.
+    widths = [
+        one.pages if one.pages is None else one.visible.shape[1] // one.pages.shape[0]
+        for one in past
+    ]
+    known = {}
+    for window in dict.fromkeys(kind.window for kind in config.kinds):
+        seen = sees
+        if window is not None:
+            own = positions.astype(jnp.float32)
+            columns = [*map(_column_positions, past), own]
+            seen = [
+                x & (own[:, None] - at[None] < window)
+                for x, at in zip(sees, columns, strict=True)
+            ]
+        known[window] = [
+            block_mask(one, count, width)
+            for one, width in zip(seen, [*widths, None], strict=True)
+        ]
+    angles = rotary_of_kinds(positions, config)
+    masks = [known[kind.window] for kind in config.kinds]
+    return list(zip(angles, masks, strict=True))
+
+
+def _column_positions(past: Past) -> Float[Array, " column"]:
+    """The position of every column that a chunk attends to, if they are stored."""
+    positions = past.cache[-1][0]
+    if past.pages is None:
+        return positions
+    width = past.visible.shape[1] // past.pages.shape[0]
+    return positions.reshape(-1, width)[past.pages].reshape(-1)
+
+
+def select_kind(kind: int | Int[Array, ""], of_kinds: list[OfKind]) -> OfKind:
+    """What belongs to one kind, which a scan may know only at run time."""
+    if isinstance(kind, int):
+        return of_kinds[kind]
+    return jax.tree.map(lambda *xs: jax.lax.select_n(kind, *xs), *of_kinds)

@@ -4,20 +4,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key, PyTree
 
 from ...policy import AbstractPolicy, Past
-from ..attention import check_cache_dtype, KVCache, write_cache
+from ..attention import check_cache_dtype
 from ..matrix import cast, Int8Matrix, LowRankMatrix
 from ._config import TransformerConfig
-from ._decoder import Decoder, lay_out
+from ._decoder import Decoder, lay_out, write_caches
 from ._forward import Architecture, forward, unembed
 from ._remat import check_remat
-from ._weights import Layers, logical_axes
+from ._weights import initial_layers, Layers, logical_axes
 
 
-class Transformer(AbstractPolicy[KVCache]):
-    """A decoder-only transformer policy: Llama, Qwen2 and Qwen3 by configuration.
+class Transformer(AbstractPolicy[PyTree]):
+    """A decoder-only transformer policy: Llama, Qwen, Gemma ... by configuration.
+
+    Its cache is a `KVCache`; with windows, that and the position of every column.
 
     **Fields:**
 
@@ -64,38 +66,17 @@ class Transformer(AbstractPolicy[KVCache]):
 
         **Raises:** `ValueError` for an unknown `remat` or `cache_dtype`.
         """
-        layers, hidden = config.num_layers, config.hidden_size
-        query = config.num_heads * config.head_dim
-        kv = config.num_kv_heads * config.head_dim
-        mlp = config.intermediate_size
+        hidden = config.hidden_size
         keys = iter(jr.split(key, 9))
 
         def matrix(*shape: int) -> Array:
             return (jr.normal(next(keys), shape) * shape[-2] ** -0.5).astype(dtype)
 
-        def maybe(present: bool, make, *shape: int) -> Array | None:
-            return make(shape, dtype) if present else None
-
         # Looked up, not multiplied: 0.02 as in every model of the family.
         embedding = jr.normal(next(keys), (config.vocab_size, hidden)) * 0.02
         self.embedding = embedding.astype(dtype)
-        self.layers = Layers(
-            attention_norm=jnp.ones((layers, hidden), dtype),
-            query=matrix(layers, hidden, query),
-            key=matrix(layers, hidden, kv),
-            value=matrix(layers, hidden, kv),
-            output=matrix(layers, query, hidden),
-            query_bias=maybe(config.qkv_bias, jnp.zeros, layers, query),
-            key_bias=maybe(config.qkv_bias, jnp.zeros, layers, kv),
-            value_bias=maybe(config.qkv_bias, jnp.zeros, layers, kv),
-            query_norm=maybe(config.qk_norm, jnp.ones, layers, config.head_dim),
-            key_norm=maybe(config.qk_norm, jnp.ones, layers, config.head_dim),
-            mlp_norm=jnp.ones((layers, hidden), dtype),
-            gate=matrix(layers, hidden, mlp),
-            up=matrix(layers, hidden, mlp),
-            down=matrix(layers, mlp, hidden),
-        )
-        self.norm = jnp.ones((hidden,), dtype)
+        self.layers = initial_layers(config, matrix, dtype)
+        self.norm = jnp.full((hidden,), 1 - config.switches.norm_offset, dtype)
         self.head = None if config.tied else matrix(hidden, config.vocab_size)
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype or dtype).name
@@ -112,27 +93,26 @@ class Transformer(AbstractPolicy[KVCache]):
         self,
         tokens: Int[Array, " chunk"],
         positions: Int[Array, " chunk"],
-        *past: Past[KVCache],
+        *past: Past[PyTree],
         visible: Bool[Array, "chunk chunk"] | None = None,
-    ) -> tuple[Float[Array, "chunk hidden"], KVCache]:
-        stacks = tuple(Past((one.cache,), one.visible) for one in past)
-        hidden, (own,) = forward(
+    ) -> tuple[Float[Array, "chunk hidden"], PyTree]:
+        bare = not self.config.has_windows
+        stacks = [(one.cache,) if bare else one.cache for one in past]
+        hidden, own = forward(
             self._architecture,
             self.embedding,
             (self.layers,),
             self.norm,
             tokens,
             positions,
-            stacks,
+            tuple(map(Past, stacks, (one.visible for one in past))),
             visible,
             lambda exact: exact,
         )
-        return hidden, own
+        return hidden, own[0] if bare else own
 
-    def write(
-        self, cache: KVCache, chunk: KVCache, column: Int[ArrayLike, ""]
-    ) -> KVCache:
-        return write_cache(cache, chunk, column)
+    def write(self, cache: PyTree, chunk: PyTree, column: Int[ArrayLike, ""]) -> PyTree:
+        return write_caches(cache, chunk, column)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch v"]:
         head = self.embedding.T if self.head is None else self.head

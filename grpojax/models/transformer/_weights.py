@@ -5,10 +5,17 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from ...types import Axes
-from ..matrix import Int8Matrix, LowRankMatrix, Matrix, part_axes, TiledMatrix
+from ..matrix import (
+    Int8Matrix,
+    LowRankMatrix,
+    Matrix,
+    part_axes,
+    TiledMatrix,
+)
 from ._config import TransformerConfig
 
 
@@ -22,10 +29,10 @@ class Layers(eqx.Module):
     """The weights of every layer, stacked on a leading `layer` axis.
 
     Matrices are stored input-first (`x @ weight`), or are modules that represent such
-    arrays; biases and head norms are `None` where the family has none.
+    arrays; biases and norms are `None` where the family has none.
     """
 
-    attention_norm: Float[Array, "layer hidden"]
+    attention_norm: Float[Array, "layer hidden"] | None
     query: Float[Array, "layer hidden query"] | _Other
     key: Float[Array, "layer hidden kv"] | _Other
     value: Float[Array, "layer hidden kv"] | _Other
@@ -33,12 +40,23 @@ class Layers(eqx.Module):
     query_bias: Float[Array, "layer query"] | None
     key_bias: Float[Array, "layer kv"] | None
     value_bias: Float[Array, "layer kv"] | None
-    query_norm: Float[Array, "layer head_dim"] | None
-    key_norm: Float[Array, "layer head_dim"] | None
-    mlp_norm: Float[Array, "layer hidden"]
+    query_norm: Float[Array, "layer head_dim"] | Float[Array, "layer query"] | None
+    key_norm: Float[Array, "layer head_dim"] | Float[Array, "layer kv"] | None
+    mlp_norm: Float[Array, "layer hidden"] | None
     gate: Float[Array, "layer hidden mlp"] | _Other
     up: Float[Array, "layer hidden mlp"] | _Other
     down: Float[Array, "layer mlp hidden"] | _Other
+    output_bias: Float[Array, "layer hidden"] | None = None
+    attention_post_norm: Float[Array, "layer hidden"] | None = None
+    gate_bias: Float[Array, "layer mlp"] | None = None
+    up_bias: Float[Array, "layer mlp"] | None = None
+    down_bias: Float[Array, "layer hidden"] | None = None
+    mlp_post_norm: Float[Array, "layer hidden"] | None = None
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return jax.tree.leaves(self)[0].shape[0]
 
     @property
     def projections(self) -> dict[str, Matrix]:
@@ -57,6 +75,55 @@ class Layers(eqx.Module):
         """The layers with `function(name, matrix)` in the place of every matrix."""
         mapped = {name: function(name, x) for name, x in self.projections.items()}
         return dataclasses.replace(self, **mapped)
+
+
+def initial_layers(
+    config: TransformerConfig, matrix: Callable[..., Array], dtype: DTypeLike
+) -> Layers:
+    """Layers whose norms change nothing and whose biases are zero.
+
+    **Arguments:**
+
+    - `config`: the shape.
+    - `matrix`: draws one of a given shape.
+    - `dtype`: of norms and biases.
+    """
+    block, layers, hidden = config.switches, config.num_layers, config.hidden_size
+    query = config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    mlp = config.intermediate_size
+    before, after = block.norms != "after", block.norms != "before"
+    joint = block.qk_norm_over_heads
+
+    def norm(present: bool, size: int) -> Array | None:
+        one = 1 - block.norm_offset
+        return jnp.full((layers, size), one, dtype) if present else None
+
+    def bias(present: bool, size: int) -> Array | None:
+        return jnp.zeros((layers, size), dtype) if present else None
+
+    return Layers(
+        attention_norm=norm(before, hidden),
+        query=matrix(layers, hidden, query),
+        key=matrix(layers, hidden, kv),
+        value=matrix(layers, hidden, kv),
+        output=matrix(layers, query, hidden),
+        query_bias=bias(config.qkv_bias, query),
+        key_bias=bias(config.qkv_bias, kv),
+        value_bias=bias(config.qkv_bias, kv),
+        query_norm=norm(config.qk_norm, query if joint else config.head_dim),
+        key_norm=norm(config.qk_norm, kv if joint else config.head_dim),
+        mlp_norm=norm(before, hidden),
+        gate=matrix(layers, hidden, mlp),
+        up=matrix(layers, hidden, mlp),
+        down=matrix(layers, mlp, hidden),
+        output_bias=bias(block.output_bias, hidden),
+        attention_post_norm=norm(after, hidden),
+        gate_bias=bias(block.mlp_bias, mlp),
+        up_bias=bias(block.mlp_bias, mlp),
+        down_bias=bias(block.mlp_bias, hidden),
+        mlp_post_norm=norm(after, hidden),
+    )
 
 
 # Every sharding is derived from these. Norms and biases follow their output.
@@ -78,6 +145,12 @@ LOGICAL_AXES = {
     "gate": ("layer", "hidden", "mlp"),
     "up": ("layer", "hidden", "mlp"),
     "down": ("layer", "mlp", "hidden"),
+    "output_bias": ("layer", "norm"),
+    "attention_post_norm": ("layer", "norm"),
+    "gate_bias": ("layer", "mlp"),
+    "up_bias": ("layer", "mlp"),
+    "down_bias": ("layer", "norm"),
+    "mlp_post_norm": ("layer", "norm"),
 }
 """The names of each weight's axes."""
 

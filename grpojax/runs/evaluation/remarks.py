@@ -23,6 +23,9 @@ def remarks(
     - `env`: the problems.
     - `tokenizer`: the policy's.
     - `chat`: whether prompts are rendered by its chat template.
+
+    **Raises:** `ValueError` if sequences may be longer than those for which the model's
+    rotary scaling is implemented.
     """
     return tuple(_remarks(policy, env, tokenizer if chat else None))
 
@@ -34,6 +37,15 @@ def _remarks(
 ) -> Iterator[str]:
     prompt, completion = env.max_prompt_length, env.max_completion_length
     if isinstance(policy, models.Transformer):
+        limit = policy.config.limit
+        if limit is not None and prompt + completion > limit:
+            raise ValueError(
+                "The model's rotary scaling (rope_scaling in config.json) changes with "
+                f"the length of texts of more than {limit:,} tokens, which is not "
+                f"implemented. Received a prompt of {prompt:,} tokens and a completion "
+                f"of {completion:,}. Lower rollout.max_new_tokens or "
+                "data.max_prompt_length."
+            )
         most = policy.config.max_positions
         if prompt + completion > most:
             yield (

@@ -185,7 +185,7 @@ def export_to(
         if not isinstance(policy, models.Transformer):
             logger.info("no export format for this policy; see its checkpoints")
             return
-        if models.adapters(policy):
+        if models.adapters(policy) and models.has_peft_format(policy):
             models.save_adapters(policy, directory / ADAPTER, base=base)
         models.save(models.merge(policy), directory / MODEL, tokenizer=tokenizer)
 

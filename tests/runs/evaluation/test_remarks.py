@@ -1,5 +1,6 @@
 """What is said before anything is sampled, and what a terminal is given."""
 
+import dataclasses
 import io
 import json
 
@@ -56,6 +57,22 @@ def test_positions(horizon):
     (said,) = remarks(policy(tokenizer, needed - 1), env, tokenizer)
     assert said.startswith(f"The model has {needed - 1:,} positions")
     assert f"needs {needed:,}" in said and "rollout.max_new_tokens" in said
+
+
+def test_lengths_beyond_a_rotary_scaling_are_refused():
+    tokenizer = text.load_tokenizer(SHIPPED)
+    env = GSM8K(ROWS, tokenizer, max_completion_length=9)
+    needed = env.max_prompt_length + 9
+    for limit in (needed, needed - 1):
+        scaling = models.DynamicScaling(2.0, limit)
+        made = policy(tokenizer, 4096)
+        config = dataclasses.replace(made.config, rope_scaling=scaling)
+        made = models.Transformer(config, key=jr.key(0))
+        if limit == needed:
+            assert remarks(made, env, tokenizer) == ()
+        else:
+            with pytest.raises(ValueError, match=f"more than {limit} .*max_new_tokens"):
+                remarks(made, env, tokenizer)
 
 
 @pytest.mark.parametrize(
