@@ -155,21 +155,6 @@ def _embed(
     return spmd.replicate(x)
 
 
-def _embed(
-    architecture: Architecture,
-    embedding: Float[Array, "vocab hidden"],
-    tokens: Int[Array, " chunk"],
-) -> Float[Array, "chunk hidden"]:
-    """The tokens' embeddings, in the compute dtype's precision, float32."""
-    config, dtype = architecture.config, architecture.compute_dtype
-    # Rounded to the compute dtype, as the embedding of a decoder is.
-    embedding = spmd.all_gather_weight(embedding, weight_axes(config, "embedding"))
-    x = embedding[tokens].astype(dtype).astype(jnp.float32)
-    if config.embedding_scale is not None:
-        x = x * jnp.asarray(config.embedding_scale, dtype).astype(jnp.float32)
-    return spmd.replicate(x)
-
-
 def unembed(
     architecture: Architecture,
     hidden: Float[Array, "*batch hidden"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoint.files import CONFIG, find_run
 from ..recipe.load import load
-from ..recipe.schema import check_paths, Recipe
+from ..recipe.schema import Recipe
 
 
 _REPEATED = dict(action="append", default=[])
@@ -182,3 +182,34 @@ def wants_resume(options: argparse.Namespace) -> bool:
             "the path, or name a recipe to start there."
         )
     return False
+
+
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".safetensors")
+
+
+def check_paths(recipe: Recipe) -> None:
+    """Checks that the paths named in a recipe exist; imports nothing.
+
+    A name such as `org/name` may be a directory or a hub id, which is resolved on
+    loading.
+
+    **Raises:** `FileNotFoundError` for a path that does not exist.
+    """
+    paths: dict[str, object] = {
+        "model.path": recipe.model.path,
+        "lora.path": recipe.lora.path,
+    }
+    for key in ("path", "eval_path"):
+        paths[f"data.{key}"] = recipe.data.option(key)
+        for name, settings in recipe.evaluations.settings.items():
+            if isinstance(settings.data, Mapping):
+                paths[f"evaluations.{name}.data.{key}"] = settings.data.get(key)
+    for key, path in paths.items():
+        if not isinstance(path, str) or Path(path).exists():
+            continue
+        file = Path(path).suffix in _FILES
+        if file or path.startswith(("/", "./", "../", "~")):
+            raise FileNotFoundError(
+                f"`{key}` must lead to a file or a directory. There is none at "
+                f"{path!r}: check the path."
+            )

@@ -13,7 +13,6 @@ The name is exported by the corresponding `grpojax` module, or is
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast, Literal
 
 from .kinds import (
@@ -277,34 +276,3 @@ class Recipe:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     tracking: Tracking = field(default_factory=Tracking)
     health: Health = field(default_factory=Health)
-
-
-_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".safetensors")
-
-
-def check_paths(recipe: Recipe) -> None:
-    """Checks that the paths named in a recipe exist; imports nothing.
-
-    A name such as `org/name` may be a directory or a hub id, which is resolved on
-    loading.
-
-    **Raises:** `FileNotFoundError` for a path that does not exist.
-    """
-    paths: dict[str, object] = {
-        "model.path": recipe.model.path,
-        "lora.path": recipe.lora.path,
-    }
-    for key in ("path", "eval_path"):
-        paths[f"data.{key}"] = recipe.data.option(key)
-        for name, settings in recipe.evaluations.settings.items():
-            if isinstance(settings.data, Mapping):
-                paths[f"evaluations.{name}.data.{key}"] = settings.data.get(key)
-    for key, path in paths.items():
-        if not isinstance(path, str) or Path(path).exists():
-            continue
-        file = Path(path).suffix in _FILES
-        if file or path.startswith(("/", "./", "../", "~")):
-            raise FileNotFoundError(
-                f"`{key}` must lead to a file or a directory. There is none at "
-                f"{path!r}: check the path."
-            )

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from grpojax import algorithms
+from grpojax.runs.cli.options import check_paths
 from grpojax.runs.recipe import load as recipes
-from grpojax.runs.recipe.schema import check_paths, Recipe, Run
+from grpojax.runs.recipe.schema import Recipe, Run
 
 
 ROOT = Path(__file__).resolve().parents[3]

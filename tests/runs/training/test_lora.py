@@ -17,8 +17,9 @@ from grpojax.runs.cli import (
     main as commands,
     train as training,
 )
+from grpojax.runs.cli.options import check_paths
 from grpojax.runs.recipe import build as parts, load as recipes
-from grpojax.runs.recipe.schema import check_paths, Recipe
+from grpojax.runs.recipe.schema import Recipe
 
 from ...helpers import distance, learned
 
