@@ -154,6 +154,9 @@ def equations(jaxpr):
     return len(jaxpr.eqns) + sum(equations(one) for several in inner for one in several)
 
 
+@pytest.mark.skipif(
+    jax.__version_info__[:2] != (0, 10), reason="Another JAX has other equations."
+)
 @pytest.mark.parametrize(
     "name, count",
     [
