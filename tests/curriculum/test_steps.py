@@ -14,7 +14,8 @@ import pytest
 import grpojax
 from grpojax import curriculum, reward, RolloutConfig, runs, sharding, TrainStep
 
-from ..helpers import count_env, transformer
+from ..helpers import count_env
+from ..update.doubles import bigram
 from .numbered import numbered_env
 
 
@@ -30,7 +31,7 @@ change = dataclasses.replace
 def start(chosen=EPOCHS, seed=0):
     memory = None if chosen is None else chosen.init(ENV)
     return grpojax.init(
-        transformer(), optimizer=OPTIMIZER, key=jr.key(seed), curriculum=memory
+        bigram(vocab=50), optimizer=OPTIMIZER, key=jr.key(seed), curriculum=memory
     )
 
 

@@ -336,7 +336,7 @@ def test_a_recipe_names_evaluations(recipe, tmp_path):
     assert "rewards/brief" in by_name["other"]["metrics"]
     assert by_name["same"]["metrics"]["reward"]["value"] >= 0
     # The model's directory, and the checkpoint of a step in between.
-    last = [(path / "model", record) for record in by_name.values()]
+    last = [(path / "model", by_name[name]) for name in ("held_out", "other")]
     for model, record in [*last, (path / "checkpoints" / "1", records[3])]:
         found = recipes.load(recipe, None, [f"model.path={model}"])
         result = evaluating.evaluate(found, name=record["name"])
