@@ -47,11 +47,9 @@ def test_every_algorithm_has_a_recipe():
     assert len(names) == 14 and found == {name: name for name in names}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem
-)
-def test_shipped_recipes_mean_what_they_meant(path):
-    old = OLD / path.relative_to(RECIPES)
+@pytest.mark.parametrize("old", sorted(OLD.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_mean_what_they_meant(old):
+    path = RECIPES / old.relative_to(OLD)
     assert recipes.load(Recipe(), path) == recipes.load(Recipe(), old)
 
 
