@@ -36,7 +36,7 @@ from presets import PRESETS, RandomPrompts
 
 import grpojax
 from grpojax import models, sharding
-from grpojax.rollout._blocks import block_columns
+from grpojax.rollout.cache import block_columns
 
 
 _H100 = str(Path(__file__).with_name("h100.txtpb"))

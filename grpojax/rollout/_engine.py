@@ -11,23 +11,20 @@ depend on its neighbors: the tokens are the same for every number of slots.
 
 import dataclasses
 import functools as ft
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..env import AbstractEnvironment, Turn
 from ..policy import AbstractPolicy, mask_vocabulary
 from ..sharding import spmd
-from ..types import Prompt
-from ._blocks import block_columns
-from ._prefill import PromptCache
-from ._sample import AbstractSampler
-from ._slot_cache import SlotCache, SlotColumns
-from ._state import Completions, DecodeSlots, DecodeState
+from ._plan import Plan
+from ._state import Completions, DecodeSlots, DecodeState, Until
 from ._turns import answer_turns, step_shape, turn_ends
+from .cache import block_columns, PromptCache, Seen, SlotCache, SlotColumns
 
 
 # The constraints inside a policy hold for the axis of slots, too: it is replicated.
@@ -35,137 +32,124 @@ _map = ft.partial(jax.vmap, spmd_axis_name=())
 
 
 class Engine(eqx.Module):
-    """Continuous-batching decoder of one rollout; `run` decodes all of its rows.
+    """Continuous-batching decoder of one rollout: `start`, then `advance`.
 
     **Fields:**
 
     - `policy`: laid out for decoding.
-    - `env`: answers each turn.
-    - `states`, `prompts`: results of `env.reset`, stacked over prompts.
-    - `keys`: one key a row; a token's randomness is `fold_in(row key, time)`.
+    - `plan`: of this shard.
     - `context`: the prompts' caches.
-    - `sampler`: draws the tokens.
-    - `max_lengths`: each row's own horizon in tokens.
-    - `num_slots`: how many rows are decoded at a time.
-    - `cache_tokens`: as in `RolloutConfig`, of this shard.
     """
 
     policy: AbstractPolicy
-    env: AbstractEnvironment
-    states: PyTree
-    prompts: Prompt
-    keys: Key[Array, "prompt group"]
+    plan: Plan
     context: PromptCache
-    sampler: AbstractSampler
-    max_lengths: Int[Array, "prompt group"]
-    num_slots: int = eqx.field(static=True)
-    cache_tokens: int | None = eqx.field(static=True, default=None)
 
-    @property
-    def time(self) -> int:
-        return self.env.max_completion_length
+    @staticmethod
+    def of(policy: AbstractPolicy, plan: Plan) -> "Engine":
+        """Prefills the prompts."""
+        with jax.named_scope("prefill"):
+            return Engine(policy, plan, PromptCache.of(policy, plan.prompts))
 
     @property
     def group(self) -> int:
-        return self.keys.shape[1]
+        return self.plan.keys.shape[1]
 
     @property
     def num_rows(self) -> int:
-        return self.keys.size
+        return self.plan.keys.size
 
     @property
     def refills(self) -> bool:
         """Whether slots take further rows; else a group shares its prompt's cache."""
-        return self.num_slots < self.num_rows
+        return self.plan.slots < self.num_rows
 
-    def run(self) -> tuple[Completions, Int[Array, ""]]:
-        """Decodes every row until its conversation is over; also counts iterations."""
-        state = self._start()
-        decode = self._decode_block if state.cache.has_older else self._iterate
-        state = jax.lax.while_loop(
-            lambda state: self._is_decoding(state), lambda state: decode(state), state
+    def start(self) -> DecodeState:
+        """Every row before its first token, the first ones in the slots."""
+        plan, group = self.plan, self.group
+        row = jnp.arange(plan.slots, dtype=jnp.int32)
+        step = step_shape(plan.env, plan.states)
+        slots = DecodeSlots.empty(plan.slots, step.reply.shape[0])
+        slots = slots.begin(jnp.ones_like(row, bool), row, self.last_token(row))
+        states = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), plan.states)
+        time = plan.env.max_completion_length
+        columns = SlotColumns.of(time, plan.slots, plan.cache_tokens)
+        return DecodeState(
+            iteration=jnp.zeros((), jnp.int32),
+            next_row=jnp.array(plan.slots, jnp.int32),
+            slots=slots,
+            cache=SlotCache.empty(self.policy, plan.slots, columns),
+            prompt_cache=self.prompt_cache(slots),
+            completions=Completions.empty(self.num_rows, time, step.rewards, states),
         )
-        completions = state.completions
-        if self.env.max_turns == 1:
-            # A single turn needs no reply: all rows are answered at once, at the end.
-            length = jnp.sum(completions.sampled, axis=-1, dtype=jnp.int32)
-            turns = Turn(completions.tokens, length, completions.terminated)
-            _, step = jax.vmap(self.env.step)(completions.env_state, turns)
-            completions = eqx.tree_at(lambda r: r.rewards, completions, step.rewards)
-        return completions, state.iteration
 
-    def _is_decoding(self, state: DecodeState) -> Bool[Array, ""]:
-        return jnp.any(state.slots.row < self.num_rows)
+    def advance(self, state: DecodeState, until: Until = Until()) -> DecodeState:
+        """Decodes until every conversation is over, or as `until` says."""
+        stop = None if until.tokens is None else state.iteration + until.tokens
 
-    def _decode_block(self, state: DecodeState) -> DecodeState:
-        """Decodes a block of tokens, into columns that become older ones here."""
-        end = state.iteration + block_columns()
-        slots = state.slots
-        with jax.named_scope("pages"):
-            cache, over = state.cache.move_block(
-                self.policy, state.iteration, slots.row, self._age(slots)
-            )
-        if cache.may_run_out:
-            state = self._start_again(state, over)
-        state = eqx.tree_at(lambda x: x.cache, state, cache)
+        def continues(state: DecodeState) -> Bool[Array, ""]:
+            going = jnp.any(state.slots.row < self.num_rows)
+            if stop is not None:
+                going &= state.iteration < stop
+            if until.groups is not None:
+                complete = jnp.sum(state.complete_groups(self.group))
+                going &= complete < until.groups
+            return going
+
+        if not state.cache.has_older:
+            return jax.lax.while_loop(continues, lambda x: self._iterate(x), state)
         return jax.lax.while_loop(
-            lambda state: self._is_decoding(state) & (state.iteration < end),
+            continues, lambda state: self._decode_block(state, continues), state
+        )
+
+    def _decode_block(
+        self, state: DecodeState, continues: Callable[[DecodeState], Bool[Array, ""]]
+    ) -> DecodeState:
+        """Decodes to the end of a block, whose columns' older ones then move."""
+        block = block_columns()
+        end = state.iteration - state.iteration % block + block
+        state = jax.lax.while_loop(
+            lambda state: continues(state) & (state.iteration < end),
             lambda state: self._iterate(state),
             state,
         )
+        slots = state.slots
+        with jax.named_scope("pages"):
+            cache, over = state.cache.move_block(
+                self.policy, state.iteration, slots.row, self.age(slots)
+            )
+        if cache.may_run_out:
+            state = self._start_again(state, over)
+        return eqx.tree_at(lambda x: x.cache, state, cache)
 
-    def _start(self) -> DecodeState:
-        row = jnp.arange(self.num_slots, dtype=jnp.int32)
-        zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
-        step = step_shape(self.env, self.states)
-        states = jax.tree.map(lambda x: jnp.repeat(x, self.group, axis=0), self.states)
-        completions = Completions.empty(self.num_rows, self.time, step.rewards, states)
-        slots = DecodeSlots(
-            row=row,
-            age=zeros(self.num_slots),
-            token=self._last_token(row),
-            turn=zeros(self.num_slots),
-            turn_start=zeros(self.num_slots),
-            reply_start=zeros(self.num_slots),
-            reply=zeros(self.num_slots, step.reply.shape[0]),
-            stop=zeros(self.num_slots),
-        )
-        prompt = self._prompt(row)
-        prompt_cache = jax.tree.map(lambda x: x[:, prompt], self.context.first)
-        return DecodeState(
-            iteration=jnp.zeros((), jnp.int32),
-            next_row=jnp.array(self.num_slots, jnp.int32),
-            slots=slots,
-            cache=SlotCache.empty(
-                self.policy,
-                self.num_slots,
-                SlotColumns.of(self.time, self.num_slots, self.cache_tokens),
-            ),
-            prompt_cache=prompt_cache if self.refills else None,
-            completions=completions,
-        )
+    def prompt_cache(self, slots: DecodeSlots) -> PyTree | None:
+        """Each slot's copy of its prompt's first columns; `None` without refills."""
+        if not self.refills:
+            return None
+        prompt = self._prompt(slots.row)
+        return jax.tree.map(lambda x: x[:, prompt], self.context.first)
 
     def _prompt(self, row: Int[Array, " slot"]) -> Int[Array, " slot"]:
         """The prompt of each row; the last one's for an idle slot."""
         return jnp.minimum(row, self.num_rows - 1) // self.group
 
     def _max_length(self, slots: DecodeSlots) -> Int[Array, " slot"]:
-        return self.max_lengths.reshape(-1)[jnp.minimum(slots.row, self.num_rows - 1)]
+        return self.plan.limits.reshape(-1)[jnp.minimum(slots.row, self.num_rows - 1)]
 
-    def _last_token(self, row: Int[Array, " slot"]) -> Int[Array, " slot"]:
+    def last_token(self, row: Int[Array, " slot"]) -> Int[Array, " slot"]:
         prompt = self._prompt(row)
-        last = self.prompts.length[prompt] - 1
-        return self.prompts.tokens[prompt, last].astype(jnp.int32)
+        last = self.plan.prompts.length[prompt] - 1
+        return self.plan.prompts.tokens[prompt, last].astype(jnp.int32)
 
-    def _age(self, slots: DecodeSlots) -> Int[Array, " slot"]:
+    def age(self, slots: DecodeSlots) -> Int[Array, " slot"]:
         """Tokens of each slot's row so far; 0 for an idle slot."""
         return jnp.where(slots.row < self.num_rows, slots.age, 0)
 
     def _start_again(self, state: DecodeState, chosen: Bool[Array, " slot"]):
         """Takes back all tokens of the rows in the chosen slots."""
         row = state.slots.row
-        slots = state.slots.begin(chosen, row, self._last_token(row))
-        states = jax.tree.map(lambda x: x[self._prompt(row)], self.states)
+        slots = state.slots.begin(chosen, row, self.last_token(row))
+        states = jax.tree.map(lambda x: x[self._prompt(row)], self.plan.states)
         row = jnp.where(chosen, row, self.num_rows)
         cleared = state.completions.clear(row, states)
         return eqx.tree_at(lambda x: (x.slots, x.completions), state, (slots, cleared))
@@ -179,22 +163,25 @@ class Engine(eqx.Module):
         return pin(self._decode_token(pin(state)))
 
     def _decode_token(self, state: DecodeState) -> DecodeState:
-        hidden, written = self._extend(state)
+        slots, age = state.slots, self.age(state.slots)
+        seen = state.cache.seen(state.iteration, age)
+        tokens, age = slots.token[:, None], age[:, None]
+        hidden, written = self.extend(state, tokens, age, seen)
         slots, completions, turn_over, ended = self._sample(
-            state.slots, state.completions, hidden
+            slots, state.completions, hidden[:, 0]
         )
         # Written after all layers have read theirs, and XLA's CPU backend must see it:
         # otherwise it copies a cache that is read and written. Tokens depend on all
         # layers, and are never negative.
         iteration = jnp.where(jnp.all(slots.token >= 0), state.iteration, 0)
         cache = state.cache.write(self.policy, written, iteration)
-        if self.env.max_turns == 1:
+        if self.plan.env.max_turns == 1:
             terminated = completions.terminated.at[slots.row].max(ended, mode="drop")
             completions = eqx.tree_at(lambda r: r.terminated, completions, terminated)
             row_over = turn_over
         else:
             slots, completions, row_over = answer_turns(
-                self.env, slots, completions, turn_over, ended
+                self.plan.env, slots, completions, turn_over, ended
             )
             row_over = row_over | (slots.age >= self._max_length(slots))
         slots, next_row, prompt_cache = self._refill(slots, row_over, state)
@@ -202,49 +189,45 @@ class Engine(eqx.Module):
             state.iteration + 1, next_row, slots, cache, prompt_cache, completions
         )
 
-    def _extend(self, state: DecodeState) -> tuple[Float[Array, "slot hidden"], PyTree]:
-        """Reads one token in every slot; also returns the cache entry of each."""
+    def extend(
+        self,
+        state: DecodeState,
+        tokens: Int[Array, "slot chunk"],
+        age: Int[Array, "slot chunk"],
+        seen: Seen,
+        visible: Bool[Array, "slot chunk chunk"] | None = None,
+    ) -> tuple[Float[Array, "slot chunk hidden"], PyTree]:
+        """Reads a chunk of tokens in every slot; also returns their cache entries.
+
+        **Arguments:**
+
+        - `age`: the place of each token in its row.
+        - `seen`: the columns that all tokens of a slot attend to.
+        - `visible`: as in `AbstractPolicy.extend`.
+        """
         slots = state.slots
-        seen = state.cache.seen(state.iteration, self._age(slots))
-        before = self.prompts.length[self._prompt(slots.row)].astype(jnp.int32) - 1
+        before = self.plan.prompts.length[self._prompt(slots.row)].astype(jnp.int32) - 1
 
         def one(slot, recent, first, prompt):
-            token, age, before, *own = slot
+            tokens, age, before, visible, *own = slot
             past = self.context.past(first, prompt, before)
             past += state.cache.past(self.policy, recent, *own)
-            position = (before + age)[None]
-            hidden, cache = self.policy.extend(token[None], position, *past)
-            return hidden[0], cache
+            return self.policy.extend(tokens, before + age, *past, visible=visible)
 
         # Replicated, so that everything derived from them is: no layer communicates.
         pages = state.cache.pages
-        slot = spmd.replicate((slots.token, slots.age, before, seen, pages))
+        slot = spmd.replicate((tokens, age, before, visible, seen, pages))
         if self.refills:
             every = _map(one, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
             caches = state.cache.recent, state.prompt_cache
-            hidden, written = every(slot, *caches, self._prompt(slots.row))
-        else:
-            members = _map(one, in_axes=(0, 1, None, None), out_axes=(0, 1))
-            every = _map(members, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
-            recent = self._by_prompt(1, state.cache.recent)
-            number = jnp.arange(self.keys.shape[0], dtype=jnp.int32)
-            hidden, written = every(
-                self._by_prompt(0, slot), recent, self.context.first, number
-            )
-            hidden, written = self._by_slot(0, hidden), self._by_slot(1, written)
-        return hidden, written
-
-    def _by_prompt(self, axis: int, tree: PyTree) -> PyTree:
-        """Splits the axis of slots into prompts and their groups."""
-        shape = self.keys.shape
-        split = lambda x: x.reshape(*x.shape[:axis], *shape, *x.shape[axis + 1 :])
-        return jax.tree.map(split, tree)
-
-    def _by_slot(self, axis: int, tree: PyTree) -> PyTree:
-        """The inverse of `_by_prompt`."""
-        count = (self.num_rows,)
-        merge = lambda x: x.reshape(x.shape[:axis] + count + x.shape[axis + 2 :])
-        return jax.tree.map(merge, tree)
+            return every(slot, *caches, self._prompt(slots.row))
+        members = _map(one, in_axes=(0, 1, None, None), out_axes=(0, 1))
+        every = _map(members, in_axes=(0, 1, 1, 0), out_axes=(0, 1))
+        number = jnp.arange(self.plan.keys.shape[0], dtype=jnp.int32)
+        split = ft.partial(_split, self.plan.keys.shape)
+        caches = split(1, state.cache.recent), self.context.first
+        hidden, written = every(split(0, slot), *caches, number)
+        return _merge(0, hidden), _merge(1, written)
 
     def _sample(
         self,
@@ -253,12 +236,12 @@ class Engine(eqx.Module):
         hidden: Float[Array, "slot hidden"],
     ) -> tuple[DecodeSlots, Completions, Bool[Array, " slot"], Bool[Array, " slot"]]:
         """Records each slot's next token; which turns are over, and which ended."""
-        slot = jnp.arange(self.num_slots)
-        key = self.keys.reshape(-1)[jnp.minimum(slots.row, self.num_rows - 1)]
+        slot = jnp.arange(self.plan.slots)
+        key = self.plan.keys.reshape(-1)[jnp.minimum(slots.row, self.num_rows - 1)]
         key = jax.vmap(jr.fold_in)(key, slots.age)
-        draw = lambda logits, key: self.sampler(logits, key=key)
+        draw = lambda logits, key: self.plan.sampler(logits, key=key)
         logits = spmd.shard_rows(self.policy.logits(spmd.replicate(hidden)))
-        logits = mask_vocabulary(logits, self.env.vocab_size)
+        logits = mask_vocabulary(logits, self.plan.env.vocab_size)
         token, log_prob = spmd.replicate(jax.vmap(draw)(logits, key))
         token = token.astype(jnp.int32)
         forced = slots.age < slots.turn_start
@@ -274,7 +257,7 @@ class Engine(eqx.Module):
             log_prob=completions.log_prob.at[place].set(log_prob, mode="drop"),
         )
         age = slots.age + 1
-        ended, stop = turn_ends(self.env, slots, completions, token, forced)
+        ended, stop = turn_ends(self.plan.env, slots, completions, token, forced)
         turn_over = ~forced & (ended | (age >= self._max_length(slots)))
         slots = dataclasses.replace(slots, age=age, token=token, stop=stop)
         return slots, completions, turn_over, ended
@@ -291,7 +274,19 @@ class Engine(eqx.Module):
         row = jnp.minimum(state.next_row + rank, self.num_rows)
         row = jnp.where(row_over, row, slots.row)
         next_row = jnp.minimum(state.next_row + rank[-1] + 1, self.num_rows)
-        slots = slots.begin(row_over, row, self._last_token(row))
+        slots = slots.begin(row_over, row, self.last_token(row))
         chosen = row_over & (row < self.num_rows)
         caches = self.context.copy(state.prompt_cache, chosen, self._prompt(row))
         return slots, next_row, caches
+
+
+def _split(shape: tuple[int, ...], axis: int, tree: PyTree) -> PyTree:
+    """Splits the axis of slots into prompts and their groups."""
+    split = lambda x: x.reshape(*x.shape[:axis], *shape, *x.shape[axis + 1 :])
+    return jax.tree.map(split, tree)
+
+
+def _merge(axis: int, tree: PyTree) -> PyTree:
+    """The inverse of `_split`."""
+    merge = lambda x: x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    return jax.tree.map(merge, tree)

@@ -1,22 +1,21 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
 import dataclasses
-import functools as ft
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Bool, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from ..env import AbstractDatasetEnvironment, AbstractEnvironment
 from ..policy import AbstractPolicy
-from ..sharding import spmd
 from ..types import Prompt, Trajectory
-from ._config import check_sampler, check_shards, check_sizes, RolloutConfig
+from ._config import RolloutConfig
 from ._engine import Engine
-from ._prefill import pad_prompts, PromptCache
+from ._plan import Plan
 from ._sample import AbstractSampler, Categorical
 from ._state import Completions
+from ._turns import answer_at_the_end
 
 
 def complete(
@@ -53,89 +52,26 @@ def complete(
     **Raises:** `ValueError` for sizes below 1 or too small for one row, or an
     environment whose tokens exceed the policy's vocabulary.
     """
-    check_sizes(group=group, slots=slots, cache_tokens=cache_tokens)
-    check_sampler(sampler)
-    _check_vocabulary(policy, env)
-    count = prompts.length.shape[0]
-    shape = (count, group)
-    check_shards(count, slots)
-    time = env.max_completion_length
-    if limits is None:
-        limits = jnp.full(shape, time)
-    limits = jnp.clip(jnp.asarray(limits, jnp.int32), 1, time)
-    limits = jnp.minimum(limits, jax.vmap(env.horizon)(states)[:, None])
-    num_slots = count * group if slots is None else min(slots, count * group)
-    # Converted to the decoding layout once, outside the decode loop.
-    num_slots = num_slots // spmd.shards()
-    if cache_tokens is not None:
-        cache_tokens = cache_tokens // spmd.shards()
-    replicated = policy.for_decoding(num_slots), env, sampler
-    rows = spmd.shard_map_batch(
-        ft.partial(_decode, num_slots, cache_tokens),
-        replicated,
+    plan = Plan.of(
+        policy,
+        env,
         states,
-        pad_prompts(prompts),
-        _row_keys(key, shape, first),
-        limits,
-    )
-    rows = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), rows)
-    return Trajectory(
-        prompt=prompts,
-        tokens=rows.tokens,
-        sampled=rows.sampled,
-        log_prob=rows.log_prob,
-        version=_versions(rows.sampled, 0),
-        terminated=rows.terminated,
-        rewards=rows.rewards,
-        temperature=jnp.asarray(sampler.temperature, jnp.float32),
-        states=states,
-        vocab_size=env.vocab_size,
-        rows=env.rows if isinstance(env, AbstractDatasetEnvironment) else None,
-    )
-
-
-def _versions(
-    sampled: Bool[Array, "prompt group time"], version: Int[ArrayLike, ""]
-) -> Int[Array, "prompt group time"]:
-    return jnp.where(sampled, jnp.asarray(version, jnp.int32), -1)
-
-
-def _decode(
-    num_slots: int,
-    cache_tokens: int | None,
-    replicated,
-    states,
-    prompts,
-    keys,
-    limits,
-) -> Completions:
-    """Decodes the rows of one shard."""
-    policy, env, sampler = replicated
-    with jax.named_scope("prefill"):
-        context = PromptCache.of(policy, prompts)
-    engine = Engine(
-        policy=policy,
-        env=env,
-        states=states,
-        prompts=prompts,
-        keys=keys,
-        context=context,
-        sampler=sampler,
-        max_lengths=limits,
-        num_slots=num_slots,
+        prompts,
+        group=group,
+        slots=slots,
         cache_tokens=cache_tokens,
+        limits=limits,
+        sampler=sampler,
+        first=first,
+        key=key,
     )
-    return engine.run()[0]
 
+    def decode(plan: Plan, policy: AbstractPolicy) -> Completions:
+        engine = Engine.of(policy, plan)
+        state = engine.advance(engine.start()).at_version(jnp.zeros((), jnp.int32))
+        return answer_at_the_end(plan.env, state.completions)
 
-def _row_keys(
-    key: Key[Array, ""], shape: tuple[int, int], first: Int[ArrayLike, ""]
-) -> Key[Array, "prompt group"]:
-    """A key for each row, by its global index."""
-    count, group = shape
-    row = jnp.arange(count * group, dtype=jnp.uint32).reshape(shape)
-    row = row + jnp.asarray(first).astype(jnp.uint32) * group
-    return jax.vmap(jax.vmap(lambda row: jr.fold_in(key, row)))(row)
+    return plan.trajectory(plan.run(decode, plan.laid_out(policy)))
 
 
 def generate(
@@ -186,14 +122,5 @@ def generate(
         sampler=config.sampler,
         key=row_key,
     )
-    versions = _versions(made.sampled, version)
-    return dataclasses.replace(made, version=versions, problems=problems)
-
-
-def _check_vocabulary(policy: AbstractPolicy, env: AbstractEnvironment):
-    if env.vocab_size > policy.vocab_size:
-        raise ValueError(
-            "The environment's tokens must be below the policy's vocabulary size. "
-            f"Received env.vocab_size={env.vocab_size} and policy.vocab_size="
-            f"{policy.vocab_size}. Use the tokenizer that belongs to the model."
-        )
+    version = jnp.where(made.sampled, jnp.asarray(version, jnp.int32), -1)
+    return dataclasses.replace(made, version=version, problems=problems)

@@ -1,11 +1,28 @@
 """State of the decode loop, carried from token to token."""
 
+import dataclasses
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from ._slot_cache import SlotCache
+from .cache import SlotCache
+
+
+class Until(NamedTuple):
+    """When a rollout pauses before all of its rows are over.
+
+    **Fields:**
+
+    - `tokens`: after so many more tokens in each slot.
+    - `groups`: as soon as so many groups are complete, or a few more if they end with
+        the same token. On a mesh each shard has its equal part of them.
+    """
+
+    tokens: Int[ArrayLike, ""] | None = None
+    groups: Int[ArrayLike, ""] | None = None
 
 
 class Completions(eqx.Module):
@@ -13,14 +30,15 @@ class Completions(eqx.Module):
 
     **Fields:**
 
-    - `tokens`, `sampled`, `log_prob`, `terminated`, `rewards`: as in `Trajectory`, one
-        row for each completion.
+    - `tokens`, `sampled`, `log_prob`, `version`, `terminated`, `rewards`: as in
+        `Trajectory`, one row for each completion.
     - `env_state`: the state of each row's conversation.
     """
 
     tokens: Int[Array, "row time"]
     sampled: Bool[Array, "row time"]
     log_prob: Float[Array, "row time"]
+    version: Int[Array, "row time"]
     terminated: Bool[Array, " row"]
     rewards: dict[str, Float[Array, " row"]]
     env_state: PyTree
@@ -38,6 +56,7 @@ class Completions(eqx.Module):
             tokens=jnp.zeros((rows, time), jnp.int32),
             sampled=jnp.zeros((rows, time), bool),
             log_prob=jnp.zeros((rows, time), jnp.float32),
+            version=jnp.full((rows, time), -1, jnp.int32),
             terminated=jnp.zeros(rows, bool),
             rewards={name: jnp.zeros(rows, x.dtype) for name, x in rewards.items()},
             env_state=states,
@@ -55,6 +74,7 @@ class Completions(eqx.Module):
             tokens=put(self.tokens),
             sampled=put(self.sampled, False),
             log_prob=put(self.log_prob),
+            version=put(self.version, -1),
             terminated=put(self.terminated, False),
             rewards=jax.tree.map(put, self.rewards),
             env_state=jax.tree.map(put, self.env_state, states),
@@ -85,6 +105,18 @@ class DecodeSlots(eqx.Module):
     reply_start: Int[Array, " slot"]
     reply: Int[Array, "slot reply"]
     stop: Int[Array, " slot"]
+
+    @staticmethod
+    def empty(slots: int, reply: int) -> "DecodeSlots":
+        """Before any row has begun.
+
+        **Arguments:**
+
+        - `reply`: tokens of the longest reply.
+        """
+        zeros = jnp.zeros(slots, jnp.int32)
+        longest = jnp.zeros((slots, reply), jnp.int32)
+        return DecodeSlots(zeros, zeros, zeros, zeros, zeros, zeros, longest, zeros)
 
     def begin(
         self,
@@ -131,3 +163,23 @@ class DecodeState(eqx.Module):
     cache: SlotCache
     prompt_cache: PyTree | None
     completions: Completions
+
+    def complete_groups(self, group: int) -> Bool[Array, " prompt"]:
+        """Prompts of which every row is over.
+
+        **Arguments:**
+
+        - `group`: rows of a prompt.
+        """
+        rows = self.completions.terminated.shape[0]
+        over = jnp.arange(rows, dtype=jnp.int32) < self.next_row
+        over = over.at[self.slots.row].set(False, mode="drop")
+        return jnp.all(over.reshape(-1, group), axis=1)
+
+    def at_version(self, version: Int[Array, ""]) -> "DecodeState":
+        """With a version for the sampled tokens that have none yet."""
+        rows = self.completions
+        is_new = rows.sampled & (rows.version < 0)
+        versions = jnp.where(is_new, version, rows.version)
+        rows = dataclasses.replace(rows, version=versions)
+        return dataclasses.replace(self, completions=rows)

@@ -1,5 +1,7 @@
 """Environment steps inside the decode loop."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
@@ -78,16 +80,14 @@ def answer_turns(
         last = step.done | (slots.turn + 1 >= env.max_turns)
         # Slots whose turn goes on, and idle slots, write nowhere.
         place = jnp.where(turn_over, slots.row, num_rows)
-        completions = Completions(
-            completions.tokens,
-            completions.sampled,
-            completions.log_prob,
-            completions.terminated.at[place].set(ended & last, mode="drop"),
-            {
+        completions = dataclasses.replace(
+            completions,
+            terminated=completions.terminated.at[place].set(ended & last, mode="drop"),
+            rewards={
                 name: total.at[place].add(step.rewards[name], mode="drop")
                 for name, total in completions.rewards.items()
             },
-            jax.tree.map(
+            env_state=jax.tree.map(
                 lambda all, new: all.at[place].set(new, mode="drop"),
                 completions.env_state,
                 state,
@@ -111,3 +111,16 @@ def answer_turns(
 
     # One `cond` for all slots: batched by `vmap` it would run both branches.
     return jax.lax.cond(jnp.any(turn_over), answer, unchanged, slots, completions)
+
+
+def answer_at_the_end(env: AbstractEnvironment, completions: Completions):
+    """Completions with the rewards of an environment of a single turn.
+
+    It needs no reply: all rows are answered at once, outside the decode loop.
+    """
+    if env.max_turns > 1:
+        return completions
+    length = jnp.sum(completions.sampled, axis=-1, dtype=jnp.int32)
+    turns = Turn(completions.tokens, length, completions.terminated)
+    _, step = jax.vmap(env.step)(completions.env_state, turns)
+    return dataclasses.replace(completions, rewards=step.rewards)

@@ -11,8 +11,6 @@ from hypothesis import given, settings, strategies as st
 
 from grpojax import policy as policies, rollout
 from grpojax.models.transformer._decoder import Decoder
-from grpojax.rollout._engine import Engine
-from grpojax.rollout._prefill import PromptCache
 from grpojax.types import Prompt
 
 from ..helpers import count_env, transformer, UniformPolicy
@@ -332,23 +330,16 @@ def test_slots_do_the_work_of_the_tokens():
     keys = jr.split(jr.key(0), 8)
     states, prompts = jax.vmap(env.reset)(keys)
 
+    @eqx.filter_jit
     def iterations(slots):
-        engine = Engine(
-            policy=policy,
-            env=env,
-            states=states,
-            prompts=prompts,
-            keys=jr.split(jr.key(1), (8, 16)),
-            context=PromptCache(None, None, prompts.tokens.shape[1]),
-            sampler=rollout.Categorical(),
-            max_lengths=jnp.full((8, 16), 128),
-            num_slots=slots,
-        )
-        rows, count = eqx.filter_jit(lambda e: e.run())(engine)
-        return int(count), int(rows.sampled.sum())
+        sizes = dict(group=16, slots=slots, key=jr.key(1))
+        made = rollout.start(policy, env, states, prompts, **sizes)
+        made = rollout.advance(made, policy)
+        _, state = made.shards
+        return state.iteration[0], state.completions.sampled.sum()
 
-    longest, _ = iterations(128)
-    count, tokens = iterations(8)
+    longest = int(iterations(128)[0])
+    count, tokens = map(int, iterations(8))
     assert count <= 1.3 * tokens / 8
     assert longest * 128 > 3 * count * 8  # Slot steps: a static batch wastes most.
 

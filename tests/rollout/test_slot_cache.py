@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from grpojax.models.attention import block_mask
-from grpojax.rollout._blocks import block_columns
-from grpojax.rollout._slot_cache import SlotCache, SlotColumns
+from grpojax.rollout.cache import block_columns, SlotCache, SlotColumns
 
 from ..helpers import transformer
 

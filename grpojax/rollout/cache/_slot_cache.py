@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..policy import AbstractPolicy, empty_cache, Past
-from ..sharding import spmd
+from ...policy import AbstractPolicy, empty_cache, Past
+from ...sharding import spmd
 from ._blocks import block_columns, copy_to_page, join_pages
 
 
@@ -168,7 +168,7 @@ class SlotCache(eqx.Module):
 
         **Arguments:**
 
-        - `iteration`: a multiple of a block's columns.
+        - `iteration`: a multiple of a block's columns; else nothing is copied.
         - `row`: of each slot.
         - `age`: tokens of each row so far; 0 for an idle slot.
 
@@ -179,7 +179,8 @@ class SlotCache(eqx.Module):
         slot = jnp.arange(row.shape[0], dtype=jnp.int32)
         moved = iteration - recent
         first = iteration - age
-        asks = first < moved + block
+        # Elsewhere than at the beginning of a block nothing moves.
+        asks = (first < moved + block) & (iteration % block == 0)
         held = jnp.where(asks, (moved - (first - first % block)) // block, 0)
         order = jnp.argsort(jnp.where(asks, row, jnp.iinfo(row.dtype).max))
         asked = jnp.cumsum(jnp.where(asks, held + 1, 0)[order])
@@ -191,19 +192,52 @@ class SlotCache(eqx.Module):
         page = free[jnp.cumsum(gets, dtype=jnp.int32) - 1]
         place = slot, jnp.where(gets, held, self.columns.pages)
         table = self.pages.at[place].set(page, mode="drop")
-        start = iteration % recent // block
+        pool = self._copied(policy, iteration, gets, page)
+        return SlotCache(self.recent, pool, table, self.columns), asks & ~gets
+
+    def move_again(
+        self,
+        policy: AbstractPolicy,
+        iteration: Int[Array, ""],
+        age: Int[Array, " slot"],
+    ) -> "SlotCache":
+        """Copies a block to the pages that it has since it was moved.
+
+        **Arguments:**
+
+        - `iteration`: at which that was, a multiple of a block's columns.
+        - `age`: tokens of each row at that time, or less than 1.
+        """
+        block, first = block_columns(), iteration - age
+        moved = iteration - self.columns.recent
+        held = (moved - (first - first % block)) // block
+        has = (first < moved + block) & (age > 0)
+        held = jnp.clip(held, 0, self.columns.pages - 1)
+        page = jnp.take_along_axis(self.pages, held[:, None], axis=1)[:, 0]
+        pool = self._copied(policy, iteration, has, page)
+        return SlotCache(self.recent, pool, self.pages, self.columns)
+
+    def _copied(
+        self,
+        policy: AbstractPolicy,
+        iteration: Int[Array, ""],
+        chosen: Bool[Array, " slot"],
+        page: Int[Array, " slot"],
+    ) -> PyTree:
+        """The pool with the block that is overwritten from `iteration` on."""
+        recent = self.columns.recent
+        start = iteration % recent // block_columns()
 
         def copy_one(carry):
             pending, pool = carry
-            chosen = jnp.argmax(pending).astype(jnp.int32)
-            streams = chosen, page[chosen]
+            slot = jnp.argmax(pending).astype(jnp.int32)
+            streams = slot, page[slot]
             pool = copy_to_page(policy, self.recent, pool, recent, start, streams)
-            return pending.at[chosen].set(False), pool
+            return pending.at[slot].set(False), pool
 
-        _, pool = jax.lax.while_loop(
-            lambda carry: jnp.any(carry[0]), copy_one, (gets, self.pool)
-        )
-        return SlotCache(self.recent, pool, table, self.columns), asks & ~gets
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(carry[0]), copy_one, (chosen, self.pool)
+        )[1]
 
     def write(
         self, policy: AbstractPolicy, written: PyTree, iteration: Int[Array, ""]

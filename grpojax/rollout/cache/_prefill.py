@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..policy import AbstractPolicy, empty_cache, Past, prefill
-from ..sharding import spmd
-from ..types import Prompt
+from ...policy import AbstractPolicy, empty_cache, Past, prefill
+from ...sharding import spmd
+from ...types import Prompt
 from ._blocks import block_columns, first_columns
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from ..policy import AbstractPolicy, empty_cache
-from ..sharding import spmd
+from ...policy import AbstractPolicy, empty_cache
+from ...sharding import spmd
 
 
 def block_columns() -> int:
