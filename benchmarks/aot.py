@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     where.add_argument("--gpus", type=int, help="so many GPUs of one host")
     add("--target", default=_H100, help="with --gpus: which, in XLA's words")
     add("--model", default="qwen2.5-0.5b", choices=PRESETS)
-    add("--mesh", required=True, help="sizes of data,fsdp,tensor")
+    add("--mesh", required=True, help="sizes of data,fsdp,tensor[,expert]")
     add("--prompts", type=int, default=16)
     add("--group", type=int, default=8)
     add("--prefix", type=int, default=512, help="tokens of each prompt")
@@ -105,7 +105,9 @@ def _described(platform: str, **description: str) -> list[jax.Device]:
 
 
 def mesh_of(options: argparse.Namespace) -> jax.sharding.Mesh:
-    sizes = dict(zip(sharding.NAMES, map(int, options.mesh.split(",")), strict=True))
+    given = list(map(int, options.mesh.split(",")))
+    given += [1] * (len(sharding.NAMES) - len(given))
+    sizes = dict(zip(sharding.NAMES, given, strict=True))
     devices = devices_of(options)
     laid = mesh_utils.create_device_mesh(
         tuple(sizes.values()), devices, allow_split_physical_axes=True
@@ -173,7 +175,7 @@ class Microbatches(NamedTuple):
 def microbatches_of(
     options: argparse.Namespace, mesh: jax.sharding.Mesh
 ) -> Microbatches:
-    *batch, _ = mesh.shape.values()
+    batch = [mesh.shape[name] for name in sharding.BATCH]
     padded = options.prompts * options.group * options.time // math.prod(batch)
     with jax.set_mesh(mesh):
         tokens = update_of(options).microbatch_tokens(padded)
@@ -296,8 +298,9 @@ def cycles_of(text: str, options: argparse.Namespace, mesh) -> dict[str, float]:
 
 def planned(options: argparse.Namespace, mesh, chip: Chip) -> plan.Estimate:
     """The same step on paper."""
-    *batch, tensor = mesh.shape.values()
-    shape = plan.Mesh(math.prod(batch), tensor, microbatches_of(options, mesh).count)
+    data, fsdp, *layers = mesh.shape.values()
+    count = microbatches_of(options, mesh).count
+    shape = plan.Mesh(data * fsdp, math.prod(layers), count)
     job = plan.Job(
         options.prompts,
         options.group,
@@ -331,10 +334,12 @@ def main():
     for name, size in {**memory, "together": total}.items():
         print(f"| {name} | {size / 1e9:.2f} |")
     print(f"| the chip's | {chip.memory / 1e9:.0f} |")
-    floors = planned(options, mesh, chip)
-    decode = sum(s for n, s in floors.seconds.items() if n.startswith("decoding"))
-    print(f"| as planned | {floors.memory / 1e9:.2f} |\n\nfloors: decoding ", end="")
-    print(f"{decode:.2f} s, the rest {floors.step - decode:.2f} s")
+    if PRESETS[options.model].switches.experts is None:  # No plan has any.
+        floors = planned(options, mesh, chip)
+        decode = sum(s for n, s in floors.seconds.items() if n.startswith("decoding"))
+        print(f"| as planned | {floors.memory / 1e9:.2f} |\n")
+        print(f"floors: decoding {decode:.2f} s, ", end="")
+        print(f"the rest {floors.step - decode:.2f} s")
     if cycles:
         print("\n| estimated, full lengths | million cycles | s |\n|---|---|---|")
     for name, count in cycles.items():

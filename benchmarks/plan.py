@@ -80,6 +80,8 @@ def parameters(config: TransformerConfig) -> tuple[int, int]:
     heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     layer = 2 * c.hidden_size * (heads + kv) + 3 * c.hidden_size * c.intermediate_size
     matrices = c.num_layers * layer
+    if c.switches.experts is not None:
+        raise SystemExit("No floor is known for a mixture of experts.")
     return matrices, matrices + c.vocab_size * c.hidden_size * (1 if c.tied else 2)
 
 

@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 
 from grpojax.env import AbstractEnvironment, TimeStep
-from grpojax.models import TransformerConfig
+from grpojax.models import Block, Experts, TransformerConfig
 from grpojax.types import Prompt
 
 
@@ -63,6 +63,20 @@ PRESETS = {
         max_positions=8192,
     ),
     "qwen2.5-0.5b": _QWEN2,
+    "qwen3-30b-a3b": TransformerConfig(
+        vocab_size=151_936,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_layers=48,
+        num_heads=32,
+        num_kv_heads=4,
+        head_dim=128,
+        rope_theta=1e6,
+        qk_norm=True,
+        max_positions=40_960,
+        block=Block(experts=Experts(count=128, chosen=8, size=768)),
+        family="qwen3_moe",
+    ),
     "qwen2.5-1.5b": dataclasses.replace(
         _QWEN2,
         hidden_size=1536,

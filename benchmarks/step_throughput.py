@@ -31,17 +31,17 @@ from roofline import ceilings, count
 import grpojax
 from grpojax import models, rollout, sharding, update
 from grpojax.runs.distributed import mesh as meshes
-from grpojax.runs.training import allocator
+from grpojax.runs.training.devices import allocator
 
 
 def sizes_of(text: str) -> tuple[int, ...]:
     """The sizes of a mesh, `2,1,1`."""
     sizes = tuple(int(size) for size in text.split(","))
-    if len(sizes) != len(sharding.NAMES) or min(sizes) < 1:
+    if len(sizes) not in (3, 4) or min(sizes) < 1:
         raise argparse.ArgumentTypeError(
-            f"three positive sizes, of data,fsdp,tensor. Received {text!r}"
+            f"positive sizes, of data,fsdp,tensor[,expert]. Received {text!r}"
         )
-    return sizes
+    return (*sizes, 1)[: len(sharding.NAMES)]
 
 
 def parse() -> argparse.Namespace:

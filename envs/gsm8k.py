@@ -7,7 +7,7 @@ It is a setting of `envs.questions`, which reads any rows.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,12 @@ def environments(
     *,
     horizon: int,
     held_out: int | None,
+    make: Callable[..., Questions] = Questions,
 ) -> tuple[Questions, Questions | None, list[str]]:
     """The environments of a recipe with `data.task: gsm8k`; see `envs.questions`.
 
-    Exactly `held_out` rows are held out, of the split `test`; of a file the first.
+    Exactly `held_out` rows are held out, of the split `test`; of a file the first. They
+    are instances of `make`, which takes the arguments of `Questions`.
     """
     settings = {
         key: value for key, value in vars(data).items() if key != "answer_format"
@@ -128,7 +130,7 @@ def environments(
         eval_split=None if is_file else "test",
     )
     return questions.environments(
-        options, tokenizer, horizon=horizon, held_out=held_out
+        options, tokenizer, horizon=horizon, held_out=held_out, make=make
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .games.options import GAMES
+
 
 WORD_PROBLEMS = "word-problems"
 """The source that needs no file: synthetic problems, generated from a seed."""
@@ -230,6 +232,7 @@ OPTIONS = {
     "gsm8k": GSM8KOptions,
     "mixture": MixtureOptions,
     "questions": QuestionsOptions,
+    **GAMES,
 }
 """The options of each task that a recipe can name without a module."""
 

@@ -193,6 +193,7 @@ def environments(
     *,
     horizon: int,
     held_out: int | None,
+    make: Callable[..., Questions] = Questions,
 ) -> tuple[Questions, Questions | None, list[str]]:
     """The environments of a recipe with `data.task: questions`.
 
@@ -202,6 +203,7 @@ def environments(
     - `tokenizer`: the policy's.
     - `horizon`: the longest completion, tokens.
     - `held_out`: how many problems the evaluation takes; all when `None`.
+    - `make`: `Questions`, or a class with the same arguments.
 
     **Returns:** the environment to train on, the one to evaluate on (`None` for 0
     problems), and how many rows were left out, by the reason.
@@ -217,7 +219,7 @@ def environments(
     )
     train, test, left_out = split_rows(data, held_out, rules)
     make = ft.partial(
-        Questions,
+        make,
         tokenizer=tokenizer,
         answer=kind,
         prompt=prompt,

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Int
 
 from envs.gsm8k import RAW_TEMPLATE, word_problems
 from grpojax.models import save, Transformer, TransformerConfig
-from grpojax.text import SentencePieceTokenizer, TokenizerFiles
+from grpojax.text import AbstractTokenizer, SentencePieceTokenizer, TokenizerFiles
 
 
 VOCAB_SIZE = 576
@@ -125,14 +125,16 @@ def train_tokenizer(seed: int) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(TokenizerFiles(files))
 
 
-def encode(tokenizer: SentencePieceTokenizer, texts: list[Text], steps: int) -> Batches:
+def encode(
+    tokenizer: AbstractTokenizer, texts: list[Text], steps: int, width: int = WIDTH
+) -> Batches:
     """Puts each text into a row: completions are to be predicted, prompts are not."""
     end, equals = tokenizer.end_tokens[0], tokenizer.token_id("=")
-    tokens = np.full((len(texts), WIDTH), tokenizer.pad_token, np.int32)
-    weight = np.zeros((len(texts), WIDTH), np.float32)
+    tokens = np.full((len(texts), width), tokenizer.pad_token, np.int32)
+    weight = np.zeros((len(texts), width), np.float32)
     for row, text in enumerate(texts):
         prompt = tokenizer.encode(text.prompt)
-        together = [*prompt, *tokenizer.encode(text.completion), end][:WIDTH]
+        together = [*prompt, *tokenizer.encode(text.completion), end][:width]
         tokens[row, : len(together)] = together
         weight[row, len(prompt) : len(together)] = 1
         if not prompt:
@@ -140,7 +142,7 @@ def encode(tokenizer: SentencePieceTokenizer, texts: list[Text], steps: int) -> 
             # two digits, and the end of the line.
             result = [np.roll(tokens[row] == equals, shift) for shift in (1, 2, 3)]
             weight[row] *= np.any(result, axis=0)
-    shape = (steps, -1, WIDTH)
+    shape = (steps, -1, width)
     return Batches(tokens.reshape(shape), weight.reshape(shape))
 
 
@@ -148,7 +150,7 @@ def loss(model: Transformer, batch: Batches) -> Float[Array, ""]:
     """Mean cross-entropy of what is to be predicted, for one step's rows."""
 
     def negative_log_prob(tokens: Int[Array, " time"]) -> Float[Array, " time"]:
-        hidden, _ = model.extend(tokens[:-1], jnp.arange(WIDTH - 1))
+        hidden, _ = model.extend(tokens[:-1], jnp.arange(tokens.shape[0] - 1))
         return optax.softmax_cross_entropy_with_integer_labels(
             model.logits(hidden), tokens[1:]
         )

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from . import (
         advantage as advantage,
         algorithms as algorithms,
+        asynchronous as asynchronous,
         curriculum as curriculum,
         env as env,
+        host as host,
         masked as masked,
         models as models,
         policy as policy,
@@ -52,8 +54,10 @@ if TYPE_CHECKING:
 _MODULES = (
     "advantage",
     "algorithms",
+    "asynchronous",
     "curriculum",
     "env",
+    "host",
     "masked",
     "models",
     "policy",

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from . import advantage, masked
 from .types import Metrics, Rewards, Trajectory
@@ -44,6 +44,7 @@ def measure(
     for name, failed in rewards.errors.items():
         metrics[f"rewards/{name}/errors"] = jnp.sum(failed, dtype=dtype)
         metrics[f"rewards/{name}/frac_errors"] = jnp.mean(failed, dtype=dtype)
+    metrics |= _counted(trajectory)
     kinds = {"": everyone, "terminated_": ended}
     if "correct" in rewards.components:
         correct = rewards.components["correct"]
@@ -67,6 +68,34 @@ def measure(
             ),
         }
     return metrics
+
+
+def measure_staleness(trajectory: Trajectory, version: Int[Array, ""]) -> Metrics:
+    """How many versions the policies that sampled are older than the one trained.
+
+    **Arguments:**
+
+    - `trajectory`: has the version of each token.
+    - `version`: of the policy that is trained.
+    """
+    behind = (version - trajectory.version).astype(jnp.result_type(float))
+    return {
+        "staleness/mean": masked.mean(behind, trajectory.sampled),
+        "staleness/max": jnp.max(masked.fill(behind, trajectory.sampled)),
+    }
+
+
+def _counted(trajectory: Trajectory) -> Metrics:
+    """Metrics of what a rollout on the host has counted."""
+    dtype, counts, found = jnp.result_type(float), trajectory.counts, {}
+    if "rejected" in counts:
+        found["environment/rejected"] = jnp.sum(counts["rejected"], dtype=dtype)
+    if "calls" in counts:
+        calls = jnp.sum(counts["calls"], dtype=dtype)
+        failures = jnp.sum(counts["failures"], dtype=dtype)
+        found["tools/call_frequency"] = calls / trajectory.terminated.size
+        found["tools/failure_frequency"] = failures / jnp.maximum(calls, 1)
+    return found
 
 
 def _by_task(

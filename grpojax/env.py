@@ -7,7 +7,7 @@ they are never trained on.
 """
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import equinox as eqx
@@ -16,7 +16,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .text import ParsedInteger, StopString
-from .types import Prompt
+from .types import Prompt, Trajectory
 
 
 _State = TypeVar("_State")
@@ -47,7 +47,8 @@ class TimeStep(eqx.Module):
     - `rewards`: rewards of this turn, by component. The names are the same at every
         step; the trajectory records the sum over its turns. NaN marks a component that
         does not apply to the conversation; another one does.
-    - `done`: whether the conversation is over.
+    - `done`: whether the conversation is over. In an environment of several turns it
+        stays so, and a turn after it is paid nothing.
     """
 
     reply: Int[Array, "*batch reply"]
@@ -92,6 +93,23 @@ class AbstractEnvironment(eqx.Module, Generic[_State]):
 
         **Returns:** the state, and a prompt of width `max_prompt_length`.
         """
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a row waits at the end of each turn, for `rollout.answer`.
+
+        Then `step` sees the last turn alone, and gives its rewards.
+        """
+        return False
+
+    @property
+    def backend(self) -> Callable[..., Trajectory] | None:
+        """What samples the rows: a function with the arguments of `rollout.complete`.
+
+        By default, `None`, the decode engine. One that runs Python is called outside of
+        compiled programs.
+        """
+        return None
 
     def horizon(self, state: _State) -> Int[Array, ""]:
         """The most tokens of a conversation, at most `max_completion_length`.

@@ -1,7 +1,8 @@
 """Data types exchanged by the four phases, and the axis names in shape annotations.
 
 Axis names never change meaning: `prompt` counts different prompts, `group` samples of
-one prompt, `prefix` prompt positions and `time` completion positions.
+one prompt, `prefix` prompt positions, `time` completion positions and `turn` the turns
+of a conversation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,21 @@ class Prompt(eqx.Module):
     length: Int[Array, "*batch"]
 
 
+class TurnRewards(eqx.Module):
+    """What each turn of a conversation was paid, and where it ended.
+
+    **Fields:**
+
+    - `ends`: tokens of the completion up to the end of each turn, replies of turns
+        before it included; 0 for a turn that was not taken.
+    - `rewards`: the environment's rewards of the turn by component; 0 for a turn that
+        was not taken. Their sums over turns are `Trajectory.rewards`.
+    """
+
+    ends: Int[Array, "*batch turn"]
+    rewards: dict[str, Float[Array, "*batch turn"]]
+
+
 class Trajectory(eqx.Module):
     """One batch of sampled completions with behavior log-probs and rewards.
 
@@ -85,6 +101,12 @@ class Trajectory(eqx.Module):
         distribution was over all of the policy's logits.
     - `rows`: the columns of the environment's problems, on the host, for reward
         functions in Python; `None` if it has none. It is a `Rows`, and static.
+    - `turns`: the rewards of single turns, `TurnRewards[prompt group turn]`; `None` for
+        an environment of a single turn.
+    - `dropped`: rows that the rollout could not finish or has rejected,
+        `Bool[prompt group]`: no reward applies to them. `None` if it never does.
+    - `counts`: what the rollout has counted in each row by name, such as calls of
+        tools, `Int[prompt group]` each.
     """
 
     prompt: Prompt
@@ -99,6 +121,9 @@ class Trajectory(eqx.Module):
     problems: Int[Array, " prompt"] | None = None
     vocab_size: int | None = eqx.field(static=True, default=None)
     rows: Mapping[str, Sequence[object]] | None = eqx.field(static=True, default=None)
+    turns: TurnRewards | None = None
+    dropped: Bool[Array, "prompt group"] | None = None
+    counts: dict[str, Int[Array, "prompt group"]] = eqx.field(default_factory=dict)
 
     @property
     def lengths(self) -> Int[Array, "prompt group"]:
@@ -108,6 +133,34 @@ class Trajectory(eqx.Module):
     def take(self, prompts: Int[Array, " taken"]) -> "Trajectory":
         """The trajectory of the given prompt indices."""
         return jax.tree.map(lambda x: x[prompts] if x.ndim else x, self)
+
+
+class TurnTotals(eqx.Module):
+    """The rewards of single turns, weighted and summed: what credit is given by.
+
+    **Fields:**
+
+    - `total`: the weighted sum of each turn's components, `Float[prompt group turn]`;
+        what is paid for the whole conversation is paid at its last turn.
+    - `sum`: the total of the conversation that these are the parts of, `Float[prompt
+        group]`. What a shaping has added to `Rewards.total` since is the difference.
+    - `taken`: the turns that were taken, `Bool[prompt group turn]`.
+    - `turn_of_token`: the number of each token's turn, `Int[prompt group time]`; that
+        of the next turn for a reply, and of the last one for padding.
+    """
+
+    total: Float[Array, "prompt group turn"]
+    sum: Float[Array, "prompt group"]
+    taken: Bool[Array, "prompt group turn"]
+    turn_of_token: Int[Array, "prompt group time"]
+
+    def with_last(
+        self, amount: Float[Array, "prompt group"]
+    ) -> Float[Array, "prompt group turn"]:
+        """The totals of turns, with a further amount at the last one taken."""
+        number = jnp.arange(self.taken.shape[-1], dtype=jnp.int32)
+        last = jnp.sum(self.taken, axis=-1, keepdims=True, dtype=jnp.int32) - 1
+        return self.total + jnp.where(number == last, amount[..., None], 0)
 
 
 class Rewards(eqx.Module):
@@ -126,6 +179,7 @@ class Rewards(eqx.Module):
     - `lengths`: number of sampled tokens in each row, `Int[prompt group]`.
     - `errors`: rows on which a host function failed, by component, `Bool[prompt group]`
         each; only components that can fail have an entry.
+    - `turns`: the rewards of single turns; `None` for conversations of a single turn.
     """
 
     total: Float[Array, "prompt group"]
@@ -135,6 +189,7 @@ class Rewards(eqx.Module):
     keep: Bool[Array, "prompt group"]
     lengths: Int[Array, "prompt group"]
     errors: dict[str, Bool[Array, "prompt group"]] = eqx.field(default_factory=dict)
+    turns: TurnTotals | None = None
 
     @classmethod
     def of(
@@ -172,6 +227,20 @@ class Rewards(eqx.Module):
         )
 
 
+class PastPolicy(eqx.Module):
+    """A policy of an earlier version, and what it is to be asked.
+
+    **Fields:**
+
+    - `params`: its trainable arrays, `None` elsewhere.
+    - `problems`: the numbers of the problems that the curriculum drew at that version,
+        `Int[prompt]`; `None` without a curriculum.
+    """
+
+    params: PyTree
+    problems: Int[Array, " prompt"] | None
+
+
 class TrainState(eqx.Module):
     """Train state: the carry of the training loop.
 
@@ -182,8 +251,11 @@ class TrainState(eqx.Module):
     - `reference`: the reference policy of a KL penalty, a function that extracts it
         from `policy`, or `None`.
     - `version`: number of steps taken, `Int[]`.
-    - `key`: root PRNG key; each step uses `fold_in(key, version)`.
+    - `key`: root PRNG key, from which all keys of all steps are folded.
     - `curriculum`: the memory of the step's curriculum, or `None`.
+    - `past`: the policies of the versions before, the oldest first, as many as
+        `RolloutConfig.staleness` needs; versions before 0 are version 0.
+    - `partial`: rows of `RolloutConfig.partial_prompts`, or `None`.
     """
 
     policy: PyTree
@@ -192,6 +264,8 @@ class TrainState(eqx.Module):
     version: Int[Array, ""]
     key: Key[Array, ""]
     curriculum: PyTree = None
+    past: tuple[PastPolicy, ...] = ()
+    partial: PyTree = None
 
 
 Metrics = dict[str, Float[Array, ""]]

@@ -1,12 +1,14 @@
 """Test doubles with known answers, and small policies and environments."""
 
 import dataclasses
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import pytest
 from jaxtyping import Array, Int
 
 from grpojax.env import AbstractEnvironment, TimeStep
@@ -124,6 +126,16 @@ class CountEnv(AbstractEnvironment[Int[Array, ""]]):
 
 def count_env(ends=(1, 2, 3, 4, 5), target: int = 7, **sizes) -> CountEnv:
     return CountEnv(jnp.asarray(ends), jnp.asarray(target), **sizes)
+
+
+def mostly_slow(values: Iterable, fast: Collection) -> list:
+    """Values for `pytest.mark.parametrize`: those that are not in `fast` are slow.
+
+    A tuple is a value of several parameters.
+    """
+    of = lambda value: value if isinstance(value, tuple) else (value,)
+    slow = lambda value: pytest.param(*of(value), marks=pytest.mark.slow)
+    return [value if value in fast else slow(value) for value in values]
 
 
 def leaves(tree) -> list[Array]:

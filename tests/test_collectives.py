@@ -5,6 +5,7 @@ token or each layer of a real model has become slower.
 """
 
 import collections
+import dataclasses
 import functools as ft
 
 import equinox as eqx
@@ -16,9 +17,9 @@ import pytest
 import grpojax
 from benchmarks import hlo
 from grpojax import sharding
-from grpojax.models import Transformer, TransformerConfig
+from grpojax.models import Block, Experts, Transformer, TransformerConfig
 
-from .helpers import count_env
+from .helpers import count_env, mostly_slow
 
 
 MESHES = {"1x8x1": dict(fsdp=8), "1x4x2": dict(fsdp=4, tensor=2)}
@@ -76,6 +77,7 @@ def inside(mesh: str, phase: str, *trips: int | None) -> collections.Counter:
     )
 
 
+@pytest.mark.slow
 def test_replicated_layers_decode_without_collectives():
     """Without tensor parallelism a shard decodes as long as it needs, by itself."""
     assert not [x for x in collectives("1x8x1") if x.loops and "rollout" in x.scope]
@@ -102,13 +104,13 @@ def test_no_weight_moves_while_tokens_are_decoded():
         assert x.devices == (0, 1), f"only devices along `tensor` communicate: {x}"
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", mostly_slow(MESHES, ["1x4x2"]))
 def test_weights_are_gathered_once_for_decoding(mesh):
     gathered = inside(mesh, "rollout")["all-gather"]
     assert gathered == MATRICES + 2  # The embedding and the head, too.
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", mostly_slow(MESHES, ["1x4x2"]))
 def test_an_update_gathers_each_weight_for_each_pass(mesh):
     """Forward and backward, for the prompts and for each microbatch."""
     layers = CONFIG.num_layers
@@ -121,6 +123,7 @@ def test_an_update_gathers_each_weight_for_each_pass(mesh):
     assert inside(mesh, "update", None, layers)["all-reduce"] == reduced[mesh]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_blocks_of_logits_move_no_weight(mesh):
     """A microbatch gathers the head once, and reduces its gradient once."""
@@ -142,6 +145,7 @@ def test_blocks_of_logits_move_no_weight(mesh):
     assert sum(x.bytes for x in once if x.kind != "all-gather") <= 3 * head
 
 
+@pytest.mark.slow
 def test_replicas_reduce_one_gradient():
     """Each accumulates its own microbatches: no collective in a loop, few beside it."""
     found = collectives("8x1x1")
@@ -152,3 +156,34 @@ def test_replicas_reduce_one_gradient():
     gradient = sum(x.nbytes for x in jax.tree.leaves(eqx.filter(policy, eqx.is_array)))
     # All gradients in one, and the numbers of rewards and metrics.
     assert gradient <= sum(x.bytes for x in found) < 1.01 * gradient
+
+
+def test_no_expert_is_gathered_while_tokens_are_decoded():
+    """Each device multiplies by the experts that it has, and one sum follows."""
+    experts = Experts(count=8, chosen=2, size=16)
+    config = dataclasses.replace(CONFIG, block=Block(experts=experts))
+    placed = sharding.make_mesh(fsdp=2, expert=4)
+    env = count_env(vocab_size=64, target=7)
+    policy = sharding.place(Transformer(config, key=jr.key(0)), placed)
+    arrays, static = eqx.partition(policy, eqx.is_array)
+
+    def sample(arrays, key):
+        policy = eqx.combine(arrays, static)
+        sizes = grpojax.RolloutConfig(prompts=8, group=4)
+        return grpojax.rollout.generate(policy, env, sizes, key=key)
+
+    with jax.set_mesh(placed):
+        program = jax.jit(sample).lower(arrays, jr.key(0)).compile()
+    found = hlo.collectives(program.as_text())
+    decoding = [x for x in found if x.loops and x.loops[0].trips is None]
+    layers = [x for x in decoding if x.loops[-1].trips == config.num_layers]
+    # Of attention, and of the experts, over the devices that share them.
+    assert [x.kind for x in layers] == ["all-reduce"] * 2
+    smallest = 4 * config.hidden_size * experts.size
+    for x in decoding:
+        assert x.kind != "all-gather" or x.bytes < smallest, x
+        assert len(x.devices) == 4, f"only devices along `expert` communicate: {x}"
+    # Once in front of the loop, all of a device's experts.
+    gathered = [x for x in found if x.kind == "all-gather" and not x.loops]
+    held = smallest * config.num_layers * experts.count // 4
+    assert max(x.bytes for x in gathered) == held

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "_files": 0,
     "_checks": 0,
+    "calls": 0,
     "types": 0,
     "masked": 0,
     "env": 1,
@@ -24,6 +25,8 @@ LAYERS = {
     "update": 2,
     "models": 2,
     "algorithms": 3,
+    "asynchronous": 1,
+    "host": 3,
     "validation": 1,
     "_measure": 4,
     "_train": 4,
@@ -114,7 +117,7 @@ def test_the_library_neither_prints_nor_reads_the_environment(path):
             assert node.attr not in ("environ", "getenv"), f"{path}: environment"
 
 
-MODELS = ("matrix", "attention", "transformer", "files")
+MODELS = ("matrix", "attention", "experts", "transformer", "files")
 
 
 @pytest.mark.parametrize("path", modules("grpojax/models"), ids=lambda p: p.name)

@@ -1,5 +1,6 @@
 """Every metric that a step returns is documented, and every documented one returned."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import grpojax
 from envs.addition import Addition
 from envs.mixture import Mixture
-from grpojax import reward, update
+from grpojax import models, reward, update
+from grpojax.host import HostEnvironment, Tools
 from grpojax.types import Rewards
 
 from .envs.double import ByteTokenizer
@@ -28,15 +30,25 @@ def judge(**_):
     raise RuntimeError("not called while tracing")
 
 
-def step_names(env=None, optimizer=optax.sgd(0.1), **options) -> set[str]:
-    policy, env = bigram(vocab=300), env or count_env()
+def add(a: int, b: int) -> int:
+    """The sum.
+
+    Args:
+        a: a number.
+        b: another one.
+    """
+    return a + b
+
+
+def step_names(
+    env=None, optimizer=optax.sgd(0.1), policy=None, staleness=0, **options
+) -> set[str]:
+    policy, env = policy or bigram(vocab=300), env or count_env()
 
     def step():
-        state = grpojax.init(
-            policy, optimizer=optimizer, reference=policy, key=jr.key(0)
-        )
-        rollout = grpojax.RolloutConfig(prompts=3, group=4)
-        return grpojax.train_step(state, env, optimizer, rollout=rollout, **options)
+        rollout = grpojax.RolloutConfig(3, 4, staleness=staleness)
+        step = grpojax.TrainStep(env, optimizer, rollout=rollout, **options)
+        return step(step.init(policy, reference=policy, key=jr.key(0)))
 
     return set(eqx.filter_eval_shape(step)[1])
 
@@ -49,17 +61,23 @@ def documented() -> set[str]:
 
 
 def test_the_document_lists_what_a_step_returns():
-    objective = update.Objective(
-        penalties=(update.KL(),), importance=update.Importance()
-    )
+    penalties = update.KL(), update.LoadBalance()
+    objective = update.Objective(penalties=penalties, importance=update.Importance())
+    config = models.TransformerConfig(300, 8, 8, 1, 2, 1, 4)
+    block = models.Block(experts=models.Experts(2, 1, 4))
+    config = dataclasses.replace(config, block=block)
     grpo = grpojax.algorithms.grpo()
     sums = Addition(ByteTokenizer())
     everything = step_names(
         Mixture({"one": sums, "two": sums}),
+        staleness=1,
         algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
         optimizer=update.with_learning_rate(optax.sgd(0.1), 0.1),
+        policy=models.Transformer(config, key=jr.key(0)),
         reward=reward.WeightedSum(None, reward.HostReward(judge, str, name="judged")),
     )
+    tools = HostEnvironment(sums, Tools([add]), ByteTokenizer(), chat=False)
+    everything |= step_names(tools)
     names = {
         re.sub(r"^rewards/\w+/", "rewards/<component>/", name) for name in everything
     }
@@ -67,7 +85,8 @@ def test_the_document_lists_what_a_step_returns():
     assert names == documented()
     # Some are returned only where their part is configured.
     plain = step_names()
-    for name in ("kl", "learning_rate", "completions/mean_correct_length"):
+    optional = "kl", "learning_rate", "staleness/max"
+    for name in (*optional, "router/balance_loss", "router/max_load"):
         assert name in everything and name not in plain
     assert not any("importance" in name or "errors" in name for name in plain)
 

@@ -8,8 +8,10 @@ import sys
 import types
 from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
 import jax
+import optax
 import pytest
 import yaml
 
@@ -18,6 +20,8 @@ from grpojax.runs.recipe import build
 from grpojax.runs.recipe.load import dump, load, parse
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.text import load_tokenizer
+
+from .helpers import count_env, mostly_slow, transformer
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +47,8 @@ def recipe_with(key: str) -> str:
     return next(text for text in found if key in text)
 
 
-def test_rows_and_a_reward_of_ones_own_take_few_lines(tmp_path, monkeypatch):
+@pytest.mark.parametrize("trained", mostly_slow([False, True], [False]))
+def test_rows_and_a_reward_of_ones_own_take_few_lines(tmp_path, monkeypatch, trained):
     recipe, function = recipe_with("task: questions"), blocks()[0]
     assert len(recipe.splitlines()) <= 12 and len(function.splitlines()) <= 6
     monkeypatch.chdir(tmp_path)
@@ -56,9 +61,25 @@ def test_rows_and_a_reward_of_ones_own_take_few_lines(tmp_path, monkeypatch):
     small = ["run.steps=1", "rollout.prompts=2", "rollout.group=2"]
     made = build.build(load(Recipe(), tmp_path / "mine.yaml", small))
     assert made["step"].env.size == 18 and made["evaluation"]["held_out"].env.size == 2
+    if not trained:
+        return
     fit(**made, out=tmp_path / "out")
     metrics = json.loads((tmp_path / "out" / "metrics.jsonl").read_text())
     assert metrics["rewards/brief/mean"] == 1.0 and "rewards/correct/mean" in metrics
+
+
+def test_the_page_on_asynchronous_training_runs_in_order():
+    page = (DOCS / "asynchronous.md").read_text()
+    names = {
+        "env": count_env(),
+        "policy": transformer(),
+        "optimizer": optax.adam(1e-3),
+        "key": jax.random.key(0),
+    }
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "asynchronous.md", "exec"), names)
+    recipe = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]
+    assert parse(Recipe(), recipe).actors.data == 1
 
 
 def test_the_page_on_data_runs_in_order(tmp_path, monkeypatch):
@@ -108,6 +129,7 @@ def test_the_page_on_adapters_runs_in_order(tmp_path, monkeypatch):
     assert written == {"adapter", "model"}
 
 
+@pytest.mark.slow
 def test_the_page_on_runs_runs_in_order(tmp_path, monkeypatch):
     page = DOCS / "runs.md"
     namespace: dict[str, object] = {"__name__": "runs"}
@@ -122,7 +144,24 @@ def test_the_page_on_runs_runs_in_order(tmp_path, monkeypatch):
     assert len((run / "tracking" / "rewards.tsv").read_text().splitlines()) == 30
 
 
-@pytest.mark.parametrize("name", ["algorithms.md", "runs.md"])
+def test_the_page_on_turns_runs_in_order(capsys):
+    page = (DOCS / "turns.md").read_text()
+    namespace: dict[str, object] = {"__name__": "turns"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "turns.md", "exec"), namespace)
+    assert "[user] No. Again:" in capsys.readouterr().out
+
+
+def test_the_page_on_experts_runs_in_order(tmp_path, monkeypatch):
+    page = (DOCS / "experts.md").read_text()
+    namespace: dict[str, object] = {"__name__": "experts"}
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "experts.md", "exec"), namespace)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["algorithms.md", "runs.md", "turns.md", "experts.md"])
 def test_the_recipe_of_a_page_names_parts_that_exist(name):
     page = (DOCS / name).read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
@@ -147,6 +186,27 @@ def test_the_page_on_rewards_runs_and_its_terms_are_accepted(tmp_path, monkeypat
         path = tmp_path / "recipe.yaml"
         path.write_text(block)
         build.check(load(Recipe(), path, [], {"JUDGE_KEY": "x"}))
+
+
+def test_the_page_on_environments_runs_in_order(tmp_path, monkeypatch):
+    page = (DOCS / "environments.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    namespace: dict[str, object] = {"__name__": "environments"}
+    python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(python[0].splitlines()) <= 10  # A tool.
+    for block in python:
+        named = re.match(r"# (my_\w+\.py)\n", block)
+        if named is not None:
+            (tmp_path / named[1]).write_text(block)
+        else:
+            exec(compile(block, "environments.md", "exec"), namespace)
+    trajectory, state = (cast(Any, namespace[x]) for x in ("trajectory", "state"))
+    assert not trajectory.sampled.all() and int(state.version) == 1
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        recipe = parse(Recipe(), block)
+        build.check(recipe)
+        assert parse(Recipe(), dump(recipe)) == recipe
 
 
 def test_an_environment_takes_fewer_than_thirty_lines():

@@ -18,7 +18,7 @@ from grpojax import models, reward, rollout, sharding, update
 from grpojax.models import Transformer, TransformerConfig
 from grpojax.types import Axes, Rewards
 
-from .helpers import count_env, distance, leaves, UniformPolicy
+from .helpers import count_env, distance, leaves, mostly_slow, UniformPolicy
 from .test_algorithms import ALGORITHMS
 
 
@@ -29,13 +29,7 @@ MESHES = {
     "1x2x4": dict(fsdp=2, tensor=4),
 }
 # One that shards every axis, in every run of the tests; the others take minutes.
-one_mesh_or_all = pytest.mark.parametrize(
-    "mesh",
-    [
-        name if name == "2x2x2" else pytest.param(name, marks=pytest.mark.slow)
-        for name in MESHES
-    ],
-)
+one_mesh_or_all = pytest.mark.parametrize("mesh", mostly_slow(MESHES, ["2x2x2"]))
 CONFIG = TransformerConfig(
     vocab_size=64,
     hidden_size=32,
@@ -128,14 +122,10 @@ def test_adapters_over_eight_bits_are_those_of_one_device(mesh):
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
-    [
-        dict(data=2),
-        dict(fsdp=2),
-        dict(tensor=2),
-        *(pytest.param(x, marks=pytest.mark.slow) for x in MESHES.values()),
-    ],
+    [dict(data=2), dict(fsdp=2), dict(tensor=2), *MESHES.values()],
     ids=str,
 )
 def test_a_quantized_sampler_is_that_of_one_device(sizes):
@@ -191,6 +181,7 @@ def test_statistics_are_over_the_full_batch(index):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_host_reward_is_called_once_for_each_shard():
     asked = []
 
@@ -268,6 +259,7 @@ def test_an_axis_of_a_mesh_is_inferred():
         "data": 1,
         "fsdp": 4,
         "tensor": 2,
+        "expert": 1,
     }
 
 

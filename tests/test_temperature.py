@@ -25,6 +25,7 @@ def start():
     return grpojax.init(transformer(), optimizer=OPTIMIZER, key=jr.key(0))
 
 
+@pytest.mark.slow
 def test_one_temperature_for_the_sampler_and_the_loss():
     """Log-probs are computed at the temperature that the tokens were sampled at."""
     entropy = []

@@ -7,16 +7,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 
 from grpojax.env import TimeStep
 from grpojax.testing import check_env, check_policy
 
-from .helpers import CONFIGS, count_env, CountEnv, transformer, UniformPolicy
+from .helpers import (
+    CONFIGS,
+    count_env,
+    CountEnv,
+    mostly_slow,
+    transformer,
+    UniformPolicy,
+)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", mostly_slow(CONFIGS, ["qwen3"]))
 def test_transformers_keep_the_contract(family):
     check_policy(transformer(family), key=jr.key(1))
 
@@ -117,6 +125,15 @@ class BrokenLater(CountEnv):
         if self.fault == "nan":
             rewards = {n: pick(jnp.nan, x) for n, x in answer.rewards.items()}
             answer = dataclasses.replace(answer, rewards=rewards)
+        if self.fault == "negative":
+            answer = dataclasses.replace(answer, reply_length=pick(-1, jnp.asarray(2)))
+        if self.fault == "goes on":
+            # Over after the turn before, and not over any more in this one.
+            answer = dataclasses.replace(answer, done=state + 1 == self.turn - 1)
+        if self.fault in ("paid", "unpaid"):
+            over = state + 1 >= self.turn - 1
+            paid = jnp.where(state + 1 >= self.turn, float(self.fault == "paid"), 1.0)
+            answer = dataclasses.replace(answer, done=over, rewards={"target": paid})
         return after, answer
 
 
@@ -127,6 +144,9 @@ class BrokenLater(CountEnv):
         ("length", "A reply's length is between 0 and its width, 2. Received 99 to 99"),
         ("vocab", "Reply tokens are below vocab_size=50 .* Received 9999"),
         ("nan", "Rewards are finite floats. Received 'target'"),
+        ("negative", "A reply's length is between 0 and its width, 2. Received -1"),
+        ("goes on", "A conversation that is over stays so"),
+        ("paid", "A turn after `done` is paid nothing. Received 'target' of 1.0"),
     ],
 )
 def test_a_fault_of_a_later_turn_is_named_with_its_turn(fault, words, turn):
@@ -134,6 +154,52 @@ def test_a_fault_of_a_later_turn_is_named_with_its_turn(fault, words, turn):
     env = BrokenLater(jnp.asarray([1]), jnp.asarray(7), fault=fault, turn=turn, **sizes)
     with pytest.raises(AssertionError, match=f"Turn {turn}: {words}"):
         check_env(env, key=jr.key(0))
+
+
+def test_turns_after_the_end_may_be_taken_if_they_are_paid_nothing():
+    sizes = dict(max_turns=3, reply_length=2, fault="unpaid", turn=2)
+    check_env(BrokenLater(jnp.asarray([1]), jnp.asarray(7), **sizes), key=jr.key(0))
+
+
+class BrokenReply(CountEnv):
+    """A reply of several turns that has another dtype, or more tokens than can be."""
+
+    fault: str = eqx.field(static=True, default="")
+
+    def step(self, state, turn):
+        after, answer = super().step(state, turn)
+        reply, length = answer.reply, answer.reply_length
+        if self.fault == "float reply":
+            reply = reply.astype(jnp.float32)
+        if self.fault == "float length":
+            length = length.astype(jnp.float32)
+        if self.fault == "wide":
+            reply = jnp.zeros(99, jnp.int32)
+        if self.fault == "two rows":
+            reply = jnp.stack([reply, reply])
+        answer = TimeStep(reply, length, answer.rewards, answer.done)
+        # A state that grows by a turn, as a history of all turns would.
+        grown = jnp.zeros((int(self.fault == "grows") + 1,) * (after.ndim + 1))
+        return (grown if self.fault == "grows" else after), answer
+
+
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("float reply", "A reply is one row of token ids. Received .* float32"),
+        ("float length", "`reply_length` is an integer. Received float32"),
+        ("two rows", "A reply is one row of token ids. Received the shape"),
+        ("wide", "A reply fits the horizon, max_completion_length=12. .* width 99"),
+        ("grows", "A state keeps its structure, shapes and dtypes"),
+    ],
+)
+def test_a_reply_or_a_state_of_another_shape_is_named(fault, words, monkeypatch):
+    # Without the tests' type checker, which a reader's program does not have.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    sizes = dict(max_turns=3, reply_length=2, fault=fault)
+    env = BrokenReply(jnp.asarray([1]), jnp.asarray(7), **sizes)
+    with pytest.raises(AssertionError, match=f"Turn 1: {words}"):
+        check_env(env, key=jr.key(0), tries=4)
 
 
 def test_turns_beyond_the_last_one_are_not_played():

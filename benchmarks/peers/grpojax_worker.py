@@ -15,7 +15,7 @@ import grpojax
 from grpojax import models, sharding
 from grpojax.env import AbstractDatasetEnvironment, TimeStep
 from grpojax.runs.distributed import mesh as meshes
-from grpojax.runs.training import allocator
+from grpojax.runs.training.devices import allocator
 from grpojax.types import Prompt
 
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from grpojax.env import AbstractDatasetEnvironment, Rows, TimeStep, Turn
 from grpojax.types import Prompt
@@ -23,12 +23,14 @@ class MixtureState(eqx.Module):
 
     - `task`: the number of the task.
     - `turns`: turns that are over.
+    - `over`: whether the conversation is.
     - `states`: a state of every task; that of `task` is the conversation's, and the
         others keep the shape static.
     """
 
     task: Int[Array, ""]
     turns: Int[Array, ""]
+    over: Bool[Array, ""]
     states: tuple[PyTree, ...]
 
 
@@ -120,7 +122,8 @@ class Mixture(AbstractDatasetEnvironment[MixtureState]):
             states.append(state)
             first += env.size
         task = jnp.minimum(task, len(self.envs) - 1)
-        state = MixtureState(task, jnp.zeros((), jnp.int32), tuple(states))
+        turns, over = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        state = MixtureState(task, turns, over, tuple(states))
         return state, _taken(task, prompts)
 
     def horizon(self, state: MixtureState) -> Int[Array, ""]:
@@ -157,15 +160,21 @@ class Mixture(AbstractDatasetEnvironment[MixtureState]):
                 ),
                 reply_length=answer.reply_length.astype(jnp.int32),
                 rewards={
-                    name: answer.rewards.get(name, absent).astype(jnp.float32)
+                    name: _paid(answer.rewards.get(name, absent), state.over)
                     for name in names
                 },
-                done=answer.done | (state.turns + 1 >= env.max_turns),
+                done=state.over | answer.done | (state.turns + 1 >= env.max_turns),
             )
             for env, answer in zip(self.envs, answers, strict=True)
         ]
-        after = MixtureState(state.task, state.turns + 1, tuple(states))
-        return after, _taken(state.task, answers)
+        answer = _taken(state.task, answers)
+        turns = state.turns + 1
+        return MixtureState(state.task, turns, answer.done, tuple(states)), answer
+
+
+def _paid(reward: Float[Array, ""], over: Bool[Array, ""]) -> Float[Array, ""]:
+    """A reward of a turn: 0 after the end, but NaN where it does not apply."""
+    return jnp.where(over & ~jnp.isnan(reward), 0, reward).astype(jnp.float32)
 
 
 def _taken(task: Int[Array, ""], trees: Sequence[_T]) -> _T:

@@ -6,63 +6,23 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
 
 from .. import sharding, validation
 from .._checks import check_counts, check_instances, check_parts
 from ..algorithms import Algorithm, grpo
 from ..curriculum import AbstractCurriculum
-from ..env import AbstractEnvironment
+from ..env import AbstractDatasetEnvironment, AbstractEnvironment
 from ..policy import AbstractPolicy
 from ..reward import RewardFn, WeightedSum
-from ..rollout import RolloutConfig
+from ..rollout import PartialRows, RolloutConfig
 from ..types import Metrics, TrainState, Trajectory
 from ..update import Batch, improve, LossWeights, Reference, UpdateConfig
 from ._experience import collect, Experience, sample
-
-
-def init(
-    policy: AbstractPolicy,
-    *,
-    optimizer: optax.GradientTransformation,
-    reference: Reference | None = None,
-    curriculum: PyTree = None,
-    key: Key[Array, ""],
-) -> TrainState:
-    """The initial train state.
-
-    **Arguments:**
-
-    - `policy`: the arrays that `policy.trainable()` selects are trained.
-    - `optimizer`: an optax transformation; pass the same one to `train_step`.
-    - `reference`: the frozen reference policy of a KL penalty, or a function that
-        derives it from the trained policy, such as `models.without_adapters`, at no
-        memory cost.
-    - `curriculum`: the memory of the step's curriculum, `curriculum.init(env)`.
-    - `key`: root PRNG key; each step uses `fold_in(key, version)`.
-
-    **Raises:** `ValueError` if no array of the policy is trainable.
-    """
-    check_instances("init", policy=policy, optimizer=optimizer, key=key)
-    params = eqx.filter(policy, policy.trainable())
-    if not jax.tree.leaves(params) and jax.tree.leaves(policy):
-        raise ValueError(
-            "A step trains some of a policy's arrays. Received a policy that is frozen "
-            "entirely: weights in 8 bits need adapters, `models.lora`."
-        )
-    if reference is not None and not isinstance(reference, AbstractPolicy):
-        # A pytree node, so that all leaves of the state are arrays.
-        reference = jax.tree_util.Partial(reference)
-    return TrainState(
-        policy=policy,
-        opt_state=optimizer.init(params),
-        reference=reference,
-        version=jnp.zeros((), jnp.int32),
-        key=key,
-        curriculum=curriculum,
-    )
+from ._init import init
+from ._source import draw_ahead, Draws, RolloutSource, with_past
 
 
 def learn(
@@ -107,10 +67,17 @@ def learn(
             validate=check if validate else None,
         )
     version = state.version + 1
-    state = TrainState(
-        policy, opt_state, state.reference, version, state.key, experience.curriculum
+    after = TrainState(
+        policy,
+        opt_state,
+        state.reference,
+        version,
+        state.key,
+        experience.curriculum,
+        partial=experience.partial,
     )
-    return sharding.constrain(state), {**experience.metrics, **metrics}
+    after = sharding.constrain(with_past(state, experience.drawn, after))
+    return after, {**experience.metrics, **metrics}
 
 
 def train_step(
@@ -169,12 +136,18 @@ class TrainStep(eqx.Module):
     It is a pytree: under `eqx.filter_jit` the arrays of the environment, algorithm and
     reward are inputs of the compiled program, not constants.
 
-    **Fields:** the arguments of `train_step`, except `state`.
+    **Fields:** the arguments of `train_step`, except `state`, and:
+
+    - `actors`: a mesh of other devices, on which `fit` samples the rollouts of the next
+        `rollout.staleness` steps while it learns: asynchronous training. The result is
+        the same, since each step's rollout is of the version that `staleness` says.
+        Only `fit` reads it.
 
     !!! example
 
         ```python
         step = TrainStep(env, optimizer, rollout=RolloutConfig(prompts=8, group=8))
+        state = step.init(policy, key=key)
         state, metrics = eqx.filter_jit(step)(state)
         ```
     """
@@ -187,10 +160,42 @@ class TrainStep(eqx.Module):
     reward: RewardFn = eqx.field(kw_only=True, default=WeightedSum())
     curriculum: AbstractCurriculum | None = eqx.field(kw_only=True, default=None)
     validate: bool = eqx.field(kw_only=True, static=True, default=False)
+    actors: Mesh | None = eqx.field(kw_only=True, static=True, default=None)
 
     def __check_init__(self):
         check_instances("TrainStep", **vars(self))
         check_parts("TrainStep", reward=self.reward)
+        outside = self.env.backend is not None
+        if outside and (self.rollout.partial_prompts or self.actors is not None):
+            raise ValueError(
+                "A rollout whose turns Python answers is made by the step itself, to "
+                "its end. Received partial_prompts or actors besides an environment "
+                "with a `backend`: leave them out."
+            )
+
+    def init(
+        self,
+        policy: AbstractPolicy,
+        *,
+        reference: Reference | None = None,
+        key: Key[Array, ""],
+    ) -> TrainState:
+        """The initial train state, with all that this step keeps in it.
+
+        **Arguments:** `policy`, `reference` and `key` as in `grpojax.init`; the others
+        follow from the step.
+        """
+        env, memory = self.env, None
+        if self.curriculum is not None and isinstance(env, AbstractDatasetEnvironment):
+            memory = self.curriculum.init(env)
+        state = init(
+            policy,
+            optimizer=self.optimizer,
+            reference=reference,
+            curriculum=memory,
+            key=key,
+        )
+        return draw_ahead(state, self.draws)
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One train step: the next state, and the step's metrics."""
@@ -198,15 +203,28 @@ class TrainStep(eqx.Module):
 
     def generate(self, state: TrainState) -> Trajectory:
         """The rollout of a step."""
-        return sample(state, self.env, self.rollout, self.curriculum)
+        return self.sample(RolloutSource.of(state, self.draws))[0]
+
+    @property
+    def draws(self) -> Draws:
+        """How the problems of a step are drawn."""
+        return Draws(self.env, self.rollout, self.curriculum)
+
+    def sample(self, source: RolloutSource) -> tuple[Trajectory, PartialRows | None]:
+        """The rollout of a step, and the rows that go on in the next one."""
+        return sample(source, self.draws)
 
     def collect(
-        self, state: TrainState, trajectory: Trajectory | None = None
+        self,
+        state: TrainState,
+        trajectory: Trajectory | None = None,
+        partial: PartialRows | None = None,
     ) -> Experience:
         """The first half of a step: rollout, if not given, rewards and advantages."""
         names = "rollout", "reward", "curriculum", "validate"
         given: Any = {x: vars(self)[x] for x in names}
-        return collect(state, self.env, self.algorithm, **given, trajectory=trajectory)
+        given |= {"trajectory": trajectory, "partial": partial}
+        return collect(state, self.env, self.algorithm, **given)
 
     def learn(
         self, state: TrainState, experience: Experience

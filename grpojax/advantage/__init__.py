@@ -19,3 +19,4 @@ from ._select import (
     take_nonzero_variance as take_nonzero_variance,
 )
 from ._statistics import Advantages as Advantages
+from ._turns import ByTurn as ByTurn, TurnNormalized as TurnNormalized

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 from .._checks import check_at_least, check_parts
 from ..types import Rewards
-from ._statistics import Advantages, map_rows
+from ._statistics import map_rows, TokenAdvantages
 
 
 class ByGroupId(eqx.Module):
@@ -42,7 +42,7 @@ class ByGroupId(eqx.Module):
         ```
     """
 
-    estimator: Callable[[Rewards], Advantages]
+    estimator: Callable[[Rewards], TokenAdvantages]
     ids: Int[Array, "..."]
     groups: int = eqx.field(static=True, kw_only=True)
     size: int | None = eqx.field(static=True, kw_only=True, default=None)
@@ -51,7 +51,7 @@ class ByGroupId(eqx.Module):
         check_parts("ByGroupId", estimator=self.estimator)
         check_at_least("ByGroupId", 1, groups=self.groups, size=self.size)
 
-    def __call__(self, rewards: Rewards) -> Advantages:
+    def __call__(self, rewards: Rewards) -> TokenAdvantages:
         rows = rewards.total.size
         if self.ids.size != rows:
             raise ValueError(
@@ -63,13 +63,17 @@ class ByGroupId(eqx.Module):
         cell = self._cells(size)
 
         def scatter(x: Array) -> Array:
-            grid = jnp.zeros(cells, x.dtype)
-            grid = grid.at[cell].set(x.reshape(-1), mode="drop")
-            return grid.reshape(self.groups, size)
+            rest = x.shape[rewards.total.ndim :]  # Of turns or tokens.
+            grid = jnp.zeros((cells, *rest), x.dtype)
+            grid = grid.at[cell].set(x.reshape(-1, *rest), mode="drop")
+            return grid.reshape(self.groups, size, *rest)
 
-        advantages = self.estimator(map_rows(scatter, rewards)).reshape(-1)
+        advantages = self.estimator(map_rows(scatter, rewards))
+        rest = advantages.shape[2:]
+        advantages = advantages.reshape(cells, *rest)
         advantages = advantages.at[cell].get(mode="fill", fill_value=jnp.nan)
-        return jnp.where(rewards.valid, advantages.reshape(rewards.total.shape), 0)
+        valid = rewards.valid.reshape(*rewards.valid.shape, *(1,) * len(rest))
+        return jnp.where(valid, advantages.reshape(*rewards.total.shape, *rest), 0)
 
     def _cells(self, size: int) -> Int[Array, " row"]:
         """Each row's index in the flattened grid; past its end if there is no room."""

@@ -12,6 +12,7 @@ from ..types import Rewards
 
 
 Advantages = Float[Array, "prompt group"]
+TokenAdvantages = Float[Array, "prompt group *time"]
 RowMask = Bool[Array, "prompt group"]
 
 

@@ -1,7 +1,8 @@
 """What to ask next: curricula, pure functions of a memory in the train state.
 
 memory = curriculum.init(env)
-problems = curriculum.draw(memory, key, version, count)
+problems = curriculum.draw(memory, key, step, count)
+memory = curriculum.advance(memory, problems)
 memory = curriculum.observe(memory, problems, rewards)
 """
 

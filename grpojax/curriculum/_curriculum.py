@@ -44,20 +44,34 @@ class AbstractCurriculum(eqx.Module, Generic[_Memory]):
 
     @abc.abstractmethod
     def draw(
-        self, memory: _Memory, key: Key[Array, ""], version: Int[Array, ""], count: int
+        self, memory: _Memory, key: Key[Array, ""], step: Int[Array, ""], count: int
     ) -> Int[Array, " count"]:
         """The problems of a step.
 
         **Arguments:**
 
-        - `memory`: from `init`, or from `observe` after the step before.
+        - `memory`: from `init`, or after the step before.
         - `key`: the root PRNG key of the run, the same in every step: `step_key` is
             that of one step.
-        - `version`: number of steps taken.
+        - `step`: the index of the step, from 0.
         - `count`: how many problems.
 
         **Returns:** problem numbers, from 0 to `env.size - 1`.
         """
+
+    def advance(self, memory: _Memory, problems: Int[Array, " prompt"]) -> _Memory:
+        """The memory after problems were drawn, before anything is known of them.
+
+        By default the memory itself. Rollouts may be sampled ahead, with `staleness` or
+        `partial_prompts`: several draws then come before the first `observe`.
+
+        **Arguments:**
+
+        - `memory`: that of `draw`.
+        - `problems`: those that `draw` returned.
+        """
+        del problems
+        return memory
 
     @abc.abstractmethod
     def observe(
@@ -67,17 +81,17 @@ class AbstractCurriculum(eqx.Module, Generic[_Memory]):
 
         **Arguments:**
 
-        - `memory`: that of `draw`.
-        - `problems`: those that `draw` returned.
-        - `rewards`: of their completions, before any are selected for training.
+        - `memory`: after the latest `advance`.
+        - `problems`: those of the step's completions.
+        - `rewards`: of the completions, before any are selected for training.
 
         **Returns:** the memory, of the same structure, shapes and dtypes.
         """
 
 
-def step_key(key: Key[Array, ""], version: Int[Array, ""]) -> Key[Array, ""]:
+def step_key(key: Key[Array, ""], step: Int[Array, ""]) -> Key[Array, ""]:
     """The key of a step's draws: the one that `rollout.generate` resets with."""
-    return jr.split(jr.fold_in(key, version))[0]
+    return jr.split(jr.fold_in(key, step))[0]
 
 
 class Size(eqx.Module):
@@ -96,10 +110,10 @@ class Uniform(AbstractCurriculum[Size]):
         return Size(env.size)
 
     def draw(
-        self, memory: Size, key: Key[Array, ""], version: Int[Array, ""], count: int
+        self, memory: Size, key: Key[Array, ""], step: Int[Array, ""], count: int
     ) -> Int[Array, " count"]:
         prompts = jnp.arange(count, dtype=jnp.uint32)
-        keys = jax.vmap(jr.fold_in, (None, 0))(step_key(key, version), prompts)
+        keys = jax.vmap(jr.fold_in, (None, 0))(step_key(key, step), prompts)
         return jax.vmap(lambda key: jr.randint(key, (), 0, memory.problems))(keys)
 
     def observe(

@@ -91,16 +91,19 @@ class ShuffledEpochs(AbstractCurriculum[Epochs]):
         return Epochs.start((env.size,), (1.0,))
 
     def draw(
-        self, memory: Epochs, key: Key[Array, ""], version: Int[Array, ""], count: int
+        self, memory: Epochs, key: Key[Array, ""], step: Int[Array, ""], count: int
     ) -> Int[Array, " count"]:
-        del version
+        del step
         return memory.problems(key, jnp.zeros(count, jnp.int32))
+
+    def advance(self, memory: Epochs, problems: Int[Array, " prompt"]) -> Epochs:
+        return memory.after(problems)
 
     def observe(
         self, memory: Epochs, problems: Int[Array, " prompt"], rewards: Rewards
     ) -> Epochs:
-        del rewards
-        return memory.after(problems)
+        del problems, rewards
+        return memory
 
 
 class Mixture(AbstractCurriculum[Epochs]):
@@ -151,17 +154,20 @@ class Mixture(AbstractCurriculum[Epochs]):
         return Epochs.start(tuple(tasks.values()), shares)
 
     def draw(
-        self, memory: Epochs, key: Key[Array, ""], version: Int[Array, ""], count: int
+        self, memory: Epochs, key: Key[Array, ""], step: Int[Array, ""], count: int
     ) -> Int[Array, " count"]:
         weights = jnp.array(memory.weights, jnp.result_type(float))
-        tasks = sample(weights, step_key(key, version), count)
+        tasks = sample(weights, step_key(key, step), count)
         return memory.problems(key, tasks)
+
+    def advance(self, memory: Epochs, problems: Int[Array, " prompt"]) -> Epochs:
+        return memory.after(problems)
 
     def observe(
         self, memory: Epochs, problems: Int[Array, " prompt"], rewards: Rewards
     ) -> Epochs:
-        del rewards
-        return memory.after(problems)
+        del problems, rewards
+        return memory
 
 
 class _Frozen(dict[str, float | int]):

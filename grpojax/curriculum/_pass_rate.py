@@ -104,10 +104,10 @@ class AbstractPassRate(AbstractCurriculum[PassRates]):
         self,
         memory: PassRates,
         key: Key[Array, ""],
-        version: Int[Array, ""],
+        step: Int[Array, ""],
         count: int,
     ) -> Int[Array, " count"]:
-        return sample(self.probabilities(memory), step_key(key, version), count)
+        return sample(self.probabilities(memory), step_key(key, step), count)
 
     def observe(
         self, memory: PassRates, problems: Int[Array, " prompt"], rewards: Rewards

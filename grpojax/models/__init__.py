@@ -16,6 +16,7 @@ from .transformer import (
     adapters as adapters,
     Block as Block,
     DynamicScaling as DynamicScaling,
+    Experts as Experts,
     LayerKind as LayerKind,
     Layers as Layers,
     LinearScaling as LinearScaling,

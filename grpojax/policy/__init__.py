@@ -3,7 +3,11 @@
 A policy is an Equinox module for ONE sequence; batches are its caller's `vmap`.
 """
 
-from ._contract import AbstractPolicy as AbstractPolicy, Past as Past
+from ._contract import (
+    AbstractPolicy as AbstractPolicy,
+    ExpertUse as ExpertUse,
+    Past as Past,
+)
 from ._hidden import (
     completion_hidden as completion_hidden,
     empty_cache as empty_cache,

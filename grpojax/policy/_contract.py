@@ -33,6 +33,19 @@ class Past(eqx.Module, Generic[_Cache]):
     pages: Int[Array, " page"] | None = None
 
 
+class ExpertUse(eqx.Module):
+    """How much each token of a chunk uses each expert, on average over its layers.
+
+    **Fields:**
+
+    - `probability`: the router's, with a gradient.
+    - `chosen`: the share of the layers with experts in which the token has the expert.
+    """
+
+    probability: Float[Array, "*chunk expert"]
+    chosen: Float[Array, "*chunk expert"]
+
+
 class AbstractPolicy(eqx.Module, Generic[_Cache]):
     """A language model that is sampled and scored by one function, `extend`.
 
@@ -72,6 +85,26 @@ class AbstractPolicy(eqx.Module, Generic[_Cache]):
         **Returns:** the hidden states from which `logits` predicts each next token,
         and the chunk's own cache, one column for each token.
         """
+
+    def extend_routed(
+        self,
+        tokens: Int[Array, " chunk"],
+        positions: Int[Array, " chunk"],
+        *past: Past[_Cache],
+        visible: Bool[Array, "chunk chunk"] | None = None,
+    ) -> tuple[Float[Array, "chunk hidden"], _Cache, ExpertUse]:
+        """`extend`, and the experts that the router chose; for policies that have any.
+
+        A penalty of the router needs it (`update.LoadBalance`), and nothing else.
+
+        **Raises:** `ValueError` for a policy without experts, as by default.
+        """
+        del tokens, positions, past, visible
+        raise ValueError(
+            "A router chooses among experts. Received a policy of the class "
+            f"`{type(self).__name__}` that has none: leave out the penalty "
+            "`LoadBalance`, or train a model with experts."
+        )
 
     @abc.abstractmethod
     def write(self, cache: _Cache, chunk: _Cache, column: Int[ArrayLike, ""]) -> _Cache:

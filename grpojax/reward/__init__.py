@@ -1,5 +1,11 @@
 """Phase 2, reward: reward functions (Trajectory -> Rewards) and their shapings."""
 
+from ..calls import (
+    Calls as Calls,
+    InProcess as InProcess,
+    InThread as InThread,
+    PermanentError as PermanentError,
+)
 from ._length import Cosine as Cosine, SoftOverlong as SoftOverlong
 from ._repetition import Repetition as Repetition
 from ._shaping import (
@@ -8,6 +14,7 @@ from ._shaping import (
     exclude_truncated as exclude_truncated,
     zero_truncated as zero_truncated,
 )
+from ._turns import DiscountTurns as DiscountTurns
 from ._weighted import (
     Chain as Chain,
     checked as checked,
@@ -24,11 +31,4 @@ from .functions import (
     ReasoningGym as ReasoningGym,
     Regex as Regex,
 )
-from .host import (
-    Calls as Calls,
-    HostReward as HostReward,
-    InProcess as InProcess,
-    InThread as InThread,
-    PermanentError as PermanentError,
-    text_of as text_of,
-)
+from .host import HostReward as HostReward, text_of as text_of

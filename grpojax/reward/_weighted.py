@@ -1,5 +1,6 @@
 """Reward functions made of others: weighted sums, and chains of shapings."""
 
+import dataclasses
 import functools as ft
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._checks import check_numbers, check_parts
 from ..types import FloatLike, Rewards, Trajectory
+from ._turns import turn_totals
 
 
 RewardFn = Callable[[Trajectory], Rewards]
@@ -88,9 +90,13 @@ class WeightedSum(eqx.Module):
         weights = self._weights(components)
         dtype = jnp.result_type(float)
         total = jnp.zeros(all_rows.shape, dtype)
+        others = total
         for name, weight in weights.items():
             weighted = weight * components[name].astype(dtype)
-            total = total + jnp.where(applies[name], weighted, 0)
+            weighted = jnp.where(applies[name], weighted, 0)
+            total = total + weighted
+            if name not in trajectory.rewards:
+                others = others + weighted
         zero = jnp.zeros((), dtype)
         return Rewards(
             total=total,
@@ -100,6 +106,7 @@ class WeightedSum(eqx.Module):
             keep=keep,
             lengths=trajectory.lengths,
             errors=errors,
+            turns=turn_totals(trajectory, weights, total, others),
         )
 
     def _weights(self, components: dict[str, Array]) -> dict[str, Float[Array, ""]]:
@@ -210,4 +217,19 @@ def checked(
             f"{rewards!r} from {function!r}: make them with `Rewards.of(array)`, or "
             "with `dataclasses.replace(rewards, ...)`."
         )
-    return rewards
+    return _without_dropped(arguments[0], rewards)
+
+
+def _without_dropped(trajectory: object, rewards: Rewards) -> Rewards:
+    """Rewards that do not apply to the rows that the rollout has dropped."""
+    if not isinstance(trajectory, Trajectory) or trajectory.dropped is None:
+        return rewards
+    kept, errors = ~trajectory.dropped, dict(rewards.errors)
+    if "errors" in trajectory.counts:
+        errors["environment"] = trajectory.counts["errors"] > 0
+    return dataclasses.replace(
+        rewards,
+        total=jnp.where(kept, rewards.total, 0),
+        valid=rewards.valid & kept,
+        errors=errors,
+    )

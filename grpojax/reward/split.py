@@ -9,6 +9,7 @@ and shapings, is computed in the second program, as it is where there is only on
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -90,8 +91,8 @@ def output_structs(inputs: list[HostInputs]) -> list[HostOutputs]:
 
 
 def with_outputs(
-    reward: RewardFn, trajectory: Trajectory, outputs: list[HostOutputs]
-) -> RewardFn:
+    reward: RewardFn | None, trajectory: Trajectory, outputs: list[HostOutputs]
+) -> Any:
     """The reward function with the outputs of its host rewards, in the next program."""
     known = iter([spmd.read_called(x) for x in outputs])
 

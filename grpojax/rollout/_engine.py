@@ -3,7 +3,7 @@
 Rows (a prompt's `group` samples, prompt after prompt) are decoded in slots. A slot
 whose row has ended takes the next row; its prompt's keys and values exist already and
 are copied in. All slots write their newest keys and values to one shared column
-(`SlotCache`), and a slot sees the columns that are younger than its row.
+(`SlotCache`), and a slot sees the columns written since its row began.
 
 A row's randomness is its own, `fold_in(row key, time)`, and a row's result does not
 depend on its neighbors: the tokens are the same for every number of slots.
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ..policy import AbstractPolicy, mask_vocabulary
 from ..sharding import spmd
 from ._plan import Plan
-from ._state import Completions, DecodeSlots, DecodeState, Until
+from ._state import Completions, DecodeSlots, DecodeState, Until, Waiting
 from ._turns import answer_turns, step_shape, turn_ends
 from .cache import block_columns, PromptCache, Seen, SlotCache, SlotColumns
 
@@ -80,7 +80,10 @@ class Engine(eqx.Module):
             slots=slots,
             cache=SlotCache.empty(self.policy, plan.slots, columns),
             prompt_cache=self.prompt_cache(slots),
-            completions=Completions.empty(self.num_rows, time, step.rewards, states),
+            completions=Completions.empty(
+                self.num_rows, plan.env, step.rewards, states
+            ),
+            waiting=Waiting.empty(self.num_rows) if plan.env.pauses else None,
         )
 
     def advance(self, state: DecodeState, until: Until = Until()) -> DecodeState:
@@ -94,6 +97,8 @@ class Engine(eqx.Module):
             if until.groups is not None:
                 complete = jnp.sum(state.complete_groups(self.group))
                 going &= complete < until.groups
+            if until.waiting is not None and state.waiting is not None:
+                going &= jnp.sum(state.waiting.asks) < until.waiting
             return going
 
         if not state.cache.has_older:
@@ -105,7 +110,7 @@ class Engine(eqx.Module):
     def _decode_block(
         self, state: DecodeState, continues: Callable[[DecodeState], Bool[Array, ""]]
     ) -> DecodeState:
-        """Decodes to the end of a block, whose columns' older ones then move."""
+        """Decodes to the end of a block, and then moves the oldest one to pages."""
         block = block_columns()
         end = state.iteration - state.iteration % block + block
         state = jax.lax.while_loop(
@@ -119,7 +124,7 @@ class Engine(eqx.Module):
                 self.policy, state.iteration, slots.row, self.age(slots)
             )
         if cache.may_run_out:
-            state = self._start_again(state, over)
+            state = self.start_again(state, over)
         return eqx.tree_at(lambda x: x.cache, state, cache)
 
     def prompt_cache(self, slots: DecodeSlots) -> PyTree | None:
@@ -145,7 +150,7 @@ class Engine(eqx.Module):
         """Tokens of each slot's row so far; 0 for an idle slot."""
         return jnp.where(slots.row < self.num_rows, slots.age, 0)
 
-    def _start_again(self, state: DecodeState, chosen: Bool[Array, " slot"]):
+    def start_again(self, state: DecodeState, chosen: Bool[Array, " slot"]):
         """Takes back all tokens of the rows in the chosen slots."""
         row = state.slots.row
         slots = state.slots.begin(chosen, row, self.last_token(row))
@@ -157,9 +162,12 @@ class Engine(eqx.Module):
     def _iterate(self, state: DecodeState) -> DecodeState:
         # Under tensor parallelism slots and completions are replicated: only caches
         # are sharded, too.
-        pin = lambda state: eqx.tree_at(
-            lambda x: (x.slots, x.completions), state, replace_fn=spmd.replicate
-        )
+        names = "slots", "completions", "waiting"
+
+        def pin(state: DecodeState) -> DecodeState:
+            parts = {name: getattr(state, name) for name in names}
+            return dataclasses.replace(state, **spmd.replicate(parts))
+
         return pin(self._decode_token(pin(state)))
 
     def _decode_token(self, state: DecodeState) -> DecodeState:
@@ -170,12 +178,13 @@ class Engine(eqx.Module):
         slots, completions, turn_over, ended = self._sample(
             slots, state.completions, hidden[:, 0]
         )
-        # Written after all layers have read theirs, and XLA's CPU backend must see it:
-        # otherwise it copies a cache that is read and written. Tokens depend on all
-        # layers, and are never negative.
+        # A dependency on all tokens (never negative) orders the write after the last
+        # layer's read: XLA's CPU backend would else copy the cache to update it.
         iteration = jnp.where(jnp.all(slots.token >= 0), state.iteration, 0)
-        cache = state.cache.write(self.policy, written, iteration)
-        if self.plan.env.max_turns == 1:
+        cache, waiting = state.cache.write(self.policy, written, iteration), None
+        if state.waiting is not None:  # Its slot is free until the row is answered.
+            row_over, waiting = turn_over, state.waiting.add(slots, turn_over, ended)
+        elif self.plan.env.max_turns == 1:
             terminated = completions.terminated.at[slots.row].max(ended, mode="drop")
             completions = eqx.tree_at(lambda r: r.terminated, completions, terminated)
             row_over = turn_over
@@ -185,9 +194,8 @@ class Engine(eqx.Module):
             )
             row_over = row_over | (slots.age >= self._max_length(slots))
         slots, next_row, prompt_cache = self._refill(slots, row_over, state)
-        return DecodeState(
-            state.iteration + 1, next_row, slots, cache, prompt_cache, completions
-        )
+        now = state.iteration + 1, next_row, slots, cache, prompt_cache, completions
+        return DecodeState(*now, waiting)
 
     def extend(
         self,
@@ -239,10 +247,10 @@ class Engine(eqx.Module):
         slot = jnp.arange(self.plan.slots)
         key = self.plan.keys.reshape(-1)[jnp.minimum(slots.row, self.num_rows - 1)]
         key = jax.vmap(jr.fold_in)(key, slots.age)
-        draw = lambda logits, key: self.plan.sampler(logits, key=key)
         logits = spmd.shard_rows(self.policy.logits(spmd.replicate(hidden)))
         logits = mask_vocabulary(logits, self.plan.env.vocab_size)
-        token, log_prob = spmd.replicate(jax.vmap(draw)(logits, key))
+        drawn = self.plan.sampler.draw(logits, slots.row, key=key)
+        token, log_prob = spmd.replicate(drawn)
         token = token.astype(jnp.int32)
         forced = slots.age < slots.turn_start
         if slots.reply.shape[1] > 0:

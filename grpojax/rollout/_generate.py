@@ -1,6 +1,7 @@
 """Phase 1, rollout: (policy, environment, key) -> Trajectory."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,15 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from ..env import AbstractDatasetEnvironment, AbstractEnvironment
 from ..policy import AbstractPolicy
+from ..sharding import spmd
 from ..types import Prompt, Trajectory
-from ._config import RolloutConfig
+from ._config import check_shards, RolloutConfig
 from ._engine import Engine
-from ._plan import Plan
+from ._plan import Plan, row_keys
 from ._sample import AbstractSampler, Categorical
 from ._state import Completions
 from ._turns import answer_at_the_end
+from .paused import complete_partial, Drawn, PartialRows
 
 
 def complete(
@@ -52,11 +55,7 @@ def complete(
     **Raises:** `ValueError` for sizes below 1 or too small for one row, or an
     environment whose tokens exceed the policy's vocabulary.
     """
-    plan = Plan.of(
-        policy,
-        env,
-        states,
-        prompts,
+    options: Any = dict(
         group=group,
         slots=slots,
         cache_tokens=cache_tokens,
@@ -65,6 +64,15 @@ def complete(
         first=first,
         key=key,
     )
+    if env.backend is not None:
+        return env.backend(policy, env, states, prompts, **options)
+    if env.pauses:
+        raise ValueError(
+            "rollout: rows of this environment wait for answers from outside. Received "
+            f"{type(env).__name__} without a `backend`: use `start`, `advance`, "
+            "`answer` and `finish`, or define it."
+        )
+    plan = Plan.of(policy, env, states, prompts, **options)
 
     def decode(plan: Plan, policy: AbstractPolicy) -> Completions:
         engine = Engine.of(policy, plan)
@@ -102,14 +110,7 @@ def generate(
     **Raises:** as `complete`.
     """
     reset_key, row_key = jr.split(key)
-    fold = jax.vmap(lambda prompt: jr.fold_in(reset_key, prompt))
-    keys = fold(jnp.arange(config.prompts, dtype=jnp.uint32))
-    if isinstance(env, AbstractDatasetEnvironment):
-        if problems is None:
-            problems = jax.vmap(env.draw)(keys)
-        states, prompts = jax.vmap(env.problem)(problems)
-    else:
-        states, prompts = jax.vmap(env.reset)(keys)
+    states, prompts, problems = _reset(env, config.prompts, problems, reset_key)
     made = complete(
         config.behavior_policy(policy),
         env,
@@ -124,3 +125,79 @@ def generate(
     )
     version = jnp.where(made.sampled, jnp.asarray(version, jnp.int32), -1)
     return dataclasses.replace(made, version=version, problems=problems)
+
+
+def draw(
+    env: AbstractEnvironment,
+    config: RolloutConfig,
+    *,
+    problems: Int[Array, " prompt"] | None = None,
+    key: Key[Array, ""],
+) -> Drawn:
+    """The prompts that `generate` completes, with the keys of their rows."""
+    reset_key, row_key = jr.split(key)
+    states, prompts, problems = _reset(env, config.prompts, problems, reset_key)
+    keys = row_keys(row_key, (config.prompts, config.group), 0)
+    return Drawn(states, prompts, problems, keys)
+
+
+def generate_partial(
+    policy: AbstractPolicy,
+    env: AbstractEnvironment,
+    config: RolloutConfig,
+    partial: PartialRows,
+    drawn: Drawn,
+    *,
+    version: Int[ArrayLike, ""] = 0,
+) -> tuple[Trajectory, PartialRows, Int[Array, ""]]:
+    """As many complete prompts as were drawn, and the rows that go on in the next step.
+
+    **Arguments:**
+
+    - `policy`: the trained policy, which `config.behavior` may change.
+    - `env`: replies to turns and computes rewards.
+    - `config`: sizes, sampler and behavior policy.
+    - `partial`: rows from the step before.
+    - `drawn`: prompts from `draw`.
+    - `version`: policy version, recorded with every token that is sampled here.
+
+    **Returns:** the trajectory, the rows that are left, and the number of tokens that
+    the longest of the decode loops took.
+    """
+    policy = config.behavior_policy(policy)
+    rows = drawn.keys.size + partial.drawn.keys.size
+    # Only the checks: the rows, with those of the steps before, come in each shard.
+    plan = Plan.of(
+        policy,
+        env,
+        drawn.states,
+        drawn.prompts,
+        group=config.group,
+        slots=None,
+        cache_tokens=None,
+        limits=None,
+        sampler=config.sampler,
+        first=0,
+        key=jr.key(0),
+    )
+    check_shards(partial.drawn.keys.shape[0], config.slots)
+    slots = rows if config.slots is None else min(config.slots, rows)
+    plan = dataclasses.replace(plan, slots=slots // spmd.shards())
+    version = jnp.asarray(version, jnp.int32)
+    return complete_partial(policy, plan, partial, drawn, version)
+
+
+def _reset(
+    env: AbstractEnvironment,
+    count: int,
+    problems: Int[Array, " prompt"] | None,
+    key: Key[Array, ""],
+) -> tuple[PyTree, Prompt, Int[Array, " prompt"] | None]:
+    """The states and prompts of problems, and their numbers if they have any."""
+    fold = jax.vmap(lambda prompt: jr.fold_in(key, prompt))
+    keys = fold(jnp.arange(count, dtype=jnp.uint32))
+    if not isinstance(env, AbstractDatasetEnvironment):
+        return *jax.vmap(env.reset)(keys), None
+    if problems is None:
+        problems = jax.vmap(env.draw)(keys)
+    return *jax.vmap(env.problem)(problems), problems

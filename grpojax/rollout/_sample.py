@@ -36,6 +36,25 @@ class AbstractSampler(eqx.Module):
         that it was drawn from.
         """
 
+    def draw(
+        self,
+        logits: Float[Array, "slot vocab"],
+        row: Int[Array, " slot"],
+        *,
+        key: Key[Array, " slot"],
+    ) -> tuple[Int[Array, " slot"], Float[Array, " slot"]]:
+        """A token for each slot; every row is drawn in the same way by default.
+
+        **Arguments:**
+
+        - `logits`, `key`: of each slot, as in `__call__`.
+        - `row`: which row each slot decodes; out of bounds for an idle slot.
+
+        **Returns:** the tokens and their log-probabilities.
+        """
+        del row
+        return jax.vmap(lambda logits, key: self(logits, key=key))(logits, key)
+
 
 def _inverse_cdf(
     sums: Float[Array, " block"],
@@ -95,7 +114,7 @@ class Categorical(AbstractSampler):
         _check_temperature(self)
 
     def __call__(self, logits, *, key):
-        return _draw(logits / jnp.asarray(self.temperature, logits.dtype), key)
+        return draw_token(logits / jnp.asarray(self.temperature, logits.dtype), key)
 
 
 def _check_temperature(sampler: AbstractSampler):
@@ -109,7 +128,7 @@ def _check_temperature(sampler: AbstractSampler):
     check_numbers(name, temperature=temperature)
 
 
-def _draw(
+def draw_token(
     scaled: Float[Array, " vocab"], key: Key[Array, ""]
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """A token drawn from the softmax, and its log-probability."""
@@ -179,7 +198,7 @@ class Truncated(AbstractSampler):
     def __call__(self, logits, *, key):
         scaled = logits / jnp.asarray(self.temperature, logits.dtype)
         kept = scaled >= self._least(scaled)
-        return _draw(jnp.where(kept, scaled, -jnp.inf), key)
+        return draw_token(jnp.where(kept, scaled, -jnp.inf), key)
 
     def _least(self, scaled: Float[Array, " vocab"]) -> Float[Array, ""]:
         """The smallest of the scaled logits that are kept."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..env import AbstractEnvironment, TimeStep, Turn
+from ..types import TurnRewards
 from ._state import Completions, DecodeSlots
 
 
@@ -82,6 +83,7 @@ def answer_turns(
         place = jnp.where(turn_over, slots.row, num_rows)
         completions = dataclasses.replace(
             completions,
+            turns=_with_turn(completions.turns, step, place, slots),
             terminated=completions.terminated.at[place].set(ended & last, mode="drop"),
             rewards={
                 name: total.at[place].add(step.rewards[name], mode="drop")
@@ -113,14 +115,47 @@ def answer_turns(
     return jax.lax.cond(jnp.any(turn_over), answer, unchanged, slots, completions)
 
 
+def _with_turn(
+    turns: TurnRewards | None,
+    step: TimeStep,
+    row: Int[Array, " slot"],
+    slots: DecodeSlots,
+) -> TurnRewards | None:
+    """Records the turns that are over, of the rows that are within bounds."""
+    put = lambda all, new: all.at[row, slots.turn].set(new, mode="drop")
+    return turns and TurnRewards(
+        put(turns.ends, slots.age),
+        {name: put(x, step.rewards[name]) for name, x in turns.rewards.items()},
+    )
+
+
 def answer_at_the_end(env: AbstractEnvironment, completions: Completions):
     """Completions with the rewards of an environment of a single turn.
 
-    It needs no reply: all rows are answered at once, outside the decode loop.
+    It needs no reply: all rows are answered at once, outside the decode loop. So are
+    the last turns of one that pauses.
     """
-    if env.max_turns > 1:
+    if env.max_turns > 1 and not env.pauses:
         return completions
-    length = jnp.sum(completions.sampled, axis=-1, dtype=jnp.int32)
-    turns = Turn(completions.tokens, length, completions.terminated)
+    rows = completions.tokens, completions.sampled, completions.terminated
+    turns = jax.vmap(last_turn)(*rows)
     _, step = jax.vmap(env.step)(completions.env_state, turns)
     return dataclasses.replace(completions, rewards=step.rewards)
+
+
+def last_turn(
+    tokens: Int[Array, " time"], sampled: Bool[Array, " time"], ended: Bool[Array, ""]
+) -> Turn:
+    """The last turn of a row: the tokens sampled after the last reply.
+
+    **Arguments:**
+
+    - `tokens`, `sampled`: of the row.
+    - `ended`: whether its last token ends a turn.
+    """
+    place = jnp.arange(tokens.shape[0], dtype=jnp.int32)
+    total = jnp.max(jnp.where(sampled, place + 1, 0))
+    start = jnp.max(jnp.where(~sampled & (place < total), place + 1, 0))
+    turn = tokens.at[start + place].get(mode="fill", fill_value=0)
+    length = total - start
+    return Turn(jnp.where(place < length, turn, 0), length, ended)

@@ -10,6 +10,7 @@ Rooms, each of which imports only those before it:
 - `training`: `fit`, and what it is given: checkpointing, logging, health checks.
 - `recipe`: runs described in YAML, and the arguments of `fit` that they stand for.
 - `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
+- `serve`: a server of chat and completions in OpenAI's protocol.
 - `cli`: the command `grpojax`.
 
 The names below are imported on first access, so that what needs no JAX stays fast.
@@ -46,6 +47,7 @@ _ROOMS = (
     "io",
     "recipe",
     "reports",
+    "serve",
     "tracking",
     "training",
 )

@@ -1,11 +1,12 @@
 """Meshes, and the placement of policies and train states on them.
 
-A mesh has three axes:
+A mesh has four axes:
 
 - `data`: data parallelism; every part holds a replica of the weights;
 - `fsdp`: data parallelism with fully sharded weights and optimizer state, which are
   all-gathered layer by layer when they are used;
-- `tensor`: tensor parallelism over heads, the MLP's hidden axis and the vocabulary.
+- `tensor`: tensor parallelism over heads, the MLP's hidden axis and the vocabulary;
+- `expert`: the experts of a layer are split over it, and what else `tensor` splits.
 
 The batch's prompts are split over `data` and `fsdp`. A policy names the axes of its
 arrays (`AbstractPolicy.logical_axes`), a table of rules maps each name to mesh axes,

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from ..types import Axes
-from ._mesh import ambient_mesh
+from ._mesh import ambient_mesh, layer_shards, WITHIN_LAYERS
 from ._rules import DECODING, partition_spec, TRAINING
 
 
@@ -70,16 +70,17 @@ def replicate(tree: _T) -> _T:
 
 
 def shard_rows(x: Shaped[Array, "row vocab"]) -> Shaped[Array, "row vocab"]:
-    """Shards logits by row over `tensor`, for work that reads entire rows.
+    """Shards logits by row within a layer's devices, for work that reads entire rows.
 
     They are computed sharded by vocabulary, where that divides: an all-to-all then
     exchanges parts of rows, and no device holds all of them.
     """
     mesh = ambient_mesh()
-    if mesh is None or mesh.shape["tensor"] == 1:
+    if mesh is None or layer_shards(mesh) == 1:
         return x
-    constrain, parts = jax.lax.with_sharding_constraint, mesh.shape["tensor"]
-    spec = PartitionSpec(None, None if x.shape[1] % parts else "tensor")
+    constrain = jax.lax.with_sharding_constraint
+    spec = partition_spec(Axes((None, "vocab"), x.shape), mesh, DECODING)
     x = constrain(x, NamedSharding(mesh, spec))
-    rows = PartitionSpec(None if x.shape[0] % parts else "tensor")
+    divides = x.shape[0] % layer_shards(mesh) == 0
+    rows = PartitionSpec(WITHIN_LAYERS if divides else None)
     return constrain(x, NamedSharding(mesh, rows))

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from ._mesh import ambient_mesh, BATCH
+from ._mesh import ambient_mesh, BATCH, layer_shards, WITHIN_LAYERS
 
 
 def shard_structs(tree: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
@@ -35,7 +35,7 @@ def call_structs(shapes: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
     mesh = _mesh()
     if mesh is None:
         return shapes
-    wide = lambda x: jax.ShapeDtypeStruct((mesh.shape["tensor"], *x.shape), x.dtype)
+    wide = lambda x: jax.ShapeDtypeStruct((layer_shards(mesh), *x.shape), x.dtype)
     return jax.tree.map(lambda x: _struct(mesh, _CALLED, wide(x)), shapes)
 
 
@@ -54,7 +54,7 @@ def call_shards(
     - `shapes`: of the results for the whole batch.
 
     **Returns:** the results, for `read_called`. On a mesh they have an axis of the
-    devices along `tensor` in front: the first one calls, so that no two processes do.
+    devices of a shard in front: the first one calls, so that no two processes do.
     """
     mesh = _mesh()
     if mesh is None:
@@ -63,7 +63,7 @@ def call_shards(
     leaves, tree = jax.tree.flatten(batch)
     held = [{x.device: x.data for x in leaf.addressable_shards} for leaf in leaves]
     own = jax.process_index()
-    callers = [x for x in mesh.devices[..., 0].flat if x.process_index == own]
+    callers = [x for x in mesh.devices[..., 0, 0].flat if x.process_index == own]
 
     def call(device):
         return function(tree.unflatten([np.asarray(x[device]) for x in held]))
@@ -95,7 +95,7 @@ def read_called(results: PyTree[Array]) -> PyTree[Array]:
     return constrain_batch(jax.tree.map(lambda x: x[0], results))
 
 
-_CALLED = PartitionSpec("tensor", BATCH)
+_CALLED = PartitionSpec(WITHIN_LAYERS, BATCH)
 
 
 def _mesh() -> Mesh | None:

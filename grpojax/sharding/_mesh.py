@@ -10,7 +10,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 BATCH = ("data", "fsdp")
 """The mesh axes that the batch's prompts are split over."""
 
-NAMES = (*BATCH, "tensor")
+WITHIN_LAYERS = ("tensor", "expert")
+"""The mesh axes that the weights of a layer are split over while it is computed."""
+
+NAMES = (*BATCH, *WITHIN_LAYERS)
 """The axes of every mesh."""
 
 
@@ -19,17 +22,19 @@ def make_mesh(
     data: int = 1,
     fsdp: int = 1,
     tensor: int = 1,
+    expert: int = 1,
     devices: Sequence | None = None,
 ) -> Mesh:
-    """A mesh of devices with the axes `data`, `fsdp` and `tensor`.
+    """A mesh of devices with the axes `data`, `fsdp`, `tensor` and `expert`.
 
-    One of the three sizes may be -1: it is inferred from the number of devices.
+    One of the sizes may be -1: it is inferred from the number of devices.
 
     **Arguments:**
 
     - `data`: size of the data-parallel axis; weights are replicated over it.
     - `fsdp`: size of the data-parallel axis over which weights are sharded.
     - `tensor`: size of the tensor-parallel axis, for devices with fast links.
+    - `expert`: size of the axis over which the experts of a layer are split.
     - `devices`: the devices of the mesh; `jax.devices()` by default.
 
     **Returns:** a `jax.sharding.Mesh`, for `place` and `jax.set_mesh`.
@@ -37,24 +42,25 @@ def make_mesh(
     **Raises:** `ValueError` unless the sizes multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes: dict[str, int] = dict(zip(NAMES, (data, fsdp, tensor), strict=True))
+    given = data, fsdp, tensor, expert
+    sizes: dict[str, int] = dict(zip(NAMES, given, strict=True))
     inferred = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
-    given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    named = ", ".join(f"{name}={size}" for name, size in sizes.items())
     if len(inferred) > 1 or any(s < 1 for s in sizes.values() if s != -1):
         raise ValueError(
             "The sizes of a mesh's axes are positive, and one of them may be -1 to be "
-            f"inferred. Received {given}."
+            f"inferred. Received {named}."
         )
     if inferred and len(devices) % known == 0:
         sizes[inferred[0]] = len(devices) // known
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
             "The axes of a mesh multiply to the number of devices. Received "
-            f"{given} for {len(devices)} devices: change one, or pass fewer `devices`."
+            f"{named} for {len(devices)} devices: change one, or pass fewer `devices`."
         )
     return jax.make_mesh(
-        tuple(sizes.values()), NAMES, (AxisType.Auto,) * 3, devices=devices
+        tuple(sizes.values()), NAMES, (AxisType.Auto,) * len(NAMES), devices=devices
     )
 
 
@@ -70,16 +76,21 @@ def batch_axes(mesh: AbstractMesh) -> tuple[str, ...]:
 
 
 def is_tensor_parallel() -> bool:
-    """Whether layers are sharded over several devices, along `tensor`."""
+    """Whether layers are computed on several devices, along `tensor` or `expert`."""
     mesh = ambient_mesh()
-    return mesh is not None and mesh.shape["tensor"] > 1
+    return mesh is not None and layer_shards(mesh) > 1
+
+
+def layer_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices the weights of a layer are split while it is computed."""
+    return math.prod(mesh.shape[name] for name in WITHIN_LAYERS)
 
 
 def is_auto_sharded() -> bool:
     """Whether the compiler partitions what is traced here over several devices.
 
     Pallas kernels cannot be auto-partitioned. Inside of `shard_map` the manual axes
-    do not count, so there only `tensor` can be left.
+    do not count, so there only `tensor` and `expert` can be left.
     """
     mesh = ambient_mesh()
     if mesh is None:

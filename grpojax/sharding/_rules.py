@@ -15,30 +15,34 @@ class Rule(NamedTuple):
     **Fields:**
 
     - `over`: names of mesh axes.
+    - `also`: names of further ones, left out unless they split the axis evenly.
     - `replicate_if_indivisible`: whether an axis that cannot be split evenly is
         replicated; otherwise it is an error.
     """
 
     over: tuple[str, ...]
     replicate_if_indivisible: bool = False
+    also: tuple[str, ...] = ()
 
 
 Table = Mapping[str, Rule]
 """Rules by logical axis; an axis without a rule is replicated."""
 
 DECODING: Table = {
-    "vocab": Rule(("tensor",), replicate_if_indivisible=True),
-    "heads": Rule(("tensor",)),
+    "vocab": Rule(("tensor",), replicate_if_indivisible=True, also=("expert",)),
+    "heads": Rule(("tensor",), also=("expert",)),
     # Several query heads share one of them, so each device may hold them all.
-    "kv_heads": Rule(("tensor",), replicate_if_indivisible=True),
-    "mlp": Rule(("tensor",)),
+    "kv_heads": Rule(("tensor",), replicate_if_indivisible=True, also=("expert",)),
+    "mlp": Rule(("tensor",), also=("expert",)),
+    "expert": Rule(("expert",)),
+    "expert_mlp": Rule(("tensor",)),
 }
 """Weights as products read them: replicated over `fsdp`, so that decoding a token
 all-gathers none of them."""
 
 TRAINING: Table = {**DECODING, "hidden": Rule(("fsdp",))}
-"""Weights as they are stored between steps: sharded over `fsdp` and `tensor`, and
-replicated over `data`."""
+"""Weights as they are stored between steps: sharded over `fsdp`, `tensor` and
+`expert`, and replicated over `data`."""
 
 
 def partition_spec(
@@ -59,9 +63,12 @@ def partition_spec(
     spec = []
     for axis, pieces in zip(axes.names, axes.pieces, strict=True):
         rule = table.get(axis or "", Rule(()))
-        over = tuple(x for x in rule.over if mesh.shape[x] > 1 and x not in manual)
+        has = lambda x: mesh.shape[x] > 1 and x not in manual
+        over, also = (tuple(filter(has, names)) for names in (rule.over, rule.also))
         count = math.prod(mesh.shape[x] for x in over)
-        if pieces % count == 0:
+        if also and pieces % (count * math.prod(mesh.shape[x] for x in also)) == 0:
+            spec.append(over + also)
+        elif pieces % count == 0:
             spec.append(over or None)
         elif rule.replicate_if_indivisible:
             spec.append(None)

@@ -28,7 +28,8 @@ def check_env(env: AbstractEnvironment, *, key: Key[Array, ""], tries: int = 16)
 
     Whole conversations are played, up to `max_turns` turns of random tokens: each
     `step` gets the state that the one before returned. A conversation ends where
-    `step` returns `done` or where the horizon is used up.
+    `step` returns `done` or where the horizon is used up; after `done` it stays over
+    and is paid nothing.
 
     **Arguments:**
 
@@ -69,22 +70,25 @@ class _Progress(NamedTuple):
     - `turn`: turns played so far.
     - `remaining`: tokens of the horizon that each conversation has not used.
     - `live`: the conversations that are not over.
+    - `done`: those that `step` has ended.
     """
 
     turn: int
     remaining: Int[np.ndarray, " try"]
     live: Bool[np.ndarray, " try"]
+    done: Bool[np.ndarray, " try"]
 
     @classmethod
     def start(cls, env: AbstractEnvironment, tries: int) -> "_Progress":
         horizon = np.full(tries, env.max_completion_length)
-        return cls(0, horizon, np.ones(tries, bool))
+        return cls(0, horizon, np.ones(tries, bool), np.zeros(tries, bool))
 
     def after(self, turns: Turn, answers: TimeStep) -> "_Progress":
         used = np.asarray(turns.length + answers.reply_length)
         remaining = self.remaining - np.where(self.live, used, 0)
         over = np.asarray(answers.done | ~turns.ended) | (remaining < 1)
-        return _Progress(self.turn + 1, remaining, self.live & ~over)
+        done = self.done | (self.live & np.asarray(answers.done))
+        return _Progress(self.turn + 1, remaining, self.live & ~over, done)
 
 
 def _check_conversations(
@@ -92,12 +96,13 @@ def _check_conversations(
 ):
     step = eqx.filter_jit(lambda state, turn: jax.vmap(env.step)(state, turn))
     progress = _Progress.start(env, tries)
-    while progress.turn < env.max_turns and progress.live.any():
+    while progress.turn < env.max_turns and (progress.live | progress.done).any():
         where = f"Turn {progress.turn + 1}: "
         turn_key = jr.fold_in(key, progress.turn)
         turns = _arbitrary_turns(env, turn_key, progress)
         after, answers = step(states, turns)
         _check_answers(env, answers, progress.live, where)
+        _check_over(answers, progress.done, where)
         require_equal(
             (after, answers),
             step(states, turns),
@@ -166,6 +171,8 @@ def _check_answers(
     env: AbstractEnvironment, answers: TimeStep, live: Bool[np.ndarray, " try"], where
 ):
     _check_shapes(answers, live.size, where)
+    if not live.any():
+        return
     width = answers.reply.shape[1]
     length = np.asarray(answers.reply_length)[live]
     done = np.asarray(answers.done)[live]
@@ -173,6 +180,11 @@ def _check_answers(
         bool(((length >= 0) & (length <= width)).all()),
         f"{where}A reply's length is between 0 and its width, {width}. Received "
         f"{length.min()} to {length.max()}.",
+    )
+    require(
+        width <= env.max_completion_length,
+        f"{where}A reply fits the horizon, max_completion_length="
+        f"{env.max_completion_length}. Received a reply of width {width}.",
     )
     inside = np.arange(width)[None] < length[:, None]
     reply = np.asarray(answers.reply)[live][inside]
@@ -196,6 +208,23 @@ def _check_answers(
         )
 
 
+def _check_over(answers: TimeStep, done: Bool[np.ndarray, " try"], where: str):
+    """Conversations that were over before this turn."""
+    require(
+        bool(np.asarray(answers.done)[done].all()),
+        f"{where}A conversation that is over stays so. Received `done=False` after "
+        "`done=True`.",
+    )
+    for name, reward in answers.rewards.items():
+        paid = np.asarray(reward)[done]
+        paid = paid[~np.isnan(paid) & (paid != 0)]
+        require(
+            paid.size == 0,
+            f"{where}A turn after `done` is paid nothing. Received {name!r} of "
+            f"{', '.join(map(str, np.unique(paid)[:4]))}.",
+        )
+
+
 def _check_shapes(answers: TimeStep, tries: int, where: str):
     scalars = {"reply_length": answers.reply_length, "done": answers.done}
     for name, value in (scalars | answers.rewards).items():
@@ -212,6 +241,11 @@ def _check_shapes(answers: TimeStep, tries: int, where: str):
     )
     require(
         done.dtype == np.bool_, f"{where}`done` is a boolean. Received {done.dtype}."
+    )
+    dtype = answers.reply_length.dtype
+    require(
+        np.issubdtype(dtype, np.integer),
+        f"{where}`reply_length` is an integer. Received {dtype}.",
     )
 
 

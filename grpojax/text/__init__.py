@@ -3,6 +3,10 @@
 from . import oracle as oracle
 from ._bytes import Bytes as Bytes, pack as pack, to_bytes as to_bytes
 from ._ends import split_ends as split_ends
+from ._replies import (
+    reply_tokens as reply_tokens,
+    text_reply_tokens as text_reply_tokens,
+)
 from ._search import (
     contains as contains,
     count as count,
@@ -24,6 +28,7 @@ from .answer import (
 from .tokenizer import (
     AbstractTokenizer as AbstractTokenizer,
     HuggingFaceTokenizer as HuggingFaceTokenizer,
+    json_schemas as json_schemas,
     load_tokenizer as load_tokenizer,
     SentencePieceTokenizer as SentencePieceTokenizer,
     TokenizerFiles as TokenizerFiles,

@@ -11,6 +11,7 @@ from ._optimizers import (
 )
 from .loss import (
     absolute as absolute,
+    AbstractPenalty as AbstractPenalty,
     AbstractSurrogate as AbstractSurrogate,
     Batch as Batch,
     Cispo as Cispo,
@@ -24,6 +25,7 @@ from .loss import (
     k3 as k3,
     k3_with_k2_gradient as k3_with_k2_gradient,
     KL as KL,
+    LoadBalance as LoadBalance,
     LossInputs as LossInputs,
     LossWeights as LossWeights,
     nonempty_sequence_mean as nonempty_sequence_mean,

@@ -25,7 +25,13 @@ from ._metrics import (
     stays_finite,
 )
 from .loss import Batch, LossInputs, LossWeights, Objective
-from .packed import balance_tokens, masked_log_probs, pack_rows, packed_gradient
+from .packed import (
+    balance_tokens,
+    expert_shares,
+    masked_log_probs,
+    pack_rows,
+    packed_gradient,
+)
 
 
 Reference = AbstractPolicy | Callable[..., AbstractPolicy]
@@ -46,6 +52,7 @@ class _SharedInputs(NamedTuple):
     policy: AbstractPolicy
     objective: Objective
     temperature: FloatLike
+    shares: Float[Array, " expert"] | None = None
 
 
 def improve(
@@ -143,9 +150,14 @@ class _Update:
             batch = self.validate(batch, weights)
         rows = _Rows(tokens, batch, weights)
         (prompt, rows), _ = balance_tokens(batch.mask, (prompt, rows))
-        # Each replica accumulates over its own rows; only the sums are communicated.
+        # On a mesh of `data` alone each replica accumulates over its own rows, and only
+        # the sums are communicated; else the compiler partitions one call.
         policy = eqx.combine(params, self.static)
-        shared = _SharedInputs(policy, self.objective, self.temperature)
+        shares = None
+        if self.objective.balances:
+            of = prompt, rows.tokens, rows.batch.mask
+            shares = expert_shares(policy, *of, self.tokens)
+        shared = _SharedInputs(policy, self.objective, self.temperature, shares)
         gradients, metrics = spmd.shard_map_data_parallel(
             self.gradient, shared, prompt, rows
         )
@@ -161,6 +173,8 @@ class _Update:
         skipped = 1 - finite.astype(norm.dtype)
         metrics = metrics.metrics() | learning_rate(new_state)
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
+        if shares is not None:
+            metrics["router/max_load"] = jnp.max(shares) / jnp.mean(shares)
         return choose(finite, new, carry), metrics
 
     def gradient(self, shared: _SharedInputs, prompt: Prompt, rows: _Rows):
@@ -169,9 +183,9 @@ class _Update:
         def loss(log_probs: LogProbs, included: Bool[Array, "prompt group"]):
             mask = rows.batch.mask & included[:, :, None]
             batch = dataclasses.replace(rows.batch, mask=mask)
-            log_prob, entropy = log_probs
+            log_prob, entropy, *balance = log_probs
             log_prob = jnp.where(batch.mask, log_prob, 0)
-            inputs = LossInputs(log_prob, entropy, batch, rows.weights)
+            inputs = LossInputs(log_prob, entropy, batch, rows.weights, *balance)
             loss, measured = shared.objective(inputs)
             clips_rows = shared.objective.clips_rows
             return loss, MetricAccumulator.from_microbatch(
@@ -185,6 +199,7 @@ class _Update:
             temperature=shared.temperature,
             vocab_size=self.vocab_size,
             chunk=self.logits_chunk,
+            shares=shared.shares,
         )
         return jax.tree.map(lambda x: x[None], found)
 

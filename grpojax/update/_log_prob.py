@@ -16,8 +16,8 @@ from ..sharding import spmd
 from ..types import FloatLike, Prompt
 
 
-LogProbs = tuple[Float[Array, "prompt group time"], Float[Array, "prompt group time"]]
-"""Log-probabilities and entropies, nats."""
+LogProbs = tuple[Float[Array, "prompt group time"], ...]
+"""Log-probabilities and entropies, nats; and the balance of experts, if asked for."""
 
 # Elements of the largest block of logits that exists at a time, on each platform: in
 # float32 32 MiB on a CPU, which should fit its caches; 2 GiB on a GPU, which reads all

@@ -115,6 +115,8 @@ class MetricAccumulator(eqx.Module):
         }
         if "kl" in total:
             metrics["kl"] = mean("kl")
+        if "balance" in total:
+            metrics["router/balance_loss"] = mean("balance")
         for name, called in _RATIOS.items():
             if name not in total:
                 continue
@@ -165,7 +167,7 @@ _SMALL = 2**16
 
 
 def stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
-    """Whether all floats are finite that are no counterpart of one that was not.
+    """Whether every float that was finite before an update is so after it.
 
     An optimizer's state may hold an infinite bound on purpose. All arrays in float16
     are checked, and otherwise the small ones, such as norms: with the range of float32

@@ -71,8 +71,25 @@ def test_steps_ask_every_problem_once_per_epoch():
     assert (state.curriculum.epoch.item(), state.curriculum.position.item()) == (2, 2)
 
 
+def test_epochs_of_rollouts_that_are_sampled_ahead():
+    """Each problem once per epoch, however many steps before it is drawn."""
+    _, plain = take(STEP, start(), 6)
+    stale = change(STEP, rollout=change(STEP.rollout, staleness=2))
+    state, problems = take(stale, stale.init(bigram(vocab=50), key=jr.key(0)), 4)
+    assert problems == plain[: len(problems)]
+    partial = change(STEP, rollout=change(STEP.rollout, partial_prompts=8))
+    state, problems = take(partial, partial.init(bigram(vocab=50), key=jr.key(0)), 4)
+    # Which are complete first depends on their lengths.
+    drawn = problems + state.partial.drawn.problems.tolist()
+    assert sorted(drawn) == sorted(plain)
+
+
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
-@pytest.mark.parametrize("step", [STEP, with_pass_rates()], ids=["epochs", "rates"])
+@pytest.mark.parametrize(
+    "step",
+    [STEP, pytest.param(with_pass_rates(), marks=pytest.mark.slow)],
+    ids=["epochs", "rates"],
+)
 def test_two_devices_ask_what_one_asks(step):
     state, problems = take(step, start(step.curriculum), 4)
     mesh = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
@@ -86,6 +103,7 @@ def test_two_devices_ask_what_one_asks(step):
         assert_epochs(found)
 
 
+@pytest.mark.slow
 def test_scanned_and_batched_steps_are_single_steps():
     step = with_pass_rates()
 
@@ -118,7 +136,9 @@ def digits(prompts, completions, **_):
 
 
 @pytest.mark.parametrize(
-    ("step", "on_host"), [(STEP, True), (with_pass_rates(), False)], ids=["two", "one"]
+    ("step", "on_host"),
+    [(STEP, True), pytest.param(with_pass_rates(), False, marks=pytest.mark.slow)],
+    ids=["two", "one"],
 )
 def test_a_run_that_was_stopped_goes_on_with_its_epoch(tmp_path, step, on_host):
     """As one program, or as two with a reward on the host between them."""
@@ -173,6 +193,7 @@ def test_what_does_not_fit_is_refused():
         other(start())
 
 
+@pytest.mark.slow
 def test_metrics_of_a_step_are_split_by_task():
     tasks = {"a": 3, "b": 4}
     state, step = start(), change(STEP, rollout=RolloutConfig(prompts=3, group=2))

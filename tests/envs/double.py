@@ -42,7 +42,9 @@ class ByteTokenizer(AbstractTokenizer):
         return tokens
 
     def decode(self, ids):
-        return b"".join(PIECES[token] for token in np.asarray(ids)).decode()
+        return b"".join(PIECES[token] for token in np.asarray(ids)).decode(
+            errors="replace"
+        )
 
     def token_id(self, piece):
         known = piece.encode()

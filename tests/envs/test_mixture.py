@@ -1,5 +1,6 @@
 """Environments joined to one: each conversation is that of its own environment."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,8 +12,8 @@ import grpojax
 from envs.addition import Addition
 from envs.gsm8k import GSM8K
 from envs.mixture import Mixture
-from grpojax import curriculum, reward
-from grpojax.rollout import complete, RolloutConfig
+from grpojax import curriculum, reward, rollout
+from grpojax.rollout import RolloutConfig
 from grpojax.testing import check_env
 from grpojax.text import byte_table, stop_string
 
@@ -22,6 +23,7 @@ from .double import PIECES
 
 
 VOCABULARY = len(PIECES)
+complete = eqx.filter_jit(rollout.complete)
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def tasks(tokenizer):
     return {"sums": Addition(tokenizer), "words": words, "turns": turns}
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(tasks):
     check_env(Mixture(tasks), key=jr.key(0))
     check_env(Mixture({"words": tasks["words"]}), key=jr.key(0))
@@ -95,6 +98,7 @@ def check_conversations(policy, tasks, numbers):
     return every
 
 
+@pytest.mark.slow
 def test_conversations_are_those_of_each_environment(tasks):
     policy = UniformPolicy(VOCABULARY)
     every = check_conversations(policy, tasks, [0, 1, 65, 66, 67, 68, 69, 73])
@@ -163,7 +167,7 @@ def test_a_step_says_what_each_task_came_to(tasks):
     step = grpojax.TrainStep(
         env, optimizer, rollout=RolloutConfig(8, 2), curriculum=chosen, validate=True
     )
-    state, metrics = step(state)
+    state, metrics = eqx.filter_jit(step)(state)
     counts = [metrics[f"prompts/{task}"] for task in tasks]
     assert counts == [0, 2, 6]
     assert np.isnan(metrics["reward/sums"]) and metrics["reward/turns"] >= 1

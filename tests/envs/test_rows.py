@@ -1,5 +1,6 @@
 """The host's columns of an environment, and the numbers of drawn problems."""
 
+import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -31,7 +32,7 @@ def test_a_trajectory_names_the_problem_of_each_prompt(tokenizer):
     env = Addition(tokenizer)
     policy = UniformPolicy(tokenizer.vocab_size)
     config = RolloutConfig(prompts=5, group=2)
-    trajectory = generate(policy, env, config, key=jr.key(3))
+    trajectory = eqx.filter_jit(generate)(policy, env, config, key=jr.key(3))
     assert trajectory.problems is not None
     states, prompts = jax.vmap(env.problem)(trajectory.problems)
     np.testing.assert_array_equal(states, trajectory.states)

@@ -55,6 +55,7 @@ _LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=32,
 )
+_EXPERTS = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=12)
 _MSCALE = dict(mscale=1.0, mscale_all_dim=0.5, beta_fast=16.0, beta_slow=2.0)
 _TYPES = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
 _FULL = ["full_attention"] * 4
@@ -105,6 +106,24 @@ SETTINGS = {
         {},
         _BIAS,
         dict(use_sliding_window=True, sliding_window=2, max_window_layers=1),
+    ),
+    "qwen3_moe": _each(
+        _flat(),
+        _EXPERTS | dict(norm_topk_prob=True),
+        _EXPERTS | dict(num_experts=2, num_experts_per_tok=1) | _BIAS,
+        _EXPERTS | dict(num_experts=16, num_experts_per_tok=8, norm_topk_prob=True),
+        _EXPERTS | dict(num_experts=5, use_sliding_window=True, sliding_window=7),
+        _EXPERTS | dict(num_experts=3, num_experts_per_tok=3, moe_intermediate_size=1),
+        _EXPERTS | dict(decoder_sparse_step=2, mlp_only_layers=[3, 4, 11]) | _BIAS,
+    ),
+    "mixtral": _each(
+        _flat(),
+        dict(num_local_experts=8, sliding_window=7),
+        dict(num_local_experts=2, num_experts_per_tok=1),
+        dict(num_local_experts=16, num_experts_per_tok=8),
+        dict(num_local_experts=3, num_experts_per_tok=2, hidden_act="gelu"),
+        dict(num_local_experts=4, num_experts_per_tok=4),
+        dict(num_local_experts=5, num_experts_per_tok=2),
     ),
     "gemma2": [
         dict(sliding_window=7, query_pre_attn_scalar=20, attn_logit_softcapping=2.0),
@@ -228,6 +247,7 @@ def peer_logits(directory):
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         directory,
         attn_implementation="eager",
+        experts_implementation="eager",
         dtype=torch.float32,
         output_loading_info=True,
     )

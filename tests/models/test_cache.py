@@ -120,6 +120,7 @@ def test_int8_takes_about_half_of_bfloat16(compute_dtype):
     assert counted("int8") / counted("bfloat16") == pytest.approx(0.516, abs=0.001)
 
 
+@pytest.mark.slow
 def test_the_rollout_holds_no_cache_in_floats():
     """By the compiler's account: the memory that is saved is that of the caches."""
     config = models.TransformerConfig(
@@ -219,6 +220,7 @@ def test_the_decoder_s_log_prob_is_recorded_and_near_the_exact_one(in_slots):
     )
 
 
+@pytest.mark.slow
 def test_wide_caches_of_narrow_products_hold_the_same_numbers():
     """So that a CPU need not widen them; the layers are unrolled, too."""
     said = [

@@ -31,6 +31,7 @@ from grpojax.models.matrix import (
     to_tiles,
 )
 from grpojax.policy import Past
+from tests.helpers import mostly_slow
 
 
 CONFIG = models.TransformerConfig(
@@ -101,8 +102,21 @@ def of_stacks(decoder) -> set[str]:
 
 @pytest.mark.parametrize(
     "rows, wanted, head",
-    [(1, WIDE, True), (16, WIDE, True), (17, {"gate", "up", "down"}, False)]
-    + [(32, {"gate", "up", "down"}, False), (33, set(), False), (None, set(), False)],
+    mostly_slow(
+        [
+            (1, WIDE, True),
+            (16, WIDE, True),
+            (17, {"gate", "up", "down"}, False),
+            (32, {"gate", "up", "down"}, False),
+            (33, set(), False),
+            (None, set(), False),
+        ],
+        fast=[
+            (16, WIDE, True),
+            (32, {"gate", "up", "down"}, False),
+            (33, set(), False),
+        ],
+    ),
 )
 def test_fewer_rows_have_more_tiled_matrices(rows, wanted, head):
     """And a tied head an array of its own."""
@@ -127,6 +141,7 @@ def test_16_bit_matrices_are_not_tiled():
     assert of_stacks(policy.for_decoding(8)) == set()
 
 
+@pytest.mark.slow
 def test_a_conversation_across_tiles():
     """Of keys: chunks that fill a part of one, several, and one column each."""
     policy = models.Transformer(CONFIG, key=jr.key(0))

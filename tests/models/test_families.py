@@ -19,6 +19,11 @@ from tests.helpers import CONFIGS, count_env, learned, leaves
 
 # One family in every run, the others where there are minutes.
 QUICK = ("gemma3_text",)
+SPLIT = dict(data=2, fsdp=2, tensor=2)
+MESHES = {
+    "qwen3_moe": dict(data=2, tensor=2, expert=2),
+    "mixtral": dict(fsdp=2, expert=4),
+}
 FIRST = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name in families.SETTINGS
@@ -96,7 +101,7 @@ def test_a_mesh_trains_and_samples_what_one_device_does(tmp_path, family):
     assert all(np.isfinite(float(x)) for x in metrics.values())
     gap = jnp.where(trajectory.sampled, again - trajectory.log_prob, 0)
     np.testing.assert_allclose(gap, 0, atol=1e-5)
-    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    mesh = sharding.make_mesh(**MESHES.get(family, SPLIT))
     with jax.set_mesh(mesh):
         placed, _, found, _ = steps(sharding.place(loaded, mesh))
     np.testing.assert_array_equal(found.tokens, trajectory.tokens)

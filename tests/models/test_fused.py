@@ -17,6 +17,7 @@ from grpojax.models.attention.gpu._blocks import (
     supports_kernel,
 )
 from grpojax.models.attention.gpu._kernel import backward, forward
+from tests.helpers import mostly_slow
 
 
 BFLOAT16 = jnp.bfloat16
@@ -77,9 +78,13 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=5, deadline=None)
-@given(shape=shapes, shared=st.booleans(), seed=st.integers(0, 2**31))
-def test_the_kernel_is_attention_and_its_gradient(shape, shared, seed):
+@pytest.mark.parametrize("examples", mostly_slow([2, 5], [2]))
+def test_the_kernel_is_attention_and_its_gradient(examples):
+    drawn = dict(shape=shapes, shared=st.booleans(), seed=st.integers(0, 2**31))
+    settings(deadline=None, max_examples=examples)(given(**drawn)(check_kernel))()
+
+
+def check_kernel(shape, shared, seed):
     chunk, repeats, head_dim, columns = shape
     widths = [(width, 1 if shared else chunk) for width in columns]
     query, pairs, masks = draw(seed, 2, chunk, repeats, head_dim, widths)

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from grpojax.models.attention import attend, block_mask, KVCache, Source
 from grpojax.models.matrix import row_products
 from grpojax.models.transformer._layers import rms_norm
+from tests.helpers import mostly_slow
 
 
 def cases(seed: int, chunk: int, columns: int, heads: int, kv_heads: int, dim: int):
@@ -54,14 +55,18 @@ def masked(sources, visible) -> list[Source]:
     ]
 
 
-@settings(deadline=None, max_examples=15)
-@given(
-    seed=st.integers(0, 1000),
-    chunk=st.sampled_from([1, 5, 130]),
-    columns=st.sampled_from([1, 7, 200]),
-    heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
-)
-def test_attention(seed, chunk, columns, heads):
+@pytest.mark.parametrize("examples", mostly_slow([5, 15], [5]))
+def test_attention(examples):
+    drawn = dict(
+        seed=st.integers(0, 1000),
+        chunk=st.sampled_from([1, 5, 130]),
+        columns=st.sampled_from([1, 7, 200]),
+        heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
+    )
+    settings(deadline=None, max_examples=examples)(given(**drawn)(check_attention))()
+
+
+def check_attention(seed, chunk, columns, heads):
     query, sources, visible, weight = cases(seed, chunk, columns, *heads, 8)
 
     def ours(query, sources, dtype="float32"):
@@ -90,7 +95,7 @@ def test_attention_of_16_bits(seed):
         assert error < 0.02 * jnp.linalg.norm(right)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 1000), batch=st.sampled_from([(), (3,), (2, 3)]))
 def test_rms_norm(seed, batch):
     one, two, three = jr.split(jr.key(seed), 3)

@@ -23,6 +23,7 @@ from tests.helpers import (
     count_env,
     distance,
     learned,
+    mostly_slow,
     transformer,
 )
 
@@ -33,7 +34,7 @@ all_logits = eqx.filter_jit(logits)
 lora = ft.partial(models.lora, rank=4, alpha=8.0, key=jr.key(1))
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=mostly_slow(CONFIGS, ["qwen3"]))
 def policy(request):
     return transformer(request.param)
 
@@ -108,7 +109,10 @@ def test_a_column_of_zeros_stays_zero():
     assert not plain.layers.up[:, :, 3].any() and plain.layers.up[:, :, 4].all()
 
 
-@pytest.mark.parametrize("family, bits", [("llama", "float"), ("qwen2", "int8")])
+@pytest.mark.parametrize(
+    "family, bits",
+    mostly_slow([("llama", "float"), ("qwen2", "int8")], [("qwen2", "int8")]),
+)
 def test_an_adapted_policy_keeps_the_laws(family, bits):
     policy = transformer(family)
     adapted = learned(lora(policy if bits == "float" else models.quantize(policy)))

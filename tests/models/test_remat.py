@@ -12,7 +12,7 @@ import pytest
 from grpojax import models
 from grpojax.models.attention import gpu
 from grpojax.sharding import spmd
-from tests.helpers import CONFIGS
+from tests.helpers import CONFIGS, mostly_slow
 
 
 NAMES = ("nothing", "elementwise", "mlp", "layers")
@@ -23,6 +23,7 @@ def loss(policy, ids):
     return jnp.sum(jax.nn.log_softmax(policy.logits(hidden))[:, 0])
 
 
+@pytest.mark.slow
 def test_no_name_changes_the_gradient():
     ids = jnp.arange(6)
 
@@ -39,7 +40,7 @@ def test_no_name_changes_the_gradient():
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("remat", NAMES)
+@pytest.mark.parametrize("remat", mostly_slow(NAMES, ["elementwise"]))
 def test_unrolled_layers_have_the_gradient_of_a_scan(remat, monkeypatch):
     """As a GPU trains; attention stays what it is here."""
     policy = models.Transformer(CONFIGS["qwen3"], remat=remat, key=jr.key(0))

@@ -57,6 +57,17 @@ def test_there_and_back_bit_for_bit(tmp_path, case, dtype):
     assert config["torch_dtype"] == np.dtype(dtype).name
 
 
+def test_nothing_of_a_killed_process_is_left(tmp_path, case):
+    tensors = tiny_checkpoints.random_tensors(*case, np.float32)
+    config = tiny_checkpoints.huggingface_config(*case)
+    source = tiny_checkpoints.write_directory(tmp_path / "a", config, tensors)
+    half = source / ".saving-abc" / "model.safetensors"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    models.save(models.load(source), source)
+    assert not half.parent.exists() and (source / "model.safetensors").exists()
+
+
 def test_files_are_replaced_and_others_stay(tmp_path):
     tiny_checkpoints.make_directory(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")

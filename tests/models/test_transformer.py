@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from grpojax import models
 from grpojax.policy import empty_cache, Past
 from grpojax.types import Axes
+from tests.helpers import mostly_slow
 
 
 TIME = 6
@@ -23,10 +24,15 @@ law = settings(max_examples=8, deadline=None)
 tokens = st.lists(st.integers(0, 18), min_size=TIME, max_size=TIME).map(np.array)
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=[name for name, _ in FAMILIES])
+@pytest.fixture(
+    scope="module",
+    params=mostly_slow((name for name, _ in FAMILIES), ["qwen3"]),
+)
 def directory(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    return tiny_checkpoints.make_directory(folder, *request.param)
+    return tiny_checkpoints.make_directory(
+        folder, request.param, dict(FAMILIES)[request.param]
+    )
 
 
 @pytest.fixture(scope="module")

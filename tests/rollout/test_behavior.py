@@ -15,7 +15,13 @@ import pytest
 import grpojax
 from grpojax import algorithms, masked, models, rollout, update
 
-from ..helpers import count_env, distance, learned, transformer, UniformPolicy
+from ..helpers import (
+    count_env,
+    distance,
+    learned,
+    transformer,
+    UniformPolicy,
+)
 from .test_engine import generate, SINGLE, teacher_forced, TWO
 
 
@@ -38,7 +44,13 @@ def gap(policy, trajectory):
 
 @pytest.mark.laws
 @pytest.mark.parametrize(
-    "name, env", [*((name, SINGLE) for name in POLICIES), ("llama", TWO)]
+    "name, env",
+    [
+        pytest.param("llama", SINGLE, marks=pytest.mark.slow),
+        pytest.param("tied", SINGLE, marks=pytest.mark.slow),
+        pytest.param("lora", SINGLE, marks=pytest.mark.slow),
+        ("llama", TWO),
+    ],
 )
 def test_recorded_log_prob_is_that_of_the_quantized_policy(name, env):
     policy = POLICIES[name]()
@@ -51,6 +63,7 @@ def test_recorded_log_prob_is_that_of_the_quantized_policy(name, env):
         assert float(gap(policy, trajectory).max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -136,6 +149,7 @@ def _arrays(tree):
     return eqx.filter(tree, eqx.is_array)
 
 
+@pytest.mark.slow
 def test_the_gap_is_a_metric_of_every_step_whatever_the_ratio_is_taken_against():
     before, _, metrics = stepped()
     key = jr.fold_in(before.key, before.version)

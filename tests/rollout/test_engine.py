@@ -18,6 +18,11 @@ from ..helpers import count_env, transformer, UniformPolicy
 
 SINGLE = count_env()
 TWO = count_env(max_turns=2, reply_length=3, max_completion_length=16)
+one_or_two_turns = pytest.mark.parametrize(
+    "env",
+    [pytest.param(SINGLE, marks=pytest.mark.slow), TWO],
+    ids=["one turn", "two turns"],
+)
 compiled = eqx.filter_jit(rollout.generate)
 
 
@@ -39,7 +44,12 @@ def teacher_forced(policy, trajectory):
 @pytest.mark.laws
 @pytest.mark.parametrize(
     "family, env",
-    [("llama", SINGLE), ("qwen2", SINGLE), ("qwen3", SINGLE), ("llama", TWO)],
+    [
+        pytest.param("llama", SINGLE, marks=pytest.mark.slow),
+        pytest.param("qwen2", SINGLE, marks=pytest.mark.slow),
+        ("qwen3", SINGLE),
+        ("llama", TWO),
+    ],
     ids=["llama", "qwen2", "qwen3", "two turns"],
 )
 def test_recorded_log_prob_equals_teacher_forced(family, env):
@@ -60,6 +70,7 @@ def test_recorded_log_prob_equals_teacher_forced(family, env):
 LONG = count_env(ends=(-1,), max_prompt_length=200, max_completion_length=300)
 
 
+@pytest.mark.slow
 @pytest.mark.laws
 @pytest.mark.parametrize("cache_dtype", ["float32", "int8"])
 def test_the_laws_where_caches_have_several_blocks(cache_dtype):
@@ -83,7 +94,11 @@ LONG_TWO = count_env(max_turns=2, reply_length=70, max_completion_length=300)
 @pytest.mark.laws
 @pytest.mark.parametrize(
     "env, cache_dtype, reads_pages",
-    [(LONG, "float32", True), (LONG, "int8", True), (LONG_TWO, "float32", False)],
+    [
+        pytest.param(LONG, "float32", True, marks=pytest.mark.slow),
+        pytest.param(LONG, "int8", True, marks=pytest.mark.slow),
+        (LONG_TWO, "float32", False),
+    ],
     ids=["float32", "int8", "joined pages, two turns"],
 )
 def test_the_same_tokens_in_a_cache_of_any_size(
@@ -106,6 +121,7 @@ def test_the_same_tokens_in_a_cache_of_any_size(
         assert float(jnp.abs(full.log_prob - some.log_prob).max()) <= tolerance
 
 
+@pytest.mark.slow
 def test_a_longer_horizon_and_wider_prompts_change_no_token():
     policy, length = transformer(), jnp.array([5, 130])
     tokens = jr.randint(jr.key(2), (2, 200), 0, 50)
@@ -128,7 +144,7 @@ def test_a_longer_horizon_and_wider_prompts_change_no_token():
 
 
 @pytest.mark.laws
-@pytest.mark.parametrize("env", [SINGLE, TWO], ids=["one turn", "two turns"])
+@one_or_two_turns
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), slots=st.sampled_from([1, 3, 11]))
 def test_the_same_tokens_for_every_number_of_slots(env, seed, slots):
@@ -143,6 +159,7 @@ def test_the_same_tokens_for_every_number_of_slots(env, seed, slots):
         np.testing.assert_array_equal(reward, some.rewards[name])
 
 
+@pytest.mark.slow
 @pytest.mark.laws
 def test_a_row_does_not_depend_on_its_batch():
     """The first prompts of a larger batch have the completions of a smaller one."""
@@ -169,7 +186,8 @@ def test_a_split_batch_has_the_completions_of_one_batch():
     for bounds in ((0, 2, 5), (0, 1, 4, 5)):
         for start, end in zip(bounds, bounds[1:], strict=False):
             some = jax.tree.map(lambda x, s=slice(start, end): x[s], (states, prompts))
-            chunk = complete(policy, SINGLE, *some, first=start, **sizes)
+            first = jnp.asarray(start)
+            chunk = complete(policy, SINGLE, *some, first=first, **sizes)
             np.testing.assert_array_equal(chunk.tokens, full.tokens[start:end])
 
 
@@ -306,7 +324,7 @@ def test_early_exit_equals_running_to_the_horizon():
     np.testing.assert_array_equal(short.tokens, cut)
 
 
-@pytest.mark.parametrize("env", [SINGLE, TWO], ids=["one turn", "two turns"])
+@one_or_two_turns
 def test_limits_are_each_rows_own_horizon(env):
     """A row is truncated, and its tokens are those of the row without a limit."""
     policy, time = transformer(), env.max_completion_length

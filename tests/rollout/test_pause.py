@@ -1,5 +1,7 @@
 """A rollout that is cut anywhere is the rollout that was not."""
 
+import itertools
+
 import chex
 import equinox as eqx
 import jax
@@ -12,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from grpojax import policy as policies, rollout, sharding
 from grpojax.rollout import Until
 
-from ..helpers import count_env, transformer
+from ..helpers import count_env, mostly_slow, transformer
 
 
 start, finish = (eqx.filter_jit(f) for f in (rollout.start, rollout.finish))
@@ -40,8 +42,10 @@ def teacher_forced(policy, trajectory):
 
 
 @pytest.mark.laws
-@pytest.mark.parametrize("slots", [None, 2])
-@pytest.mark.parametrize("name", ENVS)
+@pytest.mark.parametrize(
+    "name, slots",
+    mostly_slow(itertools.product(ENVS, [None, 2]), fast=[("two turns", 2)]),
+)
 @settings(max_examples=4, deadline=None)
 @given(cuts=st.lists(st.integers(0, 150), max_size=4))
 def test_cut_anywhere(name, slots, cuts):
@@ -58,18 +62,25 @@ def test_cut_anywhere(name, slots, cuts):
 
 
 @pytest.mark.laws
-@pytest.mark.parametrize("cache_tokens", [None, 256])
-@pytest.mark.parametrize("slots", [None, 2])
-@pytest.mark.parametrize("name", ENVS)
+@pytest.mark.parametrize(
+    "name, slots, cache_tokens",
+    mostly_slow(
+        itertools.product(ENVS, [None, 2], [None, 256]),
+        fast=[("pages", 2, 256)],
+    ),
+)
 def test_tokens_are_of_the_policy_of_their_version(name, slots, cache_tokens):
     old, new = transformer(seed=0), transformer(seed=1)
     env = ENVS[name]
     arguments, options = begin(env, old, slots, cache_tokens=cache_tokens)
-    paused = advance(start(*arguments, **options), old, Until(tokens=jnp.asarray(5)))
+    until = Until(tokens=jnp.asarray(5))
+    paused = start(*arguments, **options)
+    paused = advance(paused, old, until, version=jnp.asarray(0))
     steps = 130 if name == "pages" else 3
-    paused = advance(paused, new, Until(tokens=jnp.asarray(steps)), version=1)
-    paused = advance(paused, old, Until(tokens=jnp.asarray(2)), version=2)
-    found = finish(advance(paused, new, version=3))
+    for version, policy, tokens in ((1, new, steps), (2, old, 2), (3, new, 9999)):
+        until = Until(tokens=jnp.asarray(tokens))
+        paused = advance(paused, policy, until, version=jnp.asarray(version))
+    found = finish(paused)
     versions = np.asarray(found.version)
     assert set(versions[found.sampled]) == {0, 1, 2, 3}
     assert (versions[~found.sampled] == -1).all()
@@ -103,6 +114,6 @@ def test_on_a_mesh():
         for _ in range(3):
             paused = advance(paused, policy, Until(tokens=jnp.asarray(2)))
         assert paused.complete.shape == (2,)
-        found = finish(advance(paused, policy))
+        found = finish(advance(paused, policy, Until(tokens=jnp.asarray(99))))
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     np.testing.assert_allclose(found.log_prob, expected.log_prob, atol=1e-5)

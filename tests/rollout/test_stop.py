@@ -10,14 +10,14 @@ import pytest
 from grpojax import rollout, RolloutConfig
 from grpojax.text import byte_table, oracle, stop_string
 
-from ..helpers import count_env, transformer
+from ..helpers import count_env, mostly_slow, transformer
 
 
 PIECES = [b"abcdefghij"[i % 10 :][: 1 + i % 3] for i in range(50)]
 
 
 @pytest.mark.laws
-@pytest.mark.parametrize("slots", [None, 5])
+@pytest.mark.parametrize("slots", mostly_slow([None, 5], [5]))
 def test_a_completion_ends_with_the_token_that_completes_it(slots):
     """The tokens are those of a run without it, up to its first occurrence."""
     policy, never = transformer(sharpen=4.0), dict(ends=(99,))

@@ -5,6 +5,7 @@ import datetime
 import pytest
 
 from grpojax.text import load_tokenizer
+from tests.helpers import mostly_slow
 
 
 CHATML = (
@@ -129,7 +130,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("template", REFUSED)
+@pytest.mark.parametrize(
+    "template", mostly_slow(REFUSED, {x for x in REFUSED if "macro f(n)" not in x})
+)
 def test_what_goes_wrong_is_said_in_the_template_s_words(say, template):
     with pytest.raises(ValueError, match=REFUSED[template]) as error:
         say(template)

@@ -316,6 +316,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.slow
 def test_plain_numbers():
     cases = [(find, k, v) for find, texts in PLAIN.items() for k, v in texts.items()]
     found = in_graph(cases, functools.partial(text.parse_integer, plain=True))

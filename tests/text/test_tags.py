@@ -7,6 +7,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, Tokenizer
 from envs.gsm8k import GSM8K
 from grpojax.env import Turn
 from grpojax.text import HuggingFaceTokenizer, TokenizerFiles
+from tests.helpers import mostly_slow
 
 
 TAGS = ["<answer>", "</answer>", "<think>", "</think>", "<my-plan_2>", "</my-plan_2>"]
@@ -56,7 +57,9 @@ def test_a_tag_with_a_role_is_not(role):
 
 
 @pytest.mark.parametrize(("said", "paid"), [("72", 1), ("71", 0)])
-@pytest.mark.parametrize("specials", [TAGS, ["<answer>", "</answer>"], []])
+@pytest.mark.parametrize(
+    "specials", mostly_slow([TAGS, ["<answer>", "</answer>"], []], [TAGS])
+)
 def test_a_right_answer_is_paid(specials, said, paid):
     """Special tokens, or spelled by letters: it makes no difference."""
     tokenizer = make([*specials, "<|im_end|>"], b'{"eos_token": "<|im_end|>"}')

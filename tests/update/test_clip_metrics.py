@@ -32,7 +32,10 @@ def measure(objective, batch, log_prob, split=((0, 1, 2, 3, 4, 5),)):
     return {name: float(x) for name, x in total.metrics().items()}
 
 
-@pytest.mark.parametrize("split", [(range(6),), ((0, 4), (1, 5), (2, 3))])
+@pytest.mark.parametrize(
+    "split",
+    [pytest.param((range(6),), marks=pytest.mark.slow), ((0, 4), (1, 5), (2, 3))],
+)
 def test_every_case_of_trl(split):
     reference, compared = trl.load(), 0
     with jax.enable_x64(True):

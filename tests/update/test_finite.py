@@ -45,12 +45,12 @@ def hostile(update):
     ("optimizer", "dtype"),
     [
         (optax.adamw(1e-4), jnp.float16),
-        (optax.adam(1e-4, eps=1e-12), jnp.float16),
-        (optax.adam(1e-4, eps=0.0), jnp.float16),
-        (hostile(lambda x: x / 0), jnp.float32),
+        pytest.param(optax.adam(1e-4, eps=1e-12), jnp.float16, marks=pytest.mark.slow),
+        pytest.param(optax.adam(1e-4, eps=0.0), jnp.float16, marks=pytest.mark.slow),
+        pytest.param(hostile(lambda x: x / 0), jnp.float32, marks=pytest.mark.slow),
         (hostile(lambda x: x * jnp.nan), jnp.float32),
         (hostile(lambda x: jnp.full_like(x, jnp.inf)), jnp.bfloat16),
-        (optax.adam(float("nan")), jnp.float32),
+        pytest.param(optax.adam(float("nan")), jnp.float32, marks=pytest.mark.slow),
     ],
 )
 def test_it_is_skipped_and_counted(optimizer, dtype):

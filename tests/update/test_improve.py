@@ -15,7 +15,7 @@ from grpojax import policy as policies, update
 from grpojax.algorithms import dr_grpo, grpo, gspo
 from grpojax.types import Prompt
 
-from ..helpers import distance, transformer
+from ..helpers import distance, mostly_slow, transformer
 from .doubles import Bigram, bigram, log_probs, random_trajectory
 
 
@@ -67,7 +67,10 @@ CORRECTED = update.Objective(
 
 
 @pytest.mark.laws
-@pytest.mark.parametrize("objective", [grpo().objective, CORRECTED])
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(grpo().objective, marks=pytest.mark.slow), CORRECTED],
+)
 def test_microbatches_add_up(objective):
     """The traps of averaging twice, and of keeping the last microbatch's gradient."""
     full, _, measured = improve(STALE, objective=objective)
@@ -148,7 +151,7 @@ LATE = update.Importance(1.5, level="token", outside="truncate")
 
 
 @pytest.mark.parametrize("recompute", [None, False, True])
-@pytest.mark.parametrize("share", [None, 0.4])
+@pytest.mark.parametrize("share", mostly_slow([None, 0.4], [0.4]))
 @pytest.mark.parametrize("importance", [None, LATE])
 def test_ratios_are_between_the_right_policies(recompute, share, importance):
     """The three policies: behavior, old (the proximal one) and current."""

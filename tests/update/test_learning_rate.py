@@ -95,7 +95,9 @@ def test_it_may_be_rounded_stochastically(state_dtype):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULE, 0.3, jnp.array(0.3)])
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULE, pytest.param(0.3, marks=pytest.mark.slow), jnp.array(0.3)]
+)
 def test_metrics_have_the_rate_of_the_last_update(schedule):
     policy = bigram()
     optimizer = update.with_learning_rate(optax.adam(schedule), schedule)

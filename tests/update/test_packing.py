@@ -19,7 +19,7 @@ from grpojax.update.packed import pack_rows
 from grpojax.update.packed._chunks import split_source
 from grpojax.update.packed._packing import balance_tokens, pack, pack_prompts, to_rows
 
-from ..helpers import count_env, distance, transformer
+from ..helpers import count_env, distance, mostly_slow, transformer
 
 
 TIME, GROUP, PROMPTS = 12, 6, 2
@@ -188,13 +188,16 @@ def test_a_longer_horizon_and_wider_prompts_cost_nothing(rolled_out):
 @pytest.mark.laws
 @pytest.mark.parametrize(
     "size",
-    [
-        dict(),
-        dict(microbatches=1),
-        dict(microbatches=5),
-        dict(tokens=7),
-        dict(tokens=1),
-    ],
+    mostly_slow(
+        [
+            dict(),
+            dict(microbatches=1),
+            dict(microbatches=5),
+            dict(tokens=7),
+            dict(tokens=1),
+        ],
+        fast=[dict(tokens=7)],
+    ),
 )
 def test_the_update_equals_that_of_unpacked_rows(rolled_out, size):
     """Rows of 12 tokens and prompts of 6 do not fit into a microbatch of 7, or of 1."""

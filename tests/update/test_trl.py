@@ -10,6 +10,7 @@ import pytest
 
 from grpojax.update import LossInputs
 
+from ..helpers import mostly_slow
 from . import trl
 
 
@@ -22,7 +23,9 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("wide, tolerance", [(True, 1e-12), (False, 1e-6)])
+@pytest.mark.parametrize(
+    "wide, tolerance", mostly_slow([(True, 1e-12), (False, 1e-6)], [(True, 1e-12)])
+)
 def test_all_cases(wide, tolerance):
     reference = trl.load()
     assert len(reference["cases"]) == 96

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from ._safetensors import DTYPES, read_header, StoredTensor
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"
+_UNFINISHED = ".saving-"
 _INDEX = "model.safetensors.index.json"
 _SHARDS = ("model-*.safetensors", "model.safetensors-*.safetensors")
 
@@ -100,7 +102,9 @@ def staged(
             "file: choose another name, or remove it."
         )
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
+    for unfinished in directory.glob(f"{_UNFINISHED}*"):  # Of a killed process.
+        shutil.rmtree(unfinished)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=directory) as temporary:
         yield Path(temporary)
         for file in sorted(Path(temporary).rglob("*")):
             if file.is_file():

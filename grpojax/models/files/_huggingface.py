@@ -108,10 +108,9 @@ def load(
         dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
     )
     tensors = split_fused(stored, skeleton)
-    norms = config.switches.norms
 
     def reader(path: tuple, leaf: jax.ShapeDtypeStruct):
-        return ft.partial(read_weight, tensors, path[-1].name, norms, leaf)
+        return ft.partial(read_weight, tensors, path[-1].name, config, leaf)
 
     def load_replicated(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
         return jnp.array(reader(path, leaf)(None))

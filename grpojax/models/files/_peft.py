@@ -13,11 +13,12 @@ from jaxtyping import Array
 
 from ..matrix import matrix_shape
 from ..transformer import (
+    adaptable,
     adapters,
     attach,
     check_projections,
-    PROJECTIONS,
     Transformer,
+    TransformerConfig,
 )
 from ._directory import check_tensors, read_json, staged, write_json
 from ._peft_settings import CONFIG, MERGE, read_settings, Settings
@@ -56,7 +57,8 @@ def save_adapters(
             "save_adapters(policy, path) writes adapters. Received a policy that has "
             "none: write it with `models.save`."
         )
-    modules = {name: tensor_names(name, 1)[0].split(".")[-2] for name in found}
+    names = {name: tensor_names(name, policy.config) for name in found}
+    modules = {name: str(x[0]).split(".")[-2] for name, x in names.items()}
     ranks = {modules[name]: adapter.rank for name, adapter in found.items()}
     alphas = {
         modules[name]: int(x.alpha) if x.alpha.is_integer() else x.alpha
@@ -86,7 +88,7 @@ def save_adapters(
         name: ft.partial(transposed, factor, layer)
         for field, adapter in found.items()
         for letter, factor in (("A", adapter.a), ("B", adapter.b))
-        for layer, name in enumerate(_names(field, letter, len(factor)))
+        for layer, name in enumerate(_names(field, letter, policy.config))
     }
     if jax.process_index() > 0:
         return contribute(tensors)
@@ -128,12 +130,13 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
             "save them as safetensors."
         )
     stored = read_header(directory / _WEIGHTS)
-    num_layers, matrices = policy.config.num_layers, policy.layers.projections
+    config, matrices = policy.config, policy.layers.projections
     names = {
-        field: list(zip(*(_names(field, x, num_layers) for x in "AB"), strict=True))
-        for field in PROJECTIONS
+        field: list(zip(*(_names(field, x, config) for x in "AB"), strict=True))
+        for field in adaptable(config)
     }
-    _check_modules(stored, {name for x in names.values() for y in x for name in y})
+    known = {name for x in names.values() for y in x for name in y}
+    _check_modules(stored, known, adaptable(config))
     expected, adapted = {}, {}
     for field, pairs in names.items():
         inputs, outputs = matrix_shape(matrices[field])[-2:]
@@ -154,8 +157,10 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
     return attach(policy, factors)
 
 
-def _check_modules(stored: Iterable[str], known: set[str]) -> None:
-    """Checks that adapters are those of projections.
+def _check_modules(
+    stored: Iterable[str], known: set[str], projections: Sequence[str]
+) -> None:
+    """Checks that adapters are those of projections that may have one.
 
     **Raises:** `ValueError` with the name of a tensor that is not.
     """
@@ -165,7 +170,7 @@ def _check_modules(stored: Iterable[str], known: set[str]) -> None:
         module = re.split(r"\.(?:lora_|base_layer\.)", name)[0]
         raise ValueError(
             "Adapters are implemented for the projections of layers, "
-            f"{', '.join(PROJECTIONS)}. Received {len(others)} tensors of others, such "
+            f"{', '.join(projections)}. Received {len(others)} tensors of others, such "
             f"as of {module!r}. {MERGE}"
         )
 
@@ -226,9 +231,9 @@ def _check_format(policy: Transformer, advice: str) -> None:
         )
 
 
-def _names(field: str, letter: str, num_layers: int) -> list[str]:
+def _names(field: str, letter: str, config: TransformerConfig) -> list[str]:
     """The names of one factor of a projection's adapter, one for each layer."""
     return [
         f"base_model.model.{name.removesuffix('weight')}lora_{letter}.weight"
-        for name in tensor_names(field, num_layers)
+        for name in tensor_names(field, config).tolist()
     ]

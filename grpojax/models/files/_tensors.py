@@ -48,6 +48,17 @@ _IN_LAYERS = {
     "attention_post_norm": "post_attention_layernorm.weight",
     "mlp_post_norm": "post_feedforward_layernorm.weight",
 }
+_ROUTERS = {"mixtral": "block_sparse_moe.gate.weight"}
+_ROUTER = "mlp.gate.weight"
+# One tensor for each expert.
+_EXPERT_NAMES = {"mixtral": "block_sparse_moe.experts.{}.{}.weight"}
+_EXPERT_NAME = "mlp.experts.{}.{}.weight"
+_EXPERT_PARTS = {
+    "expert_gate": ("gate_proj", "w1"),
+    "expert_up": ("up_proj", "w3"),
+    "expert_down": ("down_proj", "w2"),
+}
+_OF_MLPS = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
 # Where a norm comes after attention, it has the name that Llama's has before the MLP.
 _BEFORE_MLP = "pre_feedforward_layernorm.weight"
 
@@ -58,21 +69,36 @@ _FUSED = {
 """Phi-3's tensors of several matrices, one below the other."""
 
 
-def tensor_names(field: str, num_layers: int, norms: str = "before") -> list[str]:
-    """The names of a weight's tensors: one, or one for each layer.
+def tensor_names(field: str, config: TransformerConfig) -> np.ndarray:
+    """The names of a weight's tensors, on its leading axes that the files have not.
+
+    Those are none, that of layers, or those of layers and experts.
 
     **Arguments:**
 
     - `field`: the weight's.
-    - `num_layers`: the number of layers.
-    - `norms`: as in `Block`; the names of norms differ by where they are.
+    - `config`: names depend on the family, and on what its layers have.
     """
     if field in _OUTSIDE_LAYERS:
-        return [_OUTSIDE_LAYERS[field]]
-    name = _IN_LAYERS[field]
-    if field == "mlp_norm" and norms != "before":
-        name = _BEFORE_MLP
-    return [f"model.layers.{i}.{name}" for i in range(num_layers)]
+        return np.array(_OUTSIDE_LAYERS[field])
+    layers = range(config.num_layers)
+    experts, family = config.switches.experts, config.family or ""
+    if field in _OF_MLPS:
+        layers = [i for i in layers if not config.has_experts[i]]
+    if field in ("router", *_EXPERT_PARTS):
+        layers = [i for i in layers if config.has_experts[i]]
+    if experts is not None and field in _EXPERT_PARTS:
+        part = _EXPERT_PARTS[field][family == "mixtral"]
+        name = _EXPERT_NAMES.get(family, _EXPERT_NAME)
+        names = [name.format(i, part) for i in range(experts.count)]
+    elif field == "router":
+        names = _ROUTERS.get(family, _ROUTER)
+    elif field == "mlp_norm" and config.switches.norms != "before":
+        names = _BEFORE_MLP
+    else:
+        names = _IN_LAYERS[field]
+    below = lambda layer: np.char.add(f"model.layers.{layer}.", names)
+    return np.stack([below(layer) for layer in layers])
 
 
 def is_fused(config: TransformerConfig) -> bool:
@@ -86,7 +112,7 @@ def _fused_names(config: TransformerConfig) -> Iterator[tuple[str, list[str]]]:
         return
     for layer in range(config.num_layers):
         for name, fields in _FUSED.items():
-            parts = [tensor_names(field, layer + 1)[layer] for field in fields]
+            parts = [str(tensor_names(field, config)[layer]) for field in fields]
             yield f"model.layers.{layer}.{name}", parts
 
 
@@ -114,7 +140,7 @@ def split_fused(
 def read_weight(
     stored: Mapping[str, StoredTensor],
     field: str,
-    norms: str,
+    config: TransformerConfig,
     leaf: jax.ShapeDtypeStruct,
     slices: _Slices,
 ) -> np.ndarray:
@@ -126,13 +152,14 @@ def read_weight(
     asked = every if slices is None else slices
     ranges = [range(n)[one] for one, n in zip(asked, leaf.shape, strict=True)]
     array = np.empty([len(one) for one in ranges], leaf.dtype)
-    names, rows, inner = tensor_names(field, leaf.shape[0], norms), array[None], asked
-    if field in _IN_LAYERS:
-        names, rows, inner = names[asked[0]], array, asked[1:]
-    for row, name in zip(rows, names, strict=True):
-        stored_slices = inner if field == "embedding" else inner[::-1]
-        row[...] = _transpose_hf(field, stored[name].read(stored_slices))
-        check_finite(stored[name], row)
+    names = tensor_names(field, config)
+    inner = asked[names.ndim :]
+    stored_slices = inner if field == "embedding" else inner[::-1]
+    names = np.asarray(names[asked[: names.ndim]])
+    for at in np.ndindex(names.shape):
+        tensor = stored[str(names[at])]
+        array[at] = _transpose_hf(field, tensor.read(stored_slices))
+        check_finite(tensor, array[at])
     return array
 
 
@@ -175,9 +202,9 @@ def _transpose_hf(field: str, x: _Tensor) -> _Tensor:
     return x if field == "embedding" else x.T
 
 
-def _stored_form(field: str, leaf: Array, index: int) -> Array:
+def _stored_form(field: str, leaf: Array, index: tuple[int, ...]) -> Array:
     """One tensor of a weight, in the layout of the files."""
-    return _transpose_hf(field, leaf[index] if field in _IN_LAYERS else leaf)
+    return _transpose_hf(field, leaf[index] if index else leaf)
 
 
 def stored_forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
@@ -195,11 +222,10 @@ def _join(parts: list[Callable[[], Array]]) -> Array:
 def _forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
     """As `stored_forms`, before any are fused."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(policy)
-    norms = policy.config.switches.norms
     return {
-        name: ft.partial(_stored_form, path[-1].name, leaf, index)
+        str(name): ft.partial(_stored_form, path[-1].name, leaf, index)
         for path, leaf in leaves
-        for index, name in enumerate(tensor_names(path[-1].name, leaf.shape[0], norms))
+        for index, name in np.ndenumerate(tensor_names(path[-1].name, policy.config))
     }
 
 

@@ -15,6 +15,10 @@ from ._matrix import (
     TiledMatrix as TiledMatrix,
     to_int8 as to_int8,
 )
-from ._product import product as product, save_products as save_products
+from ._product import (
+    contract as contract,
+    product as product,
+    save_products as save_products,
+)
 from ._row_products import row_products as row_products
 from ._tiles import from_tiles as from_tiles, to_tiles as to_tiles

@@ -60,7 +60,8 @@ def save_products(primitive: Primitive, *_: object, **__: object) -> bool:
     return primitive is _product
 
 
-def _contract(x: Array, y: Array, axes: tuple[int, int], dtype: str) -> Array:
+def contract(x: Array, y: Array, axes: tuple[int, int], dtype: str) -> Array:
+    """The product of two matrices over one axis of each, accumulated in float32."""
     exact = dtype == "float32"
     z = jax.lax.dot_general(
         x.astype(dtype),
@@ -81,7 +82,7 @@ def _is_16_bit_on_cpu(dtype: str) -> bool:
 def _contract_tiles(x: Array, tiles: Array, dtype: str) -> Array:
     """A batched product with every tile: see `_tiles`."""
     count, _, width = tiles.shape
-    multiply = jax.vmap(lambda x, tile: _contract(x, tile, (1, 0), dtype))
+    multiply = jax.vmap(lambda x, tile: contract(x, tile, (1, 0), dtype))
     y = multiply(jnp.broadcast_to(x, (count, *x.shape)), tiles)
     return jnp.swapaxes(y, 0, 1).reshape(len(x), count * width)
 
@@ -127,7 +128,7 @@ def _compute(
     if weight.ndim == 3 and len(rows) <= _MAX_TILED_ROWS:
         flat = _contract_tiles(rows, weight, dtype)
     else:
-        flat = _contract(rows, _untile(weight), (1, 0), dtype)
+        flat = contract(rows, _untile(weight), (1, 0), dtype)
     return flat.astype(result).reshape(*x.shape[:-1], flat.shape[1])
 
 
@@ -176,7 +177,7 @@ def _gradient_of_x(
     cotangent, x, weight, *, dtype: str, sharding: spmd.WeightSharding | None, **_
 ):
     weight = _untile(_all_gather(weight, dtype, sharding))
-    flat = _contract(_flatten(cotangent), weight, (1, 1), dtype)
+    flat = contract(_flatten(cotangent), weight, (1, 1), dtype)
     return flat.reshape(*cotangent.shape[:-1], -1).astype(x.aval.dtype)
 
 
@@ -185,9 +186,9 @@ def _gradient_of_weight(
 ):
     rows, cotangents = _flatten(x).astype(dtype), _flatten(cotangent)
     if _is_16_bit_on_cpu(dtype) and not spmd.is_auto_sharded():
-        flat = _contract(_transpose(rows), cotangents, (1, 0), dtype)
+        flat = contract(_transpose(rows), cotangents, (1, 0), dtype)
     else:
-        flat = _contract(rows, cotangents, (0, 0), dtype)
+        flat = contract(rows, cotangents, (0, 0), dtype)
     if sharding is not None:
         flat = jax.lax.with_sharding_constraint(flat, sharding.storage)
     if weight.aval.ndim == 3:

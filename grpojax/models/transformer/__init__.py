@@ -1,7 +1,12 @@
 """The decoder-only transformer, its weights, and LoRA."""
 
-from ._config import Block as Block, TransformerConfig as TransformerConfig
+from ._config import (
+    Block as Block,
+    Experts as Experts,
+    TransformerConfig as TransformerConfig,
+)
 from ._lora import (
+    adaptable as adaptable,
     adapters as adapters,
     attach as attach,
     check_projections as check_projections,
@@ -22,6 +27,7 @@ from ._rope import (
 )
 from ._transformer import Transformer as Transformer
 from ._weights import (
+    EXPERTS as EXPERTS,
     Layers as Layers,
     LOGICAL_AXES as LOGICAL_AXES,
     PROJECTIONS as PROJECTIONS,

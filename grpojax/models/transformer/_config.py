@@ -12,6 +12,46 @@ _NORMS = ("before", "after", "both")
 _ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
 
+@dataclasses.dataclass(frozen=True)
+class Experts:
+    """The experts in the place of a layer's MLP: a mixture of experts.
+
+    **Fields:**
+
+    - `count`: experts of a layer.
+    - `chosen`: how many of them each token has.
+    - `size`: width of an expert.
+    - `normalizes`: whether the weights of a token's experts sum to 1; otherwise they
+        are probabilities out of all experts.
+    - `dense`: numbers of the layers, from 0, that have an MLP instead.
+    """
+
+    count: int
+    chosen: int
+    size: int
+    normalizes: bool = True
+    dense: tuple[int, ...] = ()
+
+    def check(self, num_layers: int) -> None:
+        """Raises a `ValueError` for sizes that no layer can have."""
+        for name in ("count", "chosen", "size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"Experts.{name} must be a positive integer. Received {value!r}."
+                )
+        if self.chosen > self.count:
+            raise ValueError(
+                "A token's experts are some of the layer's. Received "
+                f"Experts(count={self.count}, chosen={self.chosen})."
+            )
+        if set(self.dense) - set(range(num_layers)) or len(self.dense) == num_layers:
+            raise ValueError(
+                "Experts.dense numbers the layers without experts, and some layer has "
+                f"experts. Received {self.dense} for {num_layers} layers."
+            )
+
+
 class Block(NamedTuple):
     """What a layer has that Llama's has not, or computes otherwise.
 
@@ -29,6 +69,7 @@ class Block(NamedTuple):
     - `residual_scale`: multiplies what is added to the residual stream (Granite).
     - `query_growth`: (beta, length) multiplies queries by
         1 + beta · log(1 + floor(position / length)) (Llama 4, Ministral 3).
+    - `experts`: in the place of the MLP (Mixtral, Qwen3-MoE).
     """
 
     norms: str = "before"
@@ -41,6 +82,7 @@ class Block(NamedTuple):
     attention_cap: float | None = None
     residual_scale: float = 1.0
     query_growth: tuple[float, int] | None = None
+    experts: Experts | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +159,8 @@ class TransformerConfig:
                 "TransformerConfig.layers names the kind of every layer. Received "
                 f"{len(self.layers)} kinds for {self.num_layers} layers."
             )
+        if self.switches.experts is not None:
+            self.switches.experts.check(self.num_layers)
         for name, known in (("norms", _NORMS), ("activation", _ACTIVATIONS)):
             if getattr(self.switches, name) not in known:
                 raise ValueError(
@@ -171,6 +215,14 @@ class TransformerConfig:
         """For every layer, which of `kinds` it is."""
         kinds = self.kinds
         return tuple(map(kinds.index, self.layers or ())) or (0,) * self.num_layers
+
+    @property
+    def has_experts(self) -> tuple[bool, ...]:
+        """For every layer, whether it has experts."""
+        experts = self.switches.experts
+        if experts is None:
+            return (False,) * self.num_layers
+        return tuple(layer not in experts.dense for layer in range(self.num_layers))
 
     @property
     def ropes(self) -> tuple[Rope | None, ...]:

@@ -1,5 +1,6 @@
 """A transformer laid out for decoding."""
 
+import dataclasses
 import functools as ft
 import math
 
@@ -12,13 +13,13 @@ from ...policy import AbstractPolicy, Past
 from ...sharding import spmd
 from ..attention import KVCache, quantize_cache, write_cache
 from ..matrix import tile, TiledMatrix, to_bits
+from ._architecture import Architecture
 from ._forward import (
-    Architecture,
     Caches,
     forward,
     MAX_UNROLLED_LAYERS_ON_GPU,
-    unembed,
 )
+from ._layers import unembed
 from ._weights import Layers, logical_axes, PROJECTIONS
 
 
@@ -103,7 +104,7 @@ class Decoder(AbstractPolicy[Caches]):
         if spmd.platform() == "cpu" and len(stacks) == 1:
             # XLA would convert the entire stack to float32, and each slice back.
             stacks = to_bits(stacks, self.architecture.compute_dtype)
-        return forward(
+        hidden, own, _ = forward(
             self.architecture,
             self.embedding,
             stacks,
@@ -115,6 +116,7 @@ class Decoder(AbstractPolicy[Caches]):
             ft.partial(quantize_cache, dtype=self.cache_dtype),
             reads_blocks=spmd.platform() != "gpu",
         )
+        return hidden, own
 
     def write(self, cache: Caches, chunk: Caches, column: Int[ArrayLike, ""]) -> Caches:
         return write_caches(cache, chunk, column)
@@ -160,7 +162,7 @@ def _tile(decoder: Decoder, rows: int | None) -> Decoder:
     """Matrices in tiles where a CPU multiplies so few rows faster with them."""
     wide = decoder.architecture.compute_dtype == "float32"
     count = rows if rows is not None and wide else math.inf
-    is_tiled = lambda name: count <= _MAX_TILED_ROWS[name]
+    is_tiled = lambda name: count <= _MAX_TILED_ROWS.get(name, 0)
     head = decoder.embedding.T if decoder.head is None else decoder.head
     (layers,) = decoder.stacks
     layers = layers.map_projections(lambda name, x: tile(x) if is_tiled(name) else x)
@@ -183,6 +185,14 @@ def _is_unrolled(decoder: Decoder) -> bool:
 def _unstack(decoder: Decoder) -> Decoder:
     """A stack of one for every layer."""
     (layers,) = decoder.stacks
-    at = lambda number: jax.tree.map(lambda x: x[number, None], layers)
-    count = decoder.architecture.config.num_layers
-    return eqx.tree_at(lambda x: x.stacks, decoder, tuple(map(at, range(count))))
+    layers, mlps = layers.split_mlps()
+    at = lambda tree, number: jax.tree.map(lambda x: x[number, None], tree)
+    has_experts = decoder.architecture.config.has_experts
+    stacks = []
+    for number, sparse in enumerate(has_experts):
+        stack = at(layers, number)
+        if mlps:
+            own = at(mlps[sparse], has_experts[:number].count(sparse))
+            stack = dataclasses.replace(stack, **own)
+        stacks.append(stack)
+    return eqx.tree_at(lambda x: x.stacks, decoder, tuple(stacks))

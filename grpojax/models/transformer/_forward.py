@@ -1,37 +1,44 @@
 """The forward pass of one chunk, through stacks of layers."""
 
 import functools as ft
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ...policy import Past
+from ...policy import ExpertUse, Past
 from ...sharding import spmd
-from ...types import Axes
 from ..attention import (
-    attend,
-    capped,
     KVCache,
-    Source,
 )
-from ..matrix import from_bits, Matrix, multiply, TiledMatrix
+from ..experts import apply_experts, choose_experts, ExpertAxes, ExpertMatrices
+from ..matrix import from_bits
+from ._architecture import (
+    Architecture,
+    ATTENTION_PROJECTIONS,
+    layer_axes,
+    layer_product,
+    rematerialize,
+)
 from ._config import TransformerConfig
 from ._layers import (
     ACTIVATIONS,
     add_bias,
     add_residual,
     apply_rotary,
+    attend_to,
+    embed,
     masks_and_angles,
     norm_of,
     RotaryCosSin,
     select_kind,
+    sources_of,
 )
-from ._remat import ATTENTION_PROJECTIONS, rematerialize
-from ._weights import Layers, weight_axes
+from ._weights import EXPERTS, Layers
 
 
 Caches = tuple[PyTree, ...]
@@ -48,21 +55,6 @@ every unrolled layer is compiled.
 """
 
 
-class Architecture(NamedTuple):
-    """The static settings of a forward pass.
-
-    **Fields:**
-
-    - `config`: the shape.
-    - `compute_dtype`: of the operands of every matrix product.
-    - `remat`: the name of the rematerialization policy.
-    """
-
-    config: TransformerConfig
-    compute_dtype: str
-    remat: str
-
-
 def forward(
     architecture: Architecture,
     embedding: Float[Array, "vocab hidden"],
@@ -74,7 +66,8 @@ def forward(
     visible: Bool[Array, "chunk chunk"] | None,
     store: Callable[[KVCache], KVCache],
     reads_blocks: bool = False,
-) -> tuple[Float[Array, "chunk hidden"], Caches]:
+    routes: bool = False,
+) -> tuple[Float[Array, "chunk hidden"], Caches, ExpertUse | None]:
     """Hidden states and caches of a chunk.
 
     **Arguments:**
@@ -87,104 +80,63 @@ def forward(
         token attends to the stored form, that of its own chunk included.
     - `reads_blocks`: reads the blocks of columns of `past` that are visible out of all
         layers' columns; such a cache has no gradient.
+    - `routes`: whether the use of experts is returned.
 
-    **Returns:** the hidden states after the last norm, and a cache for each stack.
+    **Returns:** the hidden states after the last norm, a cache for each stack, and the
+    use of experts if asked for.
     """
     config, dtype = architecture.config, architecture.compute_dtype
     of_kinds = masks_and_angles(config, positions, past, visible)
 
-    def layer(caches, kind, x, scanned):
-        weights, own_caches, number, own_kind = scanned
+    def layer(caches, kind, mlps, carry, scanned):
+        x, use = carry
+        weights, own_caches, number, own_kind, own_mlp = scanned
         caches = own_caches if number is None else caches
         cos_sin, masks = select_kind(kind if own_kind is None else own_kind, of_kinds)
         weights = from_bits(weights, dtype)
         query, own = _project(architecture, weights, x, positions, cos_sin)
         own = store(own)
-        *past_masks, own_mask = masks
-        sources = [
-            Source(cache, mask, number, one.pages)
-            for cache, mask, one in zip(caches, past_masks, past, strict=True)
-        ]
-        scale, cap = config.switches.attention_scale, config.switches.attention_cap
-        sources.append(Source(own, own_mask))
-        attended = attend(query, sources, dtype, scale=scale, cap=cap)
+        sources = sources_of(past, caches, own, masks, number)
+        attended = attend_to(architecture, query, sources)
         x = _add_attention(architecture, weights, x, attended)
-        x = spmd.replicate(_add_mlp(architecture, weights, x))
-        return x, own
+        x, use = _add_mlp(architecture, weights, (x, use), mlps, own_mlp)
+        return (spmd.replicate(x), use), own
 
     unrolled = _is_unrolled(config)
     remat = ft.partial(rematerialize, remat=architecture.remat, scanned=not unrolled)
-    x = _embed(architecture, embedding, tokens)
+    use = _no_use(config, tokens.shape[0]) if routes else None
+    carry = embed(architecture, embedding, tokens), use
     # Caches are only read by the scan. As its carry, one would be copied for every
     # layer of every token.
     written, first = [], 0
     for stack, layers in enumerate(stacks):
         caches = [one.cache[stack] for one in past]
-        kinds = config.layer_kinds[first : first + layers.depth]
-        first += layers.depth
+        depth = layers.depth
+        kinds = config.layer_kinds[first : first + depth]
+        layers, mlps = layers.split_mlps()
+        own_mlp = _mlp_numbers(config.has_experts[first:][:depth]) if mlps else None
+        first += depth
         # Layers of several kinds are one body of the scan, which selects by a scalar.
         kind = kinds[0] if len(set(kinds)) == 1 else None
         scanned_kind = jnp.asarray(kinds, jnp.int32) if kind is None else None
-        if reads_blocks and layers.depth > 1:
+        shared, numbers = None, None
+        if reads_blocks and depth > 1:
             # The scan would slice out all columns of a layer, and attention reads few.
-            numbers = jnp.arange(layers.depth, dtype=jnp.int32)
-            scanned = layers, None, numbers, scanned_kind
-            body = ft.partial(layer, caches, kind)
-        else:
-            scanned = layers, caches, None, scanned_kind
-            body = ft.partial(layer, None, kind)
-        x, own = jax.lax.scan(remat(body), x, scanned, unroll=unrolled)
+            numbers = jnp.arange(depth, dtype=jnp.int32)
+            shared, caches = caches, None
+        scanned = layers, caches, numbers, scanned_kind, own_mlp
+        body = ft.partial(layer, shared, kind, mlps)
+        carry, own = jax.lax.scan(remat(body), carry, scanned, unroll=unrolled)
         written.append(own)
     if config.has_windows:
         written.append(positions.astype(jnp.float32)[None])
-    return norm_of(config, x, norm), tuple(written)
-
-
-def _embed(
-    architecture: Architecture,
-    embedding: Float[Array, "vocab hidden"],
-    tokens: Int[Array, " chunk"],
-) -> Float[Array, "chunk hidden"]:
-    """The tokens' embeddings, in the compute dtype's precision, float32."""
-    config, dtype = architecture.config, architecture.compute_dtype
-    # Rounded to the compute dtype, as the embedding of a decoder is.
-    embedding = spmd.all_gather_weight(embedding, weight_axes(config, "embedding"))
-    x = embedding[tokens].astype(dtype).astype(jnp.float32)
-    if config.embedding_scale is not None:
-        x = x * jnp.asarray(config.embedding_scale, dtype).astype(jnp.float32)
-    return spmd.replicate(x)
-
-
-def unembed(
-    architecture: Architecture,
-    hidden: Float[Array, "*batch hidden"],
-    head: Float[Array, "hidden vocab"] | TiledMatrix,
-) -> Float[Array, "*batch vocab"]:
-    """Logits of hidden states, float32."""
-    config = architecture.config
-    axes = weight_axes(config, "head")
-    logits = multiply(hidden, head, architecture.compute_dtype, axes)
-    if config.logits_divisor is not None:
-        logits = logits / config.logits_divisor
-    return capped(logits, config.logits_cap)
+    x, use = carry
+    return norm_of(config, x, norm), tuple(written), use
 
 
 def _is_unrolled(config: TransformerConfig) -> bool:
     on_gpu = spmd.platform() == "gpu" and not spmd.is_auto_sharded()
     return on_gpu and config.num_layers <= MAX_UNROLLED_LAYERS_ON_GPU
-
-
-def _product(
-    architecture: Architecture,
-    x: Float[Array, "chunk inputs"],
-    matrix: Matrix,
-    name: str,
-    result: DTypeLike | None = None,
-) -> Float[Array, "chunk outputs"]:
-    """A product with one layer's projection."""
-    names, pieces = weight_axes(architecture.config, name)
-    axes = Axes(names[1:], pieces[1:])
-    return multiply(x, matrix, architecture.compute_dtype, axes, result)
 
 
 def _project(
@@ -200,7 +152,7 @@ def _project(
     joint = config.switches.qk_norm_over_heads
 
     def heads(name, bias, norm, count):
-        y = _product(architecture, normed, weights.projections[name], name)
+        y = layer_product(architecture, normed, weights.projections[name], name)
         y = add_bias(checkpoint_name(y, ATTENTION_PROJECTIONS), bias)
         if joint:
             y = norm_of(config, y, norm)
@@ -228,27 +180,114 @@ def _add_attention(
     attended: Float[Array, "chunk query"],
 ) -> Float[Array, "chunk hidden"]:
     """The residual stream with the heads' outputs."""
-    y = _product(architecture, attended, weights.output, "output")
+    y = layer_product(architecture, attended, weights.output, "output")
     y = checkpoint_name(y, ATTENTION_PROJECTIONS)
     y = add_bias(y, weights.output_bias)
     return add_residual(architecture.config, x, y, weights.attention_post_norm)
 
 
+_Carry = tuple[Float[Array, "chunk hidden"], ExpertUse | None]
+"""The residual stream, and the sum of the layers' use of experts."""
+
+
+def _no_use(config: TransformerConfig, chunk: int) -> ExpertUse:
+    assert config.switches.experts is not None
+    zeros = jnp.zeros((chunk, config.switches.experts.count), jnp.float32)
+    return ExpertUse(zeros, zeros)
+
+
+_Mlp = tuple[Bool[Array, "*layer"], Int[Array, "*layer"]]
+"""Whether a layer has experts, and which of the layers like it, it is."""
+
+
+def _mlp_numbers(has_experts: Sequence[bool]) -> _Mlp:
+    """`_Mlp` of every layer, stacked."""
+    sparse = np.asarray(has_experts)
+    number = np.where(sparse, np.cumsum(sparse), np.cumsum(~sparse)) - 1
+    return jnp.asarray(sparse), jnp.asarray(number, jnp.int32)
+
+
 def _add_mlp(
-    architecture: Architecture, weights: Layers, x: Float[Array, "chunk hidden"]
+    architecture: Architecture,
+    weights: Layers,
+    carry: _Carry,
+    mlps: list[dict[str, PyTree]],
+    own_mlp: _Mlp | None,
+) -> _Carry:
+    """The residual stream with the output of the MLP or of experts.
+
+    **Arguments:**
+
+    - `weights`: of the layer.
+    - `mlps`, `own_mlp`: where some layers have experts: the weights of all MLPs and of
+        all experts, and which of them the layer has.
+    """
+
+    def add(weights, carry):
+        x, use = carry
+        normed = norm_of(architecture.config, x, weights.mlp_norm)
+        if weights.router is None:
+            y = _mlp(architecture, weights, normed)
+        else:
+            y, use = _experts(architecture, weights, normed, use)
+        return add_residual(architecture.config, x, y, weights.mlp_post_norm), use
+
+    if own_mlp is None:
+        return add(weights, carry)
+    has_experts, number = own_mlp
+
+    def add_own(mlp, carry):
+        own = jax.tree.map(lambda w: w[number], mlp)
+        own = from_bits(own, architecture.compute_dtype)
+        own = {name: x for name, x in own.items() if x is not None}
+        at = lambda weights: tuple(getattr(weights, name) for name in own)
+        is_none = lambda x: x is None
+        own = eqx.tree_at(at, weights, tuple(own.values()), is_leaf=is_none)
+        return add(own, carry)
+
+    dense, sparse = (ft.partial(add_own, mlp) for mlp in mlps)
+    return jax.lax.cond(has_experts, sparse, dense, carry)
+
+
+def _experts(
+    architecture: Architecture,
+    weights: Layers,
+    normed: Float[Array, "chunk hidden"],
+    use: ExpertUse | None,
+) -> _Carry:
+    """The weighted sum of the chosen experts' outputs, and the layers' use of them."""
+    block = architecture.config.switches
+    assert block.experts is not None and weights.router is not None
+    logits = layer_product(architecture, normed, weights.router, "router")
+    routing = choose_experts(logits, block.experts.chosen, block.experts.normalizes)
+    if use is not None:
+        share = 1 / sum(architecture.config.has_experts)
+        one_hot = jax.nn.one_hot(routing.expert, block.experts.count)
+        own = ExpertUse(routing.probability, jnp.sum(one_hot, axis=-2))
+        use = jax.tree.map(lambda total, x: total + share * x, use, own)
+    y = apply_experts(
+        normed,
+        routing,
+        ExpertMatrices(*(weights.projections[name] for name in EXPERTS)),
+        ExpertAxes(*(layer_axes(architecture, name) for name in EXPERTS)),
+        ACTIVATIONS[block.activation],
+        architecture.compute_dtype,
+    )
+    return y, use
+
+
+def _mlp(
+    architecture: Architecture, weights: Layers, normed: Float[Array, "chunk hidden"]
 ) -> Float[Array, "chunk hidden"]:
-    """The residual stream with the MLP's output."""
-    config = architecture.config
-    normed = norm_of(config, x, weights.mlp_norm)
-    dtype = architecture.compute_dtype
+    """The MLP's output."""
+    config, dtype = architecture.config, architecture.compute_dtype
+    matrices = weights.projections
     # The widest arrays of a layer, saved in the dtype that the next product reads.
     gate, up = (
-        _product(architecture, normed, matrix, name, dtype).astype(jnp.float32)
-        for name, matrix in (("gate", weights.gate), ("up", weights.up))
+        layer_product(architecture, normed, matrix, name, dtype).astype(jnp.float32)
+        for name, matrix in (("gate", matrices["gate"]), ("up", matrices["up"]))
     )
     gate, up = add_bias(gate, weights.gate_bias), add_bias(up, weights.up_bias)
     hidden = (ACTIVATIONS[config.switches.activation](gate) * up).astype(dtype)
-    y = _product(architecture, hidden, weights.down, "down")
-    return add_residual(
-        config, x, add_bias(y, weights.down_bias), weights.mlp_post_norm
-    )
+    y = layer_product(architecture, hidden, matrices["down"], "down")
+    return add_bias(y, weights.down_bias)

@@ -1,4 +1,4 @@
-"""RMS norms, rotary embeddings, activations and the masks of kinds of layers."""
+"""Norms, rotary embeddings, activations, masks of kinds of layers, and both ends."""
 
 import functools as ft
 
@@ -7,10 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ...policy import Past
-from ..attention import block_mask, BlockMask
-from ..matrix import row_products
+from ...sharding import spmd
+from ..attention import attend, block_mask, BlockMask, capped, KVCache, Source
+from ..matrix import multiply, row_products, TiledMatrix
+from ._architecture import Architecture
 from ._config import TransformerConfig
 from ._rope import Rope
+from ._weights import weight_axes
 
 
 def rms_norm(
@@ -217,3 +220,59 @@ def select_kind(kind: int | Int[Array, ""], of_kinds: list[OfKind]) -> OfKind:
     if isinstance(kind, int):
         return of_kinds[kind]
     return jax.tree.map(lambda *xs: jax.lax.select_n(kind, *xs), *of_kinds)
+
+
+def sources_of(
+    past: tuple[Past, ...],
+    caches: list[KVCache],
+    own: KVCache,
+    masks: list[BlockMask],
+    number: Int[Array, ""] | None,
+) -> list[Source]:
+    """What a layer's tokens attend to: the caches of `past`, and their own."""
+    *past_masks, own_mask = masks
+    sources = [
+        Source(cache, mask, number, one.pages)
+        for cache, mask, one in zip(caches, past_masks, past, strict=True)
+    ]
+    return [*sources, Source(own, own_mask)]
+
+
+def attend_to(
+    architecture: Architecture,
+    query: Float[Array, "chunk head head_dim"],
+    sources: list[Source],
+) -> Float[Array, "chunk query"]:
+    """Attention to all sources at once."""
+    block, dtype = architecture.config.switches, architecture.compute_dtype
+    scale, cap = block.attention_scale, block.attention_cap
+    return attend(query, sources, dtype, scale=scale, cap=cap)
+
+
+def embed(
+    architecture: Architecture,
+    embedding: Float[Array, "vocab hidden"],
+    tokens: Int[Array, " chunk"],
+) -> Float[Array, "chunk hidden"]:
+    """The tokens' embeddings, in the compute dtype's precision, float32."""
+    config, dtype = architecture.config, architecture.compute_dtype
+    # Rounded to the compute dtype, as the embedding of a decoder is.
+    embedding = spmd.all_gather_weight(embedding, weight_axes(config, "embedding"))
+    x = embedding[tokens].astype(dtype).astype(jnp.float32)
+    if config.embedding_scale is not None:
+        x = x * jnp.asarray(config.embedding_scale, dtype).astype(jnp.float32)
+    return spmd.replicate(x)
+
+
+def unembed(
+    architecture: Architecture,
+    hidden: Float[Array, "*batch hidden"],
+    head: Float[Array, "hidden vocab"] | TiledMatrix,
+) -> Float[Array, "*batch vocab"]:
+    """Logits of hidden states, float32."""
+    config = architecture.config
+    axes = weight_axes(config, "head")
+    logits = multiply(hidden, head, architecture.compute_dtype, axes)
+    if config.logits_divisor is not None:
+        logits = logits / config.logits_divisor
+    return capped(logits, config.logits_cap)

@@ -11,13 +11,14 @@ from jaxtyping import Array, Key
 
 from ...policy import AbstractPolicy
 from ..matrix import dense, Int8Matrix, LowRankMatrix, Matrix, matrix_shape, to_int8
+from ._config import TransformerConfig
 from ._transformer import Transformer
 from ._weights import PROJECTIONS
 
 
 def lora(
     policy: Transformer,
-    projections: Sequence[str] = PROJECTIONS,
+    projections: Sequence[str] | None = None,
     *,
     rank: int,
     alpha: float | int,
@@ -33,7 +34,8 @@ def lora(
     **Arguments:**
 
     - `policy`: its weights may be 8 bits (`quantize`).
-    - `projections`: which of `query`, `key`, `value`, `output`, `gate`, `up`, `down`.
+    - `projections`: which of `query`, `key`, `value`, `output`, `gate`, `up`, `down`;
+        by default all of them or, in a model with experts, those of attention.
     - `rank`: of every adapter.
     - `alpha`: scales every adapter by alpha / rank.
     - `key`: draws `A`; that of one projection does not depend on the others' names.
@@ -41,7 +43,8 @@ def lora(
     **Returns:** the adapted policy; it shares the weights of `policy`.
 
     **Raises:** `ValueError` for a rank below 1, an alpha that is not positive, an
-    unknown projection, or one that has an adapter already.
+    unknown projection, an MLP's of a model with experts, or one that has an adapter
+    already.
 
     Source: arXiv:2106.09685.
 
@@ -54,7 +57,15 @@ def lora(
         )
         ```
     """
+    projections = adaptable(policy.config) if projections is None else projections
     check_projections(projections)
+    experts = set(projections) - set(adaptable(policy.config))
+    if experts:
+        raise ValueError(
+            "Adapters of a model with experts belong to its attention, as those of "
+            f"PEFT do. Received {', '.join(sorted(experts))}: name some of "
+            f"{', '.join(adaptable(policy.config))}."
+        )
     if rank < 1 or alpha <= 0:
         raise ValueError(
             "An adapter has a rank of at least 1 and a positive alpha. Received "
@@ -72,6 +83,11 @@ def lora(
         return a, jnp.zeros((layers, rank, outputs), jnp.float32), float(alpha)
 
     return attach(policy, {name: draw(name) for name in projections})
+
+
+def adaptable(config: TransformerConfig) -> tuple[str, ...]:
+    """The projections that adapters may belong to: not those beside experts."""
+    return PROJECTIONS if config.switches.experts is None else PROJECTIONS[:4]
 
 
 def attach(

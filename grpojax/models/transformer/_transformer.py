@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key, PyTree
 
-from ...policy import AbstractPolicy, Past
+from ...policy import AbstractPolicy, ExpertUse, Past
 from ..attention import check_cache_dtype
 from ..matrix import cast, Int8Matrix, LowRankMatrix
+from ._architecture import Architecture, check_remat
 from ._config import TransformerConfig
 from ._decoder import Decoder, lay_out, write_caches
-from ._forward import Architecture, forward, unembed
-from ._remat import check_remat
+from ._forward import forward
+from ._layers import unembed
 from ._weights import initial_layers, Layers, logical_axes
 
 
@@ -67,7 +68,7 @@ class Transformer(AbstractPolicy[PyTree]):
         **Raises:** `ValueError` for an unknown `remat` or `cache_dtype`.
         """
         hidden = config.hidden_size
-        keys = iter(jr.split(key, 9))
+        keys = iter(jr.split(key, 9 if config.switches.experts is None else 13))
 
         def matrix(*shape: int) -> Array:
             return (jr.normal(next(keys), shape) * shape[-2] ** -0.5).astype(dtype)
@@ -96,20 +97,20 @@ class Transformer(AbstractPolicy[PyTree]):
         *past: Past[PyTree],
         visible: Bool[Array, "chunk chunk"] | None = None,
     ) -> tuple[Float[Array, "chunk hidden"], PyTree]:
-        bare = not self.config.has_windows
-        stacks = [(one.cache,) if bare else one.cache for one in past]
-        hidden, own = forward(
-            self._architecture,
-            self.embedding,
-            (self.layers,),
-            self.norm,
-            tokens,
-            positions,
-            tuple(map(Past, stacks, (one.visible for one in past))),
-            visible,
-            lambda exact: exact,
-        )
-        return hidden, own[0] if bare else own
+        return self._extend(tokens, positions, past, visible)[:2]
+
+    def extend_routed(
+        self,
+        tokens: Int[Array, " chunk"],
+        positions: Int[Array, " chunk"],
+        *past: Past[PyTree],
+        visible: Bool[Array, "chunk chunk"] | None = None,
+    ) -> tuple[Float[Array, "chunk hidden"], PyTree, ExpertUse]:
+        if self.config.switches.experts is None:
+            return super().extend_routed(tokens, positions, *past, visible=visible)
+        hidden, own, use = self._extend(tokens, positions, past, visible, routes=True)
+        assert use is not None
+        return hidden, own, use
 
     def write(self, cache: PyTree, chunk: PyTree, column: Int[ArrayLike, ""]) -> PyTree:
         return write_caches(cache, chunk, column)
@@ -150,3 +151,29 @@ class Transformer(AbstractPolicy[PyTree]):
     @property
     def _architecture(self) -> Architecture:
         return Architecture(self.config, self.compute_dtype, self.remat)
+
+    def _extend(
+        self,
+        tokens: Int[Array, " chunk"],
+        positions: Int[Array, " chunk"],
+        past: tuple[Past[PyTree], ...],
+        visible: Bool[Array, "chunk chunk"] | None,
+        *,
+        routes: bool = False,
+    ):
+        """What `forward` returns; the cache without a tuple if it has one part."""
+        bare = not self.config.has_windows
+        stacks = [(one.cache,) if bare else one.cache for one in past]
+        hidden, own, use = forward(
+            self._architecture,
+            self.embedding,
+            (self.layers,),
+            self.norm,
+            tokens,
+            positions,
+            tuple(map(Past, stacks, (one.visible for one in past))),
+            visible,
+            lambda exact: exact,
+            routes=routes,
+        )
+        return hidden, own[0] if bare else own, use

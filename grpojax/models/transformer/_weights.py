@@ -20,7 +20,13 @@ from ._config import TransformerConfig
 
 
 PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
-"""The names of a layer's matrices."""
+"""The names of a layer's matrices, other than its experts'."""
+
+EXPERTS = ("expert_gate", "expert_up", "expert_down")
+"""The names of the matrices of a layer's experts."""
+
+_DENSE = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
+_SPARSE = ("router", *EXPERTS)
 
 _Other = Int8Matrix | LowRankMatrix | TiledMatrix
 
@@ -29,7 +35,9 @@ class Layers(eqx.Module):
     """The weights of every layer, stacked on a leading `layer` axis.
 
     Matrices are stored input-first (`x @ weight`), or are modules that represent such
-    arrays; biases and norms are `None` where the family has none.
+    arrays; biases and norms are `None` where the family has none. Where some layers
+    have experts and others an MLP, the arrays of either are stacked over the layers
+    that have them.
     """
 
     attention_norm: Float[Array, "layer hidden"] | None
@@ -43,15 +51,19 @@ class Layers(eqx.Module):
     query_norm: Float[Array, "layer head_dim"] | Float[Array, "layer query"] | None
     key_norm: Float[Array, "layer head_dim"] | Float[Array, "layer kv"] | None
     mlp_norm: Float[Array, "layer hidden"] | None
-    gate: Float[Array, "layer hidden mlp"] | _Other
-    up: Float[Array, "layer hidden mlp"] | _Other
-    down: Float[Array, "layer mlp hidden"] | _Other
+    gate: Float[Array, "dense hidden mlp"] | _Other | None
+    up: Float[Array, "dense hidden mlp"] | _Other | None
+    down: Float[Array, "dense mlp hidden"] | _Other | None
     output_bias: Float[Array, "layer hidden"] | None = None
     attention_post_norm: Float[Array, "layer hidden"] | None = None
-    gate_bias: Float[Array, "layer mlp"] | None = None
-    up_bias: Float[Array, "layer mlp"] | None = None
-    down_bias: Float[Array, "layer hidden"] | None = None
+    gate_bias: Float[Array, "dense mlp"] | None = None
+    up_bias: Float[Array, "dense mlp"] | None = None
+    down_bias: Float[Array, "dense hidden"] | None = None
     mlp_post_norm: Float[Array, "layer hidden"] | None = None
+    router: Float[Array, "sparse hidden expert"] | None = None
+    expert_gate: Float[Array, "sparse expert hidden width"] | _Other | None = None
+    expert_up: Float[Array, "sparse expert hidden width"] | _Other | None = None
+    expert_down: Float[Array, "sparse expert width hidden"] | _Other | None = None
 
     @property
     def depth(self) -> int:
@@ -60,21 +72,25 @@ class Layers(eqx.Module):
 
     @property
     def projections(self) -> dict[str, Matrix]:
-        """The matrices by name, in the order of `PROJECTIONS`."""
-        return {
-            "query": self.query,
-            "key": self.key,
-            "value": self.value,
-            "output": self.output,
-            "gate": self.gate,
-            "up": self.up,
-            "down": self.down,
-        }
+        """The matrices that there are by name, in the order of `PROJECTIONS`."""
+        fields = {name: getattr(self, name) for name in (*PROJECTIONS, *EXPERTS)}
+        return {name: x for name, x in fields.items() if x is not None}
 
     def map_projections(self, function: Callable[[str, Matrix], Matrix]) -> "Layers":
         """The layers with `function(name, matrix)` in the place of every matrix."""
         mapped = {name: function(name, x) for name, x in self.projections.items()}
         return dataclasses.replace(self, **mapped)
+
+    def split_mlps(self) -> tuple["Layers", list[dict[str, PyTree]]]:
+        """The layers without what only some have; that of MLPs, and that of experts.
+
+        Both are empty if all layers have the same.
+        """
+        if self.gate is None or self.router is None:
+            return self, []
+        parts = [{name: getattr(self, name) for name in x} for x in (_DENSE, _SPARSE)]
+        none = dict.fromkeys((*_DENSE, *_SPARSE))
+        return dataclasses.replace(self, **none), parts
 
 
 def initial_layers(
@@ -93,14 +109,23 @@ def initial_layers(
     kv = config.num_kv_heads * config.head_dim
     mlp = config.intermediate_size
     before, after = block.norms != "after", block.norms != "before"
-    joint = block.qk_norm_over_heads
+    joint, experts = block.qk_norm_over_heads, block.experts
+    sparse = sum(config.has_experts)
+    dense = layers - sparse
+    count, size = (experts.count, experts.size) if experts else (0, 0)
 
     def norm(present: bool, size: int) -> Array | None:
         one = 1 - block.norm_offset
         return jnp.full((layers, size), one, dtype) if present else None
 
-    def bias(present: bool, size: int) -> Array | None:
-        return jnp.zeros((layers, size), dtype) if present else None
+    def bias(present: bool, size: int, layers: int = layers) -> Array | None:
+        return jnp.zeros((layers, size), dtype) if present and layers else None
+
+    def in_mlp(*shape: int) -> Array | None:
+        return matrix(dense, *shape) if dense else None
+
+    def in_experts(*shape: int) -> Array | None:
+        return matrix(sparse, *shape) if sparse else None
 
     return Layers(
         attention_norm=norm(before, hidden),
@@ -114,15 +139,19 @@ def initial_layers(
         query_norm=norm(config.qk_norm, query if joint else config.head_dim),
         key_norm=norm(config.qk_norm, kv if joint else config.head_dim),
         mlp_norm=norm(before, hidden),
-        gate=matrix(layers, hidden, mlp),
-        up=matrix(layers, hidden, mlp),
-        down=matrix(layers, mlp, hidden),
+        gate=in_mlp(hidden, mlp),
+        up=in_mlp(hidden, mlp),
+        down=in_mlp(mlp, hidden),
         output_bias=bias(block.output_bias, hidden),
         attention_post_norm=norm(after, hidden),
-        gate_bias=bias(block.mlp_bias, mlp),
-        up_bias=bias(block.mlp_bias, mlp),
-        down_bias=bias(block.mlp_bias, hidden),
+        gate_bias=bias(block.mlp_bias, mlp, dense),
+        up_bias=bias(block.mlp_bias, mlp, dense),
+        down_bias=bias(block.mlp_bias, hidden, dense),
         mlp_post_norm=norm(after, hidden),
+        router=in_experts(hidden, count),
+        expert_gate=in_experts(count, hidden, size),
+        expert_up=in_experts(count, hidden, size),
+        expert_down=in_experts(count, size, hidden),
     )
 
 
@@ -151,12 +180,17 @@ LOGICAL_AXES = {
     "up_bias": ("layer", "mlp"),
     "down_bias": ("layer", "norm"),
     "mlp_post_norm": ("layer", "norm"),
+    "router": ("layer", "hidden", "norm"),
+    "expert_gate": ("layer", "expert", "hidden", "expert_mlp"),
+    "expert_up": ("layer", "expert", "hidden", "expert_mlp"),
+    "expert_down": ("layer", "expert", "expert_mlp", "hidden"),
 }
 """The names of each weight's axes."""
 
 
 def weight_axes(config: TransformerConfig, weight: str) -> Axes:
     """The logical axes of a weight; an axis of heads is only split between heads."""
+    experts = config.switches.experts
     pieces = {
         "layer": config.num_layers,
         "vocab": config.vocab_size,
@@ -165,6 +199,8 @@ def weight_axes(config: TransformerConfig, weight: str) -> Axes:
         "kv_heads": config.num_kv_heads,
         "mlp": config.intermediate_size,
         "norm": 1,
+        "expert": experts.count if experts else 1,
+        "expert_mlp": experts.size if experts else 1,
     }
     names = LOGICAL_AXES[weight]
     return Axes(names, tuple(pieces[name] for name in names))

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..._checks import check_at_least, check_counts
-from ..host import Calls, text_of
+from ...calls import Calls
+from ..host import text_of
 from ._texts import Completions, last_block
 
 

@@ -15,7 +15,8 @@ import jinja2
 import jinja2.meta
 import jinja2.sandbox
 
-from ..host import Calls, PermanentError, text_of
+from ...calls import Calls, PermanentError
+from ..host import text_of
 from ._cache import Cache
 from ._texts import check_pattern, Completions
 

@@ -5,7 +5,8 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..host import HostReward, InProcess, text_of
+from ...calls import InProcess
+from ..host import HostReward, text_of
 from ._texts import Completions
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Num
 
-from ._calls import Function, parameters_of
+from ...calls import Function, parameters_of
 from ._messages import as_messages, messages_of
 
 

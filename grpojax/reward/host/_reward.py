@@ -15,9 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..._checks import check_parts
-from ...sharding import spmd
-from ...types import Rewards, Trajectory
-from ._calls import (
+from ...calls import (
     call_batches,
     call_once,
     Calls,
@@ -26,6 +24,8 @@ from ._calls import (
     numbers,
     parameters_of,
 )
+from ...sharding import spmd
+from ...types import Rewards, Trajectory
 from ._inputs import arguments_of, HostInputs, HostOutputs, OWN
 
 

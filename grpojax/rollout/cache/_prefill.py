@@ -93,6 +93,17 @@ class PromptCache(eqx.Module):
             lambda carry: jnp.any(carry[0]), copy_one, (chosen, slots)
         )[1]
 
+    def insert(self, new: "PromptCache", place: Int[Array, " new"]) -> "PromptCache":
+        """With the caches of other prompts in some places.
+
+        **Arguments:**
+
+        - `new`: of equally wide prompts.
+        - `place`: of each of them; those out of bounds are left out.
+        """
+        put = lambda old, new: old.at[:, place].set(new, mode="drop")
+        return jax.tree.map(put, self, new)
+
 
 def pad_prompts(prompts: Prompt) -> Prompt:
     """Prompts whose width is a whole number of blocks, if it is more than one."""

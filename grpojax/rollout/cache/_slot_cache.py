@@ -195,6 +195,12 @@ class SlotCache(eqx.Module):
         pool = self._copied(policy, iteration, gets, page)
         return SlotCache(self.recent, pool, table, self.columns), asks & ~gets
 
+    def with_own_pages(self) -> "SlotCache":
+        """With as many pages for every slot as a row may need, in a pool of all."""
+        slots, each = self.pages.shape
+        pages = jnp.arange(slots * each, dtype=jnp.int32).reshape(slots, each)
+        return SlotCache(self.recent, self.pool, pages, self.columns)
+
     def move_again(
         self,
         policy: AbstractPolicy,

@@ -9,7 +9,7 @@ from ..io.tables import flatten
 # Keys that do not change what is computed: length, logging and devices of a run.
 _FREE = [
     *("run.steps", "steps", "log.every", "checkpoint.*", "tracking.*", "health.*"),
-    *("mesh.*", "distributed.*", "run.compile_cache"),
+    *("mesh.*", "actors", "actors.*", "distributed.*", "run.compile_cache"),
 ]
 _OF_ALL_STEPS = ("linear", "cosine")
 _ABSENT = "(absent)"

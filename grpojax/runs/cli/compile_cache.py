@@ -12,8 +12,11 @@ from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
 
 from ..distributed import processes
+from ..evaluation.printing import echo
+from ..recipe.schema import Recipe
 
 
 _PLACES = {"darwin": ("HOME", "Library/Caches"), "win32": ("LOCALAPPDATA", "")}
@@ -69,6 +72,17 @@ def keep_programs(folder: Path | None) -> Iterator[Path | None]:
             yield folder
         finally:
             _configure(before)
+
+
+@contextlib.contextmanager
+def keep_programs_of(
+    recipe: Recipe, environment: Mapping[str, str], console: Console
+) -> Iterator[None]:
+    """A context in which compiled programs are kept as `run.compile_cache` says."""
+    with keep_programs(cache_folder(recipe.run.compile_cache, environment)) as used:
+        if used is not None:
+            echo(console, f"cache  compiled programs are kept in {used}")
+        yield
 
 
 def _configure(settings: Mapping[str, object]) -> None:

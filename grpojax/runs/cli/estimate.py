@@ -119,9 +119,14 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
 
 def _cache(decoder: AbstractPolicy, columns: int, mesh: Mesh | None) -> int:
     """Bytes of one row's KV cache on a device; heads are sharded where they divide."""
-    tensor = 1 if mesh is None else mesh.shape["tensor"]
+    sizes = {} if mesh is None else mesh.shape
+    tensor, expert = sizes.get("tensor", 1), sizes.get("expert", 1)
     cache = eqx.filter_eval_shape(lambda p: empty_cache(p, columns), decoder)
-    shards_of = lambda x: tensor if x.ndim > 1 and x.shape[1] % tensor == 0 else 1
+
+    def shards_of(x: jax.ShapeDtypeStruct) -> int:
+        heads = x.shape[1] if x.ndim > 1 else 1
+        return next(n for n in (tensor * expert, tensor, 1) if heads % n == 0)
+
     return sum(
         x.size * x.dtype.itemsize // shards_of(x) for x in jax.tree.leaves(cache)
     )

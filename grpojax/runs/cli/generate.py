@@ -16,7 +16,7 @@ from ..recipe import build
 from ..recipe.parts.evaluation import generation_sampler
 from ..recipe.parts.reward import build_reward
 from ..recipe.schema import Recipe
-from ..recipe.tasks import build_environments, find_task
+from ..recipe.tasks import answered, build_environments, find_task, with_tools
 
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def prepare(
     find_task(recipe.data.task)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     policy, tokenizer = build.load_model(recipe, mesh)
+    tokenizer = with_tools(recipe, tokenizer)
     step = build.step_of(recipe.model.path)
     reward = None
     if prompts:
@@ -72,6 +73,8 @@ def prepare(
             max_completion_length=recipe.rollout.max_new_tokens,
             ends=() if stop is None else [stop],
         )
+        if recipe.environment.tools:
+            env = answered(recipe, env, tokenizer)
         env, count = meshes.place(env, mesh), len(prompts)
     else:
         made = build_environments(recipe, tokenizer, mesh)

@@ -3,6 +3,7 @@
     grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR [--resume]]
     grpojax evaluate MODEL [--out DIR]
     grpojax generate MODEL [--prompt TEXT ...]
+    grpojax serve MODEL [--host HOST --port PORT]
     grpojax export RUN[/checkpoints/N] DIR [--adapter]
     grpojax report RUN... [--out DIR]
 
@@ -32,6 +33,8 @@ from .options import (
     joins,
     load_recipe,
     RECIPE,
+    SERVER,
+    server_of,
     TRAIN as TRAIN,
     wants_resume,
 )
@@ -94,7 +97,9 @@ def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Com
                 stack.enter_context(_distributed(recipe, options))
             with invalid_input():
                 check_devices()
-            stack.enter_context(_keep_programs(recipe, environment))
+            from .compile_cache import keep_programs_of
+
+            stack.enter_context(keep_programs_of(recipe, environment, _console()))
             act(recipe, options, start)
 
     return command
@@ -121,19 +126,6 @@ def _distributed(recipe: Recipe, options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _keep_programs(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[None]:
-    """A context in which compiled programs are kept as `run.compile_cache` says."""
-    from ..evaluation.printing import echo
-    from .compile_cache import cache_folder, keep_programs
-
-    folder = cache_folder(recipe.run.compile_cache, environment)
-    with keep_programs(folder) as used:
-        if used is not None:
-            echo(_console(), f"cache  compiled programs are kept in {used}")
-        yield
-
-
 def _console() -> "Console":
     """The terminal, for the first process of a run."""
     from rich.console import Console
@@ -147,6 +139,7 @@ def _console() -> "Console":
 def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax train`."""
     from ..distributed import processes
+    from ..evaluation.printing import echo
     from ..training import fit
     from . import estimate, train
 
@@ -160,7 +153,8 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
             print(f"{prepared.config.summary}\n{needs}")
         return
     if out is None:
-        _say(console, "Without --out nothing is kept: no checkpoint, no model.")
+        remark = "Without --out nothing is kept: no checkpoint, no model."
+        echo(console, remark, style="bold")
     try:
         # Another process may have taken the directory since.
         with invalid_input((BlockingIOError, FileExistsError)):
@@ -171,13 +165,8 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     except DivergedError as error:
         raise ExitError(EXIT_DIVERGED, str(error)) from None
     if out is None:
-        _say(console, "The trained model was not kept: name a directory with --out.")
-
-
-def _say(console: "Console", sentence: str) -> None:
-    from ..evaluation.printing import echo
-
-    echo(console, sentence, style="bold")
+        remark = "The trained model was not kept: name a directory with --out."
+        echo(console, remark, style="bold")
 
 
 @with_recipe
@@ -209,6 +198,17 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
             recipe, options.prompt, problems=problems, samples=samples
         )
     generate.print_records(run(), _console())
+
+
+@with_recipe
+def serve(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+    """`grpojax serve`."""
+    from ..serve.prepare import prepare
+
+    del start
+    with invalid_input():
+        run = prepare(recipe, **server_of(options))
+    run(_console())
 
 
 @with_recipe
@@ -244,6 +244,7 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
         "look at a model's answers and rewards",
         (*_READING, "--prompt", "--problems", "--samples"),
     ),
+    "serve": (serve, "answer requests of OpenAI's protocol", (*_READING, *SERVER)),
     "export": (
         export,
         "write the model of a run, or of one of its checkpoints",

@@ -50,6 +50,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "--problems": dict(metavar="N", type=int, default=4),
     "--samples": dict(metavar="N", type=int, default=1),
+    "--host": dict(default="127.0.0.1", help="address to answer at"),
+    "--port": dict(metavar="N", type=int, default=8000, help="0 for a free one"),
+    "--slots": dict(metavar="N", type=int, default=16, help="requests at a time"),
+    "--max-prompt": dict(
+        metavar="N", type=int, default=1024, help="the longest prompt, tokens"
+    ),
+    "--max-tokens": dict(
+        metavar="N", type=int, default=1024, help="the longest completion, tokens"
+    ),
+    "--name": dict(help="the model's name in requests; by default MODEL"),
     "--out": dict(metavar="DIR", type=Path, help="directory for all that is written"),
     "--resume": dict(
         action="store_true",
@@ -88,6 +98,15 @@ RECIPE = ("--set", "--max-eval-samples", "--print-config", *_PROCESSES)
 
 TRAIN = ("--out", "--resume", "--from", "--dry-run", *RECIPE)
 """Options of `grpojax train`, except the recipe."""
+
+SERVER = ("--host", "--port", "--slots", "--max-prompt", "--max-tokens", "--name")
+"""Options of `grpojax serve` that no other command has."""
+
+
+def server_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a server, by name."""
+    names = [name.strip("-").replace("-", "_") for name in SERVER]
+    return {name: vars(options)[name] for name in names}
 
 
 def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

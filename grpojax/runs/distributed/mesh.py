@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 from ... import sharding
@@ -15,8 +15,10 @@ from . import processes
 _T = TypeVar("_T")
 
 
-def build_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
-    """A `data` x `fsdp` x `tensor` mesh, or `None` for a single device.
+def build_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1
+) -> Mesh | None:
+    """A `data` x `fsdp` x `tensor` x `expert` mesh, or `None` for a single device.
 
     A single process may leave devices unused; several processes use all of theirs.
 
@@ -25,24 +27,51 @@ def build_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
     - `data`: data-parallel replicas of the weights.
     - `fsdp`: shards of the batch over which the weights are sharded too.
     - `tensor`: tensor-parallel shards of every layer.
+    - `expert`: shards of the experts of every layer.
 
-    One of the three may be -1, for all remaining devices.
+    One of them may be -1, for all remaining devices.
 
     **Raises:** `ValueError` if the sizes do not multiply to the number of devices.
     """
-    devices, count = jax.devices(), data * fsdp * tensor
+    devices, count = jax.devices(), data * fsdp * tensor * expert
     if processes.is_multihost():
         if 0 < count != len(devices):
             raise ValueError(
                 f"A run of {jax.process_count()} processes computes on all of their "
                 f"{len(devices)} devices. Received mesh.data={data}, mesh.fsdp={fsdp}, "
-                f"mesh.tensor={tensor}: let them multiply to that, or one of them be "
-                "-1."
+                f"mesh.tensor={tensor}, mesh.expert={expert}: let them multiply to "
+                "that, or one of them be -1."
             )
     elif 0 < count < len(devices):
         devices = devices[:count]
-    mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
+    mesh = sharding.make_mesh(
+        data=data, fsdp=fsdp, tensor=tensor, expert=expert, devices=devices
+    )
     return mesh if mesh.size > 1 else None
+
+
+def build_actors(mesh: Mesh | None, data: int, fsdp: int, tensor: int) -> Mesh | None:
+    """A mesh of the devices that come after those of another mesh.
+
+    **Arguments:**
+
+    - `mesh`: of the devices that learn; `None` for the first one.
+    - `data`, `fsdp`, `tensor`: as in `build_mesh`; none is made if `data` is 0.
+
+    **Raises:** `ValueError` if there are too few.
+    """
+    count, used = data * fsdp * tensor, 1 if mesh is None else mesh.size
+    if count == 0:
+        return None
+    devices = jax.devices()[used : used + count]
+    if len(devices) < count:
+        raise ValueError(
+            f"Actors sample on devices beside those that learn. Received actors.data="
+            f"{data}, actors.fsdp={fsdp}, actors.tensor={tensor}, and {len(devices)} "
+            f"of {len(jax.devices())} devices beside the mesh: lower one of them, or "
+            "leave `actors` out."
+        )
+    return sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
 
 
 def check_devices() -> None:
@@ -85,6 +114,20 @@ def mesh_of(tree: PyTree) -> Mesh | None:
 def place(tree: _T, mesh: Mesh | None) -> _T:
     """A tree sharded as `sharding.shardings` says; unchanged without a mesh."""
     return tree if mesh is None else sharding.place(tree, mesh)
+
+
+def move(tree: _T, shapes: PyTree, default: Sharding) -> _T:
+    """Arrays of other devices, placed as a program of these expects them.
+
+    **Arguments:**
+
+    - `tree`: arrays, and other leaves.
+    - `shapes`: `jax.ShapeDtypeStruct`s of its arrays, with their shardings on a mesh.
+    - `default`: theirs without a mesh.
+    """
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    to = jax.tree.map(lambda x: x.sharding or default, shapes)
+    return eqx.combine(jax.tree.map(jax.device_put, arrays, to), static)
 
 
 def replicate(tree: _T) -> _T:

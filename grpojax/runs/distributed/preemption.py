@@ -14,7 +14,7 @@ shell reports a process that a signal ended as 128 and more."""
 
 
 class PreemptedError(Exception):
-    """A run was preempted and has saved a checkpoint to resume from."""
+    """A signal stopped a run, after a checkpoint if these are enabled."""
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ... import rollout
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment, Turn
 from ...policy import AbstractPolicy
-from ...reward import RewardFn
+from ...reward import checked, RewardFn
 from ...text import ParsedInteger
 from ...types import Prompt, Trajectory
 from ..distributed import mesh
@@ -96,7 +96,7 @@ def score_batch(
     """
     rewards, total, errors = dict(trajectory.rewards), None, {}
     if reward is not None:
-        judged = reward(trajectory)
+        judged = checked(reward, trajectory)
         rewards |= judged.components
         total, errors = jnp.where(judged.valid, judged.total, jnp.nan), judged.errors
     if success is None and "correct" in rewards:
@@ -113,10 +113,10 @@ def score_batch(
                 "no `reward`: pass a function that judges completions."
             )
         total = functools.reduce(jnp.add, rewards.values())
-    last_turns = jax.vmap(jax.vmap(_last_turn))
-    total_lengths, turns = last_turns(
-        trajectory.tokens, trajectory.sampled, trajectory.terminated
-    )
+    last_turns = jax.vmap(jax.vmap(rollout.last_turn))
+    turns = last_turns(trajectory.tokens, trajectory.sampled, trajectory.terminated)
+    place = jnp.arange(1, trajectory.tokens.shape[-1] + 1, dtype=jnp.int32)
+    total_lengths = jnp.max(jnp.where(trajectory.sampled, place, 0), axis=-1)
     gold, answers, empty = None, None, None
     if isinstance(env, AbstractAnswerEnvironment):
         gold = jax.vmap(env.gold)(trajectory.states)
@@ -139,18 +139,6 @@ def score_batch(
         answers=answers,
     )
     return mesh.replicate(found)
-
-
-def _last_turn(
-    tokens: Int[Array, " time"], sampled: Bool[Array, " time"], ended: Bool[Array, ""]
-) -> tuple[Int[Array, ""], Turn]:
-    """A row's tokens without padding, and its last turn."""
-    place = jnp.arange(tokens.shape[0], dtype=jnp.int32)
-    total = jnp.max(jnp.where(sampled, place + 1, 0))
-    start = jnp.max(jnp.where(~sampled & (place < total), place + 1, 0))
-    turn = tokens.at[start + place].get(mode="fill", fill_value=0)
-    length = total - start
-    return total, Turn(jnp.where(place < length, turn, 0), length, ended)
 
 
 def _empty_is_correct(

@@ -5,7 +5,7 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -39,13 +39,17 @@ def _complete(policy, env, reward, *numbers, sizes: Sizes, success: str | None):
     return score_batch(env, reward, sample(policy, env, *numbers, sizes=sizes), success)
 
 
-@eqx.filter_jit
-def _sample(policy, env, reward, *numbers, sizes: Sizes, success: str | None):
+def _sample_outside(policy, env, reward, *numbers, sizes: Sizes, success: str | None):
     """What is known of a batch before host rewards are called."""
     del success
-    trajectory = sample(policy, env, *numbers, sizes=sizes)
+    is_number = lambda x: isinstance(x, np.ndarray | np.generic)
+    given: Any = [jnp.asarray(x) if is_number(x) else x for x in numbers]
+    trajectory = sample(policy, env, *given, sizes=sizes)
     inputs = split.host_inputs(reward, trajectory)
     return spmd.constrain_batch((trajectory, inputs))
+
+
+_sample = eqx.filter_jit(_sample_outside)
 
 
 @eqx.filter_jit
@@ -60,7 +64,7 @@ class Evaluator:
     """An evaluation of policies that differ in nothing but their weights.
 
     It is one program, or two with Python between them if a `HostReward` judges. They
-    are compiled for the first policy.
+    are compiled for the first policy. The backend of an environment is called as it is.
 
     **Arguments:**
 
@@ -82,13 +86,15 @@ class Evaluator:
         self._chosen = evaluation.numbers if evaluation.env.tasks else None
         sizes = Sizes(self._batch, evaluation.samples, evaluation.slots)
         self._static = {"sizes": sizes, "success": evaluation.success}
-        self._two = bool(split.host_rewards(evaluation.reward))
+        outside = evaluation.env.backend is not None
+        self._two = outside or bool(split.host_rewards(evaluation.reward))
         if self._two:
             self._shapes(policy)  # So that the second program has been checked, too.
-        program = _sample if self._two else _complete
-        lower = program.lower  # pyright: ignore[reportFunctionMemberAccess]
-        self._lowered = lower(*self._arguments(policy, 0), **self._static)
-        self._compiled: Callable | None = None
+        self._compiled: Callable | None = _sample_outside if outside else None
+        if not outside:
+            program = _sample if self._two else _complete
+            lower = program.lower  # pyright: ignore[reportFunctionMemberAccess]
+            self._lowered = lower(*self._arguments(policy, 0), **self._static)
         self._seconds_trace = time.perf_counter() - start
 
     def _arguments(self, policy: AbstractPolicy, first: int) -> tuple:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key
 from ... import rollout
 from ...env import AbstractDatasetEnvironment, TimeStep, Turn
 from ...policy import AbstractPolicy
-from ...reward import RewardFn, split
+from ...reward import checked, RewardFn, split
 from ...reward.split import HostInputs, HostOutputs
 from ...sharding import spmd
 from ...text import AbstractTokenizer, split_ends
@@ -79,7 +79,6 @@ class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
         return state, TimeStep(*no_reply, rewards={}, done=jnp.ones((), bool))
 
 
-@eqx.filter_jit
 def _complete(
     policy: AbstractPolicy,
     env: AbstractDatasetEnvironment,
@@ -102,6 +101,9 @@ def _complete(
     return spmd.constrain_batch((trajectory, inputs))
 
 
+_compiled = eqx.filter_jit(_complete)
+
+
 @eqx.filter_jit
 def _reward(
     reward: RewardFn | None,
@@ -112,7 +114,8 @@ def _reward(
 ) -> Samples:
     rewards = None
     if reward is not None:
-        rewards = split.with_outputs(reward, trajectory, outputs)(trajectory)
+        judged = split.with_outputs(reward, trajectory, outputs)
+        rewards = checked(judged, trajectory)
     every = Samples.of(trajectory, rewards)
     return mesh.replicate(jax.tree.map(lambda x: x[:problems], every))
 
@@ -146,7 +149,8 @@ def generate(
     NaN.
     """
     key = jr.key(0) if key is None else key
-    trajectory, inputs = _complete(
+    complete = _compiled if env.backend is None else _complete
+    trajectory, inputs = complete(
         policy, env, reward, sampler, key, problems=problems, samples=samples
     )
     outputs = split.call_host(reward, inputs)

@@ -60,7 +60,7 @@ def print_result(
         return
     for index in range(min(_SHOWN, len(result.prompts))):
         prompt = tokenizer.decode(result.prompts[index].tolist()).strip()
-        tokens = result.tokens[index, 0, : result.lengths[index, 0]]
+        tokens = result.tokens[index, 0, : result.total_lengths[index, 0]]
         answer = tokenizer.decode(tokens.tolist()).strip()
         verdict = f"reward {0 if result.total is None else result.total[index, 0]:g}"
         if result.correct is not None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ... import models, rollout
-from ..._train import init, TrainStep
+from ..._train import TrainStep
 from ...env import AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
@@ -35,7 +35,13 @@ from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
 from .policy import build_adapters, build_keys, load_model, step_of as step_of
 from .schema import Recipe
-from .tasks import build_environments, Environments, find_task
+from .tasks import (
+    build_environments,
+    Environments,
+    find_factory,
+    find_task,
+    find_tools,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -59,6 +65,8 @@ def build_rollout(recipe: Recipe) -> RolloutConfig:
         cache_tokens=settings.cache_tokens,
         sampler=sampler,
         behavior=behavior,
+        staleness=settings.staleness or None,
+        partial_prompts=settings.partial_prompts or None,
     )
 
 
@@ -98,6 +106,8 @@ def check(recipe: Recipe) -> None:
     check_reward(recipe)
     check_evaluations(recipe)
     find_task(recipe.data.task)
+    find_tools(recipe)
+    find_factory(recipe)
 
 
 def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, Any]:
@@ -139,19 +149,12 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         return jax.tree.map(copy, models.without_adapters(policy))
 
     reference = None
-    if algorithm.objective.penalties:  # They compare the policy with a reference.
+    if algorithm.objective.compares:
         # The base weights of adapters are frozen and need no copy.
         adapted = recipe.lora.adapts
         reference = models.without_adapters if adapted else base()
     keys = build_keys(recipe)
     curriculum, env = build_curriculum(recipe), environments.train
-    state = init(
-        policy,
-        optimizer=optimizer,
-        reference=reference,
-        curriculum=curriculum.init(env),
-        key=keys.train,
-    )
     step = TrainStep(
         env,
         optimizer,
@@ -161,7 +164,9 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         reward=build_reward(recipe, env, tokenizer, base),
         curriculum=curriculum,
         validate=recipe.run.validate,
+        actors=meshes.build_actors(mesh, **vars(recipe.actors)),
     )
+    state = step.init(policy, reference=reference, key=keys.train)
     export = export_to(tokenizer, base=recipe.model.path)
     return dict(
         state=meshes.place(state, mesh),

@@ -1,4 +1,4 @@
-"""Sections of a recipe about how a run is operated: devices, logs, checkpoints."""
+"""Sections of a recipe about how a run is operated: devices, logs, calls of Python."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -7,6 +7,8 @@ from .kinds import (
     at_least,
     NonNegativeFloat,
     NonNegativeInt,
+    Part,
+    Parts,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -15,23 +17,37 @@ from .kinds import (
 
 @dataclass(frozen=True)
 class Mesh(Section):
-    """A mesh of data x fsdp x tensor devices; see `grpojax.sharding`.
+    """A mesh of data x fsdp x tensor x expert devices; see `grpojax.sharding`.
 
-    One of the three may be -1, for all remaining devices. By default the first device
+    One of them may be -1, for all remaining devices. By default the first device
     alone is used.
     """
 
     data: int = 1  # Data parallelism, with replicated weights.
     fsdp: int = 1  # Data parallelism, with weights sharded over the devices.
     tensor: int = 1  # Tensor parallelism.
+    expert: int = 1  # Experts of a layer, split over the devices.
 
     def __post_init__(self):
-        sizes = self.data, self.fsdp, self.tensor
+        sizes = self.data, self.fsdp, self.tensor, self.expert
         if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
             raise ValueError(
-                "`mesh.data`, `mesh.fsdp` and `mesh.tensor` must be positive, but for "
-                f"one that may be -1. Received {self.data}, {self.fsdp}, {self.tensor}."
+                "`mesh.data`, `mesh.fsdp`, `mesh.tensor` and `mesh.expert` must be "
+                "positive, but for one that may be -1. Received "
+                f"{', '.join(map(str, sizes))}."
             )
+
+
+@dataclass(frozen=True)
+class Actors(Section):
+    """A mesh of further devices, which sample rollouts while those of `mesh` learn.
+
+    Rollouts are sampled ahead, for `rollout.staleness` steps.
+    """
+
+    data: NonNegativeInt = 0  # 0: rollouts are sampled on `mesh`.
+    fsdp: PositiveInt = 1
+    tensor: PositiveInt = 1
 
 
 @dataclass(frozen=True)
@@ -94,3 +110,23 @@ class Health(Section):
     # Warn from this share of truncated rows on, in window steps in a row.
     truncated: PositiveFloat | None = 0.95
     window: PositiveInt = 5  # Steps that are averaged.
+
+
+@dataclass(frozen=True)
+class Environment(Section):
+    """Turns that Python answers, over the problems of `data`; see `grpojax.host`."""
+
+    tools: Parts = Parts(())  # Python functions that the model may call.
+    factory: Part | None = None  # Or a class with `reset` and `step`, for each row.
+    max_turns: PositiveInt = 8
+    max_calls: PositiveInt = 16  # Of tools, in one conversation.
+    seconds: PositiveFloat = 60.0  # Of every call.
+    concurrency: PositiveInt = 64  # Calls at a time.
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tools and self.factory is not None:
+            raise ValueError(
+                "A turn is answered by `environment.tools` or `environment.factory`. "
+                f"Received both, {self.factory!r} besides the tools: leave one out."
+            )

@@ -30,7 +30,16 @@ from .kinds import (
     Seed,
     Weights,
 )
-from .operation import Checkpoint, Distributed, Health, Log, Mesh, Tracking
+from .operation import (
+    Actors,
+    Checkpoint,
+    Distributed,
+    Environment,
+    Health,
+    Log,
+    Mesh,
+    Tracking,
+)
 from .parts.evaluation_section import Evaluations
 
 
@@ -157,6 +166,8 @@ class Rollout(Section):
     sampler: Part | None = None  # null: Categorical, at the temperature.
     # Derives the policy that samples, such as quantize; null: the trained policy.
     behavior: Part | None = None
+    partial_prompts: NonNegativeInt = 0  # Sampled besides; they go on in the next step.
+    staleness: NonNegativeInt = 0  # The policy that samples is so many versions older.
 
     def __post_init__(self):
         super().__post_init__()
@@ -205,6 +216,7 @@ class Algorithm(Section):
     surrogate: Part | None = None
     weight: Part | None = None
     penalties: Parts | None = None
+    # null: none; with `rollout.staleness`, Importance of tokens up to 5.
     importance: Part | None = None
     entropy_filter: Part | None = None
     off_policy_filter: Part | None = None
@@ -264,6 +276,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     # What is asked next; null: as the task says, shuffled epochs for rows of a file.
     curriculum: Part | None = None
+    environment: Environment = field(default_factory=Environment)
     evaluations: Evaluations = field(default_factory=Evaluations)
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)
@@ -271,6 +284,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
     mesh: Mesh = field(default_factory=Mesh)
+    actors: Actors = field(default_factory=Actors)
     distributed: Distributed = field(default_factory=Distributed)
     log: Log = field(default_factory=Log)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)

@@ -1,17 +1,19 @@
 """Tasks: from a recipe's section `data` to environments."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from ...env import AbstractDatasetEnvironment
+from ...host import HostEnvironment, Tools
 from ...text import AbstractTokenizer
 from ..distributed import mesh as meshes
 from .kinds import check_options
-from .parts.compose import parameters_of
-from .parts.lookup import imported
+from .parts.compose import arguments_of, Context, make, parameters_of, split
+from .parts.lookup import find, imported
 from .schema import Data, known_tasks, Recipe
 
 
@@ -44,15 +46,99 @@ def build_environments(
     **Raises:** `ValueError` for a task or a key that does not exist, `TypeError` for
     environments of another type, and what the function itself raises.
     """
+    tokenizer = with_tools(recipe, tokenizer)
     train, held_out, notes = _build(
         recipe.data,
         tokenizer,
         horizon=recipe.rollout.max_new_tokens,
         held_out=held_out_problems(recipe),
     )
+    train = answered(recipe, train, tokenizer)
+    if held_out is not None:
+        held_out = answered(recipe, held_out, tokenizer)
     return Environments(
         meshes.place(train, mesh), meshes.place(held_out, mesh), list(notes)
     )
+
+
+def with_tools(recipe: Recipe, tokenizer: AbstractTokenizer) -> AbstractTokenizer:
+    """The tokenizer, whose prompts offer the tools of a recipe."""
+    tools = find_tools(recipe)
+    return tokenizer if tools is None else tokenizer.with_tools(tools.described)
+
+
+def answered(
+    recipe: Recipe, env: AbstractDatasetEnvironment, tokenizer: AbstractTokenizer
+) -> AbstractDatasetEnvironment:
+    """An environment with turns that the section `environment` answers, if it does.
+
+    **Raises:** `ValueError` for an environment of several turns.
+    """
+    settings, host = recipe.environment, find_tools(recipe) or find_factory(recipe)
+    if host is None:
+        return env
+    try:
+        return HostEnvironment(
+            env,
+            host,
+            tokenizer,
+            max_turns=settings.max_turns,
+            chat=_is_chat(recipe.data, env),
+            seconds=settings.seconds,
+            concurrency=settings.concurrency,
+        )
+    except ValueError as error:
+        raise ValueError(f"`environment` does not fit the task. {error}") from error
+
+
+def find_tools(recipe: Recipe) -> Tools | None:
+    """The tools of the section `environment`, if there are any.
+
+    **Raises:** `ValueError` with the key, for a function without a schema.
+    """
+    found: list[Any] = []
+    for number, part in enumerate(recipe.environment.tools):
+        key = f"environment.tools[{number}]"
+        if isinstance(part, str):
+            found.append(find(key, part, []))
+        else:  # A function or a class that makes the tool.
+            found.append(make(key, part, Callable, Context([])))
+    if not found:
+        return None
+    try:
+        return Tools(found, max_calls=recipe.environment.max_calls)
+    except ValueError as error:
+        raise ValueError(f"`environment.tools` is refused. {error}") from error
+
+
+def find_factory(recipe: Recipe) -> Any:
+    """What makes the objects of the section `environment`, or an object for all rows.
+
+    **Raises:** `ValueError` with the key, for unknown names and arguments.
+    """
+    key, part = "environment.factory", recipe.environment.factory
+    if part is None:
+        return None
+    name, described = split(key, part)
+    target: Any = find(key, name, [])
+    if not isinstance(target, type) and hasattr(target, "step") and not described:
+        return target
+    if not callable(target) or not hasattr(target, "step") and isinstance(target, type):
+        raise ValueError(
+            f"`{key}` must be a class with a method `step`, or a function that makes "
+            f"its objects. Received {name!r}, which is {target!r:.80}."
+        )
+    arguments = arguments_of(key, name, target, described, Context([]))
+    return functools.partial(target, **arguments) if arguments else target
+
+
+def _is_chat(data: Data, env: AbstractDatasetEnvironment) -> bool:
+    """Whether prompts are rendered by the tokenizer's chat template."""
+    prompt = data.option("prompt")
+    if data.option("chat") or not isinstance(prompt, str | None):
+        return True
+    values = (env.rows or {}).get(prompt or "", [])
+    return len(values) > 0 and not isinstance(values[0], str)
 
 
 def _build(

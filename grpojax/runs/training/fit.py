@@ -1,16 +1,16 @@
 """The training loop `fit`: checkpoints, evaluation, logging and resume."""
 
-import functools
 import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from ..._checks import check_counts, check_parts
 from ..._train import TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
+from ...host import HostEnvironment
 from ...reward import RewardFn
 from ...reward.split import host_rewards
 from ...types import TrainState
@@ -44,56 +44,17 @@ def prepare(
     logging: Logging = Logging(),
     config: Config | None = None,
 ) -> Prepared:
-    """A training run, with evaluation, checkpoints, logging and resume.
+    """A run that is checked and traced, for `run`: the first half of `fit`.
 
-    `fit(...)` is `run(prepare(...))`: `prepare` validates its arguments
-    before anything is compiled or written.
-
-    The step is compiled once and donates the state, so the argument must not be used
-    again. The mesh is taken from the state's arrays: place them by `sharding.place`.
-
-    **Arguments:**
-
-    - `state`: from `grpojax.init`.
-    - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
-    - `steps`: total number of steps, including those taken before a resume.
-    - `out`: the run directory; nothing is written when `None`.
-    - `resume`: whether to continue the run in `out` from its last intact checkpoint.
-        The state and all records except times are then bit-identical to those of an
-        uninterrupted run.
-    - `evaluation`: evaluations by name, or a single one; before and after training, and
-        meanwhile if they say so. The first one sums up the run. None when `None`.
-    - `checkpoint`: checkpoint frequency, retention, and export of the final policy.
-    - `trackers`: experiment trackers by name; they need `out`.
-    - `health`: thresholds at which the run warns or stops.
-    - `logging`: logged metrics and completions, and console output.
-    - `config`: the configuration that is saved, and compared on resume; by default
-        derived from `step`.
-
-    **Returns:** the state after the last step.
-
-    **Raises:** from `prepare`, `ValueError`, `TypeError` or `OSError` for incompatible
-    arguments, a directory in use, or a resumed run with another configuration;
-    `PreemptedError` on SIGTERM or Ctrl-C, after a checkpoint if these are enabled;
-    `DivergedError` after `health.skipped_steps` non-finite steps in a row, or
-    `health.reward_failures` in which a reward function failed on every row.
-
-    !!! example
-
-        ```python
-        step = TrainStep(env, optimizer, rollout=RolloutConfig(prompts=8, group=8))
-        state = grpojax.fit(state, step, steps=100, out="out/run", resume=True)
-        ```
+    Its step is not compiled and no record is written. A directory that is resumed is
+    locked. The arguments and errors are those of `fit`.
     """
     start = time.perf_counter()
     check_counts("fit", 0, steps=steps)
     check_parts("fit", step=step)
     check_bits()
-    if trackers and out is None:
-        raise ValueError(
-            "fit: trackers keep their files in the run's directory. Received "
-            f"{', '.join(trackers)} without one: pass `out`, or no trackers."
-        )
+    if out is None:
+        _check_without_out(resume, trackers or {})
     evaluations = named(evaluation)
     check_best_by(checkpoint, evaluations)
     if config is None:
@@ -102,7 +63,8 @@ def prepare(
     mesh = mesh_of(state)
     recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
-        lowered = lower(state, step, samples=logging.samples if recorded else 0)
+        samples = logging.samples if recorded else 0
+        lowered = lower(state, step, samples=samples, steps=steps)
         lowered.dry_call()
         digests = _digests(state, step, evaluations)
         evaluators = {x: Evaluator(y, state.policy) for x, y in evaluations.items()}
@@ -116,7 +78,7 @@ def prepare(
         steps=steps,
         out=None if out is None else Path(out),
         directory=directory,
-        resume=restored,
+        restored=restored,
         evaluators=evaluators,
         checkpoint=checkpoint,
         trackers=trackers or {},
@@ -127,6 +89,20 @@ def prepare(
         start=start,
         metadata={"digests": digests, "today": config.today},
     )
+
+
+def _check_without_out(resume: bool, trackers: Mapping[str, TrackerFactory]) -> None:
+    """Raises a `ValueError` for what needs the run directory that there is not."""
+    if resume:
+        raise ValueError(
+            "fit: a run resumes from the checkpoints in its directory. Received "
+            "resume=True without one: pass `out`."
+        )
+    if trackers:
+        raise ValueError(
+            "fit: trackers keep their files in the run's directory. Received "
+            f"{', '.join(trackers)} without one: pass `out`, or no trackers."
+        )
 
 
 def _digests(
@@ -149,13 +125,13 @@ def _digests(
 def _read_columns(
     name: str, env: AbstractEnvironment, reward: RewardFn | None
 ) -> dict[str, Sequence[object]]:
-    """The columns that reward functions on the host read, which are in no array."""
+    """The columns that Python reads, for rewards or turns, which are in no array."""
     rows = env.rows if isinstance(env, AbstractDatasetEnvironment) else None
-    hosts = host_rewards(reward)
+    hosts, reset = host_rewards(reward), isinstance(env, HostEnvironment) and env.pays
     return {
         f"{name}/{column}": values
         for column, values in (rows or {}).items()
-        if any(host.reads(column) for host in hosts)
+        if reset or any(host.reads(column) for host in hosts)
     }
 
 
@@ -168,7 +144,8 @@ def check_best_by(
         return
     fault = "is never made during the run: set its `every`"
     if name not in evaluations:
-        fault = f"is none of {', '.join(evaluations) or 'those that there are: none'}"
+        known = ", ".join(evaluations)
+        fault = f"is none of {known}" if known else "does not exist: there are none"
     raise ValueError(
         "checkpoint: `best_by` names an evaluation that is made every so many steps. "
         f"Received {checkpoint.best_by!r}, and {name!r} {fault}."
@@ -251,16 +228,59 @@ def _restore(
 _P = ParamSpec("_P")
 
 
-def _then_run(prepare: Callable[_P, Prepared]) -> Callable[_P, TrainState]:
-    @functools.wraps(prepare)
-    def fit(*args: _P.args, **kwargs: _P.kwargs) -> TrainState:
-        return run(prepare(*args, **kwargs))
+def _with_signature_of(
+    prepare: Callable[_P, Prepared],
+) -> Callable[[Callable[..., TrainState]], Callable[_P, TrainState]]:
+    def with_signature(function: Callable[..., TrainState]) -> Callable[_P, TrainState]:
+        signature = inspect.signature(prepare)
+        signature = signature.replace(return_annotation=TrainState)
+        function.__dict__["__signature__"] = signature
+        return function
 
-    fit.__name__ = fit.__qualname__ = "fit"
-    signature = inspect.signature(prepare)
-    signature = signature.replace(return_annotation=TrainState)
-    fit.__dict__["__signature__"] = signature
-    return fit
+    return with_signature
 
 
-fit = _then_run(prepare)
+@_with_signature_of(prepare)
+def fit(*args: Any, **kwargs: Any) -> TrainState:
+    """A training run, with evaluation, checkpoints, logging and resume.
+
+    `fit(...)` is `run(prepare(...))`: arguments are checked before the step is
+    compiled or a record is written.
+
+    The step is compiled once and donates the state, so the argument must not be used
+    again. The mesh is taken from the state's arrays: place them by `sharding.place`.
+
+    **Arguments:**
+
+    - `state`: from `grpojax.init`.
+    - `step`: a `TrainStep`, or any function `state -> (state, metrics)`.
+    - `steps`: total number of steps, including those taken before a resume.
+    - `out`: the run directory; nothing is written when `None`.
+    - `resume`: whether to continue the run in `out` from its last intact checkpoint.
+        The state and all records except times are then bit-identical to those of an
+        uninterrupted run.
+    - `evaluation`: evaluations by name, or a single one; before and after training, and
+        meanwhile if they say so. The first one sums up the run. None when `None`.
+    - `checkpoint`: checkpoint frequency, retention, and export of the final policy.
+    - `trackers`: experiment trackers by name; they need `out`.
+    - `health`: thresholds at which the run warns or stops.
+    - `logging`: logged metrics and completions, and console output.
+    - `config`: the configuration that is saved, and compared on resume; by default
+        derived from `step`.
+
+    **Returns:** the state after the last step.
+
+    **Raises:** from `prepare`, `ValueError`, `TypeError` or `OSError` for incompatible
+    arguments, a directory in use, or a resumed run with another configuration;
+    `PreemptedError` on SIGTERM or Ctrl-C, after a checkpoint if these are enabled;
+    `DivergedError` after `health.skipped_steps` non-finite steps in a row, or
+    `health.reward_failures` in which a reward function failed on every row.
+
+    !!! example
+
+        ```python
+        step = TrainStep(env, optimizer, rollout=RolloutConfig(prompts=8, group=8))
+        state = grpojax.fit(state, step, steps=100, out="out/run", resume=True)
+        ```
+    """
+    return run(prepare(*args, **kwargs))

@@ -152,6 +152,8 @@ class Monitor:
                 self._failed_steps[found[1]] = failed if value == 1 else 0
         for name in (_ENTROPY, _LENGTH, _GAP):
             value = record.get(name)
+            if name == _GAP and record.get("staleness/max"):
+                continue  # An older policy sampled: it differs for that reason.
             if value is not None and math.isfinite(value):
                 if len(self._first[name]) < self._thresholds.window:
                     self._first[name].append(value)

@@ -34,7 +34,7 @@ def _run(run: Prepared) -> TrainState:
         evaluate = functools.partial(_evaluate, run, log, preemption)
         state = run.state
         # A resumed run may have been killed before the evaluation of its checkpoint.
-        evaluate(state, 0 if run.resume is None else run.resume.step)
+        evaluate(state, 0 if run.restored is None else run.restored.step)
         if run.steps > 0:
             state = _take_steps(run, log, preemption, evaluate)
             evaluate(state, run.steps)
@@ -74,6 +74,7 @@ def _take_steps(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(validation_errors())
+        stack.callback(compiled.close)
         save = stack.enter_context(_saving(run, log))
         bar = stack.enter_context(Progress(run.steps, run.logging.console))
         metrics = MetricsBuffer(report, every=run.logging.every)

@@ -119,17 +119,17 @@ class RunLog:
     def _open(self) -> Iterator[None]:
         run, directory = self._run, self._directory
         if directory is None:
-            if run.resume is not None:
-                self._restore_records(parse(run.resume.files.get(METRICS, b"")))
+            if run.restored is not None:
+                self._restore_records(parse(run.restored.files.get(METRICS, b"")))
             self._warn_early()
             yield
             return
         with directory:
-            if run.resume is None:
+            if run.restored is None:
                 directory.start(run.config.to_yaml(), self._summary("running"))
                 self.event("start", f"{run.steps} steps are to be taken")
             else:
-                self._resume(directory, run.resume)
+                self._resume(directory, run.restored)
             self._start_trackers(directory)
             self._warn_early()
             try:

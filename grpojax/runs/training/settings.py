@@ -124,7 +124,9 @@ class Config:
 
 
 class Prepared(NamedTuple):
-    """A run that is loaded, checked and traced; nothing is compiled or written.
+    """A run that is loaded, checked and traced; its step is not compiled.
+
+    No record is written yet. A directory that is resumed is locked.
 
     In a multi-process run only process 0 has `directory`; all processes save to and
     restore from the checkpoints in `out`. `start` is the start time, by
@@ -136,7 +138,7 @@ class Prepared(NamedTuple):
     steps: int
     out: Path | None
     directory: RunDirectory | None
-    resume: Restored | None
+    restored: Restored | None
     evaluators: Mapping[str, Evaluator]
     checkpoint: Checkpointing
     trackers: Mapping[str, TrackerFactory]

@@ -1,27 +1,31 @@
-"""The train step as a compiled program, or as two with Python between them."""
+"""The train step as a compiled program, or as several with Python between them."""
 
 import contextlib
 import dataclasses
 import functools as ft
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
-from ..._train import Experience, TrainStep
+from ..._train import Experience, RolloutSource, TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
+from ...host import HostEnvironment
 from ...reward import split
 from ...sharding import spmd
-from ...types import Metrics, Prompt, TrainState, Trajectory
+from ...types import Metrics, Prompt, TrainState
 from ...validation import ValidationError
-from ..distributed import mesh, processes
+from ..distributed import mesh as meshes, processes
 from ..io.samples import Samples
-from . import allocator
-from .programs import cache_hits, Lowered, trace
+from .devices import allocator
+from .devices.actors import Actors
+from .devices.programs import cache_hits, Lowered, trace
 
 
 Step = TrainStep | Callable[[TrainState], tuple[TrainState, Metrics]]
@@ -38,6 +42,7 @@ class CompiledStep(NamedTuple):
 
     - `call`: takes a step. It donates the state: the one that it was given must not be
         used again.
+    - `close`: ends the threads that it has started.
     - `seconds`: how long tracing and compiling took, or reading from JAX's persistent
         cache.
     - `cached`: whether all of the programs were read from that cache.
@@ -47,6 +52,7 @@ class CompiledStep(NamedTuple):
     """
 
     call: CompiledCall
+    close: Callable[[], None]
     seconds: float
     cached: bool
     bytes: dict[str, dict[str, int]]
@@ -57,29 +63,35 @@ class LoweredStep:
     """A train step that has been traced, so that its arguments are known to fit.
 
     `link` makes a step of the compiled programs. Tracing took so many `seconds`.
+    `actors` are the other devices on which rollouts are sampled, if there are any.
     """
 
     programs: dict[str, Lowered]
     link: Callable[..., CompiledCall]
     step: Step
     seconds: float
+    actors: Actors | None
+    inputs: list[split.HostInputs] = dataclasses.field(default_factory=list)
 
     def dry_call(self) -> None:
-        """Calls the step's host rewards on one row.
+        """Calls the step's host rewards and its host environment on one row.
 
         **Raises:** `ValueError` for a function that cannot be called.
         """
-        step = self.step
-        if "sample" not in self.programs or not isinstance(step, TrainStep):
+        step, inputs = self.step, self.inputs
+        if not isinstance(step, TrainStep):
             return
-        _, inputs = self.programs["sample"].results
+        if isinstance(step.env, HostEnvironment):
+            processes.on_process_0(step.env.dry_call)
+        if not inputs:
+            return
         key = jax.random.key(0)
 
         @eqx.filter_jit
         def prompt(env: AbstractEnvironment) -> Prompt:
             if isinstance(env, AbstractDatasetEnvironment):
-                return mesh.replicate(env.problem(jnp.zeros((), jnp.int32))[1])
-            return mesh.replicate(env.reset(key)[1])
+                return meshes.replicate(env.problem(jnp.zeros((), jnp.int32))[1])
+            return meshes.replicate(env.reset(key)[1])
 
         first = jax.device_get(prompt(step.env))
         processes.on_process_0(lambda: split.dry_call(step.reward, inputs, first))
@@ -93,7 +105,8 @@ class LoweredStep:
         seconds = self.seconds + time.perf_counter() - start
         memory = {name: _bytes(x.compiled) for name, x in compiled.items()}
         call = self.link(*compiled.values())
-        return CompiledStep(call, seconds, len(hits) == len(compiled), memory)
+        close = (lambda: None) if self.actors is None else self.actors.close
+        return CompiledStep(call, close, seconds, len(hits) == len(compiled), memory)
 
 
 def _bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -108,21 +121,31 @@ def _bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
     }
 
 
-def lower(state: TrainState, step: Step, *, samples: int = 0) -> LoweredStep:
+def lower(
+    state: TrainState, step: Step, *, samples: int = 0, steps: int = sys.maxsize
+) -> LoweredStep:
     """Traces a step for the shapes of a state; compiles nothing yet.
 
     The step also returns the completions of that many prompts, `samples`; those of a
     step that is no `TrainStep` are not known. A reward that runs Python is called
-    between two programs, since XLA's persistent cache keeps none that calls Python.
+    between two programs, since XLA's persistent cache keeps none that calls Python. The
+    backend of an environment is called in place of the first one. Actors sample for no
+    step after `steps`.
 
     **Raises:** what `train_step` raises for arguments that do not fit.
     """
-    start = time.perf_counter()
-    if isinstance(step, TrainStep) and split.host_rewards(step.reward):
-        programs, link = _lower_two(state, step, samples)
+    start, actors, inputs = time.perf_counter(), None, []
+    if isinstance(step, TrainStep) and step.actors is not None:
+        actors = Actors(step.actors, state, step, steps)
+    outside = isinstance(step, TrainStep) and step.env.backend is not None
+    if isinstance(step, TrainStep) and (
+        actors or outside or split.host_rewards(step.reward)
+    ):
+        programs, link, inputs = _lower_two(state, step, samples, actors)
     else:
         programs, link = _lower_one(state, step, samples)
-    return LoweredStep(programs, link, step, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return LoweredStep(programs, link, step, seconds, actors, inputs)
 
 
 def _lower_one(state: TrainState, step: Step, samples: int):
@@ -130,36 +153,50 @@ def _lower_one(state: TrainState, step: Step, samples: int):
         if isinstance(step, TrainStep):
             return _learn(step, state, step.collect(state), samples)
         state, metrics = step(state)
-        return state, mesh.replicate(metrics), None
+        return state, meshes.replicate(metrics), None
 
     lowered = trace(call, step, state, donate=(1,))
     return {"step": lowered}, lambda program: ft.partial(program, step)
 
 
-def _lower_two(state: TrainState, step: TrainStep, samples: int):
-    def sample(step: TrainStep, state: TrainState):
-        trajectory = spmd.constrain_batch(step.generate(state))
-        inputs = split.host_inputs(step.reward, trajectory)
-        return trajectory, spmd.constrain_batch(inputs)
+def _lower_two(state: TrainState, step: TrainStep, samples: int, actors: Actors | None):
+    def sample(step: TrainStep, source: RolloutSource):
+        made = spmd.constrain_batch(step.sample(source))
+        return made, spmd.constrain_batch(split.host_inputs(step.reward, made[0]))
 
-    def update(step: TrainStep, state: TrainState, trajectory: Trajectory, outputs):
-        reward = split.with_outputs(step.reward, trajectory, outputs)
-        experience = dataclasses.replace(step, reward=reward).collect(state, trajectory)
+    def update(step: TrainStep, state: TrainState, made: PyTree, outputs: PyTree):
+        reward = split.with_outputs(step.reward, made[0], outputs)
+        experience = dataclasses.replace(step, reward=reward).collect(state, *made)
         return _learn(step, state, experience, samples)
 
-    first = trace(sample, step, state)
-    trajectory, inputs = spmd.shard_structs(first.results)
+    def sample_next(step: TrainStep, state: TrainState):
+        return sample(step, RolloutSource.of(state, step.draws))
+
+    programs = {}
+    if step.env.backend is not None:  # It is called as it is.
+        results = eqx.filter_eval_shape(sample_next, step, state)
+    else:
+        if actors is None:
+            first = trace(sample_next, step, state)
+        else:
+            first = actors.trace(sample, state)
+        programs["sample"], results = first, first.results
+    made, inputs = shapes = spmd.shard_structs(results)
     outputs = split.output_structs(inputs)
-    second = trace(update, step, state, trajectory, outputs, donate=(1,))
+    programs["update"] = trace(update, step, state, made, outputs, donate=(1,))
 
-    def link(first, second) -> CompiledCall:
-        def call(state: TrainState):
-            trajectory, inputs = first(step, state)
-            return second(step, state, trajectory, split.call_host(step.reward, inputs))
+    def call_host(made: PyTree, inputs: list[split.HostInputs]):
+        return made, split.call_host(step.reward, inputs)
 
-        return call
+    def link(*compiled: Any) -> CompiledCall:
+        first: Any = sample_next if len(compiled) == 1 else compiled[0]
+        (*_, second) = compiled
+        rollout = lambda state: call_host(*first(step, state))
+        if actors is not None:
+            rollout = actors.start(first, shapes, call_host)
+        return lambda state: second(step, state, *rollout(state))
 
-    return {"sample": first, "update": second}, link
+    return programs, link, inputs
 
 
 def _learn(step: TrainStep, state: TrainState, experience: Experience, samples: int):
@@ -170,7 +207,7 @@ def _learn(step: TrainStep, state: TrainState, experience: Experience, samples: 
         )
         first = jax.tree.map(lambda x: x[:samples], every)
     state, metrics = step.learn(state, experience)
-    return state, *mesh.replicate((metrics, first))
+    return state, *meshes.replicate((metrics, first))
 
 
 @contextlib.contextmanager

@@ -5,3 +5,4 @@ from ._files import TokenizerFiles as TokenizerFiles
 from ._huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer
 from ._load import load_tokenizer as load_tokenizer
 from ._sentencepiece import SentencePieceTokenizer as SentencePieceTokenizer
+from ._tools import json_schemas as json_schemas

@@ -1,6 +1,7 @@
 """The interface of a tokenizer."""
 
 import abc
+import copy
 import datetime
 import functools as ft
 import os
@@ -25,6 +26,7 @@ class AbstractTokenizer(abc.ABC):
     files: TokenizerFiles
     vocab_size: int  # The largest id plus one.
     today: datetime.date | None = None  # What templates are told; `None`: the clock's.
+    tools: tuple[object, ...] = ()  # What templates offer; see `with_tools`.
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -79,6 +81,28 @@ class AbstractTokenizer(abc.ABC):
     def pieces_as_bytes(self) -> list[bytes]:
         """The bytes of every token, in order of id: the pieces of `token_bytes`."""
 
+    def with_tools(self, tools: Sequence[object]) -> "AbstractTokenizer":
+        """The tokenizer with tools that its chat template offers in every prompt.
+
+        **Arguments:**
+
+        - `tools`: as `chat_text` takes them.
+
+        **Raises:** `ValueError` for a tool without a schema.
+        """
+        json_schemas(list(tools))
+        found = copy.copy(self)
+        found.tools = tuple(tools)
+        return found
+
+    def is_skipped(self, token: int) -> bool:
+        """Whether `decode` skips a token: a special one, or an id without a token."""
+        return token not in self._visible
+
+    @ft.cached_property
+    def _visible(self) -> frozenset[int]:
+        return frozenset(i for i, x in enumerate(self.pieces_as_bytes()) if x)
+
     @ft.cached_property
     def token_bytes(self) -> TokenBytes:
         """The bytes of every token; cached.
@@ -124,6 +148,11 @@ class AbstractTokenizer(abc.ABC):
         """The token that begins a text, if there is one; only templates add it."""
         return next(iter(self._declared("bos")), None)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer's files have a chat template."""
+        return any(self._templates.values())
+
     def chat_text(
         self,
         messages: Sequence[Mapping[str, object]],
@@ -148,7 +177,7 @@ class AbstractTokenizer(abc.ABC):
         no role, or a tool no schema, or the template refuses the conversation, fails,
         or does not end.
         """
-        templates, tools = self._templates, variables.get("tools")
+        templates, tools = self._templates, variables.get("tools", self.tools or None)
         with_tools = tools is not None and "tool_use" in templates
         template = templates.get("tool_use" if with_tools else "default")
         if template is None:

@@ -1,5 +1,6 @@
 """The loss of an update, composed of parts."""
 
+from ._balance import LoadBalance as LoadBalance
 from ._correction import (
     Importance as Importance,
     OffPolicySequenceMask as OffPolicySequenceMask,
@@ -13,6 +14,7 @@ from ._inputs import (
 from ._objective import Objective as Objective
 from ._penalty import (
     absolute as absolute,
+    AbstractPenalty as AbstractPenalty,
     k1 as k1,
     k2 as k2,
     k3 as k3,

@@ -48,12 +48,14 @@ class LossWeights(eqx.Module):
     - `entropy_mask`: tokens that the entropy filter keeps, if there is one.
     - `importance`: importance weight of each token or row; computed by
         `Objective.importance` where it is `None`.
+    - `balance`: weight of each token in the mean of a load balance, if there is one.
     """
 
     token: PerToken
     bonus: PerToken | None = None
     entropy_mask: Bool[Array, "*rows time"] | None = None
     importance: Float[Array, "*rows #time"] | None = None
+    balance: PerToken | None = None
 
 
 class LossInputs(eqx.Module):
@@ -64,12 +66,14 @@ class LossInputs(eqx.Module):
     - `log_prob`, `entropy`: under the policy that is differentiated.
     - `batch`: constants.
     - `weights`: from `Objective.loss_weights`, of the full batch.
+    - `balance`: of the experts that each token has, if a penalty asks for it.
     """
 
     log_prob: PerToken
     entropy: PerToken
     batch: Batch
     weights: LossWeights
+    balance: PerToken | None = None
 
     @property
     def mask(self) -> Bool[Array, "*rows time"]:

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float
 from ... import masked
 from ..._checks import check_numbers, check_parts
 from ...types import FloatLike
+from ._balance import LoadBalance
 from ._correction import Importance, OffPolicySequenceMask, TopEntropy
 from ._inputs import Batch, LossInputs, LossWeights, PerToken
-from ._penalty import KL
+from ._penalty import AbstractPenalty, KL
 from ._ratio import sequence_ratio, sequence_token_ratio, token_ratio
 from ._surrogate import AbstractSurrogate, Clip
 from ._weight import Mask, token_mean, Weight
@@ -23,14 +24,14 @@ class Objective(eqx.Module):
     """The loss that `improve` minimizes.
 
         loss = -Σ weight · (surrogate(r, A) · filters · importance - Σ β KL)
-               - entropy_bonus · Σ bonus_weight · H
+               - entropy_bonus · Σ bonus_weight · H + Σ β load balance
 
     **Fields:**
 
     - `ratio`: `token_ratio`, `sequence_ratio` ...
     - `surrogate`: such as `Clip(low, high)`.
     - `weight`: `token_mean`, `sequence_mean`, `Constant(length)` ...
-    - `penalties`: KL penalties; neither filtered nor reweighted.
+    - `penalties`: `KL`, neither filtered nor reweighted, and `LoadBalance`.
     - `importance`: corrects for a sampler that is not the old policy.
     - `entropy_filter`: keeps the tokens of highest entropy.
     - `off_policy_filter`: drops rows that the policy has moved away from.
@@ -40,7 +41,7 @@ class Objective(eqx.Module):
     ratio: Callable[[LossInputs], PerToken] = token_ratio
     surrogate: AbstractSurrogate = Clip()
     weight: Callable[[Mask], Weight] = token_mean
-    penalties: tuple[KL, ...] = ()
+    penalties: tuple[AbstractPenalty, ...] = ()
     importance: Importance | None = None
     entropy_filter: TopEntropy | None = None
     off_policy_filter: OffPolicySequenceMask | None = None
@@ -69,6 +70,16 @@ class Objective(eqx.Module):
         """Whether the ratio is one of a whole row, so that rows are clipped."""
         return self.ratio in (sequence_ratio, sequence_token_ratio)
 
+    @property
+    def compares(self) -> bool:
+        """Whether a penalty compares the policy with a reference."""
+        return any(isinstance(penalty, KL) for penalty in self.penalties)
+
+    @property
+    def balances(self) -> bool:
+        """Whether a penalty needs the use of experts."""
+        return any(isinstance(penalty, LoadBalance) for penalty in self.penalties)
+
     def loss_weights(self, batch: Batch) -> LossWeights:
         """Per-token weights over the full batch: microbatch losses sum to its loss.
 
@@ -81,7 +92,8 @@ class Objective(eqx.Module):
             keep = self.entropy_filter(batch)
         if self.entropy_bonus is not None:
             bonus = token_mean(batch.mask if keep is None else batch.mask & keep)
-        return LossWeights(self.weight(batch.mask), bonus, keep)
+        balance = token_mean(batch.mask) if self.balances else None
+        return LossWeights(self.weight(batch.mask), bonus, keep, balance=balance)
 
     def __call__(
         self, inputs: LossInputs
@@ -107,9 +119,10 @@ class Objective(eqx.Module):
             "clip_high": high.astype(dtype),
         }
         value = self._filtered(self.surrogate(ratio, inputs), inputs)
-        if self.penalties:
-            estimates = [penalty(inputs) for penalty in self.penalties]
-            for penalty, estimate in zip(self.penalties, estimates, strict=True):
+        kls = [penalty for penalty in self.penalties if isinstance(penalty, KL)]
+        if kls:
+            estimates = [penalty(inputs) for penalty in kls]
+            for penalty, estimate in zip(kls, estimates, strict=True):
                 value = value - penalty.coefficient * estimate
             measured["kl"] = sum(estimates[1:], estimates[0])
         if weights.importance is not None:
@@ -119,6 +132,11 @@ class Objective(eqx.Module):
             entropy = masked.fill(inputs.entropy, inputs.mask)
             bonus = jnp.sum(weights.bonus.astype(dtype) * entropy)
             loss = loss - self.entropy_bonus * bonus
+        for penalty in self.penalties:
+            if isinstance(penalty, LoadBalance) and weights.balance is not None:
+                measured["balance"] = masked.fill(penalty(inputs), inputs.mask)
+                mean = jnp.sum(weights.balance.astype(dtype) * measured["balance"])
+                loss = loss + penalty.coefficient * mean
         measured = {name: masked.fill(x, inputs.mask) for name, x in measured.items()}
         return loss, jax.lax.stop_gradient(measured)
 

@@ -1,5 +1,6 @@
-"""KL penalties to a reference policy."""
+"""Penalties, and those of the KL divergence to a reference policy."""
 
+import abc
 from collections.abc import Callable
 
 import equinox as eqx
@@ -47,7 +48,17 @@ def k3_with_k2_gradient(log_prob: PerToken, reference: PerToken) -> PerToken:
     return gradient + jax.lax.stop_gradient(value - gradient)
 
 
-class KL(eqx.Module):
+class AbstractPenalty(eqx.Module):
+    """A number for every token, whose mean is added to the loss."""
+
+    coefficient: eqx.AbstractVar[FloatLike]
+
+    @abc.abstractmethod
+    def __call__(self, inputs: LossInputs) -> PerToken:
+        """The number of every token, before the coefficient."""
+
+
+class KL(AbstractPenalty):
     """A penalty coefficient · estimate of KL(π ‖ π_ref), token by token.
 
     **Fields:**

@@ -14,4 +14,7 @@ horizon and the width of the prompts:
 from ._gradient import packed_gradient as packed_gradient
 from ._packing import balance_tokens as balance_tokens
 from ._rows import pack_rows as pack_rows
-from ._score import masked_log_probs as masked_log_probs
+from ._score import (
+    expert_shares as expert_shares,
+    masked_log_probs as masked_log_probs,
+)

@@ -1,8 +1,10 @@
 """Chunks of packed tokens, and the forward pass of one of them."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from ...policy import AbstractPolicy, Past
 from ...types import Prompt
@@ -127,7 +129,8 @@ def extend(
     context: Context | None,
     window: Window | None = None,
     columns: Int[Array, ""] | None = None,
-) -> tuple[Float[Array, "column hidden"], PyTree]:
+    routes: bool = False,
+) -> tuple[Any, ...]:
     """Hidden states and the cache of a chunk.
 
     **Arguments:**
@@ -137,6 +140,7 @@ def extend(
     - `context`: what tokens with an owner attend to.
     - `window`: what tokens with earlier ones attend to.
     - `columns`: how many of the context's columns there are already; all by default.
+    - `routes`: whether the use of experts is returned, too.
     """
     past = []
     column = jnp.arange(chunk.tokens.shape[0])
@@ -153,4 +157,5 @@ def extend(
     causal = column[:, None] >= column[None]
     # Padding attends to itself: every token attends to something.
     visible = (same & causal) | (column[:, None] == column[None])
-    return policy.extend(chunk.tokens, chunk.positions, *past, visible=visible)
+    run = policy.extend_routed if routes else policy.extend
+    return run(chunk.tokens, chunk.positions, *past, visible=visible)

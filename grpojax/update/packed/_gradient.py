@@ -6,7 +6,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ... import sharding
 from ...policy import AbstractPolicy
@@ -55,15 +55,20 @@ def packed_gradient(
     temperature: FloatLike = 1.0,
     vocab_size: int | None = None,
     chunk: int | None = None,
+    shares: Float[Array, " expert"] | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Gradient with respect to the trainable arrays, and metrics, of packed rows.
 
     Both are accumulated over microbatches. The cotangent of the prompts' keys and
     values is accumulated too, and pulled back through the prompts at the end.
+
+    **Arguments:**
+
+    - `shares`: as in `Scorer`; the loss is then given the balance of each token, too.
     """
     params, static = eqx.partition(policy, policy.trainable())
     combine = lambda params: eqx.combine(params, static)
-    score = Scorer(rows, temperature, vocab_size, chunk)
+    score = Scorer(rows, temperature, vocab_size, chunk, shares)
     cache, pull_prompts = _prompt_vjp(params, combine, rows)
     accumulate = _Accumulate(params, combine, score, cache, loss)
     carry = _Sums.zeros(params, cache), accumulate.no_loss()[1]
@@ -102,7 +107,7 @@ class _Accumulate(NamedTuple):
         return sums.add(*pull(rows.to_columns(source, cotangent))), metrics + more
 
     def split(self, microbatch: Int[Array, ""], carry: _Carry) -> _Carry:
-        """A microbatch that may have a split row's last chunk: back from that one.
+        """A microbatch, and with a split row's last chunk all of its earlier ones.
 
         The cotangent of the loss is known after the last chunk; that of a chunk's keys
         and values, after all later chunks.
@@ -152,8 +157,9 @@ class _Accumulate(NamedTuple):
         shape = tokens.shape[0] * tokens.shape[1], *tokens.shape[2:]
         zeros = jnp.zeros(shape, jnp.float32)
         included = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
-        metrics = jax.eval_shape(self.loss, (zeros, zeros), included)[1]
-        return (zeros, zeros), metrics.zeros()
+        every = (zeros,) * self.score.values
+        metrics = jax.eval_shape(self.loss, every, included)[1]
+        return every, metrics.zeros()
 
 
 def _prompt_vjp(

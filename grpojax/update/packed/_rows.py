@@ -25,10 +25,10 @@ from ._packing import pack, pack_prompts, PackedPrompts, Packing, to_rows
 Source = Int[Array, "shard column"]
 """The token at each column of a chunk, as an index of all tokens; -1 for none."""
 
-Columns = tuple[Float[Array, "shard column"], Float[Array, "shard column"]]
-"""Log-probs and entropies of a chunk."""
+Columns = tuple[Float[Array, "shard column"], ...]
+"""Log-probs and entropies of a chunk; and the balance of experts, if asked for."""
 
-Earlier = tuple[Float[Array, "shard earlier"], Float[Array, "shard earlier"]]
+Earlier = tuple[Float[Array, "shard earlier"], ...]
 """The same of a split row's earlier chunks."""
 
 
@@ -134,7 +134,7 @@ class PackedRows(eqx.Module):
 
         def one(columns, earlier, packing):
             rows = lambda x, y: to_rows(x, y, packing, microbatch, shape)
-            found = tuple(map(rows, columns, earlier or (None, None)))
+            found = tuple(map(rows, columns, earlier or (None,) * len(columns)))
             return tuple(values for values, _ in found), found[0][1]
 
         found = spmd.vmap_shards(one)(columns, earlier, self.packing)
@@ -189,10 +189,15 @@ def write(
 
 
 def extend_shards(
-    policy: AbstractPolicy, chunk: Chunk, context, window=None, columns=None
+    policy: AbstractPolicy,
+    chunk: Chunk,
+    context,
+    window=None,
+    columns=None,
+    routes: bool = False,
 ):
     """`extend` in each shard."""
-    one = lambda *each: extend(policy, *each, columns=columns)
+    one = lambda *each: extend(policy, *each, columns=columns, routes=routes)
     return spmd.vmap_shards(one)(chunk, context, window)
 
 

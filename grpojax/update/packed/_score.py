@@ -5,7 +5,7 @@ import functools as ft
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...policy import AbstractPolicy
 from ...sharding import spmd
@@ -32,12 +32,14 @@ class Scorer(eqx.Module):
 
     - `rows`: the packed rows.
     - `temperature`, `vocab_size`, `chunk`: as in `log_probs`.
+    - `shares`: f of `LoadBalance`, of which the balance of each token is then scored.
     """
 
     rows: PackedRows
     temperature: FloatLike
     vocab_size: int | None = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
+    shares: Float[Array, " expert"] | None = None
 
     def __call__(
         self,
@@ -48,14 +50,30 @@ class Scorer(eqx.Module):
     ) -> tuple[Columns, PyTree]:
         """Log-probs and entropies, and the chunk's own cache."""
         past = None if window is None else Window(window, self.rows.window_columns)
-        hidden, own = extend_shards(policy, chunk, self.rows.context(cache), past)
+        hidden, own, *use = extend_shards(
+            policy,
+            chunk,
+            self.rows.context(cache),
+            past,
+            routes=self.shares is not None,
+        )
         score = ft.partial(
             token_log_probs,
             temperature=self.temperature,
             vocab_size=self.vocab_size,
             chunk=self.chunk,
         )
-        return spmd.vmap_policy_shards(score, policy, hidden, chunk.targets), own
+        found = spmd.vmap_policy_shards(score, policy, hidden, chunk.targets)
+        if self.shares is not None:
+            shares = self.shares.shape[0] * self.shares
+            exact = jax.lax.Precision.HIGHEST
+            found = *found, jnp.matmul(use[0].probability, shares, precision=exact)
+        return found, own
+
+    @property
+    def values(self) -> int:
+        """How many numbers are scored for each token."""
+        return 2 if self.shares is None else 3
 
     def earlier(
         self, policy: AbstractPolicy, cache: PyTree, microbatch: Int[Array, ""]
@@ -78,7 +96,7 @@ class Scorer(eqx.Module):
             put = lambda total, x: jax.lax.dynamic_update_slice_in_dim(total, x, at, 1)
             return write(policy, window, own, at), jax.tree.map(put, total, found)
 
-        start = empty_caches(rows, policy, columns), (zeros, zeros)
+        start = empty_caches(rows, policy, columns), (zeros,) * self.values
         window, found = jax.lax.fori_loop(0, count, add, start)
         return count, window, found
 
@@ -126,3 +144,63 @@ def masked_log_probs(
     replicated = policy, temperature
     found = restore(spmd.shard_map_data_parallel(every, replicated, *balanced))
     return jax.lax.stop_gradient(found)
+
+
+def expert_shares(
+    policy: AbstractPolicy,
+    prompt: Prompt,
+    tokens: Int[Array, "prompt group time"],
+    mask: Bool[Array, "prompt group time"],
+    size: int,
+) -> Float[Array, " expert"]:
+    """The share of the masked tokens that have each expert, averaged over layers.
+
+    **Arguments:**
+
+    - `size`: tokens of a microbatch in each shard.
+    """
+
+    def every(policy, prompt, rows):
+        tokens, mask = rows
+        packed = pack_rows(prompt, tokens, mask, size)
+        cache = prefill_prompts(policy, packed)
+        flat = spmd.split_batch(mask)
+
+        def count(source, window=None):
+            chunk = packed.chunk(source)
+            past = None if window is None else Window(window, packed.window_columns)
+            context = packed.context(cache)
+            _, own, use = extend_shards(policy, chunk, context, past, routes=True)
+
+            def one(source, mask, use):
+                counts = (source >= 0) & mask.reshape(-1)[source]
+                return jnp.sum(jnp.where(counts[:, None], use.chosen, 0), axis=0)
+
+            return jnp.sum(spmd.vmap_shards(one)(source, flat, use), axis=0), own
+
+        def split(microbatch, total):
+            window = empty_caches(packed, policy, packed.window_columns)
+
+            def add(number, carry):
+                window, total = carry
+                more, own = count(packed.split_source(microbatch, number), window)
+                at = number * packed.size
+                return write(policy, window, own, at), total + more
+
+            last = packed.earlier_chunks(microbatch)
+            window, total = jax.lax.fori_loop(0, last, add, (window, total))
+            return total + count(packed.source(microbatch), window)[0]
+
+        def unsplit(microbatch, total):
+            return total + count(packed.source(microbatch))[0]
+
+        first = packed.source(jnp.zeros((), jnp.int32))
+        shares, _ = jax.eval_shape(count, first)
+        zeros = jnp.zeros(shares.shape, jnp.float32)
+        return packed.fold(split, unsplit, zeros)[None]
+
+    (prompt, rows), _ = balance_tokens(mask, (prompt, (tokens, mask)))
+    found = spmd.shard_map_data_parallel(every, policy, prompt, rows)
+    count = jnp.maximum(jnp.sum(mask, dtype=found.dtype), 1)
+    shares = jnp.sum(found, axis=0) / count
+    return jax.lax.stop_gradient(shares)

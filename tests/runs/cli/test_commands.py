@@ -263,6 +263,7 @@ def test_what_is_resumed_must_be_there(refused, tmp_path):
     assert not nothing.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_there_begins_if_a_recipe_is_named(
     arguments, capsys, tmp_path
 ):
@@ -284,7 +285,10 @@ def test_a_report_says_where_it_is(finished, capsys, refused, tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(PreemptedError("SIGTERM was received"), 75), (DivergedError("no more"), 3)],
+    [
+        (PreemptedError("SIGTERM was received"), 75),
+        pytest.param(DivergedError("no more"), 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_leaves_says_so_by_its_exit_code(
     arguments, capsys, monkeypatch, error, code

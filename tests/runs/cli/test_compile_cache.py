@@ -39,7 +39,8 @@ def counted():
         jax.monitoring.unregister_event_listener(listen)
 
 
-@pytest.mark.parametrize("python", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("python", [False, True])
 def test_a_second_start_compiles_nothing(arguments, tmp_path, capsys, python):
     """Nor does one whose reward runs Python: no program that is compiled calls it."""
     words = ["train", *arguments(run__steps=1)]
@@ -73,7 +74,12 @@ def test_the_key_and_jax_s_own_configuration_decide(arguments, model, tmp_path, 
     assert "kept in" not in said and made == set()
     said, made = started("--set", f"run.compile_cache={tmp_path / 'own'}")
     assert f"kept in {tmp_path / 'own'}" in said and made == {"own"}
-    assert list((tmp_path / "own").glob("*-cache"))
+    programs = {*(tmp_path / "own").glob("*-cache")}
+    assert programs
+    with counted() as events:
+        started("--set", f"run.compile_cache={tmp_path / 'own'}")
+    assert events["cache_misses"] == 0 < events["cache_hits"]
+    assert {*(tmp_path / "own").glob("*-cache")} == programs
     assert jax.config.jax_compilation_cache_dir is None
     jax.config.update("jax_enable_compilation_cache", False)
     try:

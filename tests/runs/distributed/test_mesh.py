@@ -31,7 +31,7 @@ def test_one_device_is_the_default_and_unused_ones_are_named():
 )
 def test_meshes(sizes, shape):
     mesh = build_mesh(**sizes)
-    assert mesh is not None and tuple(mesh.shape.values()) == shape
+    assert mesh is not None and tuple(mesh.shape.values()) == (*shape, 1)
     assert mesh.devices.flat[0] == jax.devices()[0]
     assert describe(mesh).startswith(f"{mesh.size} x ")
 

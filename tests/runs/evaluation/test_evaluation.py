@@ -173,6 +173,7 @@ def test_the_shipped_model_is_as_good_for_every_batch_size(shipped, task, sample
         assert some.to_json() == full.to_json()
 
 
+@pytest.mark.slow
 def test_votes_and_baselines_of_the_shipped_model(shipped):
     """Everything again, in Python, from the text of the completions."""
     policy, tokenizer = shipped

@@ -55,6 +55,7 @@ def test_each_task_is_measured_as_it_is_alone(tasks):
     assert {*result.metrics} <= {*Evaluator(mixed, policy).measures(policy)}
 
 
+@pytest.mark.slow
 def test_a_recipe_s_mixture_is_evaluated_by_task(settings, tmp_path):
     """In records, summaries and reports, and as the best; old keys mean the same."""
     kept = [x for x in settings(run__steps=1) if not x.startswith(("data.", "run.ev"))]

@@ -146,7 +146,7 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     assert tasks.find_task("gsm8k") is gsm8k.environments
     assert tasks.find_task("addition") is addition.environments
     assert tasks.find_task("envs.addition:environments") is addition.environments
-    assert list(known_tasks()) == ["addition", "gsm8k", "mixture", "questions"]
+    assert list(known_tasks())[:4] == ["addition", "gsm8k", "mixture", "questions"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_task_is_a_module_of_envs_or_says_where_it_is():
     ["gsm9k", "", "envs.gsm8k", "envs.gsm8k:nothing", "nowhere:f", "no.where:f", ":f"],
 )
 def test_an_unknown_task_is_refused(task):
-    words = "must be one of addition, gsm8k, mixture, questions, or a f"
+    words = "must be one of addition, gsm8k, mixture, questions, games.*, or a f"
     with pytest.raises(ValueError, match=words):
         tasks.find_task(task)
 

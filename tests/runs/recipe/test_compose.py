@@ -119,7 +119,7 @@ def test_an_unknown_name_has_a_nearest(no_model, assignment, key, nearest):
         ),
         (
             "algorithm.penalties=[Clip]",
-            "`algorithm.penalties[0]` must be of type `KL`",
+            "`algorithm.penalties[0]` must be of type `AbstractPenalty`",
         ),
         ("algorithm.weight=KL", "`algorithm.weight` must fit its place. Received KL("),
         (

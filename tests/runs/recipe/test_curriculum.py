@@ -112,6 +112,7 @@ def test_a_mixture_that_does_not_fit_is_refused(words, message):
         tasks.build_environments(asked, tokenizer)
 
 
+@pytest.mark.slow
 def test_epochs_of_a_file_go_on_after_a_kill(settings, tmp_path, monkeypatch):
     """Three prompts a step of seven rows: each is asked once per epoch."""
     rows = word_problems(7, seed=3)

@@ -121,6 +121,7 @@ def recipe_of(settings, path, task):
     return recipes.load(Recipe(), path / "recipe.yaml", kept)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gym")
 def test_a_recipe_trains_on_a_task(settings, tmp_path):
     recipe = recipe_of(settings, tmp_path, "sums?terms=2&seed=3")

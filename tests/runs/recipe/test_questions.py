@@ -16,6 +16,7 @@ from grpojax.runs.recipe.schema import Recipe
 from grpojax.runs.recipe.tasks import build_environments
 from grpojax.types import Trajectory
 
+from ...helpers import mostly_slow
 from ..conftest import SHIPPED
 
 
@@ -112,8 +113,6 @@ ANSWERS = {
     "Text": "{} pens".format,
     "OneOf": lambda n: [n, n + 1],
 }
-KINDS = [pytest.param(x, marks=pytest.mark.slow) for x in list(ANSWERS)[2:]]
-KINDS += list(ANSWERS)[:2]
 
 
 @pytest.fixture
@@ -171,7 +170,7 @@ def test_rows_of_every_source_are_counted(recipe_of, tokenizer, write, source, m
         assert [int(odd) for odd in env.rows["odd"]] == [1] * env.size
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(ANSWERS, ["NoAnswer"]))
 @pytest.mark.usefixtures("hub")
 def test_a_run_of_every_kind_of_answers(recipe_of, tmp_path, kind):
     recipe = recipe_of(write_json_lines, "x.jsonl", ANSWERS[kind], kind)

@@ -1,21 +1,36 @@
 """Every part that the library exports can be named in a recipe that trains."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
 import optax.contrib
 import pytest
 
-from grpojax import advantage, algorithms, curriculum, reward, rollout, update
+from grpojax import (
+    advantage,
+    algorithms,
+    curriculum,
+    models,
+    reward,
+    rollout,
+    update,
+)
 from grpojax.runs.cli import train
 from grpojax.runs.recipe import build, load as recipes
 from grpojax.runs.recipe.parts.lookup import names
 from grpojax.runs.recipe.parts.optimizer import build_optimizer
 from grpojax.runs.recipe.schema import Recipe
+from grpojax.text import load_tokenizer
+
+from ...helpers import mostly_slow
 
 
 MINE = "tests.runs.recipe.user_parts"
@@ -39,6 +54,7 @@ NO_PARTS = {
     "ByGroupId": "needs an array of identifiers, and rows that are not in groups",
     "AbstractCurriculum": "abstract",
     "AbstractPassRate": "abstract",
+    "AbstractPenalty": "abstract",
     "AbstractSampler": "abstract",
     "AbstractSurrogate": "abstract",
     "Batch": "an argument of the loss",
@@ -52,10 +68,22 @@ NO_PARTS = {
     "generate": "the phase itself",
     "start": "the phase itself, which pauses",
     "advance": "the phase itself, which pauses",
+    "answer": "the phase itself, which pauses",
+    "Answers": "what it is given",
     "finish": "the phase itself, which pauses",
+    "last_turn": "a part of a row",
     "Rollout": "a rollout that pauses",
+    "insert": "the phase itself, with prompts of a server",
+    "release": "the phase itself, with prompts of a server",
+    "progress": "reads a rollout that pauses",
+    "Progress": "what a rollout that pauses has sampled",
+    "RowSampler": "what the requests of a server ask for",
     "Until": "when a rollout pauses",
     "SlotColumns": "a count of columns",
+    "draw": "the phase itself, in two halves",
+    "generate_partial": "what `rollout.partial_prompts` asks for",
+    "Drawn": "prompts that were drawn",
+    "PartialRows": "what the train state keeps for `rollout.partial_prompts`",
     "improve": "the phase itself",
     "log_probs": "scores a trajectory",
     "Truncated": "what `evaluations.NAME.top_k`, `top_p` and `min_p` describe",
@@ -116,8 +144,11 @@ RUNS: dict[str, dict[str, object]] = {
         "algorithm.select": "nonzero_variance",
         "algorithm.weight": "token_mean",
         "rollout.train_prompts": 1,
+        "rollout.partial_prompts": 2,
     },
     "gspo": {
+        "rollout.staleness": 1,
+        "actors.data": 1,
         "algorithm.advantage": "Gdpo",
         "algorithm.ratio": "sequence_token_ratio",
         "algorithm.importance": {"name": "Importance", "level": "token", "cap": 2},
@@ -211,6 +242,13 @@ RUNS: dict[str, dict[str, object]] = {
             },
         ],
     },
+    "grpo of turns": {
+        "data": {"task": "games.guess_number", "train_rows": 4, "turns": 2},
+        "algorithm.name": "grpo",
+        "algorithm.advantage": {"name": "ByTurn", "estimator": "group_centered"},
+        "reward.weights": {"correct": 1, "valid": 1},
+        "reward.shapings": [{"name": "DiscountTurns", "discount": 0.9}],
+    },
     "grpo of a mixture": {
         "data": {
             "task": "mixture",
@@ -221,6 +259,11 @@ RUNS: dict[str, dict[str, object]] = {
         },
         "curriculum": {"name": "Mixture", "weights": {"gsm8k": 1, "sums": 2}},
         "algorithm.name": "grpo",
+        "algorithm.advantage": {"name": "TurnNormalized", "discount": 0.5},
+    },
+    "grpo of experts": {
+        "algorithm.name": "grpo",
+        "algorithm.penalties": [{"name": "LoadBalance", "coefficient": 0.01}, "KL"],
     },
 }
 if importlib.util.find_spec("jsonschema") is not None:
@@ -243,7 +286,19 @@ if importlib.util.find_spec("reasoning_gym") is not None:
     }
 
 
-def recipe_of(name: str, settings) -> Recipe:
+def mixture_of_experts(directory: Path) -> Path:
+    """The shipped model's shape and tokenizer, with random experts."""
+    shipped = resources.files("grpojax") / "assets" / "gsm8k-tiny"
+    config = models.load(shipped).config
+    block = models.Block(experts=models.Experts(count=4, chosen=2, size=8))
+    kind = dict(block=block, family="qwen3_moe", qk_norm=True, tied=False)
+    config = dataclasses.replace(config, qkv_bias=False, **kind)
+    model = models.Transformer(config, key=jr.key(0))
+    models.save(model, directory, tokenizer=load_tokenizer(shipped))
+    return directory
+
+
+def recipe_of(name: str, settings, *more: str) -> Recipe:
     """The recipe of a run, small; the parts are written as YAML."""
     changes = {"algorithm.name": name, **RUNS[name]}
     words = settings(run__eval_problems=0, update__minibatches=1)
@@ -254,7 +309,7 @@ def recipe_of(name: str, settings) -> Recipe:
         # The indentation of a block is a part of it.
         is_block = "\n" in values.strip()
         words.append(f"{key}={values if is_block else values.strip()}")
-    return recipes.load(Recipe(), None, words)
+    return recipes.load(Recipe(), None, [*words, *more])
 
 
 def described(value: object) -> Iterator[str]:
@@ -269,9 +324,17 @@ def described(value: object) -> Iterator[str]:
             yield from described(inner)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_recipe_of_parts_takes_two_steps(name, settings):
-    recipe = recipe_of(name, settings)
+# What differs most: filters, rewards of every kind, 8 bits to sample, parts of one's
+# own, and tasks.
+FAST = ["dapo", "gspo", "reinforce", "vespo", f"{MINE}:plain"]
+FAST += ["grpo of a task", "grpo of a mixture", "grpo of experts"]
+
+
+@pytest.mark.parametrize("name", mostly_slow(RUNS, FAST))
+def test_a_recipe_of_parts_takes_two_steps(name, settings, tmp_path):
+    is_mixture = name == "grpo of experts"
+    more = [f"model.path={mixture_of_experts(tmp_path)}"] if is_mixture else []
+    recipe = recipe_of(name, settings, *more)
     build.check(recipe)
     prepared = train.prepare(recipe)
     step, state = prepared.step.compile(), prepared.state
@@ -292,6 +355,7 @@ def test_every_exported_name_is_composed_or_is_no_part(settings):
     composed = set()
     for name in RUNS:
         recipe = recipe_of(name, settings)
+        build.check(recipe)
         composed |= set(described(recipes.to_mapping(recipe)))
     if importlib.util.find_spec("math_verify") is None:
         composed.add("math_verify")  # The optional package is not installed.

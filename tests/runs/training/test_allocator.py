@@ -8,7 +8,7 @@ import pytest
 
 RESIDENT = """
 import pathlib, resource
-from grpojax.runs.training import allocator
+from grpojax.runs.training.devices import allocator
 
 def resident():
     pages = pathlib.Path("/proc/self/statm").read_text().split()[1]

@@ -80,7 +80,7 @@ def test_the_same_model_and_data_are_taken_on_another_day(run, monkeypatch):
     assert set(contents["metadata"]["digests"]) == {"model", "data", "evaluation"}
     on_day(monkeypatch, 9)
     prepared = resumed(run)
-    assert prepared.resume is not None and prepared.resume.step == 1
+    assert prepared.restored is not None and prepared.restored.step == 1
     assert prepared.metadata == contents["metadata"]
     assert prepared.directory is not None
     prepared.directory.close()
@@ -110,9 +110,24 @@ def replace_template(folder):
     ("change", "named", "others"),
     [
         (replace_rows, ["the problems that are trained on"], ["held-out", "weights"]),
-        (replace_held_out, ["the held-out problems"], ["trained on", "weights"]),
-        (replace_weights, ["the weights that it starts from"], ["problems"]),
-        (replace_template, ["trained on", "held-out"], ["weights"]),
+        pytest.param(
+            replace_held_out,
+            ["the held-out problems"],
+            ["trained on", "weights"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            replace_weights,
+            ["the weights that it starts from"],
+            ["problems"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            replace_template,
+            ["trained on", "held-out"],
+            ["weights"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_others_are_refused_and_named(run, tmp_path, change, named, others):
@@ -131,8 +146,9 @@ def test_others_are_refused_and_named(run, tmp_path, change, named, others):
     assert not any(words in said for words in others)
 
 
-def test_texts_that_rewards_read_are_part_of_the_data(run, tmp_path):
-    """A column that a reward function has no parameter for may change."""
+@pytest.fixture
+def cities(run, tmp_path):
+    """A recipe whose reward reads a column of its rows, and what writes the rows."""
     path = tmp_path / "rows.jsonl"
     records = [json.loads(line) for line in rows(range(9)).splitlines()]
 
@@ -151,7 +167,23 @@ def test_texts_that_rewards_read_are_part_of_the_data(run, tmp_path):
         "data.chat=true",
         "evaluations.held_out.reward=run",
     ]
-    recipe = load(run[1], None, words)
+    return load(run[1], None, words), write
+
+
+def test_digests_are_of_the_columns_that_rewards_read(cities):
+    recipe, write = cities
+    before = prepare(recipe).metadata["digests"]
+    write(8, unread=1)
+    assert prepare(recipe).metadata["digests"] == before
+    write(8, city="Bergen")
+    after = prepare(recipe).metadata["digests"]
+    assert {name for name in before if before[name] != after[name]} == {"columns"}
+
+
+@pytest.mark.slow
+def test_texts_that_rewards_read_are_part_of_the_data(cities, tmp_path):
+    """A column that a reward function has no parameter for may change."""
+    recipe, write = cities
     train(recipe, tmp_path / "run")
     again = load(recipe, None, ["run.steps=2"])
     for number in (0, 8):  # Held out, and trained on.

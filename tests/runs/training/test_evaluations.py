@@ -21,10 +21,11 @@ from grpojax.runs.checkpoint.checkpoints import Checkpoints
 from grpojax.runs.cli import evaluate as evaluating, train as training
 from grpojax.runs.distributed.preemption import PreemptedError
 from grpojax.runs.evaluation.evaluator import Evaluator
-from grpojax.runs.recipe import load as recipes
+from grpojax.runs.recipe import build, load as recipes
 from grpojax.runs.recipe.schema import Recipe
 
 from ...envs.double import ByteTokenizer
+from ...helpers import mostly_slow
 from ..evaluation.test_evaluation import ParityEnv
 from .values import Bigram, make_step, sevens, start
 
@@ -232,7 +233,7 @@ def test_it_compiles_once():
         assert traces == 0 and compiled == []
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("step", mostly_slow([1, 2, 3, 4, 6], [1, 4, 6]))
 def test_a_run_that_ended_anywhere_has_the_same_evaluations(full, step, tmp_path):
     """Cut after the checkpoint of a step, or within an evaluation after it."""
     path, expected = full
@@ -271,7 +272,10 @@ def test_a_signal_during_an_evaluation_saves_the_step(full, tmp_path, monkeypatc
     assert files(tmp_path / "run") == files(path)
 
 
-@pytest.mark.parametrize("measure", ["style", "style.rewards/sevens", "style.pass@2"])
+@pytest.mark.parametrize(
+    "measure",
+    mostly_slow(["style", "style.rewards/sevens", "style.pass@2"], ["style.pass@2"]),
+)
 def test_the_best_checkpoints_are_those_of_an_evaluation(measure, tmp_path):
     few = {"style": evaluations()["style"]}
     keep = Checkpointing(every=4, keep_last=1, keep_best=1, best_by=measure)
@@ -321,6 +325,7 @@ def recipe(settings):
     return recipes.load(Recipe(), None, [*settings(), *words])
 
 
+@pytest.mark.slow
 def test_a_recipe_names_evaluations(recipe, tmp_path):
     """Their data, samplers and rewards; and a model directory gives the same digits."""
     path = tmp_path / "run"
@@ -342,6 +347,20 @@ def test_a_recipe_names_evaluations(recipe, tmp_path):
         result = evaluating.evaluate(found, name=record["name"])
         plain = json.loads(json.dumps(result.to_json()))
         assert plain == {key: record[key] for key in plain}
+
+
+def test_evaluations_of_a_recipe_are_built(recipe):
+    """As they are written; how a run makes them is tested above, with `values`."""
+    made = build.build(recipe)
+    found = made["evaluation"]
+    assert [*found] == ["held_out", "train", "other", "same"]
+    held_out, train, other, same = found.values()
+    assert (held_out.samples, held_out.every, held_out.sampler.top_k) == (2, 1, 20)
+    assert isinstance(train.sampler, rollout.Greedy) and not train.at_start
+    assert (train.problems, train.split, train.every) == (3, "train", None)
+    assert other.env.size == 7 and same.env is held_out.env
+    assert [x.reward is None for x in found.values()] == [True, True, False, False]
+    assert made["checkpoint"].best_by == "held_out.pass@2"
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def timeless(record: dict) -> dict:
     return {key: x for key, x in record.items() if not key.endswith("time")}
 
 
+@pytest.mark.slow
 def test_the_same_recipe_twice_gives_the_same_lines(run, tmp_path):
     recipe, path, state = run
     again = training.train(recipe, tmp_path / "again")
@@ -186,6 +187,7 @@ def test_the_same_recipe_twice_gives_the_same_lines(run, tmp_path):
     assert jnp.array_equal(state.policy.embedding, again.policy.embedding)
 
 
+@pytest.mark.slow
 def test_metrics_read_together_are_the_same_metrics(run, tmp_path):
     recipe, path, _ = run
     logged = dataclasses.replace(recipe.log, every=5, completions=1)
@@ -215,6 +217,7 @@ def test_a_run_of_no_steps_only_evaluates(settings, tmp_path, model):
         assert jnp.array_equal(read_part(model), read_part(tmp_path / "run" / "model"))
 
 
+@pytest.mark.slow
 def test_all_held_out_problems_are_evaluated_by_default(settings, tmp_path):
     changes = dict(run__steps=0, run__eval_problems="null", data__task="addition")
     recipe = recipes.load(Recipe(), None, settings(**changes, data__train_rows="null"))
@@ -246,7 +249,7 @@ def test_a_run_that_fails_records_that_and_keeps_its_metrics(
         state = eqx.tree_at(lambda s: s.version, state, state.version + 1)
         return state, {name: jnp.ones(()) for name in names}, None
 
-    fake = lambda _: CompiledStep(step, 0.0, cached=False, bytes={})
+    fake = lambda _: CompiledStep(step, lambda: None, 0.0, cached=False, bytes={})
     monkeypatch.setattr(LoweredStep, "compile", fake)
     prepared = training.prepare(recipe, tmp_path / "run")
     with pytest.raises(type(error)):

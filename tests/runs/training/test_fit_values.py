@@ -211,6 +211,10 @@ def test_every_tracker_gets_every_step_of_a_resumed_run(full, copy):
             lambda: fit(start(), make_step(), steps=1, trackers={"mine": Recorder}),
             "trackers .* Received mine without one",
         ),
+        (
+            lambda: fit(start(), make_step(), steps=1, resume=True),
+            "resumes from .* Received resume=True without one: pass `out`",
+        ),
     ],
 )
 def test_bad_numbers_are_refused_in_a_sentence(make, message):

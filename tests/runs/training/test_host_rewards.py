@@ -21,11 +21,12 @@ from grpojax.runs.evaluation.generate import generate
 from grpojax.runs.training.health import DivergedError, Monitor, Thresholds
 from grpojax.types import Prompt
 
-from ...helpers import count_env, transformer
+from ...helpers import count_env, mostly_slow, transformer
 from ..conftest import SHIPPED
 
 
 OPTIMIZER = optax.sgd(0.1)
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 class Named(AbstractDatasetEnvironment):
@@ -132,7 +133,7 @@ def test_what_cannot_be_called_is_refused_before_a_run_begins(function, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize("sizes", mostly_slow([{}, MESH], [{}]))
 def test_columns_reach_a_function_in_a_run(sizes):
     seen = []
 
@@ -164,6 +165,7 @@ def test_generate_gives_a_function_the_columns_of_each_problem():
     assert seen == [0, 0, 1, 1, 2, 2] and len(found) == 3
 
 
+@pytest.mark.slow
 def test_exit_codes_of_the_command(arguments, monkeypatch, capsys):
     def wrong(completions):
         return 1.0 + len(completions)

@@ -114,6 +114,7 @@ def test_a_preempted_run_resumes(recipe, full, tmp_path, monkeypatch):
     assert kinds.count("resume") == kinds.count("preempted") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.laws
 def test_a_failure_between_a_step_and_its_checkpoint(
     recipe, full, tmp_path, monkeypatch
@@ -127,6 +128,7 @@ def test_a_failure_between_a_step_and_its_checkpoint(
     assert_equal_runs(path, full)
 
 
+@pytest.mark.slow
 def test_half_a_line_and_a_damaged_checkpoint(recipe, full, tmp_path, monkeypatch):
     path = stopped(recipe, tmp_path / "run", monkeypatch)
     for file in (path / "checkpoints" / "2").rglob("*"):
@@ -144,6 +146,7 @@ def test_half_a_line_and_a_damaged_checkpoint(recipe, full, tmp_path, monkeypatc
     assert "The checkpoint of step 2 cannot be used" in message
 
 
+@pytest.mark.slow
 def test_metrics_that_were_deleted_come_back(recipe, full, tmp_path, monkeypatch):
     path = stopped(recipe, tmp_path / "run", monkeypatch)
     (path / "metrics.jsonl").unlink()
@@ -153,6 +156,7 @@ def test_metrics_that_were_deleted_come_back(recipe, full, tmp_path, monkeypatch
     assert any("metrics.jsonl did not begin with the 2 lines" in x for x in messages)
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is_and_can_be_longer(
     recipe, assignments, full, tmp_path
 ):
@@ -185,6 +189,7 @@ def test_another_recipe_or_model_is_refused_and_nothing_is_lost(
     assert files == {x: x.read_bytes() for x in path.rglob("*") if x.is_file()}
 
 
+@pytest.mark.slow
 def test_a_model_that_was_replaced_is_refused(
     assignments, model, tmp_path, monkeypatch
 ):
@@ -229,6 +234,7 @@ def test_a_data_file_that_is_gone(assignments, tmp_path, monkeypatch):
     assert len(lines(path / "metrics.jsonl")) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_does_nothing_stops(assignments, model, tmp_path):
     """Logits that overflow have no finite gradient: every update is skipped."""
     place = shutil.copytree(model, tmp_path / "model")
@@ -248,6 +254,7 @@ def test_a_run_that_does_nothing_stops(assignments, model, tmp_path):
     assert not (path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_tracker_has_every_step_once(assignments, tmp_path, monkeypatch):
     """Also of a run that was interrupted between a step and its checkpoint."""
     reader = pytest.importorskip(
@@ -278,13 +285,22 @@ def command(assignments, path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_twenty_kills(assignments, tmp_path, compiled_once):
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {},
+        {"rollout__staleness": 1, "actors__data": 1},
+        {"rollout__partial_prompts": 2, "rollout__slots": 4},
+    ],
+    ids=["plain", "actors", "partial"],
+)
+def test_twenty_kills(mode, assignments, tmp_path, compiled_once):
     """kill -9 at random instants, again and again; the run ends as if nothing was."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": compiled_once,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    words = assignments(run__eval_problems=24)
+    words = assignments(run__eval_problems=24, **mode)
     run = lambda path: subprocess.Popen(
         command(words, path),
         env=environment,

@@ -47,8 +47,10 @@ def empty_mapping(recipe) -> str:
     "text, key",
     [
         (edited, "`optimizer.learning_rate` was 5e-05 and is 0.5"),
-        (foreign, "`rollout.group` was 4 and is 6"),
-        (empty_mapping, "`rollout.group` was 4 and is 8"),
+        pytest.param(foreign, "`rollout.group` was 4 and is 6", marks=pytest.mark.slow),
+        pytest.param(
+            empty_mapping, "`rollout.group` was 4 and is 8", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_another_config_is_refused_and_the_right_recipe_resumes(

@@ -15,11 +15,12 @@ import grpojax
 from grpojax import reward, RolloutConfig, sharding, TrainStep
 from grpojax.runs.training.step import lower
 
-from ...helpers import count_env, leaves, transformer
+from ...helpers import count_env, leaves, mostly_slow, transformer
 
 
 OPTIMIZER = optax.adam(1e-2)
 PROMPTS, GROUP = 8, 4
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 class Judge:
@@ -53,7 +54,7 @@ def start(mesh=None):
     return state if mesh is None else sharding.place(state, mesh)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize("sizes", mostly_slow([{}, MESH], [MESH]))
 def test_two_programs_compute_the_same_bits_as_one(sizes):
     judge = Judge()
     host = reward.HostReward(judge, decode, name="judge")
@@ -94,6 +95,7 @@ class First(eqx.Module):
         return self.host(eqx.tree_at(lambda x: x.sampled, trajectory, sampled))
 
 
+@pytest.mark.slow
 def test_a_reward_that_changes_the_trajectory_is_asked_about_what_it_passes_on():
     seen = []
 
@@ -109,6 +111,7 @@ def test_a_reward_that_changes_the_trajectory_is_asked_about_what_it_passes_on()
     np.testing.assert_array_equal(samples.total, samples.tokens[:, :, 0] == 7)
 
 
+@pytest.mark.slow
 def test_a_host_reward_that_a_function_encloses_stays_a_callback():
     judge = Judge()
     host = reward.HostReward(judge, decode, name="judge")

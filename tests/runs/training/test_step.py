@@ -26,6 +26,7 @@ def make_step(*, env=None, rollout=ROLLOUT, update=UpdateConfig()):
     return TrainStep(env, OPTIMIZER, rollout=rollout, update=update)
 
 
+@pytest.mark.slow
 def test_the_program_computes_train_step():
     compiled = lower(start(), make_step()).compile()
     assert compiled.seconds > 0 and compiled.bytes["step"]["temporary"] > 0
@@ -44,6 +45,7 @@ def test_the_program_computes_train_step():
     jax.tree.map(close, *(leaves(x.policy) for x in (state, expected)))
 
 
+@pytest.mark.slow
 def test_any_function_of_a_state_is_a_step():
     step = make_step()
     state, metrics, samples = lower(start(), step).compile().call(start())

@@ -9,6 +9,8 @@ from grpojax.runs.cli.train import train
 from grpojax.runs.recipe.load import load
 from grpojax.runs.recipe.schema import Recipe
 
+from ...helpers import mostly_slow
+
 
 HERE = "tests.runs.training.faults"
 
@@ -45,12 +47,13 @@ def fails(recipe, path, message: str) -> dict:
     return json.loads((path / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_healthy_run_has_the_same_metrics(recipe, healthy, tmp_path):
     train(recipe(), tmp_path / "run")
     assert metrics(tmp_path / "run") == healthy and len(healthy) == 2
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", mostly_slow([1, 3], [3]))
 def test_a_reward_that_becomes_nan(recipe, healthy, tmp_path, every):
     faulty = recipe(f"reward.shapings=['{HERE}:late_nan']", log__every=every)
     message = "step 2, stage 'rewarded': the total is finite where it is valid"
@@ -61,6 +64,7 @@ def test_a_reward_that_becomes_nan(recipe, healthy, tmp_path, every):
     assert "step 2, stage 'rewarded'" in json.loads(events[-1])["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [

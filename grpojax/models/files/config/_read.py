@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...transformer import Block, LayerKind, LongRopeScaling, Rope, TransformerConfig
-from ._families import FAMILIES, Family, FULL, SHAPES, SLIDING
+from ._families import FAMILIES
+from ._family import Family, FULL, SHAPES, SLIDING
 from ._rope import RopeReader
 from ._values import integer, number, refuse, switch
 
@@ -17,6 +18,7 @@ _ONLY = {
     "use_sliding_window": (False, None),
     "quantization_config": (None,),
     "is_causal": (True,),
+    "router_jitter_noise": (0, None),
     "use_bidirectional_attention": (False, None),
 }
 _ACTIVATIONS = {name: name for name in ("silu", "gelu", "gelu_pytorch_tanh")}
@@ -58,7 +60,8 @@ def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
             block = block._replace(**{path.removeprefix("block."): value})
         else:
             fields[path] = value
-    block = block._replace(query_growth=growth)
+    experts = None if family.experts is None else family.experts(values, num_layers)
+    block = block._replace(query_growth=growth, experts=experts)
     layers = _layers(family, values, num_layers, rope, local)
     plain = name in SHAPES and not layers and block == family.block
     config = TransformerConfig(

@@ -1,7 +1,8 @@
 """Hugging Face's config.json of a `TransformerConfig`."""
 
 from ...transformer import LongRopeScaling, Rope, TransformerConfig
-from ._families import FAMILIES, Family, FULL, SHAPES, SLIDING
+from ._families import FAMILIES
+from ._family import Family, FULL, SHAPES, SLIDING
 from ._read import config_from_huggingface
 from ._rope import write_longrope, write_rope
 
@@ -65,7 +66,25 @@ def _write(config: TransformerConfig, name: str, family: Family) -> dict[str, ob
     values |= {key: field(path) for key, path in family.numbers.items()}
     if family.scales_by_size and config.switches.attention_scale is not None:
         values["query_pre_attn_scalar"] = round(config.switches.attention_scale**-2)
+    values |= _write_experts(config, name)
     return values | _write_layers(config, name, family) | _write_ropes(config, family)
+
+
+def _write_experts(config: TransformerConfig, name: str) -> dict[str, object]:
+    """Experts, under the keys of `transformers` 4."""
+    experts = config.switches.experts
+    if experts is None:
+        return {}
+    values: dict[str, object] = {"num_experts_per_tok": experts.chosen}
+    if name == "mixtral":
+        return values | {"num_local_experts": experts.count}
+    return values | {
+        "num_experts": experts.count,
+        "moe_intermediate_size": experts.size,
+        "norm_topk_prob": experts.normalizes,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": list(experts.dense),
+    }
 
 
 def _write_layers(

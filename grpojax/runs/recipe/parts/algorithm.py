@@ -39,6 +39,10 @@ def build_algorithm(recipe: schema.Recipe) -> Algorithm:
     if beta is not None and (settings.penalties is not None or not takes_beta):
         penalties = (*objective.penalties, KL(beta))
         objective = dataclasses.replace(objective, penalties=penalties)
+    if recipe.rollout.staleness > 0 and objective.importance is None:
+        # AReaL's decoupled objective: the ratio is to the policy before the update.
+        importance = update.Importance(cap=5.0, level="token")
+        objective = dataclasses.replace(objective, importance=importance)
     algorithm = _changed(algorithm, settings, advantage)
     return dataclasses.replace(algorithm, objective=objective)
 
@@ -124,4 +128,4 @@ def _rewards(rows: tuple[int, int], names: Iterable[str]) -> Rewards:
 def _inputs(shape: tuple[int, ...]) -> LossInputs:
     number, advantage = jnp.zeros(shape), jnp.zeros((*shape[:-1], 1))
     batch = Batch(advantage, jnp.ones(shape, bool), number, number, number, number)
-    return LossInputs(number, number, batch, LossWeights(number))
+    return LossInputs(number, number, batch, LossWeights(number), number)

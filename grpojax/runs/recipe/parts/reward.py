@@ -101,6 +101,8 @@ def _build(
     rows = None if env is None else env.rows
     terms: list[Any] = []
     weights: Any = dict(settings.weights)
+    if recipe.environment.factory is not None:
+        weights = {"environment": 1.0, **weights}
     for i, part in enumerate(settings.terms):
         key = f"reward.terms[{i}]"
         term, weight = _term(key, part, context, rows or {})

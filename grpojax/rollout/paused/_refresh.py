@@ -1,14 +1,58 @@
-"""The caches of a rollout under way, computed again with another policy."""
+"""Caches of a rollout under way, computed again: with another policy, or other rows."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from ._engine import Engine
-from ._state import DecodeState
-from .cache import block_columns, SlotCache
+from .._engine import Engine
+from .._state import DecodeState
+from ..cache import block_columns, SlotCache
+
+
+def is_answered(state: DecodeState) -> Bool[Array, ""]:
+    """Whether rows that waited may go on."""
+    waiting = state.waiting
+    return jnp.zeros((), bool) if waiting is None else jnp.any(waiting.answered)
+
+
+def resume(engine: Engine, state: DecodeState) -> DecodeState:
+    """The state with answered rows in idle slots, the ones that waited longest first.
+
+    Their caches are not those of their rows: `refresh` computes them.
+    """
+    waiting, slots = state.waiting, state.slots
+    if waiting is None:
+        return state
+    if engine.refills:
+        none = jnp.iinfo(jnp.int32).max
+        first = jnp.argsort(jnp.where(waiting.answered, waiting.order, none))
+        idle = slots.row >= engine.num_rows
+        rank = jnp.cumsum(idle, dtype=jnp.int32) - 1
+        chosen = idle & (rank < jnp.sum(waiting.answered))
+        row = jnp.where(chosen, first[rank], slots.row).astype(jnp.int32)
+    else:  # A slot has one row, beside the others of its group.
+        chosen, row = waiting.answered, jnp.arange(engine.num_rows, dtype=jnp.int32)
+        row = jnp.where(chosen, row, slots.row)
+    known = jnp.minimum(row, engine.num_rows - 1)
+    age = waiting.age[known]
+    pick = lambda new, old: jnp.where(chosen, new, old)
+    slots = dataclasses.replace(
+        slots.begin(chosen, row, state.completions.tokens[known, age - 1]),
+        age=pick(age, slots.age),
+        turn=pick(waiting.turn[known], slots.turn),
+        turn_start=pick(age, slots.turn_start),
+        reply_start=pick(age, slots.reply_start),
+    )
+    place = jnp.where(chosen, row, engine.num_rows)
+    waiting = dataclasses.replace(
+        waiting,
+        order=waiting.order.at[place].set(-1, mode="drop"),
+        answered=waiting.answered.at[place].set(False, mode="drop"),
+    )
+    cache = state.cache.with_own_pages()
+    return dataclasses.replace(state, slots=slots, waiting=waiting, cache=cache)
 
 
 def refresh(engine: Engine, state: DecodeState) -> DecodeState:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from ..._checks import check_at_least, check_counts
+from .._checks import check_at_least, check_counts
 from ._limit import InProcess, InThread, late
 
 
@@ -170,7 +170,7 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 def _start_event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     # A daemon, so that a call that hangs does not keep the program from ending.
-    threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()
+    threading.Thread(target=loop.run_forever, name="calls", daemon=True).start()
     return loop
 
 

@@ -1,11 +1,16 @@
-"""Named rematerialization policies."""
+"""The static settings of a forward pass, and what they decide for every layer."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+from jaxtyping import Array, DTypeLike, Float
 
+from ...types import Axes
 from ..attention import ATTENTION_OUTPUT
-from ..matrix import save_products
+from ..matrix import Matrix, multiply, save_products
+from ._config import TransformerConfig
+from ._weights import weight_axes
 
 
 ATTENTION_PROJECTIONS = "attention_projections"
@@ -49,3 +54,36 @@ def rematerialize(layer: Callable, remat: str, *, scanned: bool) -> Callable:
         as a common subexpression.
     """
     return jax.checkpoint(layer, policy=_SAVED[remat], prevent_cse=not scanned)
+
+
+class Architecture(NamedTuple):
+    """The static settings of a forward pass.
+
+    **Fields:**
+
+    - `config`: the shape.
+    - `compute_dtype`: of the operands of every matrix product.
+    - `remat`: the name of the rematerialization policy.
+    """
+
+    config: TransformerConfig
+    compute_dtype: str
+    remat: str
+
+
+def layer_axes(architecture: Architecture, name: str) -> Axes:
+    """The logical axes of one layer's weight."""
+    names, pieces = weight_axes(architecture.config, name)
+    return Axes(names[1:], pieces[1:])
+
+
+def layer_product(
+    architecture: Architecture,
+    x: Float[Array, "chunk inputs"],
+    matrix: Matrix,
+    name: str,
+    result: DTypeLike | None = None,
+) -> Float[Array, "chunk outputs"]:
+    """A product with one layer's projection."""
+    axes = layer_axes(architecture, name)
+    return multiply(x, matrix, architecture.compute_dtype, axes, result)

@@ -1,0 +1,1 @@
+"""Games of several turns, played inside the compiled program; see `docs/turns.md`."""

@@ -1,0 +1,103 @@
+"""Teaches the shipped model the form of a game, so that it can be trained on it.
+
+    python -m examples.make_game --game countdown --out MODEL
+    grpojax train examples/recipes/games/countdown-tiny.yaml --set model.path=MODEL
+
+The model goes on being trained by next-token prediction, on turns that are moves by the
+rules and seldom good ones: reinforcement learning has then something to choose from.
+
+- `countdown`: expressions of two numbers as the first turn and as the second, of which
+  one in eight is a solution.
+- `calculator`: word problems whose calculations are calls, `<<3+4=7>>`; as those of the
+  shipped model, many are guessed, or stop before the answer.
+"""
+
+import argparse
+import random
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+
+from envs.games.countdown import draw_problem
+from envs.games.toolkit import make_rows
+from envs.gsm8k import word_problems
+from examples.make_default import BATCH, encode, fit, mixed, STEPS_PER_CALL, Text
+from grpojax.models import load, save
+from grpojax.text import load_tokenizer
+
+
+WIDTH = 96
+LEARNING_RATE = 1e-3
+
+
+def countdown(count: int, draw: random.Random) -> list[Text]:
+    """First and second turns of countdown with two numbers up to 20."""
+    texts = []
+    one = lambda draw: draw_problem(draw, numbers=2, largest=20)
+    for row in make_rows(one, count, split="train", seed=draw.getrandbits(32)):
+        first, second = (_expression(row, draw) for _ in range(2))
+        prompt = row["question"]
+        if draw.random() < 0.5:
+            prompt, first = f"{prompt} {first}</s>{_told(first)} Expression:", second
+        texts.append(Text(prompt, first))
+    return texts
+
+
+def _expression(row: dict, draw: random.Random) -> str:
+    if draw.random() < 0.125:
+        return row["solution"]
+    one, other = draw.sample(row["numbers"], 2)
+    return f"{one}{draw.choice('+-*/')}{other}"
+
+
+def _told(expression: str) -> str:
+    one, sign, other = re.split(r"([-+*/])", expression)
+    a, b = int(one), int(other)
+    exact = sign != "/" or a % b == 0
+    results = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}
+    told = exact and 0 <= results[sign] < 100
+    return f"That is {results[sign]}." if told else "That is no number from 0 to 99."
+
+
+def calculator(count: int, draw: random.Random) -> list[Text]:
+    """Word problems in three styles, with calls."""
+    texts = mixed(word_problems(count, seed=draw.getrandbits(32)), draw)
+    call = lambda text: re.sub(r"\d+[-+*/]\d+=\d+", r"<<\g<0>>>", text)
+    return [Text(prompt, call(completion)) for prompt, completion in texts]
+
+
+GAMES = {"countdown": countdown, "calculator": calculator}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--game", choices=GAMES, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the directory to make")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=0, help="chooses everything")
+    arguments = parser.parse_args()
+    path = str(files("grpojax") / "assets" / "gsm8k-tiny")
+    tokenizer, model = load_tokenizer(path), load(path, dtype="float32")
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, b2=0.98)
+    )
+    params = eqx.filter(model, eqx.is_array)
+    opt_state = optimizer.init(params)
+    per_call = min(arguments.steps, STEPS_PER_CALL)
+    for call in range(arguments.steps // per_call):
+        draw = random.Random(f"{arguments.seed}:{call}")
+        texts = GAMES[arguments.game](BATCH * per_call, draw)
+        batches = encode(tokenizer, texts, per_call, WIDTH)
+        model, opt_state, mean = fit(model, opt_state, batches, optimizer)
+        print(f"{(call + 1) * per_call} steps: loss {jnp.round(mean, 4)}", flush=True)
+    save(model, arguments.out, tokenizer=tokenizer)
+
+
+if __name__ == "__main__":
+    main()

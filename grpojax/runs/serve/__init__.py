@@ -1,0 +1,1 @@
+"""A server of chat and completions over one rollout, in OpenAI's protocol."""

@@ -1,0 +1,1 @@
+"""What runs on devices: compiled programs, their memory, and actors."""
