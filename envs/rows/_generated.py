@@ -4,15 +4,13 @@ import difflib
 import importlib
 import os
 import random
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-import yaml
 
 from .._prompts import check_choice
 from .._word_problems import word_problems
 from ..options import WORD_PROBLEMS
+from ._settings import name_and_settings
 
 
 GYM = "reasoning_gym:"
@@ -50,9 +48,7 @@ def _of_gym(
             f"The source {source!r} needs the package reasoning-gym, which is not "
             "installed. Install it with `pip install 'grpojax[gym]'`."
         ) from error
-    name, _, query = source.removeprefix(GYM).partition("?")
-    given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    settings = {key: yaml.safe_load(value) for key, value in given.items()}
+    name, settings = name_and_settings(source.removeprefix(GYM))
     seed = settings.pop("seed", seed)
     if split != "train":
         seed = random.Random(f"{split} {seed}").randrange(2**32)

@@ -53,6 +53,8 @@ def load_rows(
         - `"word-problems"`, synthetic problems generated from `seed`;
         - `"reasoning_gym:TASK"`, those of one of reasoning-gym's tasks, with settings
             as in `"reasoning_gym:chain_sum?min_terms=2&max_terms=3"`;
+        - `"verifiers:ENVIRONMENT"`, those of an installed environment of verifiers,
+            with its arguments as settings; `reward.Verifiers` is its rubric;
         - a file, which has no splits: JSON lines (`.jsonl`), a JSON list (`.json`),
             `.csv` and `.tsv` with names in the first line, or `.parquet`;
         - a folder with such files called `train.jsonl` or

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._files import number_rows, Placed, read_file, SUFFIXES
 from ._generated import generate, is_generated
+from ._verifiers import has_eval_rows, is_environment, rows_of
 
 
 def read(
@@ -25,6 +26,8 @@ def read(
     if is_generated(source):
         rows = generate(str(source), split, count=count, seed=seed)
         return number_rows(f"{source}, row", rows)
+    if is_environment(source):
+        return number_rows(f"{source}, {split}, row", rows_of(str(source), split))
     if path.is_dir() and _is_saved(path):
         return number_rows(f"{path}, {split}, row", _load_saved(path, split))
     if path.is_dir():
@@ -36,9 +39,9 @@ def read(
         rows = _download(str(source), split, configuration, revision)
         return number_rows(f"{source}, {split}, row", rows)
     raise FileNotFoundError(
-        "A source is 'word-problems', 'reasoning_gym:TASK', a file "
-        f"({', '.join(SUFFIXES)}), a folder of them, a folder that `datasets` has "
-        "saved, or the id of a data set on the "
+        "A source is 'word-problems', 'reasoning_gym:TASK', 'verifiers:ENVIRONMENT', "
+        f"a file ({', '.join(SUFFIXES)}), a folder of them, a folder that `datasets` "
+        "has saved, or the id of a data set on the "
         f"Hugging Face hub. Received {os.fspath(source)!r}, which is none of these: "
         "check the path."
     )
@@ -55,6 +58,8 @@ def has_split(
     path = Path(source)
     if is_generated(source):
         return split in ("train", "test")
+    if is_environment(source):
+        return split == "train" or (split == "test" and has_eval_rows(str(source)))
     if path.is_dir() and _is_saved(path):
         saved = _load(path)
         return isinstance(saved, dict) and split in saved

@@ -30,5 +30,6 @@ from .functions import (
     math_verify as math_verify,
     ReasoningGym as ReasoningGym,
     Regex as Regex,
+    Verifiers as Verifiers,
 )
 from .host import HostReward as HostReward, text_of as text_of

@@ -37,6 +37,7 @@ MINE = "tests.runs.recipe.user_parts"
 MODULES: list[ModuleType] = [advantage, algorithms, curriculum, reward, rollout, update]
 
 NO_PARTS = {
+    "Verifiers": "composed in `test_verifiers.py`, with an environment",
     "Advantages": "a type",
     "Reference": "a type",
     "RewardFn": "a type",
@@ -266,14 +267,26 @@ RUNS: dict[str, dict[str, object]] = {
         "algorithm.penalties": [{"name": "LoadBalance", "coefficient": 0.01}, "KL"],
     },
 }
-if importlib.util.find_spec("jsonschema") is not None:
+OPTIONAL = {
+    "math_verify": "math_verify",
+    "jsonschema": "JSONSchema",
+    "reasoning_gym": "ReasoningGym",
+}
+
+
+def installed(package: str) -> bool:
+    """Whether an optional package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+if installed("jsonschema"):
     RUNS["luspo"] |= {"reward.terms": [{"name": "JSONSchema", "schema": {}}]}
-if importlib.util.find_spec("math_verify") is not None:
+if installed("math_verify"):
     RUNS["opo"] |= {
         "reward.terms": ["math_verify"],
         "reward.weights": {"correct": 1, "math_verify": 1},
     }
-if importlib.util.find_spec("reasoning_gym") is not None:
+if installed("reasoning_gym"):
     RUNS["grpo of reasoning-gym"] = {
         "data": {
             "task": "questions",
@@ -357,12 +370,8 @@ def test_every_exported_name_is_composed_or_is_no_part(settings):
         recipe = recipe_of(name, settings)
         build.check(recipe)
         composed |= set(described(recipes.to_mapping(recipe)))
-    if importlib.util.find_spec("math_verify") is None:
-        composed.add("math_verify")  # The optional package is not installed.
-    if importlib.util.find_spec("jsonschema") is None:
-        composed.add("JSONSchema")
-    if importlib.util.find_spec("reasoning_gym") is None:
-        composed.add("ReasoningGym")
+    # Those whose optional package is not installed.
+    composed |= {part for package, part in OPTIONAL.items() if not installed(package)}
     exported = {
         name
         for module in MODULES
