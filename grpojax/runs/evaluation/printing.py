@@ -7,7 +7,8 @@ from rich.console import Console
 from ...text import AbstractTokenizer
 from ..io.run_directory import DEFAULT_EVALUATION as DEFAULT
 from ..io.terminal import printable
-from .result import accuracies_by_task, EvaluationResult
+from .result import EvaluationResult
+from .statistics import accuracies_by_task
 
 
 _SHOWN = 2  # Completions.
@@ -63,7 +64,7 @@ def print_result(
         tokens = result.tokens[index, 0, : result.total_lengths[index, 0]]
         answer = tokenizer.decode(tokens.tolist()).strip()
         verdict = f"reward {0 if result.total is None else result.total[index, 0]:g}"
-        if result.correct is not None:
+        if result.correct is not None and result.judged[index]:
             verdict = "right" if result.correct[index, 0] else "wrong"
         gold = result.gold[index]
         echo(console, textwrap.indent(prompt[-_PROMPT_TAIL:], "  "), style="dim")

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -43,6 +43,8 @@ class EvaluationResult:
     **Fields:**
 
     - `correct`: whether a sample's answer is right; `None` if no reward says so.
+    - `judged`: the problems for which one does: not those of a mixture's tasks that
+        pay no such reward.
     - `rewards`: by component; NaN where one does not apply.
     - `total`: the reward of the reward function; `None` without one, if `correct` is
         known.
@@ -62,6 +64,7 @@ class EvaluationResult:
     """
 
     correct: Bool[np.ndarray, "problem sample"] | None
+    judged: Bool[np.ndarray, " problem"]
     rewards: dict[str, Float[np.ndarray, "problem sample"]]
     lengths: Int[np.ndarray, "problem sample"]
     terminated: Bool[np.ndarray, "problem sample"]
@@ -106,14 +109,15 @@ class EvaluationResult:
             return values[0] is not None
 
         every = [sample for row in rows for sample in row]
-        correct = [sample["correct"] for sample in every]
+        judged = np.array([row[0]["correct"] is not None for row in rows])
         silent = [record["silent"] for record in records]
         failed = [name for sample in every for name in sample.get("failed", ())]
         total = None
         if "total" in every[0]:
             total = samples(lambda x: x["total"], np.float32)
         return cls(
-            correct=samples(lambda x: x["correct"], bool) if known(correct) else None,
+            correct=samples(lambda x: x["correct"], bool) if judged.any() else None,
+            judged=judged,
             rewards={
                 name: samples(lambda x, name=name: x["rewards"][name], np.float32)
                 for name in rows[0][0]["rewards"]
@@ -149,7 +153,7 @@ class EvaluationResult:
                 f"rewards {sorted(self.rewards)}: name it by Evaluation(success=...), "
                 'or read measures["reward"].'
             )
-        return float(np.mean(self.correct))
+        return float(np.mean(self.correct[self.judged]))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -204,8 +208,10 @@ class EvaluationResult:
 
     def _of_task(self, task: str) -> dict[str, Measure]:
         rows, metrics = np.array([own == task for own in self.tasks]), {}
-        if self.correct is not None:
-            scores, samples = np.mean(self.correct[rows], axis=1), self.correct.shape[1]
+        judged = rows & self.judged
+        if self.correct is not None and judged.any():
+            samples = self.correct.shape[1]
+            scores = np.mean(self.correct[judged], axis=1)
             found = mean_over_problems(scores.tolist(), trials=samples)
             metrics[f"accuracy/{task}"] = found
         if self.total is not None:
@@ -214,7 +220,10 @@ class EvaluationResult:
         return metrics
 
     def _of_correct(self, correct: np.ndarray) -> dict[str, Measure]:
-        samples = correct.shape[1]
+        samples, judged = correct.shape[1], np.flatnonzero(self.judged)
+        correct = correct[judged]
+        gold = [self.gold[problem] for problem in judged]
+        answers = [self.answers[problem] for problem in judged]
         counts = np.sum(correct, axis=1).tolist()
         metrics = {
             f"pass@{k}": mean_over_problems(
@@ -228,10 +237,10 @@ class EvaluationResult:
             [c / samples for c in counts], trials=samples
         )
         votes = None
-        if None not in self.gold:
-            votes = map(majority, self.answers, self.gold)
-        elif any(answer is not None for row in self.answers for answer in row):
-            votes = map(vote, self.answers, correct.tolist())
+        if None not in gold:
+            votes = map(majority, answers, gold)
+        elif any(answer is not None for row in answers for answer in row):
+            votes = map(vote, answers, correct.tolist())
         if votes is not None:
             metrics[f"maj@{samples}"] = mean_over_problems(list(votes))
         return metrics
@@ -247,7 +256,7 @@ class EvaluationResult:
         """
         baselines = {}
         if self.empty_is_correct is not None:
-            hits = self.empty_is_correct.tolist()
+            hits = self.empty_is_correct[self.judged].tolist()
             baselines["empty_completion"] = _baseline(hits, None)
         if None in self.gold or self.correct is None:
             return baselines
@@ -277,15 +286,6 @@ class EvaluationResult:
             "clipped_ratio": self.clipped_ratio,
             **({"failed": self.failed} if self.failed else {}),
         }
-
-
-def accuracies_by_task(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The accuracy of each task of a mixture in a record, as a summary has them."""
-    return {
-        name.removeprefix("accuracy/"): {"accuracy": x["value"], "ci95": x["interval"]}
-        for name, x in record["metrics"].items()
-        if name.startswith("accuracy/")
-    }
 
 
 def _baseline(hits: Sequence[bool], answer: Answer) -> Baseline:

@@ -7,8 +7,8 @@ them, or the mean of their rewards, and the mean over problems is what is report
 import collections
 import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
@@ -189,6 +189,15 @@ def pass_sizes(samples: int) -> list[int]:
     """The k of `pass@k`: powers of two, and the number of samples."""
     powers = [2**i for i in range(samples.bit_length()) if 2**i < samples]
     return [*powers, samples]
+
+
+def accuracies_by_task(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The accuracy of each task of a mixture in a record, as a summary has them."""
+    return {
+        name.removeprefix("accuracy/"): {"accuracy": x["value"], "ci95": x["interval"]}
+        for name, x in record["metrics"].items()
+        if name.startswith("accuracy/")
+    }
 
 
 def measure_names(
