@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "_files": 0,
     "_checks": 0,
+    "_extras": 0,
     "calls": 0,
     "types": 0,
     "masked": 0,

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..._extras import MissingExtraError, named_extras
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from ..distributed.supervise import fork_supervised
 from ..io.terminal import printable
@@ -64,7 +65,8 @@ INVALID = ValueError, TypeError, OSError, ImportError
 def invalid_input(errors: tuple[type[Exception], ...] = INVALID) -> Iterator[None]:
     """Reports errors raised in this context as invalid user input."""
     try:
-        yield
+        with named_extras("The command grpojax"):
+            yield
     except errors as error:
         logger.debug("refused", exc_info=True)
         raise ExitError(EXIT_REFUSED, str(error)) from error
@@ -293,8 +295,9 @@ def run(
     try:
         with invalid_input():
             log_from(environment.get("LOGLEVEL", "WARNING"))
-        options.command(options, environment)
-    except ExitError as error:
+        with named_extras("The command grpojax"):
+            options.command(options, environment)
+    except (ExitError, MissingExtraError) as error:
         print(printable(f"{parser.prog}: {error}"), file=sys.stderr)
-        return error.code
+        return getattr(error, "code", EXIT_REFUSED)
     return 0
