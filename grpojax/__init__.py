@@ -30,12 +30,12 @@ if TYPE_CHECKING:
         types as types,
         update as update,
     )
-    from ._measure import measure as measure
     from ._train import (
         collect as collect,
         Experience as Experience,
         init as init,
         learn as learn,
+        measure as measure,
         train as train,
         train_step as train_step,
         TrainStep as TrainStep,
@@ -73,12 +73,12 @@ _MODULES = (
     "update",
 )
 _NAMES = {
-    "_measure": ("measure",),
     "_train": (
         "collect",
         "Experience",
         "init",
         "learn",
+        "measure",
         "train",
         "train_step",
         "TrainStep",

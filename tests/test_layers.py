@@ -29,7 +29,6 @@ LAYERS = {
     "asynchronous": 1,
     "host": 3,
     "validation": 1,
-    "_measure": 4,
     "_train": 4,
     "testing": 4,
     "runs": 5,
@@ -83,7 +82,7 @@ def test_imports_point_downwards(path):
         assert LAYERS[other] <= LAYERS[own], f"{path} ({own}) imports {name} above it"
         if own in SIBLINGS:
             assert other not in SIBLINGS, f"{path}: phases never import each other"
-        if own in ("_measure", "_train", "testing"):
+        if own in ("_train", "testing"):
             assert other != "models", f"{path} may not know a concrete model"
 
 

@@ -233,6 +233,7 @@ def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     print(f"{written}\n{written.with_suffix('.html')}")
 
 
+_EXPORT = ("model", "directory", "--adapter", *RECIPE)
 _READING = ("model", "--recipe", *RECIPE)
 COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
     "train": (train, "train what a recipe describes", ("recipe", *TRAIN)),
@@ -247,11 +248,7 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
         (*_READING, "--prompt", "--problems", "--samples"),
     ),
     "serve": (serve, "answer requests of OpenAI's protocol", (*_READING, *SERVER)),
-    "export": (
-        export,
-        "write the model of a run, or of one of its checkpoints",
-        ("model", "directory", "--adapter", *RECIPE),
-    ),
+    "export": (export, "write the model of a run or of a checkpoint", _EXPORT),
     "report": (report, "say what runs have come to", ("runs", "--out")),
 }
 """Commands by name: their functions, what they are for, and their options."""

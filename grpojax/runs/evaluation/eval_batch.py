@@ -191,8 +191,9 @@ def to_records(
         return int(answers.value[p, g]) if answers.valid[p, g] else None
 
     def correct(p: int, g: int) -> bool | None:
-        known = some.correct is not None and not np.isnan(some.correct[p, g])
-        return bool(some.correct[p, g]) if known else None
+        if some.correct is None or np.isnan(some.correct[p, g]):
+            return None
+        return bool(some.correct[p, g])
 
     def sample(p: int, g: int) -> dict:
         tokens = some.tokens[p, g, : some.total_lengths[p, g]].tolist()
