@@ -142,7 +142,13 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
             f"{_INDEX} maps tensors to files under `weight_map`. Received "
             f"{weight_map!r}: copy or download it again."
         )
-    shards = sorted(set(weight_map.values()))
+    shards = sorted(set(map(str, weight_map.values())))
+    outside = [name for name in shards if Path(name).name != name]
+    if outside:
+        raise ValueError(
+            f"{_INDEX} names files of its own directory. Received {_listed(outside)}: "
+            "copy or download it again."
+        )
     missing = [name for name in shards if not (directory / name).is_file()]
     if missing:
         raise FileNotFoundError(

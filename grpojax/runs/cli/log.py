@@ -2,14 +2,14 @@
 
 import logging
 
-from ..io.terminal import printable
+from ..io.terminal import message, printable
 
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
 class _Printable(logging.Formatter):
-    """A formatter whose control characters are spelled out.
+    """A formatter whose control characters are spelled out, and long messages cut.
 
     The record stays as it is: other handlers read its arguments.
     """
@@ -19,7 +19,8 @@ class _Printable(logging.Formatter):
         self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(self._formatter.format(record))
+        text = self._formatter.format(record)
+        return printable(text) if record.exc_info else message(text)
 
 
 def log_from(level: str) -> None:

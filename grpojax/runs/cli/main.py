@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ..._extras import MissingExtraError, named_extras
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from ..distributed.supervise import fork_supervised
-from ..io.terminal import printable
+from ..io.terminal import message
 from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
@@ -295,6 +295,6 @@ def run(
         with named_extras("The command grpojax"):
             options.command(options, environment)
     except (ExitError, MissingExtraError) as error:
-        print(printable(f"{parser.prog}: {error}"), file=sys.stderr)
+        print(message(f"{parser.prog}: {error}"), file=sys.stderr)
         return getattr(error, "code", EXIT_REFUSED)
     return 0
