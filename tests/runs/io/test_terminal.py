@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from grpojax.runs.cli.log import log_from
+from grpojax.runs.cli.process import log_from
 from grpojax.runs.io.terminal import message, MOST_CHARACTERS
 
 
