@@ -42,7 +42,7 @@ def init(
     if not jax.tree.leaves(params) and jax.tree.leaves(policy):
         raise ValueError(
             "A step trains some of a policy's arrays. Received a policy that is frozen "
-            "entirely: weights in 8 bits need adapters, `models.lora`."
+            "entirely: quantized weights need adapters, `models.lora`."
         )
     if reference is not None and not isinstance(reference, AbstractPolicy):
         # A pytree node, so that all leaves of the state are arrays.

@@ -11,7 +11,12 @@ from .files import (
     save as save,
     save_adapters as save_adapters,
 )
-from .matrix import Int8Matrix as Int8Matrix, LowRankMatrix as LowRankMatrix
+from .matrix import (
+    AbstractMatrix as AbstractMatrix,
+    Int8Matrix as Int8Matrix,
+    LowRankMatrix as LowRankMatrix,
+    NF4Matrix as NF4Matrix,
+)
 from .transformer import (
     adapters as adapters,
     Block as Block,

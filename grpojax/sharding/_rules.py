@@ -36,11 +36,19 @@ DECODING: Table = {
     "mlp": Rule(("tensor",), also=("expert",)),
     "expert": Rule(("expert",)),
     "expert_mlp": Rule(("tensor",)),
+    # Blocks of inputs that are quantized together.
+    "heads_blocks": Rule(("tensor",), replicate_if_indivisible=True, also=("expert",)),
+    "mlp_blocks": Rule(("tensor",), replicate_if_indivisible=True, also=("expert",)),
+    "expert_mlp_blocks": Rule(("tensor",)),
 }
 """Weights as products read them: replicated over `fsdp`, so that decoding a token
 all-gathers none of them."""
 
-TRAINING: Table = {**DECODING, "hidden": Rule(("fsdp",))}
+TRAINING: Table = {
+    **DECODING,
+    "hidden": Rule(("fsdp",)),
+    "hidden_blocks": Rule(("fsdp",), replicate_if_indivisible=True),
+}
 """Weights as they are stored between steps: sharded over `fsdp`, `tensor` and
 `expert`, and replicated over `data`."""
 

@@ -21,11 +21,9 @@ from grpojax.models.attention import (
     write_cache,
 )
 from grpojax.models.matrix import (
-    dense,
+    as_matrix,
     from_tiles,
-    multiply,
     product,
-    tile,
     TiledMatrix,
     to_int8,
     to_tiles,
@@ -47,6 +45,7 @@ CONFIG = models.TransformerConfig(
 WIDE = {"query", "output", "gate", "up", "down"}  # Keys and values have 64 outputs.
 COLUMNS = 192
 
+tile = lambda matrix: as_matrix(matrix).tiled()
 normal = lambda seed, *shape: jr.normal(jr.key(seed), shape)
 has_tiles = lambda cache: isinstance(cache.keys, TiledMatrix)
 close = ft.partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
@@ -83,7 +82,7 @@ def test_wide_matrices_are_tiled():
     wide, narrow = normal(0, 3, 8, 256), normal(0, 8, 128)
     matrix = tile(wide)
     assert isinstance(matrix, TiledMatrix) and matrix.tiles.shape == (3, 4, 8, 64)
-    np.testing.assert_array_equal(dense(matrix, "float32"), wide)
+    np.testing.assert_array_equal(matrix.dense("float32"), wide)
     assert tile(narrow) is narrow and tile(matrix) is matrix
     uneven, eighths = normal(0, 8, 200), to_int8(wide)
     assert tile(uneven) is uneven and tile(eighths) is eighths
@@ -92,7 +91,7 @@ def test_wide_matrices_are_tiled():
     found = tile(adapted)
     assert isinstance(found, models.LowRankMatrix)
     assert isinstance(found.base, TiledMatrix)
-    close(multiply(x, found, "float32"), multiply(x, adapted, "float32"))
+    close(found.multiply(x, "float32"), adapted.multiply(x, "float32"))
 
 
 def of_stacks(decoder) -> set[str]:
@@ -124,7 +123,7 @@ def test_fewer_rows_have_more_tiled_matrices(rows, wanted, head):
     decoder = policy.for_decoding(rows)
     assert of_stacks(decoder) == wanted
     assert isinstance(decoder.head, TiledMatrix) == head
-    of_head = dense(decoder.head, "float32")
+    of_head = as_matrix(decoder.head).dense("float32")
     np.testing.assert_array_equal(of_head, policy.embedding.T)
     tokens = jnp.arange(7)
 

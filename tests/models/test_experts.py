@@ -19,7 +19,7 @@ from grpojax.models.experts import (
     ExpertMatrices,
 )
 from grpojax.models.experts._grouped import _Blocks, grouped_product, Groups
-from grpojax.models.matrix import to_int8
+from grpojax.models.matrix import to_int8, to_nf4
 from grpojax.sharding import spmd
 from grpojax.types import Axes
 
@@ -74,11 +74,11 @@ def test_rows_are_multiplied_by_the_matrix_of_their_expert():
     draw = np.random.default_rng(0)
     x = draw.normal(size=(15, HIDDEN)).astype(np.float32)
     matrix = draw.normal(size=(4, HIDDEN, SIZE)).astype(np.float32)
-    eight = jax.jit(to_int8)(matrix)
-    scaled = np.asarray(eight.values, np.float32) * np.asarray(eight.scale)[:, None]
+    eight, four = jax.jit(to_int8)(matrix), to_nf4(matrix)
+    quantized = [(x, np.asarray(x.dense("float32"))) for x in (eight, four)]
     for counts in (3, 0, 9, 1), (0, 0, 0, 13), (5, 8, 0, 0):
         expert = np.repeat(np.arange(5), (*counts, 2)).astype(np.int32)
-        for kind, each in ((matrix, matrix), (eight, scaled)):
+        for kind, each in ((matrix, matrix), *quantized):
             found, counted = product(x, kind, expert)
             np.testing.assert_array_equal(counted, counts)
             padded = np.concatenate([each, np.zeros((1, HIDDEN, SIZE))])

@@ -110,7 +110,7 @@ def test_a_mesh_trains_and_samples_what_one_device_does(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FIRST)
-def test_adapters_and_eight_bits(tmp_path, family):
+def test_adapters_and_fewer_bits(tmp_path, family):
     loaded = families.load(tmp_path, family, 0)
     logits = eqx.filter_jit(policy.logits)
     exact = np.asarray(logits(loaded, families.TOKENS))
@@ -123,6 +123,11 @@ def test_adapters_and_eight_bits(tmp_path, family):
     np.testing.assert_allclose(found, merged, atol=1e-4)
     eight = logits(models.quantize(loaded), families.TOKENS)
     assert 0 < np.abs(eight - exact).mean() < 0.1 * np.abs(exact).mean()
+    coarse = models.quantize(changed, bits=4)
+    merged = logits(models.merge(coarse), families.TOKENS)
+    assert np.abs(merged - found).max() > 1e-2
+    found = logits(coarse, families.TOKENS)
+    np.testing.assert_allclose(found, merged, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "smollm3"])

@@ -355,7 +355,7 @@ def test_a_projection_has_one_adapter():
 def test_a_frozen_policy_is_not_trained():
     coarse = models.quantize(transformer())
     assert not any(jax.tree.leaves(coarse.trainable()))
-    with pytest.raises(ValueError, match="8 bits need adapters"):
+    with pytest.raises(ValueError, match="quantized weights need adapters"):
         grpojax.init(coarse, optimizer=OPTIMIZER, key=jr.key(0))
 
 

@@ -152,9 +152,10 @@ def test_there_and_back_changes_no_bit(base, tmp_path, alpha):
     again = models.load_adapters(base, tmp_path)
     chex.assert_trees_all_equal(again, adapted)
     assert again.layers.up.alpha == alpha
-    # On eight bits as well, and over what was there.
-    coarse = models.quantize(base)
-    models.save_adapters(models.load_adapters(coarse, tmp_path), tmp_path)
+    # On eight and on four bits as well, and over what was there.
+    for bits in (8, 4):
+        coarse = models.quantize(base, bits)
+        models.save_adapters(models.load_adapters(coarse, tmp_path), tmp_path)
     chex.assert_trees_all_equal(models.load_adapters(base, tmp_path), adapted)
 
 

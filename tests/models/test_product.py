@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grpojax import models
-from grpojax.models.matrix import multiply, product, to_int8
+from grpojax.models.matrix import product, to_int8, to_nf4
 from tests.helpers import transformer
 
 
@@ -95,17 +95,17 @@ def test_a_cpu_transposes_rows_for_a_gradient_in_16_bits():
     assert contracted("float32") == ["[0] x [0]"]
 
 
-@pytest.mark.parametrize("kind", ["int8", "lora"])
+@pytest.mark.parametrize("kind", ["int8", "nf4", "lora"])
 def test_every_matrix_returns_what_is_asked_for(kind):
     x, weight = jr.normal(jr.key(0), (5, 16)), jr.normal(jr.key(1), (16, 8))
-    if kind == "int8":
-        matrix = to_int8(weight)
+    if kind != "lora":
+        matrix = {"int8": to_int8, "nf4": to_nf4}[kind](weight)
     else:
         policy = models.lora(transformer("qwen2"), rank=2, alpha=4.0, key=jr.key(2))
         matrix = jax.tree.map(lambda x: x[0], policy.layers.gate)
         x = jr.normal(jr.key(0), (5, matrix.base.shape[0]))
-    wide = multiply(x, matrix, "bfloat16")
-    narrow = multiply(x, matrix, "bfloat16", None, "bfloat16")
+    wide = matrix.multiply(x, "bfloat16")
+    narrow = matrix.multiply(x, "bfloat16", None, "bfloat16")
     assert narrow.dtype == jnp.bfloat16
     np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Num
 
 from ...sharding import spmd
 from ...types import accumulation_dtype
-from ..matrix import contract, Int8Matrix, Matrix
+from ..matrix import AbstractMatrix, contract
 
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 256  # Rows of a block on a CPU.
@@ -42,7 +42,7 @@ class Groups(NamedTuple):
 
 def grouped_product(
     x: Float[Array, "row inputs"],
-    matrix: Num[Array, "expert inputs outputs"] | Matrix,
+    matrix: Num[Array, "expert inputs outputs"] | AbstractMatrix,
     groups: Groups,
     dtype: DTypeLike,
 ) -> Float[Array, "row outputs"]:
@@ -51,14 +51,16 @@ def grouped_product(
     **Arguments:**
 
     - `x`: rows, sorted by expert.
-    - `matrix`: an array `[expert inputs outputs]`, or one in 8 bits.
+    - `matrix`: of every expert, `[expert inputs outputs]`.
     - `groups`: which rows belong to which expert.
     - `dtype`: of the operands.
     """
-    if isinstance(matrix, Int8Matrix):
-        y = grouped_product(x, matrix.values, groups, dtype)
-        return y * matrix.scale.at[groups.expert].get(mode="fill", fill_value=0)
-    assert isinstance(matrix, jax.Array)
+    if isinstance(matrix, AbstractMatrix):
+        values, scale = matrix.values_and_scale(dtype)
+        y = grouped_product(x, values, groups, dtype)
+        if scale is None:
+            return y
+        return y * scale.at[groups.expert].get(mode="fill", fill_value=0)
     name = jnp.dtype(dtype).name
     x, matrix = x.astype(dtype), matrix.astype(dtype)
     if spmd.platform() == "cpu":

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 
 from ...sharding import spmd
 from ...types import Axes
-from ..matrix import cast, Matrix, matrix_shape, part_axes
+from ..matrix import as_matrix, Matrix
 from ._grouped import grouped_product, Groups
 from ._router import Routing
 from ._rows import map_rows
@@ -69,18 +69,17 @@ class _Experts(NamedTuple):
     def __call__(
         self, x: Array, weight: Array, expert: Array, matrices: ExpertMatrices
     ) -> Array:
-        matrices = ExpertMatrices(*(cast(matrix, self.dtype) for matrix in matrices))
-        leaves, tree = jax.tree_util.tree_flatten_with_path(matrices)
-        axes = [
-            part_axes(path[-1].name, getattr(self.axes, path[0].name))
-            for path, _ in leaves
-        ]
+        known = [as_matrix(as_matrix(one).cast(self.dtype)) for one in matrices]
+        leaves, tree = jax.tree.flatten(ExpertMatrices(*known))
+        each = zip(known, self.axes, strict=True)
+        axes = [matrix.logical_axes(own) for matrix, own in each]
+        axes = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, Axes))
 
         def local(x, weight, expert, leaves, first):
             return self.local(x, weight, expert, tree.unflatten(leaves), first)
 
         rows = x, weight, expert
-        return spmd.shard_map_experts(local, rows, [leaf for _, leaf in leaves], axes)
+        return spmd.shard_map_experts(local, rows, leaves, axes)
 
     def local(
         self,
@@ -92,7 +91,7 @@ class _Experts(NamedTuple):
     ) -> Float[Array, "token hidden"]:
         """The sum over those experts that there are, numbered from `first`."""
         tokens, choices = expert.shape
-        count = matrix_shape(matrices.gate)[0]
+        count = as_matrix(matrices.gate).shape[0]
         chosen = expert.reshape(-1) - first
         # Rows of experts that are elsewhere come last.
         chosen = jnp.where((chosen >= 0) & (chosen < count), chosen, count)

@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike
 from ... import sharding
 from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
-from ..matrix import Int8Matrix, LowRankMatrix
+from ..matrix import AbstractMatrix
 from ..transformer import Transformer
 from ._directory import (
     check_tensors,
@@ -151,8 +151,8 @@ def save(
 
     **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
     architecture of `transformers` has the policy's configuration, the tokenizer is
-    larger than the policy's vocabulary, or matrices have adapters or 8 bits. Nothing is
-    written then.
+    larger than the policy's vocabulary, or matrices are quantized or have adapters.
+    Nothing is written then.
 
     !!! example
 
@@ -161,7 +161,7 @@ def save(
         ```
     """
     for name, matrix in policy.layers.projections.items():
-        if isinstance(matrix, Int8Matrix | LowRankMatrix):
+        if isinstance(matrix, AbstractMatrix):
             raise ValueError(
                 "save(policy, path) writes dense weights, as `transformers` reads "
                 f"them. Received a policy whose `{name}` is "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..matrix import matrix_shape
+from ..matrix import as_matrix
 from ..transformer import (
     adaptable,
     adapters,
@@ -104,7 +104,7 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
 
     **Arguments:**
 
-    - `policy`: the base model; its weights may be 8 bits.
+    - `policy`: the base model; its weights may be quantized.
     - `path`: the directory.
 
     **Returns:** the adapted policy; it shares the weights of `policy`.
@@ -139,7 +139,7 @@ def load_adapters(policy: Transformer, path: str | os.PathLike[str]) -> Transfor
     _check_modules(stored, known, adaptable(config))
     expected, adapted = {}, {}
     for field, pairs in names.items():
-        inputs, outputs = matrix_shape(matrices[field])[-2:]
+        inputs, outputs = as_matrix(matrices[field]).shape[-2:]
         there = [not stored.keys().isdisjoint(pair) for pair in pairs]
         if not any(there):
             continue

@@ -1,22 +1,111 @@
-"""The kinds of matrices: an array, or a module that represents one.
-
-Every product with a weight goes through `product`, whatever the kind of the matrix.
-"""
+"""Kinds of matrices: dense, in 8 bits, low-rank and tiled."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Float32, Int8
+from jaxtyping import Array, DTypeLike, Float, Float32, Int8, Num, PyTree
 
 from ...types import Axes
+from ._abstract import AbstractMatrix, Matrix, part_axes, REPLICATED
 from ._int8 import quantize_int8
 from ._product import product
 from ._tiles import from_tiles, to_tiles
 
 
-class Int8Matrix(eqx.Module):
+class DenseMatrix(AbstractMatrix):
+    """An array, with the methods of a matrix; trees hold the array itself.
+
+    **Fields:**
+
+    - `values`: the array.
+    """
+
+    values: Float[Array, "*layer inputs outputs"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def bits(self) -> int:
+        return 8 * self.values.dtype.itemsize
+
+    def dense(self, dtype: DTypeLike) -> Float[Array, "*layer inputs outputs"]:
+        return self.values.astype(dtype)
+
+    def field_axes(self, axes: Axes) -> Mapping[str, Axes]:
+        return {"values": axes}
+
+    def multiply(
+        self,
+        x: Float[Array, "*batch inputs"],
+        dtype: DTypeLike,
+        axes: Axes | None = None,
+        result: DTypeLike | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        return product(x, self.values, dtype, axes, result)
+
+    def cast(self, dtype: DTypeLike) -> Matrix:
+        return self.dense(dtype)
+
+    def tiled(self) -> Matrix:
+        outputs = self.shape[-1]
+        if outputs > _MAX_UNTILED_WIDTH and outputs % _TILE_WIDTH == 0:
+            return TiledMatrix(to_tiles(self.values, _TILE_WIDTH))
+        return self.values
+
+
+def as_matrix(matrix: Matrix) -> AbstractMatrix:
+    """A matrix with its methods: an array becomes a `DenseMatrix`."""
+    return matrix if isinstance(matrix, AbstractMatrix) else DenseMatrix(matrix)
+
+
+_TILE_WIDTH = 64  # Columns of a tile.
+_MAX_UNTILED_WIDTH = 128  # XLA's CPU library reads matrices up to this width in place.
+
+
+class TiledMatrix(AbstractMatrix):
+    """A matrix in tiles of its columns: the layout a CPU reads fastest for few rows.
+
+    **Fields:**
+
+    - `tiles`: the columns, `width` at a time.
+    """
+
+    tiles: Float[Array, "*layer tile inputs width"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jax.eval_shape(from_tiles, self.tiles).shape
+
+    @property
+    def bits(self) -> int:
+        return 8 * self.tiles.dtype.itemsize
+
+    def dense(self, dtype: DTypeLike) -> Float[Array, "*layer inputs outputs"]:
+        return from_tiles(self.tiles).astype(dtype)
+
+    def field_axes(self, axes: Axes) -> Mapping[str, Axes]:
+        return {"tiles": part_axes(axes, REPLICATED, -2, REPLICATED)}
+
+    def multiply(
+        self,
+        x: Float[Array, "*batch inputs"],
+        dtype: DTypeLike,
+        axes: Axes | None = None,
+        result: DTypeLike | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        del axes  # Only a decoder on one device has tiles.
+        return product(x, self.tiles, dtype, None, result)
+
+    def cast(self, dtype: DTypeLike) -> Matrix:
+        return TiledMatrix(self.tiles.astype(dtype))
+
+
+class Int8Matrix(AbstractMatrix):
     """A frozen matrix in 8 bits with a scale for each output.
 
         W[i, o] = values[i, o] · scale[o],   scale[o] = max_i |W[i, o]| / 127
@@ -30,19 +119,46 @@ class Int8Matrix(eqx.Module):
     values: Int8[Array, "*layer inputs outputs"]
     scale: Float32[Array, "*layer outputs"]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
 
-class TiledMatrix(eqx.Module):
-    """A matrix in tiles of its columns: the layout a CPU reads fastest for few rows.
+    @property
+    def bits(self) -> int:
+        return 8
 
-    **Fields:**
+    def dense(self, dtype: DTypeLike) -> Float[Array, "*layer inputs outputs"]:
+        values = self.values.astype(jnp.float32)
+        return (values * self.scale[..., None, :]).astype(dtype)
 
-    - `tiles`: the columns, `width` at a time.
-    """
+    def field_axes(self, axes: Axes) -> Mapping[str, Axes]:
+        return {"values": axes, "scale": part_axes(axes, -1)}
 
-    tiles: Float[Array, "*layer tile inputs width"]
+    def multiply(
+        self,
+        x: Float[Array, "*batch inputs"],
+        dtype: DTypeLike,
+        axes: Axes | None = None,
+        result: DTypeLike | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        # 8 bits are exact in every dtype; the scale is applied to the float32 result.
+        y = product(x, self.values, dtype, axes)
+        y = y * jnp.broadcast_to(self.scale, y.shape)
+        return y if result is None else y.astype(result)
+
+    def values_and_scale(
+        self, dtype: DTypeLike
+    ) -> tuple[Num[Array, "*layer inputs outputs"], Float[Array, "*layer outputs"]]:
+        del dtype
+        return self.values, self.scale
 
 
-class LowRankMatrix(eqx.Module):
+def to_int8(weight: Float[Array, "*layer inputs outputs"]) -> Int8Matrix:
+    """A weight quantized to 8 bits, with a scale for each output."""
+    return Int8Matrix(*quantize_int8(weight, axis=-2))
+
+
+class LowRankMatrix(AbstractMatrix):
     """A frozen matrix with a trained low-rank adapter (LoRA, arXiv:2106.09685).
 
         x W + (alpha / rank) · (x A) B
@@ -57,7 +173,7 @@ class LowRankMatrix(eqx.Module):
     - `alpha`: scales the adapter.
     """
 
-    base: Float[Array, "*layer inputs outputs"] | Int8Matrix | TiledMatrix
+    base: Matrix
     a: Float[Array, "*layer inputs rank"]
     b: Float[Array, "*layer rank outputs"]
     alpha: float = eqx.field(static=True)
@@ -67,118 +183,56 @@ class LowRankMatrix(eqx.Module):
         """The number of columns of `A`."""
         return self.a.shape[-1]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return as_matrix(self.base).shape
 
-Matrix = (
-    Float[Array, "*layer inputs outputs"] | Int8Matrix | LowRankMatrix | TiledMatrix
-)
-"""Any kind of matrix."""
+    @property
+    def bits(self) -> int:
+        return as_matrix(self.base).bits
 
+    @property
+    def expands(self) -> bool:
+        return as_matrix(self.base).expands
 
-def multiply(
-    x: Float[Array, "*batch inputs"],
-    matrix: Matrix,
-    dtype: DTypeLike,
-    axes: Axes | None = None,
-    result: DTypeLike | None = None,
-) -> Float[Array, "*batch outputs"]:
-    """`product` with any kind of matrix.
-
-    **Arguments:**
-
-    - `x`: the rows.
-    - `matrix`: the matrix, without an axis of layers.
-    - `dtype`: of the operands; products accumulate in float32.
-    - `axes`: the logical axes of the array that the matrix represents.
-    - `result`: dtype of the result; float32 by default.
-    """
-    if result is not None and isinstance(matrix, LowRankMatrix | Int8Matrix):
-        return multiply(x, matrix, dtype, axes).astype(result)
-    if isinstance(matrix, LowRankMatrix):
-        a_axes, b_axes = (axes and part_axes(part, axes) for part in ("a", "b"))
-        adapted = product(product(x, matrix.a, dtype, a_axes), matrix.b, dtype, b_axes)
-        base = multiply(x, matrix.base, dtype, axes)
-        return base + matrix.alpha / matrix.rank * adapted
-    if isinstance(matrix, Int8Matrix):
-        # 8 bits are exact in every dtype; the scale is applied to the float32 result.
-        y = product(x, matrix.values, dtype, axes)
-        return y * jnp.broadcast_to(matrix.scale, y.shape)
-    if isinstance(matrix, TiledMatrix):
-        return product(x, matrix.tiles, dtype, None, result)
-    return product(x, matrix, dtype, axes, result)
-
-
-def part_axes(part: str, axes: Axes) -> Axes:
-    """The logical axes of one array of a matrix.
-
-    **Arguments:**
-
-    - `part`: the array's field; any other name is the matrix's own.
-    - `axes`: the logical axes of the array that the matrix represents.
-    """
-    if part not in ("a", "b", "scale", "tiles"):
-        return axes
-    *layer, inputs, outputs = zip(*axes, strict=True)
-    replicated = (None, 1)
-    part_of = {
-        "a": (inputs, replicated),
-        "b": (replicated, outputs),
-        "scale": (outputs,),
-        "tiles": (replicated, inputs, replicated),
-    }[part]
-    return Axes(*zip(*layer, *part_of, strict=True))
-
-
-def matrix_shape(matrix: Matrix) -> tuple[int, ...]:
-    """The shape of the array that a matrix is or represents."""
-    if isinstance(matrix, LowRankMatrix):
-        return matrix_shape(matrix.base)
-    if isinstance(matrix, TiledMatrix):
-        return jax.eval_shape(from_tiles, matrix.tiles).shape
-    return matrix.values.shape if isinstance(matrix, Int8Matrix) else matrix.shape
-
-
-def cast(matrix: Matrix, dtype: DTypeLike) -> Matrix:
-    """A matrix with its floats in `dtype`; 8-bit matrices are unchanged."""
-    is_quantized = lambda x: isinstance(x, Int8Matrix)
-    cast_array = lambda x: x if is_quantized(x) else x.astype(dtype)
-    return jax.tree.map(cast_array, matrix, is_leaf=is_quantized)
-
-
-_TILE_WIDTH = 64  # Columns of a tile.
-_MAX_UNTILED_WIDTH = 128  # XLA's CPU library reads matrices up to this width in place.
-
-
-def tile(matrix: Matrix) -> Matrix:
-    """A matrix in tiles, if it is a wide array that tiles divide evenly."""
-    if isinstance(matrix, LowRankMatrix):
-        return dataclasses.replace(matrix, base=tile(matrix.base))
-    if isinstance(matrix, Int8Matrix | TiledMatrix):
-        return matrix
-    outputs = matrix.shape[-1]
-    if outputs > _MAX_UNTILED_WIDTH and outputs % _TILE_WIDTH == 0:
-        return TiledMatrix(to_tiles(matrix, _TILE_WIDTH))
-    return matrix
-
-
-def dense(matrix: Matrix, dtype: DTypeLike) -> Float[Array, "*layer inputs outputs"]:
-    """The matrix as one array.
-
-    **Arguments:**
-
-    - `matrix`: an array is returned as it is.
-    - `dtype`: of an adapter or of 8 bits, after a sum in float32.
-    """
-    if isinstance(matrix, LowRankMatrix):
-        a, b = matrix.a.astype(jnp.float32), matrix.b.astype(jnp.float32)
+    def dense(self, dtype: DTypeLike) -> Float[Array, "*layer inputs outputs"]:
+        a, b = self.a.astype(jnp.float32), self.b.astype(jnp.float32)
         adapter = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-        base = dense(matrix.base, jnp.float32).astype(jnp.float32)
-        return (base + matrix.alpha / matrix.rank * adapter).astype(dtype)
-    if isinstance(matrix, Int8Matrix):
-        values = matrix.values.astype(jnp.float32)
-        return (values * matrix.scale[..., None, :]).astype(dtype)
-    return from_tiles(matrix.tiles) if isinstance(matrix, TiledMatrix) else matrix
+        base = as_matrix(self.base).dense(jnp.float32)
+        return (base + self.alpha / self.rank * adapter).astype(dtype)
 
+    def field_axes(self, axes: Axes) -> Mapping[str, Axes]:
+        return {
+            "base": axes,
+            "a": part_axes(axes, -2, REPLICATED),
+            "b": part_axes(axes, REPLICATED, -1),
+        }
 
-def to_int8(weight: Float[Array, "*layer inputs outputs"]) -> Int8Matrix:
-    """A weight quantized to 8 bits, with a scale for each output."""
-    return Int8Matrix(*quantize_int8(weight, axis=-2))
+    def multiply(
+        self,
+        x: Float[Array, "*batch inputs"],
+        dtype: DTypeLike,
+        axes: Axes | None = None,
+        result: DTypeLike | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        parts = self.field_axes(axes) if axes is not None else {}
+        inner = product(x, self.a, dtype, parts.get("a"))
+        adapted = product(inner, self.b, dtype, parts.get("b"))
+        base = as_matrix(self.base).multiply(x, dtype, axes)
+        y = base + self.alpha / self.rank * adapted
+        return y if result is None else y.astype(result)
+
+    def cast(self, dtype: DTypeLike) -> Matrix:
+        base, a, b = as_matrix(self.base).cast(dtype), self.a, self.b
+        return LowRankMatrix(base, a.astype(dtype), b.astype(dtype), self.alpha)
+
+    def tiled(self) -> Matrix:
+        return self.map_base(lambda base: base.tiled())
+
+    def map_base(self, function: Callable[[AbstractMatrix], Matrix]) -> Matrix:
+        base = as_matrix(self.base).map_base(function)
+        return dataclasses.replace(self, base=base)
+
+    def trainable(self) -> PyTree[bool]:
+        frozen = jax.tree.map(lambda _: False, self)
+        return eqx.tree_at(lambda x: (x.a, x.b), frozen, (True, True))

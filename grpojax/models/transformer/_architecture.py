@@ -8,7 +8,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from ...types import Axes
 from ..attention import ATTENTION_OUTPUT
-from ..matrix import Matrix, multiply, save_products
+from ..matrix import as_matrix, Matrix, save_products
 from ._config import TransformerConfig
 from ._weights import weight_axes
 
@@ -86,4 +86,4 @@ def layer_product(
 ) -> Float[Array, "chunk outputs"]:
     """A product with one layer's projection."""
     axes = layer_axes(architecture, name)
-    return multiply(x, matrix, architecture.compute_dtype, axes, result)
+    return as_matrix(matrix).multiply(x, architecture.compute_dtype, axes, result)

@@ -12,7 +12,7 @@ from ... import sharding
 from ...policy import AbstractPolicy, Past
 from ...sharding import spmd
 from ..attention import KVCache, quantize_cache, write_cache
-from ..matrix import tile, TiledMatrix, to_bits
+from ..matrix import AbstractMatrix, as_matrix, to_bits
 from ._architecture import Architecture
 from ._forward import (
     Caches,
@@ -28,8 +28,8 @@ _MAX_UNROLLED_LAYERS = 8
 
 An unrolled layer's weights, keys and values are arrays of their own, and are read in
 place; a scan slices them out of a stack, at every token. But every unrolled layer is
-compiled, so deeper models are scanned. Caches in fewer than 32 bits are scanned, too: a
-CPU might convert all of them at once.
+compiled, so deeper models are scanned. Caches in fewer than 32 bits are scanned, too,
+and matrices that a product expands: a CPU might convert all of them at once.
 """
 
 _MAX_TILED_ROWS = {
@@ -63,7 +63,7 @@ class Decoder(AbstractPolicy[Caches]):
     embedding: Float[Array, "vocab hidden"]
     stacks: tuple[Layers, ...]
     norm: Float[Array, " hidden"]
-    head: Float[Array, "hidden vocab"] | TiledMatrix | None
+    head: Float[Array, "hidden vocab"] | AbstractMatrix | None
     architecture: Architecture = eqx.field(static=True)
     cache_dtype: str = eqx.field(static=True)
 
@@ -165,8 +165,8 @@ def _tile(decoder: Decoder, rows: int | None) -> Decoder:
     is_tiled = lambda name: count <= _MAX_TILED_ROWS.get(name, 0)
     head = decoder.embedding.T if decoder.head is None else decoder.head
     (layers,) = decoder.stacks
-    layers = layers.map_projections(lambda name, x: tile(x) if is_tiled(name) else x)
-    head = tile(head) if is_tiled("head") else head
+    tile = lambda name, x: as_matrix(x).tiled() if is_tiled(name) else x
+    layers, head = layers.map_projections(tile), tile("head", head)
     return eqx.tree_at(
         lambda x: (x.head, x.stacks),
         decoder,
@@ -179,7 +179,9 @@ def _is_unrolled(decoder: Decoder) -> bool:
     on_gpu = spmd.platform() == "gpu"
     most = MAX_UNROLLED_LAYERS_ON_GPU if on_gpu else _MAX_UNROLLED_LAYERS
     few = decoder.architecture.config.num_layers <= most
-    return few and (on_gpu or decoder.cache_dtype == "float32")
+    (layers,) = decoder.stacks
+    expands = any(as_matrix(x).expands for x in layers.projections.values())
+    return few and (on_gpu or (decoder.cache_dtype == "float32" and not expands))
 
 
 def _unstack(decoder: Decoder) -> Decoder:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ...policy import Past
 from ...sharding import spmd
 from ..attention import attend, block_mask, BlockMask, capped, KVCache, Source
-from ..matrix import multiply, row_products, TiledMatrix
+from ..matrix import as_matrix, Matrix, row_products
 from ._architecture import Architecture
 from ._config import TransformerConfig
 from ._rope import Rope
@@ -267,12 +267,12 @@ def embed(
 def unembed(
     architecture: Architecture,
     hidden: Float[Array, "*batch hidden"],
-    head: Float[Array, "hidden vocab"] | TiledMatrix,
+    head: Matrix,
 ) -> Float[Array, "*batch vocab"]:
     """Logits of hidden states, float32."""
     config = architecture.config
     axes = weight_axes(config, "head")
-    logits = multiply(hidden, head, architecture.compute_dtype, axes)
+    logits = as_matrix(head).multiply(hidden, architecture.compute_dtype, axes)
     if config.logits_divisor is not None:
         logits = logits / config.logits_divisor
     return capped(logits, config.logits_cap)

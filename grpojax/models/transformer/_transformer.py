@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key, PyTree
 
 from ...policy import AbstractPolicy, ExpertUse, Past
 from ..attention import check_cache_dtype
-from ..matrix import cast, Int8Matrix, LowRankMatrix
+from ..matrix import AbstractMatrix, as_matrix
 from ._architecture import Architecture, check_remat
 from ._config import TransformerConfig
 from ._decoder import Decoder, lay_out, write_caches
@@ -123,7 +123,7 @@ class Transformer(AbstractPolicy[PyTree]):
         dtype = self.compute_dtype
         decoder = Decoder(
             self.embedding.astype(dtype),
-            self.layers.map_projections(lambda _, x: cast(x, dtype)),
+            self.layers.map_projections(lambda _, x: as_matrix(x).cast(dtype)),
             self.norm,
             None if self.head is None else self.head.astype(dtype),
             architecture=self._architecture,
@@ -132,18 +132,12 @@ class Transformer(AbstractPolicy[PyTree]):
         return lay_out(decoder, rows)
 
     def trainable(self) -> "Transformer":
-        """Adapters alone, if there are any; nothing beside them with 8-bit matrices."""
-        is_frozen = lambda x: isinstance(x, Int8Matrix | LowRankMatrix)
-
-        def trained(x):
-            frozen = jax.tree.map(lambda _: False, x)
-            if isinstance(x, LowRankMatrix):
-                return eqx.tree_at(lambda x: (x.a, x.b), frozen, (True, True))
-            return frozen
-
-        if any(map(is_frozen, jax.tree.leaves(self, is_leaf=is_frozen))):
-            return jax.tree.map(trained, self, is_leaf=is_frozen)
-        return super().trainable()
+        """What its matrices train, such as adapters, if any is more than an array."""
+        is_matrix = lambda x: isinstance(x, AbstractMatrix)
+        if not any(map(is_matrix, jax.tree.leaves(self, is_leaf=is_matrix))):
+            return super().trainable()
+        trained = lambda x: x.trainable() if is_matrix(x) else False
+        return jax.tree.map(trained, self, is_leaf=is_matrix)
 
     def logical_axes(self) -> "Transformer":
         return logical_axes(self, self.config)

@@ -9,13 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from ...types import Axes
-from ..matrix import (
-    Int8Matrix,
-    LowRankMatrix,
-    Matrix,
-    part_axes,
-    TiledMatrix,
-)
+from ..matrix import AbstractMatrix, Matrix
 from ._config import TransformerConfig
 
 
@@ -28,7 +22,8 @@ EXPERTS = ("expert_gate", "expert_up", "expert_down")
 _DENSE = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
 _SPARSE = ("router", *EXPERTS)
 
-_Other = Int8Matrix | LowRankMatrix | TiledMatrix
+
+_Other = AbstractMatrix  # Than an array.
 
 
 class Layers(eqx.Module):
@@ -207,12 +202,11 @@ def weight_axes(config: TransformerConfig, weight: str) -> Axes:
 
 
 def logical_axes(policy: PyTree, config: TransformerConfig) -> PyTree[Axes]:
-    """The tree with the logical axes of every array, by the fields on its path."""
+    """The tree with the logical axes of every array, by the last field on its path."""
+    is_matrix = lambda x: isinstance(x, AbstractMatrix)
 
-    def axes(path: tuple, _: object) -> Axes:
-        attributes = [x for x in path if isinstance(x, jax.tree_util.GetAttrKey)]
-        fields = [attribute.name for attribute in attributes]
-        (weight,) = (field for field in fields if field in LOGICAL_AXES)
-        return part_axes(fields[-1], weight_axes(config, weight))
+    def axes(path: tuple, weight: object) -> PyTree[Axes]:
+        own = weight_axes(config, path[-1].name)
+        return weight.logical_axes(own) if isinstance(weight, AbstractMatrix) else own
 
-    return jax.tree_util.tree_map_with_path(axes, policy)
+    return jax.tree_util.tree_map_with_path(axes, policy, is_leaf=is_matrix)

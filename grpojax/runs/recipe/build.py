@@ -198,8 +198,9 @@ def summarize(
     """A summary of a run in a few lines."""
     settings, lora = recipe.rollout, recipe.lora
     millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+    dense = eqx.filter_eval_shape(models.merge, policy)
     lines = [
-        f"model  {recipe.model.path}: {millions(policy):,.1f} million parameters, "
+        f"model  {recipe.model.path}: {millions(dense):,.1f} million parameters, "
         f"{recipe.model.dtype}, on {meshes.describe(mesh)}"
     ]
     if lora.adapts:
@@ -208,7 +209,7 @@ def summarize(
         lines += [
             f"lora   {kind if lora.path is None else f'from {lora.path}'}: "
             f"{trained:,.3f} million parameters are trained"
-            + (", the projections are 8 bits" if lora.int8_base else "")
+            + (f", the projections are {lora.base_bits} bits" if lora.base_bits else "")
         ]
     train, held_out, notes = environments
     source = recipe.data.option("path", recipe.data.task)

@@ -35,10 +35,15 @@ def translate(source: Mapping, environment: Mapping[str, str]) -> Mapping[str, A
 
     Instead of a value there may be a function of the value that it changes.
 
-    **Raises:** `ValueError` for a wrong value of an old key of `reward.shapings`.
+    **Raises:** `ValueError` for a wrong value of `lora.int8_base`, or of an old key of
+    `reward.shapings`.
     """
     values = copy.deepcopy(dict(source))
     model, reward, update = (values.get(x) for x in ("model", "reward", "update"))
+    lora = values.get("lora")
+    if isinstance(lora, dict) and "int8_base" in lora:
+        eight = check("lora.int8_base", bool, lora.pop("int8_base"), environment)
+        lora.setdefault("base_bits", 8 if eight else None)
     if isinstance(reward, dict) and isinstance(update, dict) and "correct" in reward:
         # The default where no objective needed old log-probs to be recomputed.
         if update.get("recompute") is False:

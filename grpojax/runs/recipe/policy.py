@@ -131,7 +131,8 @@ def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
     settings, path = recipe.lora, recipe.lora.path
     if not settings.adapts:
         return policy
-    base = models.quantize(policy) if settings.int8_base else policy
+    bits = settings.base_bits
+    base = policy if bits is None else models.quantize(policy, bits)
     if path is not None:
         _check_base(recipe.model.path, path)
         return models.load_adapters(base, path)

@@ -78,7 +78,8 @@ class Lora(Section):
     rank: PositiveInt | None = None  # null: no adapters; the weights are trained.
     alpha: PositiveFloat = 32.0  # Adapters are scaled by alpha / rank.
     projections: str = "query key value output gate up down"  # Or a subset.
-    int8_base: bool = False  # Quantize the frozen projections to 8 bits.
+    # Quantize the frozen projections: to 4 bits as QLoRA, or to 8; null: as they are.
+    base_bits: Literal[4, 8] | None = None
     path: str | None = (
         None  # Adapters in PEFT's format to start from, in place of rank.
     )
@@ -90,10 +91,10 @@ class Lora(Section):
                 "Adapters are new, with `lora.rank`, or those of `lora.path`. Received "
                 f"lora.rank={self.rank} and lora.path={self.path!r}: leave one null."
             )
-        if self.int8_base and not self.adapts:
+        if self.base_bits is not None and not self.adapts:
             raise ValueError(
-                "`lora.int8_base` freezes the weights, so adapters must be trained. "
-                "Received lora.rank=null: set it."
+                "`lora.base_bits` freezes the weights, so adapters must be trained. "
+                f"Received lora.base_bits={self.base_bits} with lora.rank=null: set it."
             )
 
     @property

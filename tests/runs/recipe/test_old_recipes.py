@@ -142,7 +142,10 @@ def assert_means(recipe: Recipe, was: dict) -> None:
     assert vars(recipe.health).items() >= was["guard"].items()
     data = {"task": recipe.data.task, **vars(recipe.data.options)}
     assert data == {key: was["data"][key] for key in data}
-    same = ("lora", "mesh", "distributed", "log", "checkpoint", "tracking")
+    lora = dict(was["lora"])
+    lora["base_bits"] = 8 if lora.pop("int8_base") else None
+    assert vars(recipe.lora).items() >= lora.items()
+    same = ("mesh", "distributed", "log", "checkpoint", "tracking")
     for section in same:
         now = vars(getattr(recipe, section))
         assert {key: now[key] for key in was[section]} == was[section]

@@ -194,7 +194,10 @@ RUNS: dict[str, dict[str, object]] = {
         "rollout.behavior": "quantize",
     },
     "luspo": {"algorithm.ratio": "sequence_ratio", "optimizer.name": "lion"},
-    "gmpo": {"algorithm.surrogate": {"name": "Gmpo", "low": 0.3}},
+    "gmpo": {
+        "algorithm.surrogate": {"name": "Gmpo", "low": 0.3},
+        "rollout.behavior": {"name": "quantize", "bits": 4},
+    },
     "opo": {"algorithm.advantage": "opo", "reward.shapings": ["shuffled"]},
     f"{MINE}:plain": {
         "curriculum": {"name": f"{MINE}:OneByOne", "start": 2},

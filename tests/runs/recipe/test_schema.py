@@ -143,7 +143,7 @@ def test_a_recipe_that_cannot_be_is_refused(assignment, message):
             "is a schedule by itself. Received optimizer.schedule=linear",
         ),
         (["data.task=addition", "data.shots=3"], "not a key of the task addition"),
-        (["lora.int8_base=true"], "Received lora.rank=null"),
+        (["lora.int8_base=true"], "with lora.rank=null"),
     ],
 )
 def test_keys_that_do_not_fit_together_are_refused(assignments, message):

@@ -32,23 +32,29 @@ LORA = dict(
     model__path="gsm8k-tiny",  # Some of its samples are rewarded, and so it learns.
     lora__rank=2,
     lora__projections="query,down",
-    lora__int8_base=True,
     rollout__max_new_tokens=24,
     optimizer__learning_rate=1e-2,
     algorithm__beta=0.05,
 )
 
 
+@pytest.fixture(scope="module", params=[8, 4])
+def bits(request):
+    """Of the frozen weights."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def run(settings, tmp_path_factory):
+def run(settings, bits, tmp_path_factory):
     """A recipe that was run, where, and the state after it."""
-    recipe = recipes.load(Recipe(), None, settings(**LORA))
+    changes = settings(**LORA, lora__base_bits=bits)
+    recipe = recipes.load(Recipe(), None, changes)
     path = tmp_path_factory.mktemp("runs") / "run"
     return recipe, path, training.train(recipe, path)
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_adapters_and_the_merged_model(run):
+def test_a_run_writes_its_adapters_and_the_merged_model(run, bits):
     recipe, path, state = run
     base, _ = parts.load_model(recipe)
     fresh = parts.build_adapters(recipe, base)
@@ -58,7 +64,8 @@ def test_a_run_writes_its_adapters_and_the_merged_model(run):
     )
     moved = lambda tree: eqx.filter(tree, tree.trainable())
     assert distance(moved(after), moved(fresh)) > 1e-3
-    assert isinstance(after.layers.query.base, models.Int8Matrix)
+    kind = {8: models.Int8Matrix, 4: models.NF4Matrix}[bits]
+    assert isinstance(after.layers.query.base, kind)
 
     read = models.load_adapters(models.without_adapters(fresh), path / "adapter")
     chex.assert_trees_all_equal(read, after)
@@ -81,7 +88,7 @@ def test_a_result_is_evaluated_like_any_model(run, capsys):
 
 
 @pytest.mark.slow
-def test_the_base_is_the_reference(run):
+def test_the_base_is_the_reference(run, bits):
     """The penalty is 0 at first, and takes no second copy of the weights."""
     recipe, path, state = run
     assert jax.tree.leaves(state.reference) == []
@@ -100,7 +107,9 @@ def test_the_base_is_the_reference(run):
     summary = setup.config.summary
     millions = needs.parameters / 1e6
     assert f"lora   rank 2, alpha 32, on query,down: {millions:.3f} million" in summary
-    assert "8 bits" in summary
+    assert f"the projections are {bits} bits" in summary
+    weights = sum(x.size for x in jax.tree.leaves(parts.load_model(recipe)[0]))
+    assert f"{weights / 1e6:,.1f} million parameters, float32" in summary
 
 
 @pytest.mark.slow
@@ -113,16 +122,16 @@ def test_a_checkpoint_holds_what_is_trained(run):
     fresh = training.prepare(recipe).state
     with Checkpoints(path / "checkpoints") as checkpoints:
         chex.assert_trees_all_equal(checkpoints.restore(fresh).state, state)
-        where = lambda state: state.policy.layers.query.base.scale
+        where = lambda state: jax.tree.leaves(state.policy.layers.query.base)[-1]
         other = eqx.tree_at(where, fresh, replace_fn=lambda x: x.at[0, 3].multiply(2))
         with pytest.raises(ValueError, match="frozen weights.*are not this run's"):
             checkpoints.restore(other)
 
 
 @pytest.mark.slow
-def test_a_run_resumes_bit_for_bit(run, settings, tmp_path):
+def test_a_run_resumes_bit_for_bit(run, bits, settings, tmp_path):
     recipe, path, state = run
-    changes = settings(**LORA | dict(run__steps=1))
+    changes = settings(**LORA, lora__base_bits=bits, run__steps=1)
     training.train(recipes.load(Recipe(), None, changes), tmp_path / "run")
     again = training.train(recipe, tmp_path / "run", resume=True)
     chex.assert_trees_all_equal(again, state)
@@ -134,7 +143,9 @@ def test_a_run_resumes_bit_for_bit(run, settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_adapters_are_exported_alone_and_trained_on(run, settings, tmp_path, capsys):
+def test_adapters_are_exported_alone_and_trained_on(
+    run, bits, settings, tmp_path, capsys
+):
     _, path, state = run
     steps = sorted(int(x.name) for x in (path / "checkpoints").iterdir())
     for source in (path, path / "checkpoints" / str(steps[-1])):
@@ -143,7 +154,7 @@ def test_adapters_are_exported_alone_and_trained_on(run, settings, tmp_path, cap
         for file in ("adapter_model.safetensors", "adapter_config.json"):
             assert (out / file).read_bytes() == (path / "adapter" / file).read_bytes()
     changes = {x: y for x, y in LORA.items() if not x.startswith("lora__")}
-    changes |= dict(lora__path=str(path / "adapter"), lora__int8_base=True)
+    changes |= dict(lora__path=str(path / "adapter"), lora__base_bits=bits)
     recipe = recipes.load(Recipe(), None, settings(**changes))
     setup = training.prepare(recipe)
     chex.assert_trees_all_equal(setup.state.policy, state.policy)
@@ -178,7 +189,10 @@ def test_a_recipe_starts_from_adapters(settings, tmp_path):
     [
         ("lora.rank=0", "`lora.rank` must be at least 1. Received 0"),
         ("lora.alpha=0", "`lora.alpha` must be positive. Received 0"),
-        ("lora.int8_base=true", "adapters must be trained. Received lora.rank=null"),
+        ("lora.base_bits=4", "Received lora.base_bits=4 with lora.rank=null: set it"),
+        ("lora.base_bits=5", "`lora.base_bits` must be one of 4, 8 or null"),
+        ("lora.int8_base=true", "adapters must be trained. Received lora.base_bits=8"),
+        ("lora.int8_base=maybe", "`lora.int8_base` must be true or false"),
     ],
 )
 def test_what_cannot_be_is_refused(assignment, words):

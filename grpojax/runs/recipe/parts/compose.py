@@ -6,13 +6,15 @@
     {name: my_package.rewards:Brief, most: 20}
 
 A name is one that a module of the library exports, or `package.module:object`. It
-refers to a class or a function that is called with the arguments; a function without
-arguments that fits its place, such as a shaping, is taken as it is. An argument that is
-itself called `name`, such as that of a reward's component, is written `as`.
+refers to a class or a function that is called with the arguments; a function that fits
+its place, such as a shaping, is not called, and the arguments are bound to it. An
+argument that is itself called `name`, such as that of a reward's component, is written
+`as`.
 """
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import math
 import typing
@@ -32,6 +34,7 @@ LATER: typing.Any = object()
 """An argument that is not known yet: the part is checked, and not made."""
 
 _NOT_SAID = inspect.Parameter.empty  # The annotation of a parameter without one.
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,7 @@ def make(key: str, part: object, kind: object, context: Context) -> typing.Any:
     - `key`: of the recipe, for messages.
     - `part`: its name, or a mapping with its name and its arguments.
     - `kind`: of the part, as an annotation: a class, or `Callable[[...], ...]`. A
-        function that can be called like that is taken as it is, if no arguments are
-        described.
+        function that can be called like that is not called here.
     - `context`: where names are looked up, and arguments that are not described.
 
     **Returns:** the part; `LATER` if one of its arguments is.
@@ -71,11 +73,13 @@ def make(key: str, part: object, kind: object, context: Context) -> typing.Any:
                 f"`{key}` has arguments, so its name must be a class or a function. "
                 f"Received {name!r}, which is {target!r:.80}."
             )
-        arguments = arguments_of(key, name, target, described, context)
+        later = _called_later_with(target, described, kind, context)
+        arguments = arguments_of(key, name, target, described, context, supplied=later)
         if any(value is LATER for value in arguments.values()):
             return LATER
+        function = functools.partial(target, **arguments)
         try:
-            made = target(**arguments)
+            made = function if later else function()
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{key}` is refused. {error}") from error
     expected: typing.Any = typing.get_origin(kind) or kind
@@ -127,6 +131,25 @@ def _is_called_as(target: Callable, kind: object) -> bool:
     return True
 
 
+def _called_later_with(
+    target: Callable,
+    described: Mapping[str, object],
+    kind: object,
+    context: Context,
+) -> list[str]:
+    """The parameters that a function lacks and is called with as one of a kind."""
+    if not inspect.isroutine(target):
+        return []
+    known = {*described, *context.given}
+    missing = [
+        name
+        for name, x in parameters_of(target).items()
+        if x.default is x.empty and x.kind not in _VARIADIC and name not in known
+    ]
+    fits = _is_called_as(functools.partial(target, **described), kind)
+    return missing if fits else []
+
+
 def arguments_of(
     key: str,
     name: str,
@@ -159,7 +182,7 @@ def arguments_of(
         annotation = getattr(parameters.get(argument), "annotation", _NOT_SAID)
         arguments[argument] = _argument(where, value, annotation, context)
     for argument, parameter in parameters.items():
-        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        variadic = parameter.kind in _VARIADIC
         optional = variadic or parameter.default is not parameter.empty
         if optional or argument in arguments or argument in supplied:
             continue
