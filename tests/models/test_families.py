@@ -72,7 +72,8 @@ def test_transformers_agrees_there_and_back(tmp_path, family, index):
 ENV = count_env(vocab_size=61, max_prompt_length=12, max_completion_length=12)
 STEP = grpojax.TrainStep(
     ENV,
-    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+    # Adam divides by the gradient's own size: where that is rounding, so are its steps.
+    optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3)),
     rollout=rollout.RolloutConfig(prompts=8, group=2, slots=8),
 )
 

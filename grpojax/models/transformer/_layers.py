@@ -198,7 +198,7 @@ def masks_and_angles(
                 for x, at in zip(sees, columns, strict=True)
             ]
         known[window] = [
-            block_mask(one, count, width)
+            block_mask(one, count, width, slides=config.has_windows)
             for one, width in zip(seen, [*widths, None], strict=True)
         ]
     angles = rotary_of_kinds(positions, config)
