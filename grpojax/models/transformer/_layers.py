@@ -242,11 +242,12 @@ def attend_to(
     architecture: Architecture,
     query: Float[Array, "chunk head head_dim"],
     sources: list[Source],
+    sink_scores: Float[Array, " head"] | None,
 ) -> Float[Array, "chunk query"]:
     """Attention to all sources at once."""
     block, dtype = architecture.config.switches, architecture.compute_dtype
     scale, cap = block.attention_scale, block.attention_cap
-    return attend(query, sources, dtype, scale=scale, cap=cap)
+    return attend(query, sources, dtype, scale=scale, cap=cap, sink_scores=sink_scores)
 
 
 def embed(
