@@ -19,7 +19,9 @@ on two CPU cores; `--steps` shortens every stage.
 
 makes a twin of another family, by the same tokenizer and the same lessons: `gemma`,
 with the norms, the scales and the windows of Gemma 3, or `experts`, with eight experts
-of which a token has two, as Qwen3-MoE.
+of which a token has two, as Qwen3-MoE. The default's recipe trains them:
+
+    grpojax train --set model.path=DIRECTORY --out out/twin
 """
 
 import argparse
