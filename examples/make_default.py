@@ -14,9 +14,18 @@ training split of `envs.gsm8k.word_problems`), in three stages:
 The result is right about four times in ten, though it could be right nine times in ten.
 The same seed gives the same bytes on the same kind of machine. Takes about 15 minutes
 on two CPU cores; `--steps` shortens every stage.
+
+    python examples/make_default.py --out DIRECTORY --shape gemma
+
+makes a twin of another family, by the same tokenizer and the same lessons: `gemma`,
+with the norms, the scales and the windows of Gemma 3, or `experts`, with eight experts
+of which a token has two, as Qwen3-MoE. The default's recipe trains them:
+
+    grpojax train --set model.path=DIRECTORY --out out/twin
 """
 
 import argparse
+import dataclasses
 import io
 import json
 import random
@@ -33,7 +42,15 @@ import sentencepiece
 from jaxtyping import Array, Float, Int
 
 from envs.gsm8k import RAW_TEMPLATE, word_problems
-from grpojax.models import save, Transformer, TransformerConfig
+from grpojax.models import (
+    Block,
+    Experts,
+    LayerKind,
+    Rope,
+    save,
+    Transformer,
+    TransformerConfig,
+)
 from grpojax.text import AbstractTokenizer, SentencePieceTokenizer, TokenizerFiles
 
 
@@ -179,21 +196,50 @@ def fit(
     return params, opt_state, jnp.mean(losses)
 
 
+LLAMA = TransformerConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=128,
+    intermediate_size=352,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    tied=True,
+    max_positions=256,
+)
+# Windows are shorter than a problem, and every fourth layer sees all of it.
+NEAR, FAR = LayerKind(24, Rope(10_000.0)), LayerKind(None, Rope(1e6))
+GEMMA = Block(
+    norms="both",
+    norm_offset=1.0,
+    activation="gelu_pytorch_tanh",
+    attention_scale=32**-0.5,
+)
+SHAPES = {
+    "llama": LLAMA,
+    "gemma": dataclasses.replace(
+        LLAMA,
+        rope_theta=1e6,
+        qk_norm=True,
+        layers=(NEAR, NEAR, NEAR, FAR),
+        block=GEMMA,
+        embedding_scale=LLAMA.hidden_size**0.5,
+        family="gemma3_text",
+    ),
+    "experts": dataclasses.replace(
+        LLAMA,
+        qk_norm=True,
+        block=Block(experts=Experts(count=8, chosen=2, size=176)),
+        family="qwen3_moe",
+    ),
+}
+"""The configurations by name; the first is the one that is shipped."""
+
+
 def train_model(
-    tokenizer: SentencePieceTokenizer, steps: int, seed: int
+    config: TransformerConfig, tokenizer: SentencePieceTokenizer, steps: int, seed: int
 ) -> Transformer:
     """Teaches a new model the lessons, one after the other."""
-    config = TransformerConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=128,
-        intermediate_size=352,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=32,
-        tied=True,
-        max_positions=256,
-    )
     per_call = min(steps, STEPS_PER_CALL)
     calls = [
         lesson
@@ -226,9 +272,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the directory to make")
     parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="chooses everything")
+    shapes = dict(choices=SHAPES, default="llama", help="the family of the model")
+    parser.add_argument("--shape", **shapes)
     arguments = parser.parse_args()
     tokenizer = train_tokenizer(arguments.seed)
-    model = train_model(tokenizer, arguments.steps, arguments.seed)
+    config = SHAPES[arguments.shape]
+    model = train_model(config, tokenizer, arguments.steps, arguments.seed)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model)
     save(half, arguments.out, tokenizer=tokenizer)
 

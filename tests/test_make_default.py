@@ -3,13 +3,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import pytest
 
 import grpojax
 from envs.gsm8k import GSM8K, word_problems
-from grpojax.models import load
+from examples.make_default import SHAPES
+from grpojax.models import (
+    config_from_huggingface,
+    config_to_huggingface,
+    load,
+    Transformer,
+)
 from grpojax.text import load_tokenizer
 
 
@@ -46,6 +54,27 @@ def test_what_is_shipped_is_small_and_fits_its_problems():
     longest = max(len(tokenizer.encode(row["answer"])) for row in rows)
     assert longest < env.max_completion_length
     assert jax.tree.leaves(policy)[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "shape, family", [("gemma", "gemma3_text"), ("experts", "qwen3_moe")]
+)
+def test_twins_are_models_of_their_families(shape, family):
+    """Of the default's size, and files of their families express all of them."""
+    config = SHAPES[shape]
+    written = config_to_huggingface(config)
+    assert written["model_type"] == family
+    assert config_from_huggingface(written) == config
+    sizes = [
+        sum(
+            x.size
+            for x in jax.tree.leaves(
+                eqx.filter_eval_shape(Transformer, one, key=jr.key(0))
+            )
+        )
+        for one in (config, load(ASSETS).config)
+    ]
+    assert sizes[1] <= sizes[0] < 3.5 * sizes[1]
 
 
 def test_any_text_can_be_encoded():

@@ -56,6 +56,8 @@ _LLAMA3 = dict(
     original_max_position_embeddings=32,
 )
 _EXPERTS = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=12)
+_SHARED = _EXPERTS | dict(shared_expert_intermediate_size=20)
+_GPT = dict(num_local_experts=4, num_experts_per_tok=2)
 _MSCALE = dict(mscale=1.0, mscale_all_dim=0.5, beta_fast=16.0, beta_slow=2.0)
 _TYPES = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
 _FULL = ["full_attention"] * 4
@@ -116,6 +118,38 @@ SETTINGS = {
         _EXPERTS | dict(num_experts=3, num_experts_per_tok=3, moe_intermediate_size=1),
         _EXPERTS | dict(decoder_sparse_step=2, mlp_only_layers=[3, 4, 11]) | _BIAS,
     ),
+    "qwen2_moe": _each(
+        _flat(),
+        _SHARED | dict(norm_topk_prob=True, qkv_bias=False),
+        _EXPERTS | dict(num_experts=2, shared_expert_intermediate_size=19),
+        _SHARED | dict(num_experts=16, num_experts_per_tok=8, norm_topk_prob=True),
+        _SHARED | dict(use_sliding_window=True, sliding_window=7, max_window_layers=1),
+        _SHARED | dict(num_experts=3, shared_expert_intermediate_size=1),
+        _SHARED | dict(decoder_sparse_step=2, mlp_only_layers=[3, 4, 11]),
+    ),
+    "olmoe": [
+        _EXPERTS | dict(norm_topk_prob=True),
+        dict(hidden_size=30, num_attention_heads=3, num_key_value_heads=1, head_dim=10)
+        | dict(num_experts=2, num_experts_per_tok=1, rope_scaling=_YARN),
+        _SEVEN | _BIAS | dict(num_experts=16, num_experts_per_tok=8),
+        _EXPERTS | dict(num_hidden_layers=1, intermediate_size=1, num_experts=5),
+        _EXPERTS | dict(num_experts=3, rope_scaling=_LINEAR, hidden_act="gelu"),
+        _DEEP | _EXPERTS | dict(tie_word_embeddings=True, rope_scaling=_LLAMA3),
+    ],
+    "gpt_oss": [
+        _GPT | dict(sliding_window=7, rope_theta=300.0),
+        _ODD
+        | _GPT
+        | dict(sliding_window=3, num_local_experts=2, swiglu_limit=0.5)
+        | dict(num_experts_per_tok=1, attention_bias=False, rope_scaling=_YARN),
+        _SEVEN | _GPT | dict(sliding_window=9, layer_types=_TYPES, swiglu_alpha=1.1),
+        _WIDE
+        | _GPT
+        | dict(sliding_window=1, num_local_experts=16)
+        | dict(num_experts_per_tok=8, tie_word_embeddings=True),
+        _ONE | _GPT | dict(sliding_window=5, rope_parameters=dict(rope_type="default")),
+        _DEEP | _GPT | dict(num_local_experts=5, rope_scaling=_LINEAR),
+    ],
     "mixtral": _each(
         _flat(),
         dict(num_local_experts=8, sliding_window=7),

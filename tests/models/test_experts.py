@@ -16,6 +16,7 @@ from grpojax.models.experts import (
     apply_experts,
     choose_experts,
     ExpertAxes,
+    ExpertBiases,
     ExpertMatrices,
 )
 from grpojax.models.experts._grouped import _Blocks, grouped_product, Groups
@@ -44,9 +45,13 @@ def matrices(experts):
     return ExpertMatrices(*(jr.normal(*x) / 3 for x in zip(keys, shapes, strict=True)))
 
 
+def gated(gate, up):
+    return jax.nn.silu(gate) * up
+
+
 def run(x, logits, of, chosen=2):
     routing = choose_experts(logits, chosen, True)
-    return apply_experts(x, routing, of, NONE, jax.nn.silu, "float32")
+    return apply_experts(x, routing, of, NONE, gated, "float32")
 
 
 def by_hand(x, logits, of, chosen=2):
@@ -114,6 +119,41 @@ def test_a_batch_is_its_rows_forward_and_backward(experts, chosen):
         return jax.tree.leaves(evaluate(x, logits, of))
 
     for one, other in zip(totals(run), totals(by_hand), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_biases_are_those_of_the_chosen_experts():
+    """Forward and backward; a down projection's is weighted like its output."""
+    of, x = matrices(4), jr.normal(jr.key(3), (7, HIDDEN))
+    logits = 2 * jr.normal(jr.key(4), (7, 4))
+    keys = jr.split(jr.key(5), 3)
+    shapes = (4, SIZE), (4, SIZE), (4, HIDDEN)
+    biases = [jr.normal(*one) for one in zip(keys, shapes, strict=True)]
+
+    def ours(x, of, biases):
+        routing = choose_experts(logits, 2, True)
+        own = ExpertBiases(*biases, Axes((None,) * 2, (1,) * 2))
+        return apply_experts(x, routing, of, NONE, gated, "float32", own)
+
+    def wanted(x, of, biases):
+        """Every expert for every token, and the chosen ones' weighted sum."""
+        weight, expert = jax.lax.top_k(logits, 2)
+        weight = jax.nn.softmax(weight, axis=-1)
+        exact = dict(precision=jax.lax.Precision.HIGHEST)
+        gate, up = (
+            jnp.einsum("th,ehm->tem", x, y, **exact) + bias
+            for y, bias in zip(of[:2], biases[:2], strict=True)
+        )
+        y = jnp.einsum("tem,emh->teh", gated(gate, up), of.down, **exact) + biases[2]
+        mine = jnp.take_along_axis(y, expert[:, :, None], axis=1)
+        return jnp.sum(mine * weight[:, :, None], axis=1)
+
+    def evaluate(function):
+        loss = lambda *them: jnp.sum(jnp.sin(function(*them)))
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(x, of, biases)
+
+    both = map(jax.tree.leaves, map(evaluate, (ours, wanted)))
+    for one, other in zip(*both, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 

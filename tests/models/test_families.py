@@ -22,6 +22,9 @@ QUICK = ("gemma3_text",)
 SPLIT = dict(data=2, fsdp=2, tensor=2)
 MESHES = {
     "qwen3_moe": dict(data=2, tensor=2, expert=2),
+    "qwen2_moe": dict(data=2, tensor=2, expert=2),
+    "olmoe": dict(fsdp=2, expert=4),
+    "gpt_oss": dict(data=2, tensor=2, expert=2),
     "mixtral": dict(fsdp=2, expert=4),
 }
 FIRST = [
@@ -72,7 +75,8 @@ def test_transformers_agrees_there_and_back(tmp_path, family, index):
 ENV = count_env(vocab_size=61, max_prompt_length=12, max_completion_length=12)
 STEP = grpojax.TrainStep(
     ENV,
-    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+    # Adam divides by the gradient's own size: where that is rounding, so are its steps.
+    optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3)),
     rollout=rollout.RolloutConfig(prompts=8, group=2, slots=8),
 )
 
@@ -121,8 +125,12 @@ def test_adapters_and_fewer_bits(tmp_path, family):
     assert np.abs(found - exact).max() > 1e-2
     merged = logits(models.merge(changed), families.TOKENS)
     np.testing.assert_allclose(found, merged, atol=1e-4)
-    eight = logits(models.quantize(loaded), families.TOKENS)
-    assert 0 < np.abs(eight - exact).mean() < 0.1 * np.abs(exact).mean()
+    quantized = models.quantize(loaded)
+    eight = logits(quantized, families.TOKENS)
+    close = logits(models.merge(quantized), families.TOKENS)
+    np.testing.assert_allclose(eight, close, atol=1e-4)
+    # A token that had an expert by a hair may have another one.
+    assert 0 < np.median(np.abs(eight - exact)) < 0.15 * np.abs(exact).mean()
     coarse = models.quantize(changed, bits=4)
     merged = logits(models.merge(coarse), families.TOKENS)
     assert np.abs(merged - found).max() > 1e-2

@@ -28,8 +28,8 @@ def cases(seed: int, chunk: int, columns: int, heads: int, kv_heads: int, dim: i
     return query, sources, visible, jr.normal(next(keys), (chunk, heads * dim))
 
 
-def naive(query, sources, visible):
-    """softmax(q kᵀ / sqrt(d)) v, with all columns side by side."""
+def naive(query, sources, visible, sinks=None):
+    """softmax(q kᵀ / sqrt(d)) v, with all columns side by side, and sinks beside."""
     chunk, heads, dim = query.shape
     columns = jnp.concatenate([x.values for x in sources], axis=1).shape[1]
     repeats = heads // sources[0].keys.shape[0]
@@ -43,7 +43,11 @@ def naive(query, sources, visible):
     )
     assert seen.shape == (chunk, columns)
     scores = jnp.einsum("qhd,hdc->hqc", query, keys) / dim**0.5
-    weights = jax.nn.softmax(jnp.where(seen[None], scores, -jnp.inf), axis=-1)
+    scores = jnp.where(seen[None], scores, -jnp.inf)
+    if sinks is not None:
+        beside = jnp.broadcast_to(sinks[:, None, None], (heads, chunk, 1))
+        scores = jnp.concatenate([scores, beside], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., :columns]
     return jnp.einsum("hqc,hcd->qhd", weights, values).reshape(chunk, heads * dim)
 
 
@@ -76,6 +80,28 @@ def check_attention(seed, chunk, columns, heads):
     got = jax.grad(ours, argnums=(0, 1))(query, sources)
     want = jax.grad(wanted, argnums=(0, 1))(query, sources)
     for found, right in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", mostly_slow([5, 130], [5]))
+def test_attention_with_sinks(chunk):
+    """A column of the softmax without a value; it has a gradient, too."""
+    query, sources, visible, weight = cases(0, chunk, 7, 4, 2, 8)
+    sinks = 2 * jr.normal(jr.key(1), (4,))
+
+    def ours(query, sources, sinks):
+        found = attend(query, masked(sources, visible), "float32", sink_scores=sinks)
+        return jnp.sum(weight * found), found
+
+    def wanted(query, sources, sinks):
+        found = naive(query, sources, visible, sinks)
+        return jnp.sum(weight * found), found
+
+    both = [
+        jax.jit(jax.grad(one, argnums=(0, 1, 2), has_aux=True))(query, sources, sinks)
+        for one in (ours, wanted)
+    ]
+    for found, right in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=2e-5)
 
 

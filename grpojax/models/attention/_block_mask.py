@@ -39,8 +39,8 @@ class BlockMask(eqx.Module):
     - `mask`: the columns that each token attends to, padded to whole blocks of tokens;
         one row is shared by all tokens.
     - `blocks`: for each block of tokens, the blocks of columns that any of its tokens
-        attends to, in front of the others; `None` if there is one block of columns.
-    - `count`: how many those are.
+        attends to, in front of the others; `None` if all columns are read at once.
+    - `count`: how many those are, in the member of a batch that has most.
     - `tokens`: of the chunk.
     - `size`: of a block.
     """
@@ -99,14 +99,25 @@ class BlockMask(eqx.Module):
 
 
 def block_mask(
-    mask: Bool[Array, "#chunk column"], tokens: int, width: int | None = None
+    mask: Bool[Array, "#chunk column"],
+    tokens: int,
+    width: int | None = None,
+    *,
+    slides: bool = False,
 ) -> BlockMask:
-    """The mask of a chunk of `tokens` tokens, with its nonempty blocks.
-
-    A block is `width` columns wide, if that is given.
+    """The mask of a chunk of tokens, with its nonempty blocks.
 
     Under `vmap` these are the blocks that are nonempty for any member of the batch, so
     that one loop visits them for all.
+
+    **Arguments:**
+
+    - `mask`: the columns that each token attends to.
+    - `tokens`: of the chunk.
+    - `width`: columns of a page, where the cache is in pages.
+    - `slides`: whether some layers attend to a window. Members of a batch attend to
+        different pages then, and each reads its own; where one token reads two blocks
+        at once, they are not read while nobody attends to any of them.
     """
     size, most = block_size(tokens), 1
     rows, columns = mask.shape
@@ -118,13 +129,18 @@ def block_mask(
     if rows > 1:
         mask = jnp.pad(mask, ((0, -rows % size.tokens), (0, 0)))
     if columns <= most * size.columns:
-        return BlockMask(mask, None, None, tokens, size)
+        if not slides or tokens > 1 or columns < 2 * size.columns:
+            return BlockMask(mask, None, None, tokens, size)
+        size = size._replace(columns=columns)
     wide = jnp.pad(mask, ((0, 0), (0, -columns % size.columns)))
     height = 1 if rows == 1 else size.tokens
     shape = (wide.shape[0] // height, height, -1, size.columns)
-    nonempty = _any_of_batch(jnp.any(wide.reshape(shape), axis=(1, 3)))
+    nonempty = jnp.any(wide.reshape(shape), axis=(1, 3))
+    has_own = slides and width is not None
+    nonempty = nonempty if has_own else _any_of_batch(nonempty)
     blocks = jnp.argsort(~nonempty, axis=1, stable=True).astype(jnp.int32)
     count = jnp.sum(nonempty, axis=1, dtype=jnp.int32)
+    count = _most_of_batch(count) if has_own else count
     if rows == 1:
         token_blocks = -(-tokens // size.tokens)
         blocks = jnp.broadcast_to(blocks, (token_blocks, blocks.shape[1]))
@@ -143,3 +159,15 @@ def _any_over_axis(axis_size: int, is_batched: list[bool], x: Array):
     del axis_size
     # Called again for the next `vmap` outside.
     return (_any_of_batch(jnp.any(x, axis=0)) if is_batched[0] else x), False
+
+
+@jax.custom_batching.custom_vmap
+def _most_of_batch(x: Int[Array, "..."]) -> Int[Array, "..."]:
+    """`x`, or its maximum over every axis that `vmap` adds."""
+    return x
+
+
+@_most_of_batch.def_vmap
+def _most_over_axis(axis_size: int, is_batched: list[bool], x: Array):
+    del axis_size
+    return (_most_of_batch(jnp.max(x, axis=0)) if is_batched[0] else x), False

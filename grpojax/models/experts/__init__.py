@@ -3,6 +3,7 @@
 from ._mlp import (
     apply_experts as apply_experts,
     ExpertAxes as ExpertAxes,
+    ExpertBiases as ExpertBiases,
     ExpertMatrices as ExpertMatrices,
 )
 from ._router import choose_experts as choose_experts, Routing as Routing

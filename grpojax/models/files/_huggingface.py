@@ -30,11 +30,13 @@ from ._directory import (
     WEIGHTS,
     write_json,
 )
+from ._packed import unpack_mxfp4
 from ._safetensors import contribute, DTYPES, write_file
 from ._tensors import (
     check_tied,
     EMBEDDING,
     HEAD,
+    is_packed,
     memoize,
     read_weight,
     split_fused,
@@ -87,6 +89,8 @@ def load(
     config = config_from_huggingface(read_json(described / CONFIG))
     directory = model_directory(path)
     stored = stored_tensors(directory)
+    if is_packed(config):
+        stored = unpack_mxfp4(stored)
     abstract = ft.partial(
         eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
     )

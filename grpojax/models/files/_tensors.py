@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from ..transformer import Transformer, TransformerConfig
 from ._directory import CONFIG
+from ._packed import AlternateTensor
 from ._safetensors import StoredTensor
 from .config import FAMILIES
 
@@ -47,16 +48,33 @@ _IN_LAYERS = {
     "down_bias": "mlp.down_proj.bias",
     "attention_post_norm": "post_attention_layernorm.weight",
     "mlp_post_norm": "post_feedforward_layernorm.weight",
+    "attention_sinks": "self_attn.sinks",
 }
-_ROUTERS = {"mixtral": "block_sparse_moe.gate.weight"}
-_ROUTER = "mlp.gate.weight"
+_ROUTERS = {
+    "mixtral": "block_sparse_moe.gate.weight",
+    "gpt_oss": "mlp.router.weight",
+}
 # One tensor for each expert.
 _EXPERT_NAMES = {"mixtral": "block_sparse_moe.experts.{}.{}.weight"}
-_EXPERT_NAME = "mlp.experts.{}.{}.weight"
 _EXPERT_PARTS = {
     "expert_gate": ("gate_proj", "w1"),
     "expert_up": ("up_proj", "w3"),
     "expert_down": ("down_proj", "w2"),
+}
+_SHARED_EXPERT = {
+    "shared_router": "mlp.shared_expert_gate.weight",
+    "shared_gate": "mlp.shared_expert.gate_proj.weight",
+    "shared_up": "mlp.shared_expert.up_proj.weight",
+    "shared_down": "mlp.shared_expert.down_proj.weight",
+}
+_PACKED_EXPERTS = {
+    "expert_gate": "mlp.experts.gate_proj",
+    "expert_up": "mlp.experts.up_proj",
+    "expert_down": "mlp.experts.down_proj",
+    "expert_gate_bias": "mlp.experts.gate_proj_bias",
+    "expert_up_bias": "mlp.experts.up_proj_bias",
+    "expert_down_bias": "mlp.experts.down_proj_bias",
+    "router_bias": "mlp.router.bias",
 }
 _OF_MLPS = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
 # Where a norm comes after attention, it has the name that Llama's has before the MLP.
@@ -67,6 +85,12 @@ _FUSED = {
     "mlp.gate_up_proj.weight": ("gate", "up"),
 }
 """Phi-3's tensors of several matrices, one below the other."""
+
+_ALTERNATE = {
+    "mlp.experts.gate_up_proj": ("expert_gate", "expert_up"),
+    "mlp.experts.gate_up_proj_bias": ("expert_gate_bias", "expert_up_bias"),
+}
+"""Tensors of gpt-oss in which columns of two matrices alternate."""
 
 
 def tensor_names(field: str, config: TransformerConfig) -> np.ndarray:
@@ -85,18 +109,20 @@ def tensor_names(field: str, config: TransformerConfig) -> np.ndarray:
     experts, family = config.switches.experts, config.family or ""
     if field in _OF_MLPS:
         layers = [i for i in layers if not config.has_experts[i]]
-    if field in ("router", *_EXPERT_PARTS):
+    if field in ("router", *_PACKED_EXPERTS, *_SHARED_EXPERT):
         layers = [i for i in layers if config.has_experts[i]]
-    if experts is not None and field in _EXPERT_PARTS:
+    if is_packed(config) and field in _PACKED_EXPERTS:
+        names = _PACKED_EXPERTS[field]
+    elif experts is not None and field in _EXPERT_PARTS:
         part = _EXPERT_PARTS[field][family == "mixtral"]
-        name = _EXPERT_NAMES.get(family, _EXPERT_NAME)
+        name = _EXPERT_NAMES.get(family, "mlp.experts.{}.{}.weight")
         names = [name.format(i, part) for i in range(experts.count)]
     elif field == "router":
-        names = _ROUTERS.get(family, _ROUTER)
+        names = _ROUTERS.get(family, "mlp.gate.weight")
     elif field == "mlp_norm" and config.switches.norms != "before":
         names = _BEFORE_MLP
     else:
-        names = _IN_LAYERS[field]
+        names = (_IN_LAYERS | _SHARED_EXPERT)[field]
     below = lambda layer: np.char.add(f"model.layers.{layer}.", names)
     return np.stack([below(layer) for layer in layers])
 
@@ -106,12 +132,16 @@ def is_fused(config: TransformerConfig) -> bool:
     return config.family is not None and FAMILIES[config.family].is_fused
 
 
+def is_packed(config: TransformerConfig) -> bool:
+    """Whether the family stores all experts of a layer in one tensor."""
+    return config.family is not None and FAMILIES[config.family].is_packed
+
+
 def _fused_names(config: TransformerConfig) -> Iterator[tuple[str, list[str]]]:
     """The names of a family's fused tensors, and of those that they consist of."""
-    if not is_fused(config):
-        return
+    fused = _FUSED if is_fused(config) else _ALTERNATE if is_packed(config) else {}
     for layer in range(config.num_layers):
-        for name, fields in _FUSED.items():
+        for name, fields in fused.items():
             parts = [str(tensor_names(field, config)[layer]) for field in fields]
             yield f"model.layers.{layer}.{name}", parts
 
@@ -130,6 +160,9 @@ def split_fused(
     sizes = {name: form.shape for name, form in _abstract_forms(policy).items()}
     for name, parts in _fused_names(policy.config):
         fused, start = split.pop(name), 0
+        if is_packed(policy.config):
+            split |= {x: AlternateTensor.of(fused, i) for i, x in enumerate(parts)}
+            continue
         for part in parts:
             rows = sizes[part][0]
             split[part] = dataclasses.replace(fused, shape=sizes[part], start=start)
@@ -154,7 +187,7 @@ def read_weight(
     array = np.empty([len(one) for one in ranges], leaf.dtype)
     names = tensor_names(field, config)
     inner = asked[names.ndim :]
-    stored_slices = inner if field == "embedding" else inner[::-1]
+    stored_slices = inner[::-1] if _is_transposed(field, len(inner)) else inner
     names = np.asarray(names[asked[: names.ndim]])
     for at in np.ndindex(names.shape):
         tensor = stored[str(names[at])]
@@ -195,11 +228,13 @@ def memoize(read: Callable[[_Slices], np.ndarray]) -> Callable[[_Slices], np.nda
 
 
 def _transpose_hf(field: str, x: _Tensor) -> _Tensor:
-    """Transposes between Hugging Face's `[out, in]` and our `[in, out]`.
+    """Transposes between Hugging Face's `[out, in]` and our `[in, out]`."""
+    return x.T if _is_transposed(field, x.ndim) else x
 
-    Embeddings are not transposed.
-    """
-    return x if field == "embedding" else x.T
+
+def _is_transposed(field: str, ndim: int) -> bool:
+    """Whether the files have it `[out, in]`: not embeddings, nor packed experts."""
+    return field != "embedding" and not field.endswith("_bias") and ndim < 3
 
 
 def _stored_form(field: str, leaf: Array, index: tuple[int, ...]) -> Array:
@@ -211,12 +246,18 @@ def stored_forms(policy: Transformer) -> dict[str, Callable[[], Array]]:
     """Functions that compute each tensor of the files from a policy, by name."""
     forms = _forms(policy)
     for name, parts in _fused_names(policy.config):
-        forms[name] = ft.partial(_join, [forms.pop(part) for part in parts])
+        join = _alternate if is_packed(policy.config) else _join
+        forms[name] = ft.partial(join, [forms.pop(part) for part in parts])
     return forms
 
 
 def _join(parts: list[Callable[[], Array]]) -> Array:
     return jnp.concatenate([make() for make in parts])
+
+
+def _alternate(parts: list[Callable[[], Array]]) -> Array:
+    one, other = (make() for make in parts)
+    return jnp.stack([one, other], axis=-1).reshape(*one.shape[:-1], -1)
 
 
 def _forms(policy: Transformer) -> dict[str, Callable[[], Array]]:

@@ -24,6 +24,12 @@ class Experts:
     - `normalizes`: whether the weights of a token's experts sum to 1; otherwise they
         are probabilities out of all experts.
     - `dense`: numbers of the layers, from 0, that have an MLP instead.
+    - `shared`: width of one more expert, which every token has, times the sigmoid of a
+        router of its own (Qwen2-MoE); none by default.
+    - `biases`: whether the router and all experts have biases (gpt-oss).
+    - `clamp`: (gain, limit): hidden units are (up + 1) · gate · sigmoid(gain · gate),
+        where gate is at most the limit and up between -limit and limit (gpt-oss); by
+        default they are up · activation(gate).
     """
 
     count: int
@@ -31,11 +37,16 @@ class Experts:
     size: int
     normalizes: bool = True
     dense: tuple[int, ...] = ()
+    shared: int | None = None
+    biases: bool = False
+    clamp: tuple[float, float] | None = None
 
     def check(self, num_layers: int) -> None:
         """Raises a `ValueError` for sizes that no layer can have."""
-        for name in ("count", "chosen", "size"):
+        for name in ("count", "chosen", "size", "shared"):
             value = getattr(self, name)
+            if name == "shared" and value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f"Experts.{name} must be a positive integer. Received {value!r}."
@@ -70,6 +81,8 @@ class Block(NamedTuple):
     - `query_growth`: (beta, length) multiplies queries by
         1 + beta · log(1 + floor(position / length)) (Llama 4, Ministral 3).
     - `experts`: in the place of the MLP (Mixtral, Qwen3-MoE).
+    - `attention_sinks`: the softmax of each head has one more score, a weight of its
+        own, whose column has no value (gpt-oss).
     """
 
     norms: str = "before"
@@ -83,6 +96,7 @@ class Block(NamedTuple):
     residual_scale: float = 1.0
     query_growth: tuple[float, int] | None = None
     experts: Experts | None = None
+    attention_sinks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

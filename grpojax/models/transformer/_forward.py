@@ -1,12 +1,10 @@
 """The forward pass of one chunk, through stacks of layers."""
 
 import functools as ft
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -15,18 +13,15 @@ from ...sharding import spmd
 from ..attention import (
     KVCache,
 )
-from ..experts import apply_experts, choose_experts, ExpertAxes, ExpertMatrices
 from ..matrix import from_bits
 from ._architecture import (
     Architecture,
     ATTENTION_PROJECTIONS,
-    layer_axes,
     layer_product,
     rematerialize,
 )
 from ._config import TransformerConfig
 from ._layers import (
-    ACTIVATIONS,
     add_bias,
     add_residual,
     apply_rotary,
@@ -38,7 +33,8 @@ from ._layers import (
     select_kind,
     sources_of,
 )
-from ._weights import EXPERTS, Layers
+from ._weights import Layers
+from .mlp import add_mlp, mlp_numbers, no_use
 
 
 Caches = tuple[PyTree, ...]
@@ -97,14 +93,14 @@ def forward(
         query, own = _project(architecture, weights, x, positions, cos_sin)
         own = store(own)
         sources = sources_of(past, caches, own, masks, number)
-        attended = attend_to(architecture, query, sources)
+        attended = attend_to(architecture, query, sources, weights.attention_sinks)
         x = _add_attention(architecture, weights, x, attended)
-        x, use = _add_mlp(architecture, weights, (x, use), mlps, own_mlp)
+        x, use = add_mlp(architecture, weights, (x, use), mlps, own_mlp)
         return (spmd.replicate(x), use), own
 
     unrolled = _is_unrolled(config)
     remat = ft.partial(rematerialize, remat=architecture.remat, scanned=not unrolled)
-    use = _no_use(config, tokens.shape[0]) if routes else None
+    use = no_use(config, tokens.shape[0]) if routes else None
     carry = embed(architecture, embedding, tokens), use
     # Caches are only read by the scan. As its carry, one would be copied for every
     # layer of every token.
@@ -114,7 +110,7 @@ def forward(
         depth = layers.depth
         kinds = config.layer_kinds[first : first + depth]
         layers, mlps = layers.split_mlps()
-        own_mlp = _mlp_numbers(config.has_experts[first:][:depth]) if mlps else None
+        own_mlp = mlp_numbers(config.has_experts[first:][:depth]) if mlps else None
         first += depth
         # Layers of several kinds are one body of the scan, which selects by a scalar.
         kind = kinds[0] if len(set(kinds)) == 1 else None
@@ -184,110 +180,3 @@ def _add_attention(
     y = checkpoint_name(y, ATTENTION_PROJECTIONS)
     y = add_bias(y, weights.output_bias)
     return add_residual(architecture.config, x, y, weights.attention_post_norm)
-
-
-_Carry = tuple[Float[Array, "chunk hidden"], ExpertUse | None]
-"""The residual stream, and the sum of the layers' use of experts."""
-
-
-def _no_use(config: TransformerConfig, chunk: int) -> ExpertUse:
-    assert config.switches.experts is not None
-    zeros = jnp.zeros((chunk, config.switches.experts.count), jnp.float32)
-    return ExpertUse(zeros, zeros)
-
-
-_Mlp = tuple[Bool[Array, "*layer"], Int[Array, "*layer"]]
-"""Whether a layer has experts, and which of the layers like it, it is."""
-
-
-def _mlp_numbers(has_experts: Sequence[bool]) -> _Mlp:
-    """`_Mlp` of every layer, stacked."""
-    sparse = np.asarray(has_experts)
-    number = np.where(sparse, np.cumsum(sparse), np.cumsum(~sparse)) - 1
-    return jnp.asarray(sparse), jnp.asarray(number, jnp.int32)
-
-
-def _add_mlp(
-    architecture: Architecture,
-    weights: Layers,
-    carry: _Carry,
-    mlps: list[dict[str, PyTree]],
-    own_mlp: _Mlp | None,
-) -> _Carry:
-    """The residual stream with the output of the MLP or of experts.
-
-    **Arguments:**
-
-    - `weights`: of the layer.
-    - `mlps`, `own_mlp`: where some layers have experts: the weights of all MLPs and of
-        all experts, and which of them the layer has.
-    """
-
-    def add(weights, carry):
-        x, use = carry
-        normed = norm_of(architecture.config, x, weights.mlp_norm)
-        if weights.router is None:
-            y = _mlp(architecture, weights, normed)
-        else:
-            y, use = _experts(architecture, weights, normed, use)
-        return add_residual(architecture.config, x, y, weights.mlp_post_norm), use
-
-    if own_mlp is None:
-        return add(weights, carry)
-    has_experts, number = own_mlp
-
-    def add_own(mlp, carry):
-        own = jax.tree.map(lambda w: w[number], mlp)
-        own = from_bits(own, architecture.compute_dtype)
-        own = {name: x for name, x in own.items() if x is not None}
-        at = lambda weights: tuple(getattr(weights, name) for name in own)
-        is_none = lambda x: x is None
-        own = eqx.tree_at(at, weights, tuple(own.values()), is_leaf=is_none)
-        return add(own, carry)
-
-    dense, sparse = (ft.partial(add_own, mlp) for mlp in mlps)
-    return jax.lax.cond(has_experts, sparse, dense, carry)
-
-
-def _experts(
-    architecture: Architecture,
-    weights: Layers,
-    normed: Float[Array, "chunk hidden"],
-    use: ExpertUse | None,
-) -> _Carry:
-    """The weighted sum of the chosen experts' outputs, and the layers' use of them."""
-    block = architecture.config.switches
-    assert block.experts is not None and weights.router is not None
-    logits = layer_product(architecture, normed, weights.router, "router")
-    routing = choose_experts(logits, block.experts.chosen, block.experts.normalizes)
-    if use is not None:
-        share = 1 / sum(architecture.config.has_experts)
-        one_hot = jax.nn.one_hot(routing.expert, block.experts.count)
-        own = ExpertUse(routing.probability, jnp.sum(one_hot, axis=-2))
-        use = jax.tree.map(lambda total, x: total + share * x, use, own)
-    y = apply_experts(
-        normed,
-        routing,
-        ExpertMatrices(*(weights.projections[name] for name in EXPERTS)),
-        ExpertAxes(*(layer_axes(architecture, name) for name in EXPERTS)),
-        ACTIVATIONS[block.activation],
-        architecture.compute_dtype,
-    )
-    return y, use
-
-
-def _mlp(
-    architecture: Architecture, weights: Layers, normed: Float[Array, "chunk hidden"]
-) -> Float[Array, "chunk hidden"]:
-    """The MLP's output."""
-    config, dtype = architecture.config, architecture.compute_dtype
-    matrices = weights.projections
-    # The widest arrays of a layer, saved in the dtype that the next product reads.
-    gate, up = (
-        layer_product(architecture, normed, matrix, name, dtype).astype(jnp.float32)
-        for name, matrix in (("gate", matrices["gate"]), ("up", matrices["up"]))
-    )
-    gate, up = add_bias(gate, weights.gate_bias), add_bias(up, weights.up_bias)
-    hidden = (ACTIVATIONS[config.switches.activation](gate) * up).astype(dtype)
-    y = layer_product(architecture, hidden, matrices["down"], "down")
-    return add_bias(y, weights.down_bias)

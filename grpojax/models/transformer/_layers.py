@@ -198,7 +198,7 @@ def masks_and_angles(
                 for x, at in zip(sees, columns, strict=True)
             ]
         known[window] = [
-            block_mask(one, count, width)
+            block_mask(one, count, width, slides=config.has_windows)
             for one, width in zip(seen, [*widths, None], strict=True)
         ]
     angles = rotary_of_kinds(positions, config)
@@ -242,11 +242,12 @@ def attend_to(
     architecture: Architecture,
     query: Float[Array, "chunk head head_dim"],
     sources: list[Source],
+    sink_scores: Float[Array, " head"] | None,
 ) -> Float[Array, "chunk query"]:
     """Attention to all sources at once."""
     block, dtype = architecture.config.switches, architecture.compute_dtype
     scale, cap = block.attention_scale, block.attention_cap
-    return attend(query, sources, dtype, scale=scale, cap=cap)
+    return attend(query, sources, dtype, scale=scale, cap=cap, sink_scores=sink_scores)
 
 
 def embed(

@@ -68,7 +68,9 @@ class Transformer(AbstractPolicy[PyTree]):
         **Raises:** `ValueError` for an unknown `remat` or `cache_dtype`.
         """
         hidden = config.hidden_size
-        keys = iter(jr.split(key, 9 if config.switches.experts is None else 13))
+        experts = config.switches.experts
+        count = 9 if experts is None else 13 if experts.shared is None else 17
+        keys = iter(jr.split(key, count))
 
         def matrix(*shape: int) -> Array:
             return (jr.normal(next(keys), shape) * shape[-2] ** -0.5).astype(dtype)

@@ -20,7 +20,13 @@ EXPERTS = ("expert_gate", "expert_up", "expert_down")
 """The names of the matrices of a layer's experts."""
 
 _DENSE = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
-_SPARSE = ("router", *EXPERTS)
+SHARED = ("shared_gate", "shared_up", "shared_down")
+"""The names of the matrices of the expert that every token has."""
+
+EXPERT_BIASES = ("expert_gate_bias", "expert_up_bias", "expert_down_bias")
+"""The names of the biases of a layer's experts."""
+
+_SPARSE = ("router", "router_bias", *EXPERTS, *EXPERT_BIASES, "shared_router", *SHARED)
 
 
 _Other = AbstractMatrix  # Than an array.
@@ -59,6 +65,15 @@ class Layers(eqx.Module):
     expert_gate: Float[Array, "sparse expert hidden width"] | _Other | None = None
     expert_up: Float[Array, "sparse expert hidden width"] | _Other | None = None
     expert_down: Float[Array, "sparse expert width hidden"] | _Other | None = None
+    attention_sinks: Float[Array, "layer head"] | None = None
+    router_bias: Float[Array, "sparse expert"] | None = None
+    expert_gate_bias: Float[Array, "sparse expert width"] | None = None
+    expert_up_bias: Float[Array, "sparse expert width"] | None = None
+    expert_down_bias: Float[Array, "sparse expert hidden"] | None = None
+    shared_router: Float[Array, "sparse hidden one"] | None = None
+    shared_gate: Float[Array, "sparse hidden shared"] | _Other | None = None
+    shared_up: Float[Array, "sparse hidden shared"] | _Other | None = None
+    shared_down: Float[Array, "sparse shared hidden"] | _Other | None = None
 
     @property
     def depth(self) -> int:
@@ -68,7 +83,8 @@ class Layers(eqx.Module):
     @property
     def projections(self) -> dict[str, Matrix]:
         """The matrices that there are by name, in the order of `PROJECTIONS`."""
-        fields = {name: getattr(self, name) for name in (*PROJECTIONS, *EXPERTS)}
+        names = (*PROJECTIONS, *EXPERTS, *SHARED)
+        fields = {name: getattr(self, name) for name in names}
         return {name: x for name, x in fields.items() if x is not None}
 
     def map_projections(self, function: Callable[[str, Matrix], Matrix]) -> "Layers":
@@ -104,23 +120,18 @@ def initial_layers(
     kv = config.num_kv_heads * config.head_dim
     mlp = config.intermediate_size
     before, after = block.norms != "after", block.norms != "before"
-    joint, experts = block.qk_norm_over_heads, block.experts
-    sparse = sum(config.has_experts)
-    dense = layers - sparse
-    count, size = (experts.count, experts.size) if experts else (0, 0)
+    joint = block.qk_norm_over_heads
+    dense = layers - sum(config.has_experts)
 
     def norm(present: bool, size: int) -> Array | None:
         one = 1 - block.norm_offset
         return jnp.full((layers, size), one, dtype) if present else None
 
-    def bias(present: bool, size: int, layers: int = layers) -> Array | None:
-        return jnp.zeros((layers, size), dtype) if present and layers else None
+    def bias(present: bool, *size: int, layers: int = layers) -> Array | None:
+        return jnp.zeros((layers, *size), dtype) if present and layers else None
 
     def in_mlp(*shape: int) -> Array | None:
         return matrix(dense, *shape) if dense else None
-
-    def in_experts(*shape: int) -> Array | None:
-        return matrix(sparse, *shape) if sparse else None
 
     return Layers(
         attention_norm=norm(before, hidden),
@@ -139,15 +150,47 @@ def initial_layers(
         down=in_mlp(mlp, hidden),
         output_bias=bias(block.output_bias, hidden),
         attention_post_norm=norm(after, hidden),
-        gate_bias=bias(block.mlp_bias, mlp, dense),
-        up_bias=bias(block.mlp_bias, mlp, dense),
-        down_bias=bias(block.mlp_bias, hidden, dense),
+        gate_bias=bias(block.mlp_bias, mlp, layers=dense),
+        up_bias=bias(block.mlp_bias, mlp, layers=dense),
+        down_bias=bias(block.mlp_bias, hidden, layers=dense),
         mlp_post_norm=norm(after, hidden),
-        router=in_experts(hidden, count),
-        expert_gate=in_experts(count, hidden, size),
-        expert_up=in_experts(count, hidden, size),
-        expert_down=in_experts(count, size, hidden),
+        attention_sinks=bias(block.attention_sinks, config.num_heads),
+        **_initial_experts(config, matrix, bias),
     )
+
+
+def _initial_experts(
+    config: TransformerConfig,
+    matrix: Callable[..., Array],
+    bias: Callable[..., Array | None],
+) -> dict[str, Array | None]:
+    """What layers with experts have; nothing in a model without any."""
+    experts = config.switches.experts
+    if experts is None:
+        return {}
+    layers, hidden = sum(config.has_experts), config.hidden_size
+    count, size, shared = experts.count, experts.size, experts.shared
+    found: dict[str, Array | None] = dict(
+        router=matrix(layers, hidden, count),
+        expert_gate=matrix(layers, count, hidden, size),
+        expert_up=matrix(layers, count, hidden, size),
+        expert_down=matrix(layers, count, size, hidden),
+    )
+    if experts.biases:
+        found |= dict(
+            router_bias=bias(True, count, layers=layers),
+            expert_gate_bias=bias(True, count, size, layers=layers),
+            expert_up_bias=bias(True, count, size, layers=layers),
+            expert_down_bias=bias(True, count, hidden, layers=layers),
+        )
+    if shared is not None:
+        found |= dict(
+            shared_router=matrix(layers, hidden, 1),
+            shared_gate=matrix(layers, hidden, shared),
+            shared_up=matrix(layers, hidden, shared),
+            shared_down=matrix(layers, shared, hidden),
+        )
+    return found
 
 
 # Every sharding is derived from these. Norms and biases follow their output.
@@ -179,6 +222,15 @@ LOGICAL_AXES = {
     "expert_gate": ("layer", "expert", "hidden", "expert_mlp"),
     "expert_up": ("layer", "expert", "hidden", "expert_mlp"),
     "expert_down": ("layer", "expert", "expert_mlp", "hidden"),
+    "attention_sinks": ("layer", "heads"),
+    "router_bias": ("layer", "norm"),
+    "expert_gate_bias": ("layer", "expert", "expert_mlp"),
+    "expert_up_bias": ("layer", "expert", "expert_mlp"),
+    "expert_down_bias": ("layer", "norm", "norm"),
+    "shared_router": ("layer", "hidden", "norm"),
+    "shared_gate": ("layer", "hidden", "mlp"),
+    "shared_up": ("layer", "hidden", "mlp"),
+    "shared_down": ("layer", "mlp", "hidden"),
 }
 """The names of each weight's axes."""
 
@@ -197,6 +249,8 @@ def weight_axes(config: TransformerConfig, weight: str) -> Axes:
         "expert": experts.count if experts else 1,
         "expert_mlp": experts.size if experts else 1,
     }
+    if experts and experts.shared and weight in SHARED:
+        pieces["mlp"] = experts.shared
     names = LOGICAL_AXES[weight]
     return Axes(names, tuple(pieces[name] for name in names))
 

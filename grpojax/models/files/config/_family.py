@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from ...transformer import Block, Experts
-from ._values import integer, refuse, switch
+from ._values import integer, number, refuse, switch
 
 
 Values = Mapping[str, object]
@@ -41,6 +41,13 @@ def last_windows(values: Values, count: int) -> list[bool]:
     if not isinstance(first, int) or isinstance(first, bool):
         refuse("max_window_layers", first, "an integer")
     return [layer >= first for layer in range(count)] if _may_slide(values) else []
+
+
+def first_windows(values: Values, count: int) -> list[bool]:
+    """Every other one of Qwen2-MoE's lower layers."""
+    bound = integer(values, "max_window_layers")
+    slides = [layer % 2 == 0 and layer < bound for layer in range(count)]
+    return slides if _may_slide(values) else []
 
 
 def windows_between(key: str, every: int) -> Callable[[Values, int], list[bool]]:
@@ -84,6 +91,34 @@ def qwen_experts(values: Values, count: int) -> Experts:
         integer(values, "moe_intermediate_size"),
         switch(values, "norm_topk_prob"),
         tuple(dense),
+    )
+
+
+def qwen2_experts(values: Values, count: int) -> Experts:
+    """Qwen's, and one more that every token has."""
+    shared = integer(values, "shared_expert_intermediate_size")
+    return dataclasses.replace(qwen_experts(values, count), shared=shared)
+
+
+def olmo_experts(values: Values, count: int) -> Experts:
+    del count
+    return Experts(
+        integer(values, experts_key(values)),
+        integer(values, "num_experts_per_tok"),
+        integer(values, "intermediate_size"),
+        switch(values, "norm_topk_prob"),
+    )
+
+
+def gpt_experts(values: Values, count: int) -> Experts:
+    del count
+    clamp = number(values, "swiglu_alpha"), number(values, "swiglu_limit")
+    return Experts(
+        integer(values, experts_key(values)),
+        integer(values, "num_experts_per_tok"),
+        integer(values, "intermediate_size"),
+        biases=True,
+        clamp=clamp,
     )
 
 
@@ -131,6 +166,8 @@ class Family:
     - `reads`: keys that are read, and refused by other families.
     - `refuses`: keys that must be absent or null.
     - `is_fused`: query, key and value are one tensor, and gate and up another (Phi-3).
+    - `is_packed`: the experts of a layer are one tensor, in which units of gate and up
+        alternate, and may be of 4 bits (gpt-oss).
     - `experts`: reads those in the place of the MLP, if there are any.
     """
 
@@ -153,4 +190,5 @@ class Family:
     reads: tuple[str, ...] = ()
     refuses: tuple[str, ...] = ()
     is_fused: bool = False
+    is_packed: bool = False
     experts: Callable[[Values, int], Experts] | None = None

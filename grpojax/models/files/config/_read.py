@@ -21,6 +21,7 @@ _ONLY = {
     "router_jitter_noise": (0, None),
     "use_bidirectional_attention": (False, None),
 }
+_ROPE = "rope_parameters"  # Null is the family's own.
 _ACTIVATIONS = {name: name for name in ("silu", "gelu", "gelu_pytorch_tanh")}
 _ACTIVATIONS["swish"] = "silu"
 
@@ -42,7 +43,8 @@ def config_from_huggingface(values: Mapping[str, object]) -> TransformerConfig:
             f"Received {name!r}, an architecture that is not implemented."
         )
     family = FAMILIES[name]
-    values = {**family.defaults, **values}
+    given = {k: x for k, x in values.items() if x is not None or k != _ROPE}
+    values = {**family.defaults, **given}
     _check(family, values)
     hidden_size = integer(values, "hidden_size")
     num_heads = integer(values, "num_attention_heads")
@@ -91,11 +93,16 @@ def _check(family: Family, values: Mapping[str, object]) -> None:
     for key, allowed in _ONLY.items():
         if key not in family.reads and values.get(key, allowed[0]) not in allowed:
             refuse(key, values[key], allowed[0])
+    quantized = values.get("quantization_config")
+    if family.is_packed and quantized is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        if method != "mxfp4":
+            refuse("quantization_config", quantized, "mxfp4")
     for key in family.refuses:
         if values.get(key) is not None:
             refuse(key, values[key], None)
     activation = values.get(family.activation, "silu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         refuse(family.activation, activation, " or ".join(_ACTIVATIONS))
 
 

@@ -78,10 +78,17 @@ def _write_experts(config: TransformerConfig, name: str) -> dict[str, object]:
     values: dict[str, object] = {"num_experts_per_tok": experts.chosen}
     if name == "mixtral":
         return values | {"num_local_experts": experts.count}
+    if experts.clamp is not None:
+        gain, limit = experts.clamp
+        values |= {"swiglu_alpha": gain, "swiglu_limit": limit}
+        return values | {"num_local_experts": experts.count}
+    values |= {"num_experts": experts.count, "norm_topk_prob": experts.normalizes}
+    if name == "olmoe":
+        return values
+    if experts.shared is not None:
+        values["shared_expert_intermediate_size"] = experts.shared
     return values | {
-        "num_experts": experts.count,
         "moe_intermediate_size": experts.size,
-        "norm_topk_prob": experts.normalizes,
         "decoder_sparse_step": 1,
         "mlp_only_layers": list(experts.dense),
     }
@@ -122,6 +129,8 @@ def _write_ropes(config: TransformerConfig, family: Family) -> dict[str, object]
     values = {"rope_theta": full.theta, "rope_scaling": scaling}
     if scaling is not None:
         del scaling["rope_theta"]
+    if "rope_parameters" in family.defaults:  # Without, there would be a scaling.
+        values["rope_parameters"] = write_rope(full)
     if family.local_theta is not None:
         own = Rope(family.local_theta)
         local = next((rope for window, rope in ropes if window is not None), own)
