@@ -39,6 +39,7 @@ from .schema import Recipe
 from .tasks import (
     build_environments,
     Environments,
+    find_agent,
     find_factory,
     find_task,
     find_tools,
@@ -109,6 +110,7 @@ def check(recipe: Recipe) -> None:
     find_task(recipe.data.task)
     find_tools(recipe)
     find_factory(recipe)
+    find_agent(recipe)
 
 
 def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, Any]:
