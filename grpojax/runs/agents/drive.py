@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree, UInt
 from ...policy import AbstractPolicy
 from ...rollout import AbstractSampler, Categorical, Greedy, Truncated
 from ...rollout._plan import row_keys
+from ...sharding import spmd
 from ...types import Prompt, Trajectory
 from ..distributed import mesh as meshes
 from ..serve.rows import Sampling
@@ -57,11 +58,12 @@ def drive(
     rooms = _rooms(env, states, shape, limits)
     keys = jax.vmap(jax.vmap(jr.bits))(row_keys(key, shape, first))
     episodes = _episodes(env, states, keys, rooms, _sampling_of(sampler))
-    count = len(episodes)
+    shards = spmd.shards()
+    count = -(-min(slots or len(episodes), len(episodes)) // shards) * shards
     service = Service(
         policy,
         env.tokenizer,
-        slots=min(slots or count, count),
+        slots=count,
         max_prompt=env.max_prompt + env.max_completion_length,
         max_tokens=env.max_completion_length,
         ends=[*env.end_tokens.tolist(), *([env.env.stop] if env.env.stop else [])],

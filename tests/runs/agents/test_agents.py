@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 
 import grpojax  # noqa: E402
-from grpojax import rollout, runs, update  # noqa: E402
+from grpojax import rollout, runs, sharding, update  # noqa: E402
 from grpojax.runs.agents.environment import AgentEnvironment  # noqa: E402
 from grpojax.runs.serve.rows import sampler_of, Sampling  # noqa: E402
 
@@ -211,11 +211,13 @@ def test_calls_that_are_refused():
         post(seen["url"], prompt="1")  # After the rollout there is no server.
 
 
-def fit(out=None, *, steps, **options):
+def fit(out=None, *, steps, mesh=None, **options):
     optimizer = optax.sgd(0.1)
     config = grpojax.RolloutConfig(prompts=4, group=2, slots=3)
     step = grpojax.TrainStep(served(), optimizer, rollout=config)
     state = grpojax.init(bigram(), optimizer=optimizer, key=jr.key(0))
+    if mesh is not None:
+        state = sharding.place(state, mesh)
     options = {"checkpoint": runs.Checkpointing(every=2), **options}
     return grpojax.fit(state, step, steps=steps, out=out, **options)
 
@@ -229,6 +231,14 @@ def test_a_run_trains_evaluates_and_resumes(tmp_path):
     chex.assert_trees_all_close(half.policy, full.policy, atol=1e-5)
     (line, _) = (tmp_path / "full" / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(line)["n"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+def test_on_a_mesh():
+    mesh = sharding.make_mesh(data=2, devices=jax.devices()[:2])
+    one, two = fit(steps=2), fit(steps=2, mesh=mesh)
+    np.testing.assert_allclose(two.policy.table, one.policy.table, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused():
