@@ -85,7 +85,7 @@ def test_the_document_lists_what_a_step_returns():
     assert names == documented()
     # Some are returned only where their part is configured.
     plain = step_names()
-    optional = "kl", "learning_rate", "staleness/max"
+    optional = "kl", "learning_rate", "staleness/max", "num_turns/mean"
     for name in (*optional, "router/balance_loss", "router/max_load"):
         assert name in everything and name not in plain
     assert not any("importance" in name or "errors" in name for name in plain)

@@ -44,7 +44,7 @@ def measure(
     for name, failed in rewards.errors.items():
         metrics[f"rewards/{name}/errors"] = jnp.sum(failed, dtype=dtype)
         metrics[f"rewards/{name}/frac_errors"] = jnp.mean(failed, dtype=dtype)
-    metrics |= _counted(trajectory)
+    metrics |= _counted(trajectory) | _turns(trajectory)
     kinds = {"": everyone, "terminated_": ended}
     if "correct" in rewards.components:
         correct = rewards.components["correct"]
@@ -82,6 +82,23 @@ def measure_staleness(trajectory: Trajectory, version: Int[Array, ""]) -> Metric
     return {
         "staleness/mean": masked.mean(behind, trajectory.sampled),
         "staleness/max": jnp.max(masked.fill(behind, trajectory.sampled)),
+    }
+
+
+def _turns(trajectory: Trajectory) -> Metrics:
+    """How many turns conversations have, where they may have several."""
+    if trajectory.turns is not None:
+        turns = jnp.sum(trajectory.turns.ends > 0, axis=-1)
+    elif trajectory.dropped is not None:
+        before = jnp.pad(trajectory.sampled, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+        turns = jnp.sum(trajectory.sampled & ~before, axis=-1)
+    else:
+        return {}
+    turns = turns.astype(jnp.result_type(float))
+    return {
+        "num_turns/mean": jnp.mean(turns),
+        "num_turns/min": jnp.min(turns),
+        "num_turns/max": jnp.max(turns),
     }
 
 

@@ -1,35 +1,21 @@
 """Problems whose conversations are answered by Python."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
 
 from .._checks import check_counts
-from ..env import (
-    AbstractAnswerEnvironment,
-    AbstractDatasetEnvironment,
-    Rows,
-    TimeStep,
-    Turn,
-)
-from ..text import AbstractTokenizer, ParsedInteger
-from ..types import Prompt, Trajectory
+from ..env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
+from ..text import AbstractTokenizer
+from ..types import Trajectory
+from ._abstract import AbstractHostEnvironment, HostAnswers
 from ._drive import drive
 from ._episode import Episode, Settings
 from ._tools import Tools
 
 
-class HostState(NamedTuple):
-    """The number of a problem, and the state of the environment that has it."""
-
-    problem: Int[Array, ""]
-    state: PyTree
-
-
-class HostEnvironment(AbstractDatasetEnvironment[HostState]):
+class HostEnvironment(AbstractHostEnvironment):
     """The problems of an environment, with turns that Python answers.
 
     A rollout runs many conversations at a time, each with an object of its own:
@@ -147,34 +133,6 @@ class HostEnvironment(AbstractDatasetEnvironment[HostState]):
             )
 
     @property
-    def vocab_size(self) -> int:
-        return self.env.vocab_size
-
-    @property
-    def max_prompt_length(self) -> int:
-        return self.env.max_prompt_length
-
-    @property
-    def max_completion_length(self) -> int:
-        return self.env.max_completion_length
-
-    @property
-    def end_tokens(self) -> Int[Array, " end"]:
-        return self.env.end_tokens
-
-    @property
-    def size(self) -> int:
-        return self.env.size
-
-    @property
-    def rows(self) -> Rows | None:
-        return self.env.rows
-
-    @property
-    def tasks(self) -> Mapping[str, int]:
-        return self.env.tasks
-
-    @property
     def pauses(self) -> bool:
         return True
 
@@ -189,7 +147,6 @@ class HostEnvironment(AbstractDatasetEnvironment[HostState]):
 
     @property
     def pays(self) -> bool:
-        """Whether the host gives rewards."""
         return not isinstance(self.host, Tools)
 
     def dry_call(self) -> None:
@@ -205,41 +162,6 @@ class HostEnvironment(AbstractDatasetEnvironment[HostState]):
         row = {name: values[0] for name, values in (self.rows or {}).items()}
         Episode(self.settings, row, [0]).dry_call()
 
-    def draw(self, key):
-        return self.env.draw(key)
 
-    def problem(self, index: Int[Array, ""]) -> tuple[HostState, Prompt]:
-        state, prompt = self.env.problem(index)
-        return HostState(jnp.asarray(index, jnp.int32), state), prompt
-
-    def horizon(self, state: HostState) -> Int[Array, ""]:
-        return self.env.horizon(state.state)
-
-    def ends_turn(self, state: HostState, token: Int[Array, ""]) -> Bool[Array, ""]:
-        return self.env.ends_turn(state.state, token)
-
-    def read_stop(self, state: HostState, spelled, token):
-        return self.env.read_stop(state.state, spelled, token)
-
-    def step(self, state: HostState, turn: Turn) -> tuple[HostState, TimeStep]:
-        inner, step = self.env.step(state.state, turn)
-        rewards = dict(step.rewards)
-        if self.pays:  # Known when the host has been asked.
-            rewards["environment"] = jnp.zeros((), jnp.float32)
-        step = eqx.tree_at(lambda x: x.rewards, step, rewards)
-        return HostState(state.problem, inner), step
-
-
-class _WithAnswers(HostEnvironment, AbstractAnswerEnvironment[HostState]):
+class _WithAnswers(HostEnvironment, HostAnswers):
     """With the answers of an environment that knows them."""
-
-    def gold(self, state: HostState) -> Int[Array, ""]:
-        return self._answers.gold(state.state)
-
-    def answer(self, turn: Turn) -> ParsedInteger:
-        return self._answers.answer(turn)
-
-    @property
-    def _answers(self) -> AbstractAnswerEnvironment:
-        assert isinstance(self.env, AbstractAnswerEnvironment)
-        return self.env

@@ -52,6 +52,22 @@ def tool_calls(text: str) -> list[ToolCall]:
     return calls if all(x.error is None for x in calls) else []
 
 
+def split_calls(text: str) -> tuple[str, list[ToolCall]]:
+    """The text before the calls of a turn, and the calls, if all of them can be read.
+
+    Otherwise they are text as well.
+
+    **Arguments:**
+
+    - `text`: as in `tool_calls`.
+    """
+    calls = tool_calls(text)
+    if not calls or any(call.error is not None for call in calls):
+        return text, []
+    marks = [text.find(x) for x in ("<tool_call>", _MISTRAL, _PYTHON)]
+    return text[: min([x for x in marks if x >= 0], default=0)].strip(), calls
+
+
 def _mistral(text: str) -> Iterator[ToolCall]:
     for part in text.split(_MISTRAL)[1:]:
         name, args, arguments = part.partition(_ARGS)

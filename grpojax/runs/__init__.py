@@ -8,9 +8,10 @@ Rooms, each of which imports only those before it:
 - `evaluation`: accuracy on held-out problems, with intervals; completions to look at.
 - `tracking`: TensorBoard, Weights & Biases, trackio, or a tracker of yours.
 - `training`: `fit`, and what it is given: checkpointing, logging, health checks.
+- `serve`: a server of chat and completions in OpenAI's protocol.
+- `agents`: rollouts that a black-box agent samples over HTTP.
 - `recipe`: runs described in YAML, and the arguments of `fit` that they stand for.
 - `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
-- `serve`: a server of chat and completions in OpenAI's protocol.
 - `cli`: the command `grpojax`.
 
 The names below are imported on first access, so that what needs no JAX stays fast.
@@ -23,6 +24,7 @@ from .._extras import named_extras
 
 
 if TYPE_CHECKING:
+    from .agents.environment import AgentEnvironment as AgentEnvironment
     from .cli.evaluate import evaluate as evaluate
     from .cli.generate import generate as generate
     from .cli.train import train as train
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 
 _ROOMS = (
+    "agents",
     "checkpoint",
     "cli",
     "distributed",
@@ -54,6 +57,7 @@ _ROOMS = (
     "training",
 )
 _HOMES = {
+    "AgentEnvironment": "agents.environment",
     "build": "recipe.build",
     "Checkpointing": "training.settings",
     "Config": "training.settings",

@@ -7,14 +7,15 @@ from .tokenizer import AbstractTokenizer
 
 
 def split_ends(
-    tokenizer: AbstractTokenizer, ends: Sequence[int | str], horizon: int
+    tokenizer: AbstractTokenizer, ends: Sequence[int | str | StopString], horizon: int
 ) -> tuple[list[int], StopString | None]:
     """What ends a turn, as tokens and a stop string.
 
     **Arguments:**
 
     - `tokenizer`: the policy's.
-    - `ends`: ids, names of tokens without text, and at most one other string.
+    - `ends`: ids, names of tokens without text, and at most one other string, or its
+        automaton.
     - `horizon`: tokens of the longest completion.
 
     **Returns:** the tokens, and the string if there is one.
@@ -30,7 +31,7 @@ def split_ends(
     tokens, found = [], None
     for end in ends:
         token = tokenizer.token_id(end) if isinstance(end, str) else end
-        if token is not None and not (
+        if isinstance(token, int) and not (
             isinstance(end, str) and tokenizer.token_bytes.join([token])
         ):
             tokens.append(token)
@@ -40,6 +41,9 @@ def split_ends(
                 f"One stop string can end a turn. Received {end!r} besides another: "
                 "leave one of them out."
             )
+        if isinstance(end, StopString):
+            found = end
+            continue
         found = stop_string(tokenizer.token_bytes, str(end).encode())
         if found.fewest_tokens > horizon:
             raise ValueError(

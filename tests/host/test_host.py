@@ -103,6 +103,15 @@ def test_it_is_the_trajectory_of_an_environment_in_the_graph(monkeypatch):
     assert (found.rewards["early"] <= total).all()
     text = sampled(hosted(AsksInText))
     assert_same(text, expected)
+    # Turns are counted alike, by their ends or by their tokens.
+    counts = [measured(x) for x in (expected, found)]
+    assert counts[0] == counts[1] and counts[0]["num_turns/max"] == 3
+
+
+def measured(trajectory):
+    judged = grpojax.reward.checked(grpojax.reward.WeightedSum(), trajectory)
+    found = grpojax.measure(trajectory, judged)
+    return {k: float(x) for k, x in found.items() if k.startswith("num_turns/")}
 
 
 class Fails:

@@ -173,13 +173,13 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 
 
 @with_recipe
-def serve(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
+def serve(recipe: Recipe, options: argparse.Namespace, _: float) -> None:
     """`grpojax serve`."""
+    from ..recipe.build import load_served
     from ..serve.prepare import prepare
 
-    del start
     with invalid_input():
-        run = prepare(recipe, **server_of(options))
+        run = prepare(lambda: load_served(recipe), **server_of(options, recipe))
     run(_console())
 
 

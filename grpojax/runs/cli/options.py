@@ -103,10 +103,11 @@ SERVER = ("--host", "--port", "--slots", "--max-prompt", "--max-tokens", "--name
 """Options of `grpojax serve` that no other command has."""
 
 
-def server_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of a server, by name."""
+def server_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """The arguments of a server, by name; its own is that of the model by default."""
     names = [name.strip("-").replace("-", "_") for name in SERVER]
-    return {name: vars(options)[name] for name in names}
+    given = {name: vars(options)[name] for name in names}
+    return given | {"name": given["name"] or recipe.model.path}
 
 
 def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from ...policy import AbstractPolicy
 from ...reward import checked, RewardFn, split
 from ...reward.split import HostInputs, HostOutputs
 from ...sharding import spmd
-from ...text import AbstractTokenizer, split_ends
+from ...text import AbstractTokenizer, split_ends, StopString
 from ...types import Prompt, Trajectory
 from ..distributed import mesh
 from ..io.samples import Samples, to_records
@@ -39,7 +39,7 @@ class Prompts(AbstractDatasetEnvironment[Int[Array, ""]]):
         tokenizer: AbstractTokenizer,
         *,
         max_completion_length: int,
-        ends: Sequence[int | str] = (),
+        ends: Sequence[int | str | StopString] = (),
     ):
         """**Arguments:**
 

@@ -20,6 +20,8 @@ class Sample:
     - `valid`: whether the completion counts in the loss.
     - `advantage`: its mean over tokens if each token has its own.
     - `terminated`: `False` for a completion truncated at the maximum length.
+    - `turns`: what the environment has paid for each turn, by component; empty for a
+        completion of a single turn.
     """
 
     text: str
@@ -31,6 +33,7 @@ class Sample:
     valid: bool
     advantage: float | None
     terminated: bool
+    turns: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
 
     @property
     def correct(self) -> bool | None:
@@ -50,6 +53,9 @@ class Sample:
         rewards = record.get("rewards")
         rewards = rewards if isinstance(rewards, Mapping) else {}
 
+        turns = record.get("turns")
+        turns = turns if isinstance(turns, Mapping) else {}
+
         def per_piece(name: str, convert: Callable, default: object) -> list:
             values = record.get(name)
             if not isinstance(values, list) or len(values) != len(pieces):
@@ -66,6 +72,11 @@ class Sample:
             valid=record.get("valid") is not False,
             advantage=finite_float(record.get("advantage")),
             terminated=record.get("terminated") is not False,
+            turns={
+                str(name): list(map(finite_float, paid))
+                for name, paid in turns.items()
+                if isinstance(paid, list)
+            },
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ...text import AbstractTokenizer
-from ...types import Prompt, Rewards, Trajectory
+from ...types import Prompt, Rewards, Trajectory, TurnRewards
 from .records import Sample, SampleGroup
 
 
@@ -28,6 +28,7 @@ class Samples(eqx.Module):
         `Rewards`, `[prompt group]`; `None` without a reward function.
     - `advantage`: of each row or of each token, `Float[prompt group *time]`; `None`
         where nothing is trained.
+    - `turns`: rewards of single turns, as in `Trajectory`.
     """
 
     prompt: Prompt
@@ -39,6 +40,7 @@ class Samples(eqx.Module):
     total: Float[Array, "prompt group"] | None = None
     valid: Bool[Array, "prompt group"] | None = None
     advantage: Float[Array, "prompt group *time"] | None = None
+    turns: TurnRewards | None = None
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Samples(eqx.Module):
             total=None if rewards is None else rewards.total,
             valid=None if rewards is None else rewards.valid,
             advantage=advantages,
+            turns=trajectory.turns,
         )
 
 
@@ -102,7 +105,17 @@ def _to_sample(
         valid=False if valid is None else bool(valid[p, g]),
         advantage=_row_advantage(samples, p, g),
         terminated=bool(samples.terminated[p, g]),
+        turns=_turn_rewards(samples, p, g),
     )
+
+
+def _turn_rewards(samples: Samples, p: int, g: int) -> dict[str, list[float | None]]:
+    """What each turn that was taken has paid."""
+    if samples.turns is None:
+        return {}
+    taken = np.asarray(samples.turns.ends[p, g]) > 0
+    rewards = samples.turns.rewards.items()
+    return {x: [shortest_float(y) for y in paid[p, g][taken]] for x, paid in rewards}
 
 
 def _row_advantage(samples: Samples, p: int, g: int) -> float:

@@ -23,6 +23,7 @@ from ...update import UpdateConfig
 from ..checkpoint.files import find_run
 from ..distributed import mesh as meshes
 from ..evaluation.remarks import remarks
+from ..serve.prepare import Served
 from ..tracking import build as trackers
 from ..training.health import Thresholds
 from ..training.settings import Checkpointing, Config, export_to, Logging
@@ -38,6 +39,7 @@ from .schema import Recipe
 from .tasks import (
     build_environments,
     Environments,
+    find_agent,
     find_factory,
     find_task,
     find_tools,
@@ -108,6 +110,7 @@ def check(recipe: Recipe) -> None:
     find_task(recipe.data.task)
     find_tools(recipe)
     find_factory(recipe)
+    find_agent(recipe)
 
 
 def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, Any]:
@@ -187,6 +190,13 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
             today=today.isoformat(),
         ),
     )
+
+
+def load_served(recipe: Recipe) -> Served:
+    """Loads a recipe's model for a server."""
+    mesh = meshes.build_mesh(**vars(recipe.mesh))
+    policy, tokenizer = load_model(recipe, mesh)
+    return Served(policy, tokenizer, mesh, recipe.data.option("stop"))
 
 
 def summarize(

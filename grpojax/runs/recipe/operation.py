@@ -114,19 +114,33 @@ class Health(Section):
 
 @dataclass(frozen=True)
 class Environment(Section):
-    """Turns that Python answers, over the problems of `data`; see `grpojax.host`."""
+    """Rows that Python answers or samples, over the problems of `data`.
+
+    See `grpojax.host`, and `grpojax.runs.AgentEnvironment`.
+    """
 
     tools: Parts = Parts(())  # Python functions that the model may call.
     factory: Part | None = None  # Or a class with `reset` and `step`, for each row.
+    # Or a function of a row and a base URL, that asks the model over HTTP.
+    agent: Part | None = None
     max_turns: PositiveInt = 8
     max_calls: PositiveInt = 16  # Of tools, in one conversation.
-    seconds: PositiveFloat = 60.0  # Of every call.
-    concurrency: PositiveInt = 64  # Calls at a time.
+    # Of an agent's first call, tokens; null: twice the longest of the task's prompts.
+    max_prompt: PositiveInt | None = None
+    seconds: PositiveFloat = 60.0  # Of every call; of an agent's whole episode.
+    concurrency: PositiveInt = 64  # Calls at a time, or episodes.
 
     def __post_init__(self):
         super().__post_init__()
-        if self.tools and self.factory is not None:
+        given = {
+            "tools": list(self.tools),
+            "factory": self.factory,
+            "agent": self.agent,
+        }
+        given = {name: x for name, x in given.items() if x}
+        if len(given) > 1:
             raise ValueError(
-                "A turn is answered by `environment.tools` or `environment.factory`. "
-                f"Received both, {self.factory!r} besides the tools: leave one out."
+                "Rows are answered by `environment.tools` or `environment.factory`, or "
+                f"sampled by `environment.agent`. Received {given}: leave all but one "
+                "out."
             )

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ...env import AbstractDatasetEnvironment
 from ...host import HostEnvironment, Tools
 from ...text import AbstractTokenizer
+from ..agents.environment import AgentEnvironment
 from ..distributed import mesh as meshes
 from .kinds import check_options
 from .parts.compose import arguments_of, Context, make, parameters_of, split
@@ -72,12 +73,23 @@ def answered(
 ) -> AbstractDatasetEnvironment:
     """An environment with turns that the section `environment` answers, if it does.
 
-    **Raises:** `ValueError` for an environment of several turns.
+    **Raises:** `ValueError` for an environment of several turns, `ImportError` for an
+    agent without the packages of the extra `serve`.
     """
     settings, host = recipe.environment, find_tools(recipe) or find_factory(recipe)
-    if host is None:
+    agent = find_agent(recipe)
+    if host is None and agent is None:
         return env
     try:
+        if agent is not None:
+            return AgentEnvironment(
+                env,
+                agent,
+                tokenizer,
+                max_prompt=settings.max_prompt,
+                seconds=settings.seconds,
+                concurrency=settings.concurrency,
+            )
         return HostEnvironment(
             env,
             host,
@@ -130,6 +142,28 @@ def find_factory(recipe: Recipe) -> Any:
         )
     arguments = arguments_of(key, name, target, described, Context([]))
     return functools.partial(target, **arguments) if arguments else target
+
+
+def find_agent(recipe: Recipe) -> Callable[..., Any] | None:
+    """The agent of the section `environment`, if there is one.
+
+    **Raises:** `ValueError` with the key, for unknown names and arguments.
+    """
+    key, part = "environment.agent", recipe.environment.agent
+    if part is None:
+        return None
+    name, described = split(key, part)
+    agent: Any = find(key, name, [])
+    if not callable(agent):
+        raise ValueError(
+            f"`{key}` must be a function of a row and a base URL. Received {name!r}, "
+            f"which is {agent!r:.80}."
+        )
+    supplied = list(parameters_of(agent))[:2]
+    arguments = arguments_of(
+        key, name, agent, described, Context([]), supplied=supplied
+    )
+    return functools.partial(agent, **arguments) if arguments else agent
 
 
 def _is_chat(data: Data, env: AbstractDatasetEnvironment) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect, Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from .bodies import dump, error_body, event, Form
-from .fields import RefusedError
 from .generation import FailedError, Generation
-from .request import parse_json, read_request, Request
+from .protocol.bodies import dump, error_body, event, Form
+from .protocol.fields import RefusedError
+from .protocol.request import parse_json, read_request, Request
 from .service import Service
 
 
@@ -26,13 +26,27 @@ MOST_BYTES = 16 * 2**20
 """Of a request's body."""
 
 
-def make_app(service: Service, model: str) -> Starlette:
+Begin = Callable[[HttpRequest, bytes, bool], Awaitable[tuple[Request, Generation]]]
+"""(HTTP request, its body, whether it is a chat) -> what it asks for, and its rows."""
+
+
+def make_app(
+    service: Service,
+    model: str,
+    *,
+    begin: Begin | None = None,
+    prefix: str = "",
+    more: Sequence[Route] = (),
+) -> Starlette:
     """The application that answers from a service.
 
     **Arguments:**
 
     - `service`: decodes.
     - `model`: the name under which its model is served.
+    - `begin`: begins the completions of a request; by default each is of its own.
+    - `prefix`: of all paths, which may have parameters.
+    - `more`: further routes.
 
     **Returns:** an ASGI application.
 
@@ -43,35 +57,28 @@ def make_app(service: Service, model: str) -> Starlette:
         ```
     """
     pieces = service.tokenizer.pieces_as_bytes()
-    created = int(time.time())
-    card = dict(id=model, object="model", created=created, owned_by="grpojax")
 
-    async def models(_: HttpRequest) -> Response:
-        return _json({"object": "list", "data": [card]})
+    def read(body: bytes, chat: bool) -> Request:
+        return read_request(
+            parse_json(body),
+            service.tokenizer,
+            chat=chat,
+            model=model,
+            max_prompt=service.max_prompt,
+            max_tokens=service.max_tokens,
+        )
 
-    async def one_model(http: HttpRequest) -> Response:
-        if http.path_params["name"] != model:
-            message = f"There is one model, {model!r}. Received another name."
-            raise RefusedError(message, "model", status=404)
-        return _json(card)
+    async def begin_alone(_: HttpRequest, body: bytes, chat: bool):
+        # Tokenizing a long text takes long: other requests go on meanwhile.
+        request = await run_in_threadpool(read, body, chat)
+        return request, Generation(service, request, pieces)
 
     def answer(chat: bool) -> Callable[[HttpRequest], Awaitable[Response]]:
-        def read(body: bytes) -> Request:
-            return read_request(
-                parse_json(body),
-                service.tokenizer,
-                chat=chat,
-                model=model,
-                max_prompt=service.max_prompt,
-                max_tokens=service.max_tokens,
-            )
-
         async def respond(http: HttpRequest) -> Response:
-            # Tokenizing a long text takes long: other requests go on meanwhile.
-            request = await run_in_threadpool(read, await _body(http))
+            body = await read_body(http)
+            request, generation = await (begin or begin_alone)(http, body, chat)
             name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
             form = Form(request, chat, name, int(time.time()), model, pieces)
-            generation = Generation(service, request, pieces)
             if request.stream:
                 return _Stream(generation, form)
             await _finish(generation, http)
@@ -81,10 +88,10 @@ def make_app(service: Service, model: str) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", one_model),
-            Route("/v1/chat/completions", answer(chat=True), methods=["POST"]),
-            Route("/v1/completions", answer(chat=False), methods=["POST"]),
+            *_models(model, prefix),
+            Route(f"{prefix}/v1/chat/completions", answer(True), methods=["POST"]),
+            Route(f"{prefix}/v1/completions", answer(False), methods=["POST"]),
+            *more,
         ],
         exception_handlers={
             RefusedError: _refused,
@@ -97,12 +104,32 @@ def make_app(service: Service, model: str) -> Starlette:
     )
 
 
+def _models(model: str, prefix: str) -> list[Route]:
+    """The routes that list the one model."""
+    card = dict(id=model, object="model", created=int(time.time()), owned_by="grpojax")
+
+    async def models(_: HttpRequest) -> Response:
+        return _json({"object": "list", "data": [card]})
+
+    async def one_model(http: HttpRequest) -> Response:
+        if http.path_params["name"] != model:
+            message = f"There is one model, {model!r}. Received another name."
+            raise RefusedError(message, "model", status=404)
+        return _json(card)
+
+    path = f"{prefix}/v1/models"
+    return [Route(path, models), Route(f"{path}/{{name:path}}", one_model)]
+
+
 def _json(value: dict, status: int = 200) -> Response:
     return Response(dump(value), status, media_type="application/json")
 
 
-async def _body(http: HttpRequest) -> bytes:
-    """The body, unless it is too long."""
+async def read_body(http: HttpRequest) -> bytes:
+    """The body of a request.
+
+    **Raises:** `RefusedError` if it is too long.
+    """
     body = b""
     async for part in http.stream():
         body += part

@@ -5,7 +5,10 @@ import codecs
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
-from .request import Request
+from ...host import ToolCall
+from ...host._episode import spelled
+from ...host._parse import split_calls
+from .protocol.request import Request
 from .rows import Chunk, Row, STOP
 from .service import Service
 
@@ -24,6 +27,7 @@ class Completion:
     - `tokens`, `log_probs`, `versions`: exactly those that were sampled.
     - `text`: of the tokens, before a stop string.
     - `finish`: `"stop"` or `"length"`; `None` while it goes on.
+    - `content`, `calls`: the text without calls of tools, and those, at its end.
     """
 
     prompt: list[int]
@@ -32,6 +36,8 @@ class Completion:
     versions: list[int] = dataclasses.field(default_factory=list)
     text: str = ""
     finish: str | None = None
+    content: str = ""
+    calls: Sequence[ToolCall] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Delta:
     - `index`: which completion of the request.
     - `text`, `finish`: as in `Completion`.
     - `tokens`, `log_probs`: the new ones.
+    - `calls`: of tools, at the end; the text is held back until then if there are any.
     """
 
     index: int
@@ -50,6 +57,7 @@ class Delta:
     tokens: list[int]
     log_probs: list[float]
     finish: str | None
+    calls: Sequence[ToolCall] = ()
 
 
 class TextReader:
@@ -101,11 +109,13 @@ class Generation:
     **Fields:**
 
     - `completions`: of each row.
+    - `cancelled`: whether some of them were ended early, since nobody waits for them.
     """
 
     def __init__(self, service: Service, request: Request, pieces: list[bytes]):
         """Asks the service for all rows; called in an event loop."""
         self._service, self._loop = service, asyncio.get_running_loop()
+        self._calls_tools, self.cancelled = request.calls_tools, False
         self._chunks: asyncio.Queue[tuple[int, Chunk]] = asyncio.Queue()
         self.completions: list[Completion] = []
         self._readers: list[TextReader] = []
@@ -156,7 +166,7 @@ class Generation:
         """Ends the rows that go on; a client that has gone frees its slots."""
         for row, completion in zip(self._rows, self.completions, strict=True):
             if completion.finish is None:
-                completion.finish = STOP
+                completion.finish, self.cancelled = STOP, True
                 self._service.cancel(row)
 
     def _read(self, index: int, chunk: Chunk) -> Delta:
@@ -175,6 +185,20 @@ class Generation:
         completion.versions += chunk.versions[:count]
         completion.text += text
         completion.finish = finish
+        calls: Sequence[ToolCall] = ()
+        if self._calls_tools:
+            text = ""
+            if finish is not None:
+                text, calls = self._split(completion)
+        completion.content, completion.calls = completion.content + text, calls
         if reader.stopped and chunk.finish is None:
             self._service.cancel(self._rows[index])
-        return Delta(index, text, tokens, log_probs, finish)
+        return Delta(index, text, tokens, log_probs, finish, calls)
+
+    def _split(self, completion: Completion) -> tuple[str, Sequence[ToolCall]]:
+        """A completion's text without calls of tools, and these."""
+        tokenizer, tokens = self._service.tokenizer, completion.tokens
+        if tokens and tokens[-1] in tokenizer.end_tokens:
+            tokens = tokens[:-1]
+        text, calls = split_calls(spelled(tokenizer, tokens))
+        return (text, calls) if calls else (completion.text, ())

@@ -1,34 +1,50 @@
-"""A server of a recipe's model: `grpojax serve`."""
+"""A server of a model: `grpojax serve`."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+from jax.sharding import Mesh
 from rich.console import Console
 
 from ..._extras import named_extras
-from ..distributed import mesh as meshes
+from ...policy import AbstractPolicy
+from ...text import AbstractTokenizer
 from ..evaluation.printing import echo
-from ..recipe import build
-from ..recipe.schema import Recipe
+
+
+class Served(NamedTuple):
+    """A model that is served.
+
+    **Fields:**
+
+    - `policy`, `tokenizer`, `mesh`: as in `service.Service`.
+    - `stop`: a string that ends completions, if there is one.
+    """
+
+    policy: AbstractPolicy
+    tokenizer: AbstractTokenizer
+    mesh: Mesh | None = None
+    stop: str | None = None
 
 
 def prepare(
-    recipe: Recipe,
+    load: Callable[[], Served],
     *,
+    name: str,
     host: str = "127.0.0.1",
     port: int = 8000,
     slots: int = 16,
     max_prompt: int = 1024,
     max_tokens: int = 1024,
-    name: str | None = None,
 ) -> Callable[[Console], None]:
     """A function that serves, with all loaded and compiled that it needs.
 
     **Arguments:**
 
-    - `recipe`: the model, and `data.stop`.
+    - `load`: loads the model.
+    - `name`: under which it is served.
     - `host`, `port`: where to answer; port 0 for one that is free.
     - `slots`, `max_prompt`, `max_tokens`: as in `service.Service`.
-    - `name`: under which the model is served; by default `model.path`.
 
     **Raises:** `ValueError` or `OSError` for a size, a model or an address that does
     not fit, `ImportError` without the packages of the extra `serve`.
@@ -39,9 +55,7 @@ def prepare(
 
     bound = run.bind(host, port)
     try:
-        mesh = meshes.build_mesh(**vars(recipe.mesh))
-        policy, tokenizer = build.load_model(recipe, mesh)
-        stop = recipe.data.option("stop")
+        policy, tokenizer, mesh, stop = load()
         service = Service(
             policy,
             tokenizer,
@@ -54,13 +68,12 @@ def prepare(
     except BaseException:
         bound.close()
         raise
-    model = recipe.model.path if name is None else name
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{bound.getsockname()[1]}/v1"
 
     def serve(console: Console) -> None:
         with service:
-            said = f"{model} answers at {address}, {slots} requests at a time"
-            run.run(app.make_app(service, model), bound, lambda: echo(console, said))
+            said = f"{name} answers at {address}, {slots} requests at a time"
+            run.run(app.make_app(service, name), bound, lambda: echo(console, said))
 
     return serve

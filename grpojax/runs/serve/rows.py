@@ -4,6 +4,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
+from ...rollout import RowSampler
+
 
 STOP, LENGTH = "stop", "length"
 
@@ -54,3 +59,16 @@ class Row:
     seed: int
     member: int
     deliver: Callable[[Chunk], None]
+
+
+def sampler_of(rows: Sequence[Sampling]) -> RowSampler:
+    """The sampler of several rows."""
+    numbers = lambda name, dtype: jnp.asarray(
+        np.array([getattr(row, name) for row in rows], dtype)
+    )
+    return RowSampler(
+        numbers("temperature", np.float32),
+        numbers("top_k", np.int32),
+        numbers("top_p", np.float32),
+        numbers("min_p", np.float32),
+    )

@@ -1,8 +1,10 @@
 """A server on a socket, until a signal ends it."""
 
+import contextlib
 import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.applications import Starlette
@@ -39,22 +41,60 @@ def run(app: Starlette, bound: socket.socket, on_start: Callable[[], None]) -> N
     - `on_start`: called as soon as requests are answered.
     """
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets=None) -> None:
-            await super().startup(sockets)
-            on_start()
-
-    # Requests under way have so many seconds to end.
-    config = uvicorn.Config(
-        app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5
-    )
     # Uvicorn ends at these signals, and then raises them again for the handlers of
     # before: the end of a server is no error.
     signals = signal.SIGINT, signal.SIGTERM
     before = [signal.signal(number, lambda *_: None) for number in signals]
     try:
-        Server(config).run(sockets=[bound])
+        _Server(app, on_start).run(sockets=[bound])
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
         bound.close()
+
+
+@contextlib.contextmanager
+def background(app: Starlette, bound: socket.socket) -> Iterator[None]:
+    """A context in which a thread serves.
+
+    **Arguments:**
+
+    - `app`: what answers.
+    - `bound`: from `bind`; it is closed in the end.
+    """
+    started = threading.Event()
+    server = _Server(app, started.set, seconds=1)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [bound]}, name="http", daemon=True
+    )
+    thread.start()
+    try:
+        while not started.wait(0.1):
+            if not thread.is_alive():
+                raise RuntimeError("The server has ended before it began: see its log.")
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        bound.close()
+
+
+class _Server(uvicorn.Server):
+    """Requests under way have so many `seconds` to end."""
+
+    def __init__(
+        self, app: Starlette, on_start: Callable[[], None], *, seconds: int = 5
+    ):
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=seconds,
+        )
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        self._on_start()

@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 
 from ... import rollout
 from ...policy import AbstractPolicy
-from ...rollout import RowSampler, Until
-from ...text import AbstractTokenizer
+from ...rollout import Until
+from ...text import AbstractTokenizer, StopString
 from ...types import Prompt
 from ..distributed import mesh as meshes
 from ..evaluation.generate import Prompts
-from .rows import Chunk, LENGTH, Row, Sampling, STOP
+from .rows import Chunk, LENGTH, Row, sampler_of, Sampling, STOP
 
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Service:
         max_prompt: int = 1024,
         max_tokens: int = 1024,
         chunk: int = 8,
-        ends: Sequence[int | str] = (),
+        ends: Sequence[int | str | StopString] = (),
         mesh: Mesh | None = None,
     ):
         sizes = dict(
@@ -199,7 +199,7 @@ class Service:
             env,
             jnp.zeros(count, jnp.int32),
             prompts,
-            sampler=_sampler([Sampling()] * count),
+            sampler=sampler_of([Sampling()] * count),
             version=jnp.array(self._version),
             key=jr.key(0),
         )
@@ -251,7 +251,7 @@ class Service:
             numbers(place for place, _ in padded),
             Prompt(jnp.asarray(tokens), numbers(len(row.prompt) for row in rows)),
             numbers(row.max_tokens for row in rows),
-            _sampler([row.sampling for row in rows]),
+            sampler_of([row.sampling for row in rows]),
             jnp.stack([jr.fold_in(jr.key(row.seed), row.member) for row in rows]),
         )
 
@@ -284,15 +284,3 @@ class Service:
         for row in [*under_way, *self._waiting]:
             row.deliver(Chunk([], [], [], error=error))
         self._waiting.clear()
-
-
-def _sampler(rows: Sequence[Sampling]) -> RowSampler:
-    numbers = lambda name, dtype: jnp.asarray(
-        np.array([getattr(row, name) for row in rows], dtype)
-    )
-    return RowSampler(
-        numbers("temperature", np.float32),
-        numbers("top_k", np.int32),
-        numbers("top_p", np.float32),
-        numbers("min_p", np.float32),
-    )

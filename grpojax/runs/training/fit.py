@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 from ..._checks import check_counts, check_parts
 from ..._train import TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
-from ...host import HostEnvironment
+from ...host import AbstractHostEnvironment
 from ...reward import RewardFn
 from ...reward.split import host_rewards
 from ...types import TrainState
@@ -127,7 +127,8 @@ def _read_columns(
 ) -> dict[str, Sequence[object]]:
     """The columns that Python reads, for rewards or turns, which are in no array."""
     rows = env.rows if isinstance(env, AbstractDatasetEnvironment) else None
-    hosts, reset = host_rewards(reward), isinstance(env, HostEnvironment) and env.pays
+    hosts = host_rewards(reward)
+    reset = isinstance(env, AbstractHostEnvironment) and env.pays
     return {
         f"{name}/{column}": values
         for column, values in (rows or {}).items()

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from ..._train import Experience, RolloutSource, TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
-from ...host import HostEnvironment
+from ...host import AbstractHostEnvironment
 from ...reward import split
 from ...sharding import spmd
 from ...types import Metrics, Prompt, TrainState
@@ -81,7 +81,7 @@ class LoweredStep:
         step, inputs = self.step, self.inputs
         if not isinstance(step, TrainStep):
             return
-        if isinstance(step.env, HostEnvironment):
+        if isinstance(step.env, AbstractHostEnvironment):
             processes.on_process_0(step.env.dry_call)
         if not inputs:
             return

@@ -9,13 +9,14 @@ import numpy as np
 
 from grpojax import rollout
 from grpojax.runs.io.jsonl import encode
+from grpojax.runs.io.records import SampleGroup
 from grpojax.runs.io.samples import (
     Samples,
     shortest_float,
     to_records,
     token_pieces,
 )
-from grpojax.types import Prompt, Rewards
+from grpojax.types import Prompt, Rewards, TurnRewards
 
 from ...envs.double import ByteTokenizer
 from ...helpers import count_env, transformer
@@ -57,6 +58,18 @@ def test_a_record_is_a_prompt_with_its_samples_side_by_side():
     assert (left["total"], left["advantage"], left["valid"]) == (1.0, 1.5, True)
     assert (right["total"], right["advantage"], right["valid"]) == (0.5, -0.5, False)
     assert left["terminated"] is True and right["terminated"] is False
+
+
+def test_rewards_of_turns_that_were_taken():
+    ends = jnp.array([[[2, 5], [4, 0]], [[5, 0], [0, 0]]])
+    paid = jnp.array([[[0.25, 1.0], [0.5, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
+    of = samples(turns=TurnRewards(ends, {"correct": paid}))
+    record, _ = to_records(1, of, ByteTokenizer())
+    found = [sample["turns"] for sample in record["samples"]]
+    assert found == [{"correct": [0.25, 1.0]}, {"correct": [0.5]}]
+    (read, _) = SampleGroup.from_json(json.loads(encode(record))).samples
+    assert read.turns == {"correct": [0.25, 1.0]}
+    assert SampleGroup.from_json({"step": 1, "samples": [{}]}).samples[0].turns == {}
 
 
 def test_advantages_of_tokens_become_one_of_the_row():

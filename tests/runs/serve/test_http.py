@@ -212,7 +212,10 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
         ({"stop": ["a", ""]}, 400, "none empty"),
         ({"stop": ["a"] * 17}, 400, "at most 16 strings"),
         ({"stream": "yes"}, 400, "true or false"),
-        ({"tools": [{"type": "function"}]}, 400, "`tools` is not supported"),
+        ({"tools": [{"type": "function"}]}, 400, "`tools` must be a list of {"),
+        ({"tool_choice": "required"}, 400, '"auto" or "none". Received \'required\''),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, 400,
+         "made of calls of a `function` with a name"),
         ({"presence_penalty": 0.5}, 400, "`presence_penalty` is not supported"),
         ({"temprature": 0.5}, 400, "did you mean `temperature`?"),
         ({"prompt": "x"}, 400, "Received 'prompt'"),
@@ -315,6 +318,7 @@ KEYS = (
     *("messages", "prompt", "model", "max_tokens", "temperature", "top_k", "top_p"),
     *("min_p", "n", "seed", "stop", "logprobs", "top_logprobs", "stream", "tools"),
     *("stream_options", "chat_template_kwargs", "response_format", "user", "what"),
+    *("tool_choice", "tool_calls"),
 )
 
 
@@ -328,7 +332,9 @@ def value_of(random: random.Random, depth: int = 0):
         keys = random.choices(("role", "content", "type", "text", "a"), k=2)
         return {key: value_of(random, depth + 1) for key in keys}
     if kind == 3:
-        return {"role": random.choice(["user", 1, "\ud800"]), "content": "hi"}
+        message = {"role": random.choice(["user", 1, "\ud800"]), "content": "hi"}
+        more = {"tool_calls": value_of(random, depth + 1), "function": {"name": "f"}}
+        return message | (more if random.random() < 0.3 else {})
     return random.choice(simple)
 
 

@@ -3,14 +3,15 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...text import AbstractTokenizer
+from ....text import AbstractTokenizer
+from ..rows import Sampling
 from .fields import checked, Reader, refuse, RefusedError
-from .rows import Sampling
+from .messages import read_chat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Request:
     - `stop`: strings that end one.
     - `log_probs`: whether the tokens' log-probabilities are returned.
     - `stream`, `include_usage`, `token_ids`: the form of the response.
+    - `calls_tools`: whether calls of tools in a completion are looked for.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -37,6 +39,7 @@ class Request:
     stream: bool
     include_usage: bool
     token_ids: bool
+    calls_tools: bool
 
 
 _LEFT_OUT: dict[str, tuple[object, ...]] = {
@@ -47,9 +50,7 @@ _LEFT_OUT: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
@@ -64,7 +65,10 @@ _COMMON = (
     *("model", "max_tokens", "temperature", "top_k", "top_p", "min_p", "n", "seed"),
     *("stop", "logprobs", "stream", "stream_options", "return_token_ids"),
 )
-_CHAT = ("messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs")
+_CHAT = (
+    *("messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"),
+    *("tools", "tool_choice"),
+)
 
 
 def parse_json(body: bytes) -> Mapping[str, Any]:
@@ -94,6 +98,7 @@ def read_request(
     model: str,
     max_prompt: int,
     max_tokens: int,
+    prompts: Callable[[Reader], list[list[int]]] | None = None,
 ) -> Request:
     """A request, with its prompts as tokens.
 
@@ -104,6 +109,7 @@ def read_request(
     - `chat`: whether the body has `messages`, and not a `prompt`.
     - `model`: the name under which the model is served.
     - `max_prompt`, `max_tokens`: the longest prompt and completion.
+    - `prompts`: reads the prompts; by default each is tokenized by itself.
 
     **Returns:** the request.
 
@@ -119,8 +125,10 @@ def read_request(
             "model",
             status=404,
         )
-    prompts = _messages(read, tokenizer) if chat else _prompts(read, tokenizer)
-    for prompt in prompts:
+    if prompts is None:
+        prompts = lambda read: read_prompts(read, tokenizer, chat=chat)
+    every = prompts(read)
+    for prompt in every:
         if not 1 <= len(prompt) <= max_prompt:
             raise RefusedError(
                 f"A prompt must have between 1 and {max_prompt} tokens. Received "
@@ -132,14 +140,6 @@ def read_request(
     if "max_completion_tokens" in body:
         limit = "max_completion_tokens"
     options = read.mapping("stream_options")
-    temperature = read.number("temperature", 1.0, 0, 2)
-    if 0 < temperature < 0.01:
-        raise refuse("temperature", "0, or between 0.01 and 2", temperature)
-    top_p = read.number("top_p", 1.0, 0, 1)
-    if top_p == 0:
-        raise refuse("top_p", "above 0", top_p)
-    # Some clients say -1 for "all".
-    top_k = max(read.integer("top_k", 0, -1, 2**31 - 1), 0)
     if chat:
         read.integer("top_logprobs", 0, 0, 20)
         log_probs = read.flag("logprobs")
@@ -148,17 +148,30 @@ def read_request(
         if not isinstance(body.get("logprobs"), bool):
             read.integer("logprobs", 0, 0, 20)
     return Request(
-        prompts=prompts,
+        prompts=every,
         n=read.integer("n", 1, 1, 128),
         max_tokens=read.integer(limit, max_tokens, 1, max_tokens),
-        sampling=Sampling(temperature, top_k, top_p, read.number("min_p", 0.0, 0, 1)),
+        sampling=_sampling(read),
         seed=read.integer("seed", _random_seed(), -(2**63), 2**63 - 1),
         stop=_stop(read),
         log_probs=log_probs,
         stream=read.flag("stream"),
         include_usage=Reader(options).flag("include_usage"),
         token_ids=read.flag("return_token_ids"),
+        calls_tools=bool(body.get("tools")) and body.get("tool_choice") != "none",
     )
+
+
+def _sampling(read: Reader) -> Sampling:
+    temperature = read.number("temperature", 1.0, 0, 2)
+    if 0 < temperature < 0.01:
+        raise refuse("temperature", "0, or between 0.01 and 2", temperature)
+    top_p = read.number("top_p", 1.0, 0, 1)
+    if top_p == 0:
+        raise refuse("top_p", "above 0", top_p)
+    # Some clients say -1 for "all".
+    top_k = max(read.integer("top_k", 0, -1, 2**31 - 1), 0)
+    return Sampling(temperature, top_k, top_p, read.number("min_p", 0.0, 0, 1))
 
 
 def _random_seed() -> int:
@@ -195,8 +208,15 @@ def _stop(read: Reader) -> list[str]:
     return [checked("stop", stop) for stop in stops]
 
 
-def _prompts(read: Reader, tokenizer: AbstractTokenizer) -> list[list[int]]:
-    """The prompts of a completion: texts, or tokens."""
+def read_prompts(
+    read: Reader, tokenizer: AbstractTokenizer, *, chat: bool
+) -> list[list[int]]:
+    """The prompts of a body as tokens; a chat has one.
+
+    **Raises:** `RefusedError` for what is none.
+    """
+    if chat:
+        return [read_chat(read).tokens(tokenizer)]
     value = read.body.get("prompt")
     words = "a text, a list of tokens, or a list of at most 128 of either"
     is_tokens = lambda x: (
@@ -220,35 +240,3 @@ def _prompts(read: Reader, tokenizer: AbstractTokenizer) -> list[list[int]]:
         else:
             raise refuse("prompt", words, prompt)
     return prompts
-
-
-def _messages(read: Reader, tokenizer: AbstractTokenizer) -> list[list[int]]:
-    """The one prompt of a conversation, rendered by the chat template."""
-    value = read.body.get("messages")
-    if not isinstance(value, list) or not value:
-        raise refuse("messages", "a list of at least one message", value)
-    messages = [_message(message) for message in value]
-    variables = read.mapping("chat_template_kwargs")
-    checked("chat_template_kwargs", json.dumps(variables, ensure_ascii=False))
-    try:
-        return [tokenizer.chat(messages, **variables)]
-    except Exception as error:  # Variables of a client may break any of it.
-        raise RefusedError(str(error), "messages") from None
-
-
-def _message(message: object) -> dict[str, Any]:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise refuse("messages", "made of objects with a `role` each", message)
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) else None for part in content
-        ]
-        if not all(isinstance(part, str) for part in parts):
-            raise refuse("messages", "made of texts: no images, no audio", content)
-        content = "".join(parts)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if not isinstance(content, str):
-        raise refuse("messages", "made of objects with a text as `content`", message)
-    texts = {key: x for key, x in message.items() if isinstance(x, str)}
-    every = {**texts, "content": content}
-    return {checked("messages", k): checked("messages", x) for k, x in every.items()}

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .generation import Completion, Delta
+from ....host import ToolCall
+from ..generation import Completion, Delta
+from ..rows import STOP
 from .request import Request
 
 
@@ -50,7 +53,7 @@ class Form:
     def body(self, completions: Sequence[Completion]) -> Json:
         """The response with all completions."""
         choices = [
-            self._choice(i, x.text, x.tokens, x.log_probs, x.finish)
+            self._choice(Delta(i, x.content, x.tokens, x.log_probs, x.finish, x.calls))
             | ({"prompt_token_ids": x.prompt} if self.request.token_ids else {})
             for i, x in enumerate(completions)
         ]
@@ -69,9 +72,7 @@ class Form:
 
     def event(self, new: Delta) -> Json:
         """The event of what is new of a completion."""
-        choice = self._choice(
-            new.index, new.text, new.tokens, new.log_probs, new.finish, stream=True
-        )
+        choice = self._choice(new, stream=True)
         return self._head(stream=True) | {"choices": [choice]}
 
     def last(self, completions: Sequence[Completion]) -> Iterator[Json]:
@@ -86,28 +87,26 @@ class Form:
             kind = "chat.completion.chunk" if stream else "chat.completion"
         return dict(id=self.id, object=kind, created=self.created, model=self.model)
 
-    def _choice(
-        self,
-        index: int,
-        text: str,
-        tokens: Sequence[int],
-        log_probs: Sequence[float],
-        finish: str | None,
-        *,
-        stream: bool = False,
-    ) -> Json:
-        found: Json = {"index": index}
+    def _choice(self, new: Delta, *, stream: bool = False) -> Json:
+        found: Json = {"index": new.index}
+        message: Json = {"content": new.text}
+        if new.calls:
+            called = [_called(number, x) for number, x in enumerate(new.calls)]
+            message = {"content": new.text or None, "tool_calls": called}
         if not self.chat:
-            found["text"] = text
+            found["text"] = new.text
         elif stream:
-            found["delta"] = {"content": text}
+            found["delta"] = message
         else:
-            found["message"] = {"role": "assistant", "content": text, "refusal": None}
+            found["message"] = {"role": "assistant", **message, "refusal": None}
         found["logprobs"] = None
         if self.request.log_probs:
-            found["logprobs"] = self._log_probs(tokens, log_probs)
+            found["logprobs"] = self._log_probs(new.tokens, new.log_probs)
         if self.request.token_ids:
-            found["token_ids"] = list(tokens)
+            found["token_ids"] = list(new.tokens)
+        finish = new.finish
+        if new.calls and finish == STOP:
+            finish = "tool_calls"
         return found | {"finish_reason": finish}
 
     def _log_probs(self, tokens: Sequence[int], log_probs: Sequence[float]) -> Json:
@@ -136,3 +135,10 @@ class Form:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
         }
+
+
+def _called(number: int, call: ToolCall) -> Json:
+    # Templates of Mistral take names of nine letters and digits alone.
+    function = {"name": call.name, "arguments": json.dumps(call.arguments)}
+    name = f"c{secrets.token_hex(4)}"
+    return {"index": number, "id": name, "type": "function", "function": function}

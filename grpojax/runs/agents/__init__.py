@@ -1,0 +1,1 @@
+"""Agents that know an endpoint alone, and rollouts that run them."""

@@ -1,0 +1,1 @@
+"""OpenAI's protocol: bodies of requests and responses, as JSON values."""
