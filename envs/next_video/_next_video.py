@@ -5,6 +5,7 @@ from grpojax.text import AbstractTokenizer
 from ..questions import Questions
 from ..slates.answers import Option
 from ..slates.environment import both_splits
+from ..slates.measures import SlateMeasures
 from ..slates.options import NextVideoOptions
 from ..slates.origin import Example
 from ..slates.rows import Asked
@@ -13,6 +14,10 @@ from ..slates.templates import VIDEO
 
 class NextVideo(Questions):
     """Slates of videos, of which one was watched next; rewards as of `Questions`."""
+
+    @property
+    def own_measures(self) -> SlateMeasures:
+        return SlateMeasures()
 
 
 def environments(

@@ -5,6 +5,7 @@ from grpojax.text import AbstractTokenizer
 from ..questions import Questions
 from ..slates.answers import OptionAndDirection
 from ..slates.environment import both_splits
+from ..slates.measures import SlateMeasures
 from ..slates.options import SlateOpinionOptions
 from ..slates.origin import direction_of, Example
 from ..slates.rows import Asked
@@ -13,6 +14,10 @@ from ..slates.templates import BOTH
 
 class SlateOpinion(Questions):
     """Slates of videos and opinions; rewards are those of `OptionAndDirection`."""
+
+    @property
+    def own_measures(self) -> SlateMeasures:
+        return SlateMeasures("video", others=("video", "opinion"))
 
 
 def environments(

@@ -12,7 +12,8 @@ from ..checkpoint.resume_check import check_resumable
 from ..distributed import mesh as meshes, processes
 from ..distributed.provenance import provenance
 from ..evaluation.printing import print_result
-from ..evaluation.result import accuracies_by_task, EvaluationResult
+from ..evaluation.result import EvaluationResult
+from ..evaluation.statistics import accuracies_by_task
 from ..io.run_directory import EVALUATIONS, RunDirectory
 from ..recipe import build
 from ..recipe.parts.evaluation import build_evaluations, check_evaluations

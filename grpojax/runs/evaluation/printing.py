@@ -7,7 +7,8 @@ from rich.console import Console
 from ...text import AbstractTokenizer
 from ..io.run_directory import DEFAULT_EVALUATION as DEFAULT
 from ..io.terminal import printable
-from .result import accuracies_by_task, EvaluationResult
+from .result import EvaluationResult
+from .statistics import accuracies_by_task
 
 
 _SHOWN = 2  # Completions.

@@ -11,7 +11,8 @@ from ..distributed import processes
 from ..distributed.preemption import PreemptedError
 from ..distributed.provenance import provenance
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.result import accuracies_by_task, EvaluationResult
+from ..evaluation.result import EvaluationResult
+from ..evaluation.statistics import accuracies_by_task
 from ..io.jsonl import parse
 from ..io.run_directory import EVALUATIONS, EVENTS, METRICS, RunDirectory
 from ..io.samples import to_records
