@@ -188,7 +188,7 @@ class Evaluator:
 
     def _header(self, policy: AbstractPolicy) -> dict[str, object]:
         """Everything that completions and their rewards depend on."""
-        of, reward = self.evaluation, {}
+        of, reward, own = self.evaluation, {}, self.evaluation.own_measures
         if of.reward is not None:
             reward = {"reward": describe(of.reward), "judge": fingerprint(of.reward)}
         return {
@@ -203,6 +203,7 @@ class Evaluator:
             "environment": settings(of.env),
             "data": fingerprint(of.env),
             **reward,
+            **({} if own is None else {"columns": list(own.columns)}),
             "model": fingerprint(policy),
         }
 
