@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .games.options import GAMES
+from .slates.options import SLATES
 
 
 WORD_PROBLEMS = "word-problems"
@@ -233,6 +234,7 @@ OPTIONS = {
     "mixture": MixtureOptions,
     "questions": QuestionsOptions,
     **GAMES,
+    **SLATES,
 }
 """The options of each task that a recipe can name without a module."""
 

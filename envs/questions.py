@@ -47,8 +47,8 @@ class Questions(AbstractAnswerEnvironment[PyTree[Any]]):
     """Numbered questions, each with the prompt and the answer of a row.
 
     The state of a conversation is the answer, as its kind stores it. A turn ends with
-    an end token, after at most `max_completion_length` tokens. Rewards, each 0 or 1,
-    and none with `NoAnswer`:
+    an end token, after at most `max_completion_length` tokens. Rewards are those of the
+    kind of answers: none with `NoAnswer`, and of most, each 0 or 1,
 
     - `correct`: the completion's answer is that of the row.
     - `format`: the completion is written as its kind of answers asks.
@@ -160,15 +160,10 @@ class Questions(AbstractAnswerEnvironment[PyTree[Any]]):
         return jax.tree.map(lambda x: x[index], self.answers), prompt
 
     def step(self, state: PyTree[Any], turn: Turn) -> tuple[PyTree[Any], TimeStep]:
-        rewards = {}
-        if not isinstance(self.kind, NoAnswer):
-            checked = self.kind.check(self.text(turn), state)
-            rewards["correct"] = checked.correct.astype(jnp.float32)
-            rewards["format"] = checked.well_formed.astype(jnp.float32)
         answer = TimeStep(
             reply=jnp.zeros(0, jnp.int32),
             reply_length=jnp.zeros((), jnp.int32),
-            rewards=rewards,
+            rewards=self.kind.rewards(self.text(turn), state),
             done=jnp.ones((), bool),
         )
         return state, answer

@@ -1,4 +1,4 @@
-"""Teaches the shipped model the form of a game, so that it can be trained on it.
+"""Teaches the shipped model the form of a task, so that it can be trained on it.
 
     python -m examples.make_game --game countdown --out MODEL
     grpojax train examples/recipes/games/countdown-tiny.yaml --set model.path=MODEL
@@ -10,9 +10,12 @@ rules and seldom good ones: reinforcement learning has then something to choose 
   one in eight is a solution.
 - `calculator`: word problems whose calculations are calls, `<<3+4=7>>`; as those of the
   shipped model, many are guessed, or stop before the answer.
+- `next_video`: any option of a slate, whose views are written before its number.
+- `opinion`: any direction.
 """
 
 import argparse
+import itertools
 import random
 import re
 from importlib.resources import files
@@ -25,9 +28,13 @@ import optax
 from envs.games.countdown import draw_problem
 from envs.games.toolkit import make_rows
 from envs.gsm8k import word_problems
+from envs.slates.answers import DIRECTIONS
+from envs.slates.origin import read_example
+from envs.slates.rows import generate
+from envs.slates.templates import compact
 from examples.make_default import BATCH, encode, fit, mixed, STEPS_PER_CALL, Text
-from grpojax.models import load, save
-from grpojax.text import load_tokenizer
+from grpojax.models import load, save, Transformer
+from grpojax.text import AbstractTokenizer, load_tokenizer
 
 
 WIDTH = 96
@@ -70,7 +77,34 @@ def calculator(count: int, draw: random.Random) -> list[Text]:
     return [Text(prompt, call(completion)) for prompt, completion in texts]
 
 
-GAMES = {"countdown": countdown, "calculator": calculator}
+def next_video(count: int, draw: random.Random) -> list[Text]:
+    """Slates, each with a random option; nothing says which one was chosen."""
+    texts = []
+    for row in itertools.islice(generate(draw.getrandbits(32), "easy"), count):
+        example = read_example(row)
+        number = draw.randint(1, len(example.slate))
+        views = example.slate[number - 1]["views"]
+        completion = f" {views}<answer>{number}</answer>"
+        texts.append(Text(compact(example, "video"), completion))
+    return texts
+
+
+def opinion(count: int, draw: random.Random) -> list[Text]:
+    """Opinions and videos, each with a random direction."""
+    texts = []
+    for row in itertools.islice(generate(draw.getrandbits(32), "easy"), count):
+        label = draw.choice(DIRECTIONS)
+        prompt = compact(read_example(row), "direction")
+        texts.append(Text(prompt, f" <opinion>{label}</opinion>"))
+    return texts
+
+
+GAMES = {
+    "countdown": countdown,
+    "calculator": calculator,
+    "next_video": next_video,
+    "opinion": opinion,
+}
 
 
 def main() -> None:
@@ -82,6 +116,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="chooses everything")
     arguments = parser.parse_args()
+    model, tokenizer = teach(arguments.game, arguments.steps, arguments.seed)
+    save(model, arguments.out, tokenizer=tokenizer)
+
+
+def teach(game: str, steps: int, seed: int) -> tuple[Transformer, AbstractTokenizer]:
+    """The shipped model after so many steps of next-token prediction."""
     path = str(files("grpojax") / "assets" / "gsm8k-tiny")
     tokenizer, model = load_tokenizer(path), load(path, dtype="float32")
     optimizer = optax.chain(
@@ -89,14 +129,14 @@ def main() -> None:
     )
     params = eqx.filter(model, eqx.is_array)
     opt_state = optimizer.init(params)
-    per_call = min(arguments.steps, STEPS_PER_CALL)
-    for call in range(arguments.steps // per_call):
-        draw = random.Random(f"{arguments.seed}:{call}")
-        texts = GAMES[arguments.game](BATCH * per_call, draw)
+    per_call = min(steps, STEPS_PER_CALL)
+    for call in range(steps // per_call):
+        draw = random.Random(f"{seed}:{call}")
+        texts = GAMES[game](BATCH * per_call, draw)
         batches = encode(tokenizer, texts, per_call, WIDTH)
         model, opt_state, mean = fit(model, opt_state, batches, optimizer)
         print(f"{(call + 1) * per_call} steps: loss {jnp.round(mean, 4)}", flush=True)
-    save(model, arguments.out, tokenizer=tokenizer)
+    return model, tokenizer
 
 
 if __name__ == "__main__":

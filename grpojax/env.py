@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from .measures import AbstractMeasures
 from .text import ParsedInteger, StopString
 from .types import Prompt, Trajectory
 
@@ -251,6 +252,11 @@ class AbstractDatasetEnvironment(AbstractEnvironment[_State]):
         Metrics are split by these names; empty for an environment of a single task.
         """
         return {}
+
+    @property
+    def own_measures(self) -> AbstractMeasures | None:
+        """What an evaluation measures besides the accuracy, if anything."""
+        return None
 
     def draw(self, key: Key[Array, ""]) -> Int[Array, ""]:
         """The number of a problem drawn uniformly."""

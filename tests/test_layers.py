@@ -15,6 +15,7 @@ LAYERS = {
     "calls": 0,
     "types": 0,
     "masked": 0,
+    "measures": 0,
     "env": 1,
     "policy": 1,
     "sharding": 1,

@@ -15,7 +15,7 @@ import optax
 import pytest
 import yaml
 
-from grpojax import fit
+from grpojax import fit, runs
 from grpojax.runs.recipe import build
 from grpojax.runs.recipe.load import dump, load, parse
 from grpojax.runs.recipe.schema import Recipe
@@ -152,6 +152,23 @@ def test_the_page_on_turns_runs_in_order(capsys):
     assert "[user] No. Again:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_page_on_slates_runs_in_order(tmp_path, monkeypatch, capsys):
+    page = (DOCS / "slates-and-opinions.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "slates"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "slates-and-opinions.md", "exec"), namespace)
+    (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    form = re.compile(
+        r"^S[+-]\d A:\d{6} C:\w H:\S+ B:\d+ K:\d \|.* QO\?$", re.MULTILINE
+    )
+    assert form.match(shown) and form.search(capsys.readouterr().out)
+    evaluation = runs.Evaluation(namespace["test"], measures=namespace["ByLevel"]())
+    found = evaluation.run(namespace["policy"])
+    assert found.metrics["answers"].n == 8
+
+
 def test_the_page_on_experts_runs_in_order(tmp_path, monkeypatch):
     page = (DOCS / "experts.md").read_text()
     namespace: dict[str, object] = {"__name__": "experts"}
@@ -161,7 +178,13 @@ def test_the_page_on_experts_runs_in_order(tmp_path, monkeypatch):
     assert (tmp_path / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["algorithms.md", "runs.md", "turns.md", "experts.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("algorithms.md", "runs.md", "turns.md", "experts.md"),
+        "slates-and-opinions.md",
+    ],
+)
 def test_the_recipe_of_a_page_names_parts_that_exist(name):
     page = (DOCS / name).read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)

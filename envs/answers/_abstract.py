@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Int, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from grpojax.text import Bytes, ParsedInteger
 
@@ -77,6 +78,17 @@ class AbstractAnswer(eqx.Module):
 
         **Returns:** what the completion is worth.
         """
+
+    def rewards(self, text: Bytes, gold: PyTree[Any]) -> dict[str, Float[Array, ""]]:
+        """The rewards of a completion by name: `correct` and `format`, each 0 or 1.
+
+        **Arguments:** as those of `check`.
+        """
+        checked = self.check(text, gold)
+        return {
+            "correct": checked.correct.astype(jnp.float32),
+            "format": checked.well_formed.astype(jnp.float32),
+        }
 
     @abc.abstractmethod
     def vote(self, text: Bytes) -> ParsedInteger:

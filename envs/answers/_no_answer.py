@@ -28,6 +28,11 @@ class NoAnswer(AbstractAnswer):
         del text, gold
         return Checked(jnp.zeros((), bool), jnp.ones((), bool))
 
+    def rewards(self, text: Bytes, gold: Int[Array, " 0"]) -> dict[str, Array]:
+        """None."""
+        del text, gold
+        return {}
+
     def vote(self, text: Bytes) -> ParsedInteger:
         del text
         return ParsedInteger(jnp.zeros((), jnp.int32), jnp.zeros((), bool))

@@ -17,10 +17,13 @@ from ._token_bytes import byte_table as byte_table, TokenBytes as TokenBytes
 from .answer import (
     equal as equal,
     fingerprint as fingerprint,
+    LabelWords as LabelWords,
     normalize as normalize,
     parse_choice as parse_choice,
     parse_decimal as parse_decimal,
     parse_integer as parse_integer,
+    parse_label as parse_label,
+    parse_option as parse_option,
     parse_text as parse_text,
     ParsedDecimal as ParsedDecimal,
     ParsedInteger as ParsedInteger,

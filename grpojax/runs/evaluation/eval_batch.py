@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -175,10 +175,12 @@ def to_records(
     *,
     first: int,
     tasks: Sequence[str] = (),
+    columns: Sequence[Mapping[str, object]] = (),
 ) -> list[dict]:
     """Some rows of a batch as records of `predictions`, numbered from `first` on.
 
-    Without `decode` they have no text. `tasks` are those of all problems of a mixture.
+    Without `decode` they have no text. `tasks` are those of all problems of a mixture,
+    and `columns` what of all problems' rows is recorded.
     """
     some: EvalBatch = jax.tree.map(lambda x: x[rows], jax.device_get(batch))
     problems, samples = some.lengths.shape
@@ -218,6 +220,7 @@ def to_records(
         return {
             "problem": first + p,
             **({"task": tasks[first + p]} if tasks else {}),
+            **({"row": dict(columns[first + p])} if columns else {}),
             "prompt": text_of(prompt),
             "prompt_tokens": prompt,
             "answer": None if gold is None else int(gold[p]),

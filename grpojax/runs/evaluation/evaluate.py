@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from ...env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
+from ...measures import AbstractMeasures
 from ...policy import AbstractPolicy
 from ...reward import RewardFn
 from ...rollout import AbstractSampler, Categorical, Greedy, Truncated
@@ -37,6 +38,8 @@ class Evaluation:
     - `slots`: completions that are decoded at a time; see `RolloutConfig`.
     - `training`: the environment that is trained on, whose most frequent answer is a
         baseline.
+    - `measures`: what is measured besides the accuracy; the environment's own when
+        `None`.
     - `split`: the name of the problems in records.
     - `key`: the same key draws the same completions; by default `jax.random.key(0)`.
     - `every`: in a run, the steps between two evaluations; `None` for none meanwhile.
@@ -63,6 +66,7 @@ class Evaluation:
     batch: int = 64
     slots: int | None = None
     training: AbstractAnswerEnvironment | None = None
+    measures: AbstractMeasures | None = None
     split: str = "held_out"
     key: Key[Array, ""] | None = None
     every: int | None = None
@@ -107,6 +111,21 @@ class Evaluation:
         firsts = np.cumsum([0, *self.env.tasks.values()])
         taken = zip(firsts, self.shares.values(), strict=False)
         return np.concatenate([np.arange(x, x + n, dtype=np.int32) for x, n in taken])
+
+    @property
+    def own_measures(self) -> AbstractMeasures | None:
+        """What is measured besides the accuracy, if anything."""
+        return self.env.own_measures if self.measures is None else self.measures
+
+    @property
+    def columns(self) -> list[dict[str, object]]:
+        """Of every problem the columns that these need; empty if none are."""
+        if self.own_measures is None or self.env.rows is None:
+            return []
+        rows = {
+            x: self.env.rows[x] for x in self.own_measures.columns if x in self.env.rows
+        }
+        return [{x: y[i] for x, y in rows.items()} for i in self.numbers.tolist()]
 
     @property
     def mode(self) -> str:

@@ -108,13 +108,13 @@ class Evaluator:
 
     def measures(self, policy: AbstractPolicy) -> list[str]:
         """The names of what it measures."""
-        shapes = self._shapes(policy)
+        shapes, own = self._shapes(policy), self.evaluation.own_measures
         return measure_names(
             self.evaluation.samples,
             correct=shapes.correct is not None,
             rewards=None if shapes.total is None else sorted(shapes.rewards),
             tasks=list(self.evaluation.shares),
-        )
+        ) + list(() if own is None else own.names)
 
     def _compile(self) -> Callable:
         compiled = self._compiled or self._lowered.compile()
@@ -161,6 +161,7 @@ class Evaluator:
         compiled = time.perf_counter()
         decode = None if tokenizer is None else tokenizer.decode
         tasks = [x for x, share in self.evaluation.shares.items() for _ in range(share)]
+        columns, own = self.evaluation.columns, self.evaluation.own_measures
         if predictions is None and self.evaluation.samples == 1:
             decode = None  # Nobody reads the text.
         while (done := len(records)) < count:
@@ -169,7 +170,9 @@ class Evaluator:
             first = done - done % self._batch
             sampled = self._batch_from(policy, first)
             rows = slice(done - first, count - first)
-            found = to_records(sampled, rows, decode, first=done, tasks=tasks)
+            found = to_records(
+                sampled, rows, decode, first=done, tasks=tasks, columns=columns
+            )
             if predictions is not None and processes.is_process_0():
                 jsonl.append(predictions, *found)
             records += found
@@ -178,14 +181,14 @@ class Evaluator:
         length = self.evaluation.env.max_completion_length
         trace, self._seconds_trace = self._seconds_trace, 0.0
         return dataclasses.replace(
-            EvaluationResult.of(records, length, common),
+            EvaluationResult.of(records, length, common).measured_by(own),
             seconds=time.perf_counter() - compiled,
             seconds_compile=trace + compiled - start,
         )
 
     def _header(self, policy: AbstractPolicy) -> dict[str, object]:
         """Everything that completions and their rewards depend on."""
-        of, reward = self.evaluation, {}
+        of, reward, own = self.evaluation, {}, self.evaluation.own_measures
         if of.reward is not None:
             reward = {"reward": describe(of.reward), "judge": fingerprint(of.reward)}
         return {
@@ -200,6 +203,7 @@ class Evaluator:
             "environment": settings(of.env),
             "data": fingerprint(of.env),
             **reward,
+            **({} if own is None else {"columns": list(own.columns)}),
             "model": fingerprint(policy),
         }
 

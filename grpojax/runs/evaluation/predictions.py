@@ -4,7 +4,7 @@
     header = {"format": 1, "problems": how many, "samples": of each, ...}
     line   = {"problem": i, "prompt": text, "prompt_tokens": [id],
               "answer": the right one or null, "silent": is an empty turn correct,
-             "task": of a mixture,
+             "task": of a mixture, "row": {column: value} that measures need,
               "samples": [{"text", "tokens": [id], "correct", "answer", "terminated",
                            "length", "rewards": {name: float}}]}
 
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ...measures import AbstractMeasures
 from ..io import jsonl
 from ..io.atomic import write_bytes
 from .result import EvaluationResult
@@ -47,6 +48,25 @@ class Predictions(NamedTuple):
             return None
         names = ("max_completion_length", "training_answer")
         return EvaluationResult.of(self.records, *(self.header[x] for x in names))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all problems are there."""
+        return len(self.records) == self.header["problems"]
+
+    def to_json(self, measures: AbstractMeasures | None = None) -> dict[str, object]:
+        """All that the problems so far say, which may not be all problems.
+
+        **Arguments:**
+
+        - `measures`: of the environment's own, as `env.own_measures`.
+
+        **Returns:** `n_total`, how many problems there should be; `complete`, whether
+        there are; and what `EvaluationResult.to_json` has.
+        """
+        known = {"n_total": self.header["problems"], "complete": self.complete}
+        found = self.result
+        return known | ({} if found is None else found.measured_by(measures).to_json())
 
 
 def read(path: str | os.PathLike[str]) -> Predictions:

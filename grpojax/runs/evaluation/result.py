@@ -2,22 +2,20 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ...measures import AbstractMeasures, Answers, Measured
 from .statistics import (
     Answer,
-    majority,
+    correct_metrics,
     mean_over_problems,
     mean_reward,
     Measure,
     most_frequent,
-    pass_at_k,
-    pass_sizes,
-    vote,
 )
 
 
@@ -60,6 +58,8 @@ class EvaluationResult:
     - `empty_is_correct`: whether empty turns score as correct (a baseline), if known.
     - `training_answer`: the most frequent answer of the training problems.
     - `tasks`: the task of each problem, of a mixture.
+    - `rows`: columns of each problem's row that measures need.
+    - `own`: measures of the environment's own.
     - `seconds`, `seconds_compile`: how long it took, compilation apart.
     """
 
@@ -78,6 +78,8 @@ class EvaluationResult:
     failed: dict[str, int] = dataclasses.field(default_factory=dict)
     training_answer: Answer = None
     tasks: list[str] = dataclasses.field(default_factory=list)
+    rows: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    own: Measured = Measured()
     seconds: float = 0.0
     seconds_compile: float = 0.0
 
@@ -105,9 +107,6 @@ class EvaluationResult:
             padding = max_completion_length - len(sample["tokens"])
             return sample["tokens"] + [0] * padding
 
-        def known(values: Sequence[object]) -> bool:
-            return values[0] is not None
-
         every = [sample for row in rows for sample in row]
         judged = np.array([row[0]["correct"] is not None for row in rows])
         silent = [record["silent"] for record in records]
@@ -129,12 +128,26 @@ class EvaluationResult:
             total_lengths=samples(lambda x: len(x["tokens"]), np.int32),
             answers=[[sample["answer"] for sample in row] for row in rows],
             gold=[record["answer"] for record in records],
-            empty_is_correct=np.array(silent, bool) if known(silent) else None,
+            empty_is_correct=None if None in silent else np.array(silent, bool),
             total=total,
             failed=dict(collections.Counter(failed)),
             training_answer=training_answer,
             tasks=[record["task"] for record in records if "task" in record],
+            rows=[record["row"] for record in records if "row" in record],
         )
+
+    def measured_by(self, measures: AbstractMeasures | None) -> "EvaluationResult":
+        """The same result with an environment's own measures."""
+        if measures is None:
+            return self
+        answers = [
+            [x if isinstance(x, int) else np.nan for x in row] for row in self.answers
+        ]
+        columns = {
+            name: [row.get(name) for row in self.rows] for name in measures.columns
+        }
+        given = Answers(columns, np.array(answers, np.float64), self.rewards)
+        return dataclasses.replace(self, own=measures(given))
 
     @property
     def count(self) -> int:
@@ -195,8 +208,13 @@ class EvaluationResult:
         - `reward`: the mean total, if a reward function judges, or nothing says which
             answers are right; and `rewards/NAME`, its components.
         - `accuracy/TASK`, `reward/TASK`: of the problems of each task of a mixture.
+        - those of the environment's own, `own`.
         """
-        metrics = {} if self.correct is None else self._of_correct(self.correct)
+        metrics = {}
+        if self.correct is not None:
+            known = np.flatnonzero(self.judged)
+            answers, gold = ([x[i] for i in known] for x in (self.answers, self.gold))
+            metrics = correct_metrics(self.correct[known], answers, gold)
         if self.total is not None:
             named = {f"rewards/{name}": x for name, x in self.rewards.items()}
             for name, values in {"reward": self.total, **named}.items():
@@ -204,7 +222,7 @@ class EvaluationResult:
                 metrics |= {} if found is None else {name: found}
         for task in dict.fromkeys(self.tasks):
             metrics |= self._of_task(task)
-        return metrics
+        return {**metrics, **self.own.shares, **self.own.numbers}
 
     def _of_task(self, task: str) -> dict[str, Measure]:
         rows, metrics = np.array([own == task for own in self.tasks]), {}
@@ -219,32 +237,6 @@ class EvaluationResult:
             metrics |= {} if found is None else {f"reward/{task}": found}
         return metrics
 
-    def _of_correct(self, correct: np.ndarray) -> dict[str, Measure]:
-        samples, judged = correct.shape[1], np.flatnonzero(self.judged)
-        correct = correct[judged]
-        gold = [self.gold[problem] for problem in judged]
-        answers = [self.answers[problem] for problem in judged]
-        counts = np.sum(correct, axis=1).tolist()
-        metrics = {
-            f"pass@{k}": mean_over_problems(
-                [pass_at_k(samples, c, k) for c in counts],
-                # As many groups of k have no sample in common.
-                trials=samples // k,
-            )
-            for k in pass_sizes(samples)
-        }
-        metrics[f"mean@{samples}"] = mean_over_problems(
-            [c / samples for c in counts], trials=samples
-        )
-        votes = None
-        if None not in gold:
-            votes = map(majority, answers, gold)
-        elif any(answer is not None for row in answers for answer in row):
-            votes = map(vote, answers, correct.tolist())
-        if votes is not None:
-            metrics[f"maj@{samples}"] = mean_over_problems(list(votes))
-        return metrics
-
     @property
     def baselines(self) -> dict[str, Baseline]:
         """Accuracies without reading the problem.
@@ -253,8 +245,10 @@ class EvaluationResult:
         - `majority_answer`: the most frequent answer of the training problems.
         - `majority_answer_of_this_split`: the best constant answer of these problems,
             which is not known in advance.
+        - those of the environment's own, `own`.
         """
-        baselines = {}
+        own = self.own.baselines.items()
+        baselines = {name: Baseline(*measure, None) for name, measure in own}
         if self.empty_is_correct is not None:
             hits = self.empty_is_correct[self.judged].tolist()
             baselines["empty_completion"] = _baseline(hits, None)
@@ -280,7 +274,7 @@ class EvaluationResult:
             "problems": self.lengths.shape[0],
             "samples": self.lengths.shape[1],
             **accuracy,
-            "metrics": _plain(self.metrics),
+            "metrics": _plain(self.metrics, self.own.numbers),
             "baselines": _plain(self.baselines),
             "mean_length": self.mean_length,
             "clipped_ratio": self.clipped_ratio,
@@ -292,8 +286,15 @@ def _baseline(hits: Sequence[bool], answer: Answer) -> Baseline:
     return Baseline(*mean_over_problems([float(hit) for hit in hits]), answer)
 
 
-def _plain(named: dict[str, Measure] | dict[str, Baseline]) -> dict[str, object]:
+def _plain(
+    named: dict[str, Measure] | dict[str, Baseline], numbers: Container[str] = ()
+) -> dict[str, object]:
+    """As plain values; what is no share says so."""
     return {
-        name: {**measure._asdict(), "interval": list(measure.interval)}
+        name: {
+            **measure._asdict(),
+            "interval": list(measure.interval),
+            **({"share": False} if name in numbers else {}),
+        }
         for name, measure in named.items()
     }

@@ -62,10 +62,21 @@ one, however often; a letter that is all of it, but for punctuation, may be smal
 
 **Texts.** The answer is the content, or what is in the `\text{...}` that is all of it;
 with "last" it is the last line.
+
+**Options and labels** are in the first pair of their tag, in small or capital letters,
+whose content is on one line, without a `<`, and not blank; space around it is no part
+of it. An option is `digit+`, or that after the word `option`. A label is one of the
+words for it, once all but letters is left out. Plain ones are exactly what is asked
+for, in the only pair.
 """
 
 from ._choice import check_letters as check_letters, parse_choice as parse_choice
 from ._content import check_find as check_find
+from ._first_tag import (
+    LabelWords as LabelWords,
+    parse_label as parse_label,
+    parse_option as parse_option,
+)
 from ._number import (
     parse_decimal as parse_decimal,
     parse_integer as parse_integer,

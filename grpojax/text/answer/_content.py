@@ -60,7 +60,7 @@ NAMES = ("auto", "tag", "boxed", "last", "all")
 def find_content(text: Bytes, find: str) -> Content:
     """The content of a text by the grammar above; `find` is static."""
     check_find(find)
-    complete, text = text, _after_thinking(text)
+    complete, text = text, after_thinking(text)
     if find == "auto":
         return _auto(complete, text)
     if find in ("last", "all"):
@@ -74,7 +74,7 @@ def find_content(text: Bytes, find: str) -> Content:
     return _marked(text, find.encode())
 
 
-def _after_thinking(text: Bytes) -> Bytes:
+def after_thinking(text: Bytes) -> Bytes:
     """The text with 0 for thoughts; empty where they have no end."""
     closed = last(occurrences(text, b"</think>"))
     opened = last(occurrences(text, b"<think>"))

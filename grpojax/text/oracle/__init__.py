@@ -8,6 +8,7 @@ it on every sequence of bytes. An integer is an `int` and a decimal a `Fraction`
 import re
 from collections.abc import Sequence
 
+from ._first_tag import parse_label as parse_label, parse_option as parse_option
 from ._number import parse_decimal as parse_decimal, parse_integer as parse_integer
 from ._words import (
     normalize as normalize,

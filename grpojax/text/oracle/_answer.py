@@ -15,7 +15,7 @@ class Content(NamedTuple):
 
 def find_content(text: bytes, find: str) -> Content:
     """The content of a text; an empty one if there is none."""
-    rest = _after_thinking(text)
+    rest = after_thinking(text)
     if find == "auto":
         found = _tag(rest, b"answer") is not None and "tag"
         found = found or (_box(rest) is not None and "boxed")
@@ -36,7 +36,7 @@ def find_content(text: bytes, find: str) -> Content:
     return _unboxed(rest, found, marked=True, plain=bool(marker))
 
 
-def _after_thinking(text: bytes) -> bytes:
+def after_thinking(text: bytes) -> bytes:
     if text.rfind(b"<think>") > text.rfind(b"</think>"):
         return b""
     return text.rpartition(b"</think>")[2]

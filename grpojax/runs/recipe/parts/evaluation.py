@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ....env import AbstractAnswerEnvironment, AbstractDatasetEnvironment
+from ....measures import AbstractMeasures
 from ....policy import AbstractPolicy
 from ....rollout import AbstractSampler, Categorical, Greedy, Truncated
 from ....text import AbstractTokenizer
@@ -16,6 +17,7 @@ from ..kinds import Arguments
 from ..load import override
 from ..schema import Data, Recipe, Reward
 from ..tasks import build_environments, Environments, find_task
+from .compose import Context, make
 from .evaluation_section import DEFAULT, Evaluations, Settings
 from .reward import build_reward, check_reward
 
@@ -67,6 +69,7 @@ def build_evaluations(
             sampler=build_sampler(name, settings),
             reward=reward,
             success=settings.success,
+            measures=_measures(name, settings),
             problems=min(env.size, settings.limit or env.size),
             # As many rows at a time as in training, which fit in memory.
             batch=max(rows // settings.samples, 1),
@@ -120,8 +123,16 @@ def check_evaluations(recipe: Recipe) -> None:
         check_name(name)
         build_sampler(name, settings)
         find_task(_with_data(recipe, name, settings).data.task)
+        _measures(name, settings)
         if settings.reward is not None:
             check_reward(_with_reward(recipe, name, settings))
+
+
+def _measures(name: str, settings: Settings) -> AbstractMeasures | None:
+    if settings.measures is None:
+        return None
+    key = f"evaluations.{name}.measures"
+    return make(key, settings.measures, AbstractMeasures, Context([]))
 
 
 def _environment(

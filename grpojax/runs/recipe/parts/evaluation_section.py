@@ -39,6 +39,7 @@ class Settings:
     # with the keys of that section.
     reward: object = None
     success: str | None = None  # The reward that is 1 if right; null: correct, if any.
+    measures: object = None  # Measures of answers; null: those of the task, if any.
     every: PositiveInt | None = None  # Steps between two; null: none meanwhile.
     at_start: bool = True
     at_end: bool = True

@@ -165,10 +165,16 @@ def _measures(records: object) -> dict[str, Measure]:
     if not isinstance(records, Mapping):
         return {}
     measures = {
-        str(name): parse_measure(record, is_share=not str(name).startswith("reward"))
+        str(name): parse_measure(record, is_share=_is_share(str(name), record))
         for name, record in records.items()
     }
     return {name: measure for name, measure in measures.items() if measure is not None}
+
+
+def _is_share(name: str, record: object) -> bool:
+    """Whether a measure is a share; rewards are none, and what else is not says so."""
+    given = record.get("share") if isinstance(record, Mapping) else None
+    return given is not False and not name.startswith("reward")
 
 
 def _count(value: object) -> int | None:

@@ -1,0 +1,1 @@
+"""Slates of videos and shifts of opinion; see `docs/slates-and-opinions.md`."""
