@@ -21,7 +21,7 @@ from ...text import AbstractTokenizer, load_tokenizer
 from ...types import TrainState
 from ..checkpoint import arrays, files as store, manifest
 from ..io.jsonl import read_tolerant
-from ..io.run_directory import ADAPTER, CHECKPOINTS, EVENTS, MODEL
+from ..io.run_directory import ADAPTER, CHECKPOINTS, CONFIG, EVENTS, MODEL
 from . import load
 from .schema import Recipe
 
@@ -80,7 +80,7 @@ def load_model(
                     "The adapters of a run are exported alone. Received the run "
                     f"{str(run)!r}, which trained none: export its model."
                 )
-            base, tokenizer = load_model(_own(recipe, run / store.CONFIG), mesh, today)
+            base, tokenizer = load_model(_own(recipe, run / CONFIG), mesh, today)
             return models.load_adapters(base, run / ADAPTER), tokenizer
         path = str(run / MODEL)
     if path == SHIPPED:
@@ -103,9 +103,10 @@ def load_model(
 def base_of(recipe: Recipe) -> str:
     """The model that the adapters of a recipe's model, maybe a run, were added to."""
     path = Path(recipe.model.path)
-    if store.find_run(path) is None:
+    run = store.find_run(path)
+    if run is None:
         return recipe.model.path
-    return _own(recipe, path / store.CONFIG).model.path
+    return _own(recipe, path / (CONFIG if path == run else store.CONFIG)).model.path
 
 
 def step_of(path: str) -> int:
