@@ -158,7 +158,8 @@ def test_windows_reach_back_through_the_ring_of_a_long_row(tmp_path):
     env = count_env(
         ends=(-1,), vocab_size=61, max_prompt_length=100, max_completion_length=300
     )
-    loaded = families.load(tmp_path, "mistral", 4)
+    values = families.config_of("mistral", 0) | dict(sliding_window=150)
+    loaded = models.load(families.write(tmp_path / "model", values))
     config = rollout.RolloutConfig(prompts=2, group=2, slots=3)
     made = eqx.filter_jit(rollout.generate)(loaded, env, config, key=jr.key(0))
     again, _ = eqx.filter_jit(update.log_probs)(loaded, made.prompt, made.tokens)
