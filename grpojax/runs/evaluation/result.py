@@ -111,9 +111,7 @@ class EvaluationResult:
         judged = np.array([row[0]["correct"] is not None for row in rows])
         silent = [record["silent"] for record in records]
         failed = [name for sample in every for name in sample.get("failed", ())]
-        total = None
-        if "total" in every[0]:
-            total = samples(lambda x: x["total"], np.float32)
+        judges = "total" in every[0]
         return cls(
             correct=samples(lambda x: x["correct"], bool) if judged.any() else None,
             judged=judged,
@@ -129,7 +127,7 @@ class EvaluationResult:
             answers=[[sample["answer"] for sample in row] for row in rows],
             gold=[record["answer"] for record in records],
             empty_is_correct=None if None in silent else np.array(silent, bool),
-            total=total,
+            total=samples(lambda x: x["total"], np.float32) if judges else None,
             failed=dict(collections.Counter(failed)),
             training_answer=training_answer,
             tasks=[record["task"] for record in records if "task" in record],
@@ -213,7 +211,8 @@ class EvaluationResult:
         metrics = {}
         if self.correct is not None:
             known = np.flatnonzero(self.judged)
-            answers, gold = ([x[i] for i in known] for x in (self.answers, self.gold))
+            answers = [self.answers[problem] for problem in known]
+            gold = [self.gold[problem] for problem in known]
             metrics = correct_metrics(self.correct[known], answers, gold)
         if self.total is not None:
             named = {f"rewards/{name}": x for name, x in self.rewards.items()}
