@@ -181,11 +181,13 @@ class _Update:
         """Gradient and metrics of a replica's rows, with a leading axis of one."""
 
         def loss(log_probs: LogProbs, included: Bool[Array, "prompt group"]):
-            mask = rows.batch.mask & included[:, :, None]
-            batch = dataclasses.replace(rows.batch, mask=mask)
             log_prob, entropy, *balance = log_probs
+            # What is longer than the rows of this microbatch is not looked at.
+            narrow = lambda x: x[..., : log_prob.shape[-1]]
+            batch, weights = jax.tree.map(narrow, (rows.batch, rows.weights))
+            batch = dataclasses.replace(batch, mask=batch.mask & included[:, :, None])
             log_prob = jnp.where(batch.mask, log_prob, 0)
-            inputs = LossInputs(log_prob, entropy, batch, rows.weights, *balance)
+            inputs = LossInputs(log_prob, entropy, batch, weights, *balance)
             loss, measured = shared.objective(inputs)
             clips_rows = shared.objective.clips_rows
             return loss, MetricAccumulator.from_microbatch(

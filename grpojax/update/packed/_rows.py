@@ -128,9 +128,12 @@ class PackedRows(eqx.Module):
     def to_rows(
         self, microbatch: Int[Array, ""], columns: Columns, earlier: Earlier | None
     ) -> tuple[LogProbs, Bool[Array, "prompt group"]]:
-        """Log-probs of the rows that end in a microbatch, and which those are."""
+        """Log-probs of the rows that end in a microbatch, and which those are.
+
+        Without a split row they are as wide as a microbatch, not as the horizon.
+        """
         _, prompts, group, time = self.tokens.shape
-        shape = prompts, group, time
+        shape = prompts, group, min(self.size, time) if earlier is None else time
 
         def one(columns, earlier, packing):
             rows = lambda x, y: to_rows(x, y, packing, microbatch, shape)
@@ -141,10 +144,15 @@ class PackedRows(eqx.Module):
         return spmd.merge_batch(found)
 
     def to_columns(self, source: Source, rows: LogProbs) -> Columns:
-        """Values of rows at a chunk's columns; 0 without a token."""
+        """Values of rows, from `to_rows`, at a chunk's columns; 0 without a token."""
+        time = self.tokens.shape[-1]
 
         def one(source, rows):
-            take = lambda x: jnp.where(source >= 0, x.reshape(-1)[source], 0)
+            def take(x):
+                row, place = jnp.divmod(source, time)
+                values = x.reshape(-1)[row * x.shape[-1] + place]
+                return jnp.where(source >= 0, values, 0)
+
             return jax.tree.map(take, rows)
 
         return spmd.vmap_shards(one)(source, spmd.split_batch(rows))

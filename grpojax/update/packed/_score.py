@@ -130,8 +130,10 @@ def masked_log_probs(
             chunk = rows.chunk(rows.source(microbatch))
             found, _ = score(policy, chunk, cache, window)
             found, included = rows.to_rows(microbatch, found, earlier)
-            keep = mask & included[:, :, None]
-            return jax.tree.map(ft.partial(jnp.where, keep), found, total)
+            width = found[0].shape[-1]
+            keep = mask[..., :width] & included[:, :, None]
+            put = lambda x, y: y.at[..., :width].set(jnp.where(keep, x, y[..., :width]))
+            return jax.tree.map(put, found, total)
 
         def split(microbatch, total):
             _, *past = score.earlier(policy, cache, microbatch)
