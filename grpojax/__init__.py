@@ -7,6 +7,8 @@ recipe, does not import it.
 import importlib
 from typing import TYPE_CHECKING
 
+from ._extras import named_extras
+
 
 if TYPE_CHECKING:
     from . import (
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
         types as types,
         update as update,
     )
-    from ._measure import measure as measure
     from ._train import (
         collect as collect,
         Experience as Experience,
         init as init,
         learn as learn,
+        measure as measure,
         train as train,
         train_step as train_step,
         TrainStep as TrainStep,
@@ -71,12 +73,12 @@ _MODULES = (
     "update",
 )
 _NAMES = {
-    "_measure": ("measure",),
     "_train": (
         "collect",
         "Experience",
         "init",
         "learn",
+        "measure",
         "train",
         "train_step",
         "TrainStep",
@@ -91,10 +93,11 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    if name in _HOMES:
-        return vars(importlib.import_module(f".{_HOMES[name]}", __name__))[name]
+    module = name if name in _MODULES else _HOMES.get(name)
+    if module is not None:
+        with named_extras(f"grpojax.{name}"):
+            found = importlib.import_module(f".{module}", __name__)
+        return found if module == name else vars(found)[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "_files": 0,
     "_checks": 0,
+    "_extras": 0,
     "calls": 0,
     "types": 0,
     "masked": 0,
@@ -29,7 +30,6 @@ LAYERS = {
     "asynchronous": 1,
     "host": 3,
     "validation": 1,
-    "_measure": 4,
     "_train": 4,
     "testing": 4,
     "runs": 5,
@@ -83,7 +83,7 @@ def test_imports_point_downwards(path):
         assert LAYERS[other] <= LAYERS[own], f"{path} ({own}) imports {name} above it"
         if own in SIBLINGS:
             assert other not in SIBLINGS, f"{path}: phases never import each other"
-        if own in ("_measure", "_train", "testing"):
+        if own in ("_train", "testing"):
             assert other != "models", f"{path} may not know a concrete model"
 
 

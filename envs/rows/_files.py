@@ -1,12 +1,15 @@
 """Files of rows: JSON lines, JSON, CSV, TSV and Parquet, with the place of each row."""
 
 import csv
+import importlib
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from grpojax._extras import optional
 
 
 class Fault(NamedTuple):
@@ -147,12 +150,12 @@ def _check_header(path: Path, names: list[str]) -> None:
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
-    import pyarrow
-    import pyarrow.parquet
+    pyarrow = optional("pyarrow", f"The file {os.fspath(path)!r}")
+    parquet = importlib.import_module("pyarrow.parquet")
 
     def rows() -> Iterator[object]:
         try:
-            with pyarrow.parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches():
                     yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError) as error:

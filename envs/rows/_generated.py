@@ -1,11 +1,11 @@
 """Rows that are generated: word problems, and the tasks of reasoning-gym."""
 
 import difflib
-import importlib
 import os
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from grpojax._extras import optional
 
 from .._prompts import check_choice
 from .._word_problems import word_problems
@@ -41,13 +41,7 @@ def generate(
 def _of_gym(
     source: str, split: str, count: int, seed: int
 ) -> Iterator[Mapping[str, object]]:
-    try:
-        gym: Any = importlib.import_module("reasoning_gym")
-    except ImportError as error:
-        raise ImportError(
-            f"The source {source!r} needs the package reasoning-gym, which is not "
-            "installed. Install it with `pip install 'grpojax[gym]'`."
-        ) from error
+    gym = optional("reasoning_gym", f"The source {source!r}")
     name, settings = name_and_settings(source.removeprefix(GYM))
     seed = settings.pop("seed", seed)
     if split != "train":

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from grpojax._extras import optional
+
 from ._files import number_rows, Placed, read_file, SUFFIXES
 from ._generated import generate, is_generated
 from ._verifiers import has_eval_rows, is_environment, rows_of
@@ -112,8 +114,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _load(folder: Path) -> Any:
-    import datasets
-
+    datasets = optional("datasets", f"The source {os.fspath(folder)!r}")
     try:
         return datasets.load_from_disk(os.fspath(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -146,8 +147,7 @@ def _download(
 def _ask_hub(
     function: str, source: str, configuration: str | None, **more: object
 ) -> Any:
-    import datasets
-
+    datasets = optional("datasets", f"The source {source!r}")
     # GSM8K comes in two configurations; most data sets have a single one.
     if configuration is None and source == "openai/gsm8k":
         configuration = "main"

@@ -1,9 +1,10 @@
 """Rows of the environments of verifiers."""
 
-import importlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from grpojax._extras import optional
 
 from .._prompts import check_choice
 from ._settings import name_and_settings
@@ -36,13 +37,7 @@ def rows_of(source: str, split: str) -> Iterator[Mapping[str, object]]:
 
 
 def _load(source: str) -> Any:
-    try:
-        verifiers: Any = importlib.import_module("verifiers")
-    except ImportError as error:
-        raise ImportError(
-            f"The source {source!r} needs the package verifiers, which is not "
-            "installed. Install it with `pip install 'grpojax[verifiers]'`."
-        ) from error
+    verifiers = optional("verifiers", f"The source {source!r}")
     name, arguments = name_and_settings(source.removeprefix(VERIFIERS))
     try:
         env = verifiers.load_environment(name, **arguments)

@@ -2,6 +2,7 @@
 
 from ._experience import collect as collect, Experience as Experience
 from ._init import init as init
+from ._measure import measure as measure
 from ._source import RolloutSource as RolloutSource
 from ._step import (
     learn as learn,

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import advantage, reward as rewards_phase, validation
 from .._checks import check_instances
-from .._measure import measure, measure_staleness
 from ..algorithms import Algorithm, grpo
 from ..curriculum import AbstractCurriculum
 from ..env import AbstractDatasetEnvironment, AbstractEnvironment
@@ -17,6 +16,7 @@ from ..reward import RewardFn, WeightedSum
 from ..rollout import generate, generate_partial, PartialRows, RolloutConfig
 from ..sharding import spmd
 from ..types import Metrics, Rewards, TrainState, Trajectory
+from ._measure import measure, measure_staleness
 from ._source import Draws, RolloutSource
 
 

@@ -11,4 +11,8 @@ from ._calls import (
     parameters_of as parameters_of,
     PermanentError as PermanentError,
 )
-from ._limit import InProcess as InProcess, InThread as InThread
+from ._limit import (
+    CallThread as CallThread,
+    InProcess as InProcess,
+    InThread as InThread,
+)

@@ -67,6 +67,45 @@ class InThread:
         return answer.get()
 
 
+class CallThread:
+    """A thread that makes calls one after the other, each with a time limit.
+
+    A daemon: a call that hangs does not keep the program from ending. What follows it
+    is not called any more.
+    """
+
+    def __init__(self):
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def call(self, function: Callable[[], Any], seconds: float) -> Any:
+        """The function's result.
+
+        **Raises:** what it raises, `SystemExit` included, or `TimeoutError`.
+        """
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._calls.put((function, answers))
+        try:
+            value, error = answers.get(timeout=seconds)
+        except queue.Empty:
+            raise late(seconds) from None
+        if error is not None:
+            raise error
+        return value
+
+    def stop(self) -> None:
+        """Ends the thread once its calls are over."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, answers = call
+            try:
+                answers.put((function(), None))
+            except BaseException as error:
+                answers.put((None, error))
+
+
 class InProcess:
     """A function with a time limit, run in a worker process: for calls that compute.
 

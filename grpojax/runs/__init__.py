@@ -19,6 +19,8 @@ The names below are imported on first access, so that what needs no JAX stays fa
 import importlib
 from typing import TYPE_CHECKING
 
+from .._extras import named_extras
+
 
 if TYPE_CHECKING:
     from .cli.evaluate import evaluate as evaluate
@@ -71,10 +73,11 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    if name in _ROOMS:
-        return importlib.import_module(f".{name}", __name__)
-    if name in _HOMES:
-        return vars(importlib.import_module(f".{_HOMES[name]}", __name__))[name]
+    module = name if name in _ROOMS else _HOMES.get(name)
+    if module is not None:
+        with named_extras(f"grpojax.runs.{name}"):
+            found = importlib.import_module(f".{module}", __name__)
+        return found if module == name else vars(found)[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import re
 import struct
 
 import huggingface_hub
@@ -186,6 +187,17 @@ def test_an_index_without_a_map_is_refused(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match="under `weight_map`. Received None"):
         models.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a/b", 7])
+def test_an_index_leads_to_no_other_directory(tmp_path, name):
+    make_directory(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    kind = FileNotFoundError if name == 7 else ValueError
+    with pytest.raises(kind, match=f"names.*{re.escape(str(name))}"):
+        models.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

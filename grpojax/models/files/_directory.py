@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from ..._extras import optional
 from ..._files import publish
 from ._safetensors import DTYPES, read_header, StoredTensor
 
@@ -42,11 +43,10 @@ def model_directory(path: str | os.PathLike[str], *, config_only: bool = False) 
             f"{missing}, and it is not the id of a model on the Hugging Face hub "
             "(`organization/name`): check the path."
         )
-    import huggingface_hub
-
+    hub = optional("huggingface_hub", f"The model {path!r}")
     wanted = [CONFIG] if config_only else [CONFIG, WEIGHTS, _INDEX, *_SHARDS]
     try:
-        return Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
+        return Path(hub.snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{missing}, and downloading a model of that name from the Hugging Face "
@@ -142,7 +142,13 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
             f"{_INDEX} maps tensors to files under `weight_map`. Received "
             f"{weight_map!r}: copy or download it again."
         )
-    shards = sorted(set(weight_map.values()))
+    shards = sorted(set(map(str, weight_map.values())))
+    outside = [name for name in shards if Path(name).name != name]
+    if outside:
+        raise ValueError(
+            f"{_INDEX} names files of its own directory. Received {_listed(outside)}: "
+            "copy or download it again."
+        )
     missing = [name for name in shards if not (directory / name).is_file()]
     if missing:
         raise FileNotFoundError(

@@ -2,11 +2,11 @@
 
 import dataclasses
 import importlib
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..._extras import require
 from ..host import text_of
 from ._texts import check_pattern, Completions
 
@@ -42,11 +42,7 @@ class ReasoningGym:
     def __post_init__(self):
         if self.pattern is not None:
             check_pattern("ReasoningGym.pattern", self.pattern)
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise ImportError(
-                "reward.ReasoningGym needs the package reasoning-gym, which is not "
-                "installed. Install it with `pip install 'grpojax[gym]'`."
-            )
+        require("reasoning_gym", "reward.ReasoningGym")
 
     def __call__(
         self,

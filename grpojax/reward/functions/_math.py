@@ -1,10 +1,10 @@
 """A reward for mathematical answers, compared by the package math-verify."""
 
 import functools
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..._extras import require
 from ...calls import InProcess
 from ..host import HostReward, text_of
 from ._texts import Completions
@@ -93,11 +93,7 @@ def math_verify(
         reward = math_verify(tokenizer.decode, "solution")
         ```
     """
-    if importlib.util.find_spec("math_verify") is None:
-        raise ImportError(
-            "reward.math_verify needs the package math-verify, which is not installed. "
-            "Install it with `pip install 'grpojax[math]'`."
-        )
+    require("math_verify", "reward.math_verify")
     if isinstance(solutions, Mapping):
         solutions = dict(solutions)
     judge = InProcess(_Verify(solutions), seconds)

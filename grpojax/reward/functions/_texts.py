@@ -1,13 +1,13 @@
 """Rewards that look at the text of a completion."""
 
 import dataclasses
-import importlib.util
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..._extras import require
 from ..host import Messages, text_of
 
 
@@ -151,11 +151,7 @@ class JSONSchema:
     schema: Mapping[str, Any]
 
     def __post_init__(self):
-        if importlib.util.find_spec("jsonschema") is None:
-            raise ImportError(
-                "reward.JSONSchema needs the package jsonschema, which is not "
-                "installed. Install it with `pip install 'grpojax[json]'`."
-            )
+        require("jsonschema", "reward.JSONSchema")
         from jsonschema import (  # pyright: ignore[reportMissingImports]
             exceptions,
             validators,

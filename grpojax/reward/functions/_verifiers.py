@@ -3,11 +3,11 @@
 import dataclasses
 import functools as ft
 import importlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..._extras import require
 from ...calls import Calls
 from ..host import text_of
 from ._texts import Completions
@@ -44,11 +44,7 @@ class Verifiers:
     seconds: float = 60.0
 
     def __post_init__(self):
-        if importlib.util.find_spec("verifiers") is None:
-            raise ImportError(
-                "reward.Verifiers needs the package verifiers, which is not installed. "
-                "Install it with `pip install 'grpojax[verifiers]'`."
-            )
+        require("verifiers", "reward.Verifiers")
         self.calls  # noqa: B018  # Raises for what is out of range.
 
     @property

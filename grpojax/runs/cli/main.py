@@ -15,19 +15,16 @@ processes that has lost another with 69.
 
 import argparse
 import contextlib
-import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from ..distributed.supervise import fork_supervised
-from ..io.terminal import printable
 from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..training.health import DivergedError
-from .log import log_from
+from . import process
 from .options import (
     add_options as add_options,
     joins,
@@ -38,36 +35,11 @@ from .options import (
     TRAIN as TRAIN,
     wants_resume,
 )
+from .process import EXIT_DIVERGED, ExitError, invalid_input, log_from
 
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-EXIT_REFUSED, EXIT_DIVERGED = 2, 3
-
-logger = logging.getLogger(__name__)
-
-
-class ExitError(Exception):
-    """The end of a command before its time: a message, and the exit code."""
-
-    def __init__(self, code: int, message: str):
-        super().__init__(message)
-        self.code = code
-
-
-INVALID = ValueError, TypeError, OSError, ImportError
-
-
-@contextlib.contextmanager
-def invalid_input(errors: tuple[type[Exception], ...] = INVALID) -> Iterator[None]:
-    """Reports errors raised in this context as invalid user input."""
-    try:
-        yield
-    except errors as error:
-        logger.debug("refused", exc_info=True)
-        raise ExitError(EXIT_REFUSED, str(error)) from error
 
 
 Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
@@ -231,6 +203,7 @@ def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     print(f"{written}\n{written.with_suffix('.html')}")
 
 
+_EXPORT = ("model", "directory", "--adapter", *RECIPE)
 _READING = ("model", "--recipe", *RECIPE)
 COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
     "train": (train, "train what a recipe describes", ("recipe", *TRAIN)),
@@ -245,11 +218,7 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
         (*_READING, "--prompt", "--problems", "--samples"),
     ),
     "serve": (serve, "answer requests of OpenAI's protocol", (*_READING, *SERVER)),
-    "export": (
-        export,
-        "write the model of a run, or of one of its checkpoints",
-        ("model", "directory", "--adapter", *RECIPE),
-    ),
+    "export": (export, "write the model of a run or of a checkpoint", _EXPORT),
     "report": (report, "say what runs have come to", ("runs", "--out")),
 }
 """Commands by name: their functions, what they are for, and their options."""
@@ -290,11 +259,10 @@ def run(
     leave, 3 for one that is not worth its time and 69 for one that has lost a process.
     """
     options = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         with invalid_input():
             log_from(environment.get("LOGLEVEL", "WARNING"))
         options.command(options, environment)
-    except ExitError as error:
-        print(printable(f"{parser.prog}: {error}"), file=sys.stderr)
-        return error.code
-    return 0
+
+    return process.run(parser.prog, command)

@@ -17,13 +17,16 @@ class PreemptedError(Exception):
     """A signal stopped a run, after a checkpoint if these are enabled."""
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+DEFERRED = (signal.SIGTERM, signal.SIGHUP)
+"""What a scheduler sends, and a terminal that is closed."""
 
 _Handler = Callable[[int, types.FrameType | None], object] | int | None
 
 
 class Preemption:
-    """A context manager that defers SIGTERM, and the first SIGINT, to the next step.
+    """A context manager that defers signals, and the first SIGINT, to the next step.
+
+    The signals are `DEFERRED`, unless they are ignored, as SIGHUP is under nohup.
 
     A second Ctrl-C interrupts at once, as it would without this. Python runs signal
     handlers in the main thread only: in another thread nothing is ever requested.
@@ -46,8 +49,9 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
+            for number in (*DEFERRED, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,21 +10,23 @@ import signal
 import sys
 import threading
 
+from .preemption import DEFERRED
+
 
 EXIT_PEER = 69
 """The exit code of a process whose run lost another process: EX_UNAVAILABLE of
 sysexits.h."""
 
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED = (*DEFERRED, signal.SIGINT)
 
 
 def fork_supervised() -> None:
     """Forks a supervisor: returns in the child; the parent exits with its status.
 
-    The parent forwards SIGTERM and SIGINT. If the child was aborted, it explains the
-    likely cause and exits with `EXIT_PEER`; if another signal ended the child, with 128
-    plus its number, as a shell does. A child whose parent dies exits at once. Call this
-    before any thread is started.
+    The parent forwards SIGTERM, SIGHUP and SIGINT. If the child was aborted, it
+    explains the likely cause and exits with `EXIT_PEER`; if another signal ended the
+    child, with 128 plus its number, as a shell does. A child whose parent dies exits at
+    once. Call this before any thread is started.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ... import rollout
@@ -22,8 +23,9 @@ from .statistics import Answer, answer_text
 class EvalBatch(NamedTuple):
     """Completions of a batch of problems: all that is transferred to the host.
 
-    What is not known of them is `None`: a total without a reward function, right and
-    wrong without a reward that says so, answers that are not parsed.
+    What is not known of them is `None`: a total without a reward function, right (1)
+    and wrong (0) without a reward that says so, answers that are not parsed. In a
+    mixture the reward may be that of some tasks only: NaN for the others.
     """
 
     prompts: Prompt
@@ -34,7 +36,7 @@ class EvalBatch(NamedTuple):
     rewards: dict[str, Float[Array, "problem sample"]]
     total: Float[Array, "problem sample"] | None
     errors: dict[str, Bool[Array, "problem sample"]]
-    correct: Bool[Array, "problem sample"] | None
+    correct: Float[Array, "problem sample"] | None
     empty_is_correct: Bool[Array, " problem"] | None
     gold: Int[Array, " problem"] | None
     answers: ParsedInteger | None
@@ -133,12 +135,18 @@ def score_batch(
         rewards=rewards,
         total=total,
         errors=errors,
-        correct=None if success is None else rewards[success] > 0.5,
+        correct=None if success is None else _is_above_half(rewards[success]),
         empty_is_correct=empty,
         gold=gold,
         answers=answers,
     )
     return mesh.replicate(found)
+
+
+def _is_above_half(reward: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1 above a half, 0 below, and NaN where the reward does not apply."""
+    right = (reward > 0.5).astype(reward.dtype)
+    return jnp.where(jnp.isnan(reward), reward, right)
 
 
 def _empty_is_correct(
@@ -184,13 +192,18 @@ def to_records(
             return answer_text(text) if samples > 1 else None
         return int(answers.value[p, g]) if answers.valid[p, g] else None
 
+    def correct(p: int, g: int) -> bool | None:
+        if some.correct is None or np.isnan(some.correct[p, g]):
+            return None
+        return bool(some.correct[p, g])
+
     def sample(p: int, g: int) -> dict:
         tokens = some.tokens[p, g, : some.total_lengths[p, g]].tolist()
         text = text_of(tokens)
         found = {
             "text": text,
             "tokens": tokens,
-            "correct": None if some.correct is None else bool(some.correct[p, g]),
+            "correct": correct(p, g),
             "answer": answer(p, g, text),
             "terminated": bool(some.terminated[p, g]),
             "length": int(some.lengths[p, g]),

@@ -64,7 +64,7 @@ def print_result(
         tokens = result.tokens[index, 0, : result.total_lengths[index, 0]]
         answer = tokenizer.decode(tokens.tolist()).strip()
         verdict = f"reward {0 if result.total is None else result.total[index, 0]:g}"
-        if result.correct is not None:
+        if result.correct is not None and result.judged[index]:
             verdict = "right" if result.correct[index, 0] else "wrong"
         gold = result.gold[index]
         echo(console, textwrap.indent(prompt[-_PROMPT_TAIL:], "  "), style="dim")

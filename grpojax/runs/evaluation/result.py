@@ -41,6 +41,8 @@ class EvaluationResult:
     **Fields:**
 
     - `correct`: whether a sample's answer is right; `None` if no reward says so.
+    - `judged`: the problems for which one does: not those of a mixture's tasks that
+        pay no such reward.
     - `rewards`: by component; NaN where one does not apply.
     - `total`: the reward of the reward function; `None` without one, if `correct` is
         known.
@@ -62,6 +64,7 @@ class EvaluationResult:
     """
 
     correct: Bool[np.ndarray, "problem sample"] | None
+    judged: Bool[np.ndarray, " problem"]
     rewards: dict[str, Float[np.ndarray, "problem sample"]]
     lengths: Int[np.ndarray, "problem sample"]
     terminated: Bool[np.ndarray, "problem sample"]
@@ -108,14 +111,15 @@ class EvaluationResult:
             return values[0] is not None
 
         every = [sample for row in rows for sample in row]
-        correct = [sample["correct"] for sample in every]
+        judged = np.array([row[0]["correct"] is not None for row in rows])
         silent = [record["silent"] for record in records]
         failed = [name for sample in every for name in sample.get("failed", ())]
         total = None
         if "total" in every[0]:
             total = samples(lambda x: x["total"], np.float32)
         return cls(
-            correct=samples(lambda x: x["correct"], bool) if known(correct) else None,
+            correct=samples(lambda x: x["correct"], bool) if judged.any() else None,
+            judged=judged,
             rewards={
                 name: samples(lambda x, name=name: x["rewards"][name], np.float32)
                 for name in rows[0][0]["rewards"]
@@ -165,7 +169,7 @@ class EvaluationResult:
                 f"rewards {sorted(self.rewards)}: name it by Evaluation(success=...), "
                 'or read measures["reward"].'
             )
-        return float(np.mean(self.correct))
+        return float(np.mean(self.correct[self.judged]))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -209,9 +213,9 @@ class EvaluationResult:
         - `accuracy/TASK`, `reward/TASK`: of the problems of each task of a mixture.
         - those of the environment's own, `own`.
         """
-        metrics = {}
+        known, metrics = (self.answers, self.gold, self.judged), {}
         if self.correct is not None:
-            metrics = correct_metrics(self.correct, self.answers, self.gold)
+            metrics = correct_metrics(self.correct, *known)
         if self.total is not None:
             named = {f"rewards/{name}": x for name, x in self.rewards.items()}
             for name, values in {"reward": self.total, **named}.items():
@@ -223,8 +227,10 @@ class EvaluationResult:
 
     def _of_task(self, task: str) -> dict[str, Measure]:
         rows, metrics = np.array([own == task for own in self.tasks]), {}
-        if self.correct is not None:
-            scores, samples = np.mean(self.correct[rows], axis=1), self.correct.shape[1]
+        judged = rows & self.judged
+        if self.correct is not None and judged.any():
+            samples = self.correct.shape[1]
+            scores = np.mean(self.correct[judged], axis=1)
             found = mean_over_problems(scores.tolist(), trials=samples)
             metrics[f"accuracy/{task}"] = found
         if self.total is not None:
@@ -240,12 +246,11 @@ class EvaluationResult:
         - `majority_answer`: the most frequent answer of the training problems.
         - `majority_answer_of_this_split`: the best constant answer of these problems,
             which is not known in advance.
-        - those of the environment's own, `own`.
         """
         own = self.own.baselines.items()
         baselines = {name: Baseline(*measure, None) for name, measure in own}
         if self.empty_is_correct is not None:
-            hits = self.empty_is_correct.tolist()
+            hits = self.empty_is_correct[self.judged].tolist()
             baselines["empty_completion"] = _baseline(hits, None)
         if None in self.gold or self.correct is None:
             return baselines

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from ..._extras import named_extras
 from ..distributed import mesh as meshes
 from ..evaluation.printing import echo
 from ..recipe import build
@@ -32,13 +33,8 @@ def prepare(
     **Raises:** `ValueError` or `OSError` for a size, a model or an address that does
     not fit, `ImportError` without the packages of the extra `serve`.
     """
-    try:
+    with named_extras("grpojax serve"):
         from . import app, run
-    except ImportError as error:
-        raise ImportError(
-            f"serve: a server needs starlette and uvicorn. Received an error ({error}):"
-            " install them with `pip install 'grpojax[serve]'`."
-        ) from error
     from .service import Service
 
     bound = run.bind(host, port)

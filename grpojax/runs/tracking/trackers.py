@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from ...calls import CallThread
 from ..io.run_directory import COMPLETIONS, METRICS, RunDirectory
 from ..io.tables import Row
 
@@ -92,11 +93,15 @@ class JsonLines:
 class FailSafe:
     """A tracker that never stops a run: its first failure warns and disables it.
 
+    It lives in a thread of its own: a call that hangs holds up the run once, and not
+    for longer than the time limit.
+
     **Arguments:**
 
     - `name`: the tracker's name, for the warning.
     - `make`: builds the tracker.
     - `warn`: called with a sentence.
+    - `seconds`: the time limit of a call.
 
     **Raises:** `ModuleNotFoundError` if the tracker's package is not installed.
 
@@ -108,12 +113,17 @@ class FailSafe:
     """
 
     def __init__(
-        self, name: str, make: Callable[[], Tracker], warn: Callable[[str], None]
+        self,
+        name: str,
+        make: Callable[[], Tracker],
+        warn: Callable[[str], None],
+        *,
+        seconds: float = 60.0,
     ):
-        self._name, self._warn = name, warn
-        self._tracker: Tracker | None = None
-        with self._disabled_on_failure():
-            self._tracker = make()
+        self._name, self._warn, self._seconds = name, warn, seconds
+        self._thread, self._tracker = CallThread(), None
+        with self._disabled_on_failure(ModuleNotFoundError):
+            self._tracker = self._thread.call(make, seconds)
 
     def log(self, step: int, metrics: Metrics) -> None:
         self._try(lambda tracker: tracker.log(step, metrics))
@@ -130,20 +140,23 @@ class FailSafe:
 
     def close(self) -> None:
         self._try(lambda tracker: tracker.close())
+        self._thread.stop()
 
     def _try(self, call: Callable[[Tracker], None]) -> None:
-        if self._tracker is not None:
+        tracker = self._tracker
+        if tracker is not None:
             with self._disabled_on_failure():
-                call(self._tracker)
+                self._thread.call(lambda: call(tracker), self._seconds)
 
     @contextlib.contextmanager
-    def _disabled_on_failure(self):
+    def _disabled_on_failure(self, *passed: type[Exception]):
         try:
             yield
-        except ModuleNotFoundError:
+        except passed:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._tracker = None
+            self._thread.stop()
             self._warn(
                 f"{self._name} failed and is disabled for the rest of the run; "
                 f"metrics.jsonl has everything. {type(error).__name__}: {error}"

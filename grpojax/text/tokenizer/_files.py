@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..._extras import optional
+
 
 HUGGING_FACE = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
@@ -173,12 +175,11 @@ def _read_directory(directory: Path) -> TokenizerFiles:
 
 
 def _download(name: str) -> Path:
-    import huggingface_hub
-
+    hub = optional("huggingface_hub", f"load_tokenizer({name!r})")
     described = [*_DESCRIPTIONS, *_FORMS, f"{_TEMPLATES}/*.jinja", _MODEL_CONFIG]
     wanted = [HUGGING_FACE, "*.model", *described]
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+        return Path(hub.snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"load_tokenizer({name!r}): there is no such file or directory here, and "

@@ -12,7 +12,7 @@ import pytest
 
 from grpojax import text
 from grpojax.runs.cli import generate as generating, main as commands, train as training
-from grpojax.runs.cli.log import log_from
+from grpojax.runs.cli.process import log_from
 from grpojax.runs.distributed.preemption import PreemptedError
 from grpojax.runs.recipe import load as recipes
 from grpojax.runs.recipe.policy import step_of

@@ -1,7 +1,9 @@
 """Evaluations of a mixture: equal shares of its tasks, each measured for itself."""
 
+import dataclasses
 import json
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -53,6 +55,32 @@ def test_each_task_is_measured_as_it_is_alone(tasks):
     mean = np.average([x.value for x in each], weights=[3, 6])
     np.testing.assert_allclose(result.accuracy, mean)
     assert {*result.metrics} <= {*Evaluator(mixed, policy).measures(policy)}
+
+
+class Unpaid(eqx.Module):
+    """The right answer of the task `half` alone; the others' rewards do not apply."""
+
+    def __call__(self, trajectory):
+        judged = WeightedSum({"correct": 1.0})(trajectory)
+        few = (trajectory.states.task == 0)[:, None]
+        found = {
+            "right": jnp.where(few, judged.components["correct"], jnp.nan),
+            "nice": jnp.ones_like(judged.total),
+        }
+        return dataclasses.replace(judged, total=found["nice"], components=found)
+
+
+def test_an_accuracy_is_of_the_tasks_that_have_one(tasks):
+    policy = Bigram(jr.normal(jr.key(0), (50, 50)))
+    judged = {"reward": Unpaid(), "success": "right", "samples": 2}
+    result = Evaluation(Mixture(tasks), batch=4, **judged).run(policy)
+    alone = Evaluation(tasks["few"], samples=2).run(policy)
+    assert result.judged.tolist() == [True] * 3 + [False] * 20
+    assert result.accuracy == alone.accuracy
+    for name in ("accuracy", "pass@1", "pass@2", "mean@2", "accuracy/few"):
+        assert result.measures[name] == alone.measures[name.partition("/")[0]], name
+    assert "accuracy/many" not in result.measures
+    assert result.measures["reward/many"].n == 20
 
 
 @pytest.mark.slow

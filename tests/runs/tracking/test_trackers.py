@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -274,6 +275,57 @@ def test_a_tracker_that_fails_is_named_once_and_left(after, calls):
             "The tracker failed and is disabled for the rest of the run"
         )
         assert said[0].endswith("OSError: no network")
+
+
+class Difficult:
+    """A tracker whose `log` does what it was made for."""
+
+    def __init__(self, act):
+        self.act, self.thread = act, threading.current_thread()
+
+    def log(self, step, metrics):
+        del step, metrics
+        assert threading.current_thread() is self.thread
+        self.act()
+
+    def close(self):
+        raise AssertionError("It is disabled.")
+
+
+def late_import():
+    raise ImportError("libtracker.so: no such file")
+
+
+def missing_module():
+    raise ModuleNotFoundError("No module named 'theirs'", name="theirs")
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: sys.exit(3), "SystemExit: 3"),
+        (late_import, "ImportError: libtracker.so: no such file"),
+        (missing_module, "ModuleNotFoundError: No module named 'theirs'"),
+        (threading.Event().wait, "TimeoutError: no answer within 0.2 seconds"),
+    ],
+)
+def test_nothing_that_a_tracker_does_stops_or_holds_up_a_run(act, words):
+    said = []
+    tracker = FailSafe("The tracker", lambda: Difficult(act), said.append, seconds=0.2)
+    for step in range(3):
+        tracker.log(step, {})
+    tracker.close()
+    assert len(said) == 1 and said[0].endswith(words)
+
+
+def test_a_tracker_that_hangs_as_it_starts_or_closes_is_left():
+    said, forever = [], threading.Event().wait
+    tracker = FailSafe("First", forever, said.append, seconds=0.1)
+    tracker.log(1, {})
+    inner = Failing(9)
+    inner.close = forever
+    FailSafe("Second", lambda: inner, said.append, seconds=0.1).close()
+    assert [line.split()[0] for line in said] == ["First", "Second"]
 
 
 def test_a_tracker_that_cannot_be_made():

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from . import advantage, masked
-from .types import Metrics, Rewards, Trajectory
+from .. import advantage, masked
+from ..types import Metrics, Rewards, Trajectory
 
 
 def measure(
