@@ -38,7 +38,6 @@ from grpojax.text import AbstractTokenizer, load_tokenizer
 
 
 WIDTH = 96
-LEARNING_RATE = 1e-3
 
 
 def countdown(count: int, draw: random.Random) -> list[Text]:
@@ -115,17 +114,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the directory to make")
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="chooses everything")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
-    model, tokenizer = teach(arguments.game, arguments.steps, arguments.seed)
+    model, tokenizer = teach(
+        arguments.game, arguments.steps, arguments.seed, arguments.learning_rate
+    )
     save(model, arguments.out, tokenizer=tokenizer)
 
 
-def teach(game: str, steps: int, seed: int) -> tuple[Transformer, AbstractTokenizer]:
+def teach(
+    game: str, steps: int, seed: int, learning_rate: float
+) -> tuple[Transformer, AbstractTokenizer]:
     """The shipped model after so many steps of next-token prediction."""
     path = str(files("grpojax") / "assets" / "gsm8k-tiny")
     tokenizer, model = load_tokenizer(path), load(path, dtype="float32")
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, b2=0.98)
+        optax.clip_by_global_norm(1.0), optax.adamw(learning_rate, b2=0.98)
     )
     params = eqx.filter(model, eqx.is_array)
     opt_state = optimizer.init(params)

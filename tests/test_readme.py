@@ -90,7 +90,8 @@ def test_the_page_on_data_runs_in_order(tmp_path, monkeypatch):
     found = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     first, *others = [parse(Recipe(), text) for text in found]
     assert (first.data.options.held_out, first.data.options.shuffle) == (0.1, 7)
-    for package, recipe in zip(("math_verify", "reasoning_gym"), others, strict=True):
+    packages = "math_verify", "reasoning_gym", "verifiers"
+    for package, recipe in zip(packages, others, strict=True):
         if importlib.util.find_spec(package) is not None:
             build.check(recipe)
 

@@ -18,7 +18,7 @@ RECIPE = (
 def taught(tmp_path_factory):
     """The shipped model, which writes random options."""
     path = tmp_path_factory.mktemp("taught")
-    model, tokenizer = teach("next_video", 200, 0)
+    model, tokenizer = teach("next_video", 800, 0, learning_rate=2e-3)
     models.save(model, path, tokenizer=tokenizer)
     return path
 

@@ -210,10 +210,9 @@ class EvaluationResult:
         """
         metrics = {}
         if self.correct is not None:
-            known = np.flatnonzero(self.judged)
-            answers = [self.answers[problem] for problem in known]
-            gold = [self.gold[problem] for problem in known]
-            metrics = correct_metrics(self.correct[known], answers, gold)
+            metrics = correct_metrics(
+                self.correct, self.answers, self.gold, self.judged
+            )
         if self.total is not None:
             named = {f"rewards/{name}": x for name, x in self.rewards.items()}
             for name, values in {"reward": self.total, **named}.items():
@@ -244,7 +243,6 @@ class EvaluationResult:
         - `majority_answer`: the most frequent answer of the training problems.
         - `majority_answer_of_this_split`: the best constant answer of these problems,
             which is not known in advance.
-        - those of the environment's own, `own`.
         """
         own = self.own.baselines.items()
         baselines = {name: Baseline(*measure, None) for name, measure in own}

@@ -94,9 +94,13 @@ def correct_metrics(
     correct: Bool[np.ndarray, "problem sample"],
     answers: Sequence[Sequence[Answer]],
     gold: Sequence[Answer],
+    judged: Bool[np.ndarray, " problem"],
 ) -> dict[str, Measure]:
-    """`pass@k`, `mean@K` and `maj@K`; see `EvaluationResult.metrics`."""
-    samples = correct.shape[1]
+    """`pass@k`, `mean@K` and `maj@K` of those judged; see `EvaluationResult`."""
+    samples, judged = correct.shape[1], np.flatnonzero(judged)
+    correct = correct[judged]
+    gold = [gold[problem] for problem in judged]
+    answers = [answers[problem] for problem in judged]
     counts = np.sum(correct, axis=1).tolist()
     metrics = {
         f"pass@{k}": mean_over_problems(
