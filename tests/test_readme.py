@@ -68,6 +68,7 @@ def test_rows_and_a_reward_of_ones_own_take_few_lines(tmp_path, monkeypatch, tra
     assert metrics["rewards/brief/mean"] == 1.0 and "rewards/correct/mean" in metrics
 
 
+@pytest.mark.slow
 def test_the_page_on_asynchronous_training_runs_in_order():
     page = (DOCS / "asynchronous.md").read_text()
     names = {
@@ -212,6 +213,7 @@ def test_the_page_on_rewards_runs_and_its_terms_are_accepted(tmp_path, monkeypat
         build.check(load(Recipe(), path, [], {"JUDGE_KEY": "x"}))
 
 
+@pytest.mark.slow
 def test_the_page_on_environments_runs_in_order(tmp_path, monkeypatch):
     page = (DOCS / "environments.md").read_text()
     monkeypatch.chdir(tmp_path)

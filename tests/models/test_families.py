@@ -14,7 +14,7 @@ from jax.extend.core import jaxprs_in_params
 
 import grpojax
 from grpojax import models, policy, rollout, sharding, testing, update
-from tests.helpers import CONFIGS, count_env, learned, leaves
+from tests.helpers import CONFIGS, count_env, learned, leaves, mostly_slow
 
 
 # One family in every run, the others where there are minutes.
@@ -97,7 +97,8 @@ def steps(policy):
     return state.policy, metrics, trajectory, again
 
 
-@pytest.mark.parametrize("family", FIRST)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", families.SETTINGS)
 def test_a_mesh_trains_and_samples_what_one_device_does(tmp_path, family):
     """And the sampler's log-probabilities are those of teacher forcing."""
     loaded = families.load(tmp_path, family, 0)
@@ -138,7 +139,7 @@ def test_adapters_and_fewer_bits(tmp_path, family):
     np.testing.assert_allclose(found, merged, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gemma3_text", "smollm3"])
+@pytest.mark.parametrize("family", mostly_slow(["gemma3_text", "smollm3"], ["smollm3"]))
 def test_windows_keep_the_laws(tmp_path, family):
     """Any chunking and order of columns, packed sequences, and a shared context."""
     index = {"gemma3_text": 0, "smollm3": 5}[family]

@@ -102,6 +102,7 @@ def test_rows_that_are_released_end_where_they_are():
     assert not now.terminated.any()
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_sampler():
     env, policy = ENVS["pages"], transformer(sharpen=5.0)
     states, prompts = problems(env, ROWS, seed=3)

@@ -142,6 +142,7 @@ def test_steps_take_what_their_tokens_do():
     assert max(every) < longest
 
 
+@pytest.mark.slow
 @pytest.mark.laws
 @pytest.mark.skipif(len(jax.devices()) < 4, reason="needs four devices")
 def test_train_steps_on_one_device_and_on_a_mesh():

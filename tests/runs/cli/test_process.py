@@ -45,10 +45,12 @@ print(preemption.received.name)
 """
 
 
-def started(body: str, *arguments, **options) -> subprocess.Popen:
+def started(body: str, *arguments, shell="exec", **options) -> subprocess.Popen:
+    """The script in a process that a shell becomes, as `shell` says."""
     script = SCRIPT.format(textwrap.indent(body, "    "))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], **pipes)
+    command = "sh", "-c", f'{shell} "$@"', "sh", sys.executable, "-c", script
+    return subprocess.Popen([*command, *arguments], **pipes)
 
 
 def test_a_console_that_goes_away_is_no_reason_to_stop(tmp_path):
@@ -70,9 +72,8 @@ def test_a_console_on_a_full_disk_is_none_either(tmp_path):
 
 
 def test_closed_streams_are_none_either(tmp_path):
-    close = lambda: (os.close(1), os.close(2))
-    inherited = {"stdout": None, "stderr": None, "preexec_fn": close}
-    process = started(TALKS, tmp_path / "done", **inherited)
+    process = started(TALKS, tmp_path / "done", shell="exec >&- 2>&-; exec")
+    process.communicate()
     assert process.wait(60) == 0 and (tmp_path / "done").read_text() == "finished"
 
 
@@ -103,8 +104,7 @@ def test_a_run_defers_it_to_its_next_step(sent):
 
 def test_a_hangup_that_is_ignored_stays_so():
     """As under nohup."""
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    process = started(TRAINS, preexec_fn=ignore)
+    process = started(TRAINS, shell="trap '' HUP; exec")
     assert process.stdout.readline() == b"loading\n"
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)

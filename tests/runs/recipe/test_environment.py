@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused_with_its_key(setting, message):
 
 def test_tools_and_a_factory_exclude_each_other():
     both = "environment.tools=[my_env:add]", "environment.factory=my_env:Asks"
-    with pytest.raises(ValueError, match="leave one out"):
+    with pytest.raises(ValueError, match="leave all but one"):
         recipe(*both)
 
 

@@ -342,8 +342,7 @@ def described(value: object) -> Iterator[str]:
 
 # What differs most: filters, rewards of every kind, 8 bits to sample, parts of one's
 # own, and tasks.
-FAST = ["dapo", "gspo", "reinforce", "vespo", f"{MINE}:plain"]
-FAST += ["grpo of a task", "grpo of a mixture", "grpo of experts"]
+FAST = ["dapo", "reinforce", f"{MINE}:plain", "grpo of a task", "grpo of a mixture"]
 
 
 @pytest.mark.parametrize("name", mostly_slow(RUNS, FAST))

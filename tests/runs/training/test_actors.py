@@ -60,6 +60,7 @@ def test_the_result_is_that_of_one_device_bit_for_bit(staleness):
     assert found.version.devices() == {DEVICES[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.laws
 def test_meshes_of_actors_and_learners_and_a_reward_in_python():
     host = reward.HostReward(judge, decode, name="judge")
@@ -82,6 +83,7 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     chex.assert_trees_all_equal(leaves(found), leaves(expected))
 
 
+@pytest.mark.slow
 def test_rows_under_way_are_in_checkpoints(tmp_path):
     """Their tokens are, and no keys and values: those are computed again."""
     rollout = RolloutConfig(2, 4, slots=8, partial_prompts=2)

@@ -170,6 +170,7 @@ def cities(run, tmp_path):
     return load(run[1], None, words), write
 
 
+@pytest.mark.slow
 def test_digests_are_of_the_columns_that_rewards_read(cities):
     recipe, write = cities
     before = prepare(recipe).metadata["digests"]
