@@ -1,5 +1,6 @@
 import functools
 import os
+import platform
 
 import jax
 import optax
@@ -7,11 +8,18 @@ import optax.tree
 import pytest
 
 
-# The tests compile much and compute little: without XLA's optimizations, unless
-# `GRPOJAX_TEST_XLA=default`. Eight devices, for those of the meshes.
+# The tests compile much and compute little: without XLA's optimizations and by the
+# emitter that takes a third of the time, unless `GRPOJAX_TEST_XLA=default`. Which products
+# that emitter fuses with a sum differs between programs, and with it the last bit, so the
+# instructions are those of a processor that cannot. Eight devices, for those of the meshes.
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 if os.environ.get("GRPOJAX_TEST_XLA") != "default":
-    FLAGS.append("--xla_backend_optimization_level=0")
+    FLAGS += [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
+    if platform.machine() == "x86_64":
+        FLAGS.append("--xla_cpu_max_isa=AVX")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 # No dtype of the library follows from a rule of promotion: where dtypes meet, it casts.
