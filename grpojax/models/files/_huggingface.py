@@ -151,7 +151,8 @@ def save(
         are removed. What its generation_config.json declares stays if the tokenizer
         does not declare something else.
     - `tokenizer`: if given, its files are written too, and its end and padding tokens
-        are declared in config.json and generation_config.json.
+        are declared in config.json and generation_config.json. Otherwise those that
+        `path` declares already stay, and no others are written.
 
     **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
     architecture of `transformers` has the policy's configuration, the tokenizer is
@@ -191,14 +192,19 @@ def save(
         generation = generation or _json_if_there(Path(path) / GENERATION)
         special = _special_ids(tokenizer, generation, Path(path))
         write_file(staging / WEIGHTS, stored_forms(policy))
-        write_json(staging / GENERATION, generation | special)
+        if generation | special:
+            write_json(staging / GENERATION, generation | special)
         write_json(staging / CONFIG, config | special)
 
 
 def _special_ids(
     tokenizer: AbstractTokenizer | None, generation: dict[str, object], directory: Path
 ) -> dict[str, object]:
-    """The ids of the special tokens: the tokenizer's, or what a directory declares."""
+    """The ids of the special tokens: the tokenizer's, or what a directory declares.
+
+    Without a tokenizer an id that is not declared is not known: `null` would say that
+    the model has no such token.
+    """
     sources: list[dict[str, object]] = [generation]
     if tokenizer is None:
         sources.insert(0, _json_if_there(directory / CONFIG))
@@ -211,9 +217,10 @@ def _special_ids(
                 "pad_token_id": tokenizer.pad_token,
             }
         )
-    declared: dict[str, object] = {f"{x}_token_id": None for x in ("bos", "eos", "pad")}
+    roles = [f"{role}_token_id" for role in ("bos", "eos", "pad")]
+    declared = {} if tokenizer is None else dict.fromkeys(roles)
     for values in sources:  # Nothing replaces a value by none.
-        known = {role: values.get(role) for role in declared}
+        known = {role: values.get(role) for role in roles}
         declared |= {role: x for role, x in known.items() if x is not None}
     return declared
 
