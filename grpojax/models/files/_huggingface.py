@@ -264,7 +264,9 @@ def _special_ids(
             }
         )
     roles = [f"{role}_token_id" for role in ("bos", "eos", "pad")]
-    declared = {} if tokenizer is None else dict.fromkeys(roles)
+    declared: dict[str, object] = {}
+    if tokenizer is not None:
+        declared |= dict.fromkeys(roles)
     for values in sources:  # Nothing replaces a value by none.
         known = {role: values.get(role) for role in roles}
         declared |= {role: x for role, x in known.items() if x is not None}

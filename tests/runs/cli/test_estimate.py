@@ -82,11 +82,11 @@ SHAPED = {
     "adapters": dict(lora__rank=2, lora__base_bits=8, lora__projections="query up"),
     "references": {
         "algorithm.penalties": "[{name: KL, coefficient: 0.1}]",
-        "reward.terms": "[KLReward]",
-        "reward.weights": "{correct: 1, kl: -0.1}",
+        "reward.terms": "[{name: KLReward, weight: -0.1}]",
         "evaluations.held_out.every": 1,
     },
-    "unfinished rows": dict(rollout__partial_prompts=2, rollout__staleness=1),
+    "unfinished rows": dict(rollout__partial_prompts=2),
+    "earlier policies": dict(rollout__staleness=1),
     "Python": {"reward.terms": "[tests.runs.cli.test_estimate:lengths]"},
 }
 
