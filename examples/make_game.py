@@ -10,12 +10,16 @@ rules and seldom good ones: reinforcement learning has then something to choose 
   one in eight is a solution.
 - `calculator`: word problems whose calculations are calls, `<<3+4=7>>`; as those of the
   shipped model, many are guessed, or stop before the answer.
+- `products`: products of two numbers of two digits, which the model cannot calculate,
+  as calls. The problems are written to OUT/problems.jsonl; of the first 512, which
+  recipes hold out, none is taught.
 - `next_video`: any option of a slate, whose views are written before its number.
 - `opinion`: any direction.
 """
 
 import argparse
 import itertools
+import json
 import random
 import re
 from importlib.resources import files
@@ -71,9 +75,38 @@ def _told(expression: str) -> str:
 
 def calculator(count: int, draw: random.Random) -> list[Text]:
     """Word problems in three styles, with calls."""
-    texts = mixed(word_problems(count, seed=draw.getrandbits(32)), draw)
+    return _calling(word_problems(count, seed=draw.getrandbits(32)), draw)
+
+
+def _calling(rows: list[dict[str, str]], draw: random.Random) -> list[Text]:
     call = lambda text: re.sub(r"\d+[-+*/]\d+=\d+", r"<<\g<0>>>", text)
-    return [Text(prompt, call(completion)) for prompt, completion in texts]
+    return [Text(x.prompt, call(x.completion)) for x in mixed(rows, draw)]
+
+
+def products(count: int, draw: random.Random) -> list[Text]:
+    """Products in the same styles."""
+    return _calling(product_problems(count, draw), draw)
+
+
+def product_problems(
+    count: int, draw: random.Random, *, held_out: bool = False
+) -> list[dict[str, str]]:
+    """Word problems of one product; an eighth of the pairs of numbers is held out."""
+    numbers = range(11, 100)
+    pairs = [
+        (p, q)
+        for p, q in itertools.product(numbers, numbers)
+        if ((7 * p + 3 * q) % 8 == 0) == held_out
+    ]
+    asked = "There are {} boxes with {} {things} in each box. "
+    asked += "How many {things} are there in all?"
+    rows = []
+    for p, q in draw.choices(pairs, k=count):
+        things = draw.choice(("apples", "pens", "cards", "shells", "eggs", "stamps"))
+        answer = f"{p}*{q}={p * q} {things}\n#### {p * q}"
+        question = asked.format(p, q, things=things)
+        rows.append({"question": question, "answer": answer})
+    return rows
 
 
 def next_video(count: int, draw: random.Random) -> list[Text]:
@@ -101,6 +134,7 @@ def opinion(count: int, draw: random.Random) -> list[Text]:
 GAMES = {
     "countdown": countdown,
     "calculator": calculator,
+    "products": products,
     "next_video": next_video,
     "opinion": opinion,
 }
@@ -120,6 +154,12 @@ def main() -> None:
         arguments.game, arguments.steps, arguments.seed, arguments.learning_rate
     )
     save(model, arguments.out, tokenizer=tokenizer)
+    if arguments.game == "products":
+        draw = random.Random(arguments.seed)
+        rows = product_problems(512, draw, held_out=True)
+        lines = map(json.dumps, rows + product_problems(4096, draw))
+        text = "\n".join(lines) + "\n"
+        (arguments.out / "problems.jsonl").write_text(text, encoding="utf-8")
 
 
 def teach(

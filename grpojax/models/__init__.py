@@ -8,6 +8,7 @@ from .files import (
     has_peft_format as has_peft_format,
     load as load,
     load_adapters as load_adapters,
+    load_shapes as load_shapes,
     save as save,
     save_adapters as save_adapters,
 )

@@ -66,7 +66,8 @@ def place(tree: _T, mesh: Mesh, table: Table = TRAINING) -> _T:
 
     **Arguments:**
 
-    - `tree`: a `TrainState`, a policy, or any other tree of arrays.
+    - `tree`: a `TrainState`, a policy, or any other tree; of arrays, or of
+        `jax.ShapeDtypeStruct`s, which are given their shardings.
     - `mesh`: from `make_mesh`.
     - `table`: which mesh axes a logical axis is sharded over.
 
@@ -83,6 +84,8 @@ def place(tree: _T, mesh: Mesh, table: Table = TRAINING) -> _T:
     def put(leaf, sharding):
         if sharding is None:
             return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = put(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

@@ -77,13 +77,23 @@ def test_files_are_replaced_and_others_stay(tmp_path):
     assert eqx.tree_equal(models.load(tmp_path), doubled)
     assert {file.name for file in tmp_path.iterdir()} == {
         "config.json",
-        "generation_config.json",
         "model.safetensors",
         "notes.txt",
     }
-    nothing = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    assert _read(tmp_path / "generation_config.json") == nothing
-    assert _read(tmp_path / "config.json").items() >= nothing.items()
+
+
+def test_ids_that_are_not_known_are_not_declared_to_be_none(tmp_path):
+    """No tokenizer says that there are none, and a new directory declares nothing."""
+    policy = models.load(tiny_checkpoints.make_directory(tmp_path / "a"))
+    models.save(policy, tmp_path / "b")
+    files = sorted(file.name for file in (tmp_path / "b").iterdir())
+    assert files == ["config.json", "model.safetensors"]
+    assert not [key for key in _read(tmp_path / "b" / "config.json") if "_id" in key]
+    (tmp_path / "b" / "generation_config.json").write_text('{"eos_token_id": 3}')
+    models.save(policy, tmp_path / "b")
+    assert _read(tmp_path / "b" / "generation_config.json") == {"eos_token_id": 3}
+    ids = {x: y for x, y in _read(tmp_path / "b" / "config.json").items() if "_id" in x}
+    assert ids == {"eos_token_id": 3}
 
 
 def test_weights_of_several_dtypes_are_saved_without_loss(tmp_path):

@@ -1,5 +1,7 @@
 """Weights that are read, drawn and written shard by shard."""
 
+import shutil
+
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -97,3 +99,22 @@ def test_weights_are_initialized_sharded(sizes):
     policy = jax.jit(make, out_shardings=places)(jr.key(0))
     assert_placed(policy, mesh)
     assert_same(policy, jax.jit(make)(jr.key(0)))
+
+
+@each
+def test_shapes_are_those_of_what_is_loaded(directory, tmp_path, sizes):
+    """From config.json alone; on a mesh they have the shardings of the weights."""
+    shutil.copy(directory / "config.json", tmp_path)
+    for mesh in (None, sharding.make_mesh(**sizes)):
+        read = lambda load, path, mesh=mesh: load(
+            path, dtype="bfloat16", cache_dtype="int8", remat="mlp", mesh=mesh
+        )
+        shapes = read(models.load_shapes, tmp_path)
+        whole = read(models.load, directory)
+        assert jax.tree.structure(shapes) == jax.tree.structure(whole)
+        pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(whole), strict=True)
+        for x, y in pairs:
+            assert (x.shape, x.dtype) == (y.shape, y.dtype)
+            assert x.sharding == (None if mesh is None else y.sharding)
+    with pytest.raises(ValueError, match="float32, float16 or bfloat16"):
+        models.load_shapes(tmp_path, dtype="int8")

@@ -3,6 +3,7 @@
 from ._huggingface import (
     check_tokenizer as check_tokenizer,
     load as load,
+    load_shapes as load_shapes,
     save as save,
 )
 from ._peft import (

@@ -2,7 +2,7 @@
 
 import functools as ft
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import equinox as eqx
@@ -17,7 +17,7 @@ from ... import sharding
 from ...policy import AbstractPolicy
 from ...text import AbstractTokenizer
 from ..matrix import AbstractMatrix
-from ..transformer import Transformer
+from ..transformer import Transformer, TransformerConfig
 from ._directory import (
     check_tensors,
     CONFIG,
@@ -84,16 +84,12 @@ def load(
         policy = models.load("Qwen/Qwen3-0.6B", compute_dtype="bfloat16")
         ```
     """
-    # A model that is not implemented costs the download of one file.
-    described = model_directory(path, config_only=True)
-    config = config_from_huggingface(read_json(described / CONFIG))
+    config = _described(path)
     directory = model_directory(path)
     stored = stored_tensors(directory)
     if is_packed(config):
         stored = unpack_mxfp4(stored)
-    abstract = ft.partial(
-        eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
-    )
+    abstract = _abstract(config, remat)
     expected = stored_shapes(abstract())
     tied_head = stored.pop(HEAD, None) if config.tied else None
     check_tensors(stored, expected)
@@ -101,13 +97,7 @@ def load(
         check_tied(tied_head, stored[EMBEDDING])
     if dtype is None:
         dtype = _common_dtype(DTYPES[stored[name].dtype] for name in expected)
-    for choice in (dtype, dtype if compute_dtype is None else compute_dtype):
-        if jnp.dtype(choice) not in DTYPES.values():
-            raise ValueError(
-                "load(dtype=..., compute_dtype=...) takes float32, float16 or bfloat16."
-                f" Received {jnp.dtype(choice).name}."
-            )
-
+    _check_dtypes(dtype, compute_dtype)
     skeleton = abstract(
         dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
     )
@@ -131,6 +121,62 @@ def load(
     return jax.tree_util.tree_map_with_path(load_sharded, skeleton, placements)
 
 
+def load_shapes(
+    path: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike,
+    compute_dtype: DTypeLike | None = None,
+    cache_dtype: DTypeLike | None = None,
+    remat: str = "elementwise",
+    mesh: Mesh | None = None,
+) -> Transformer:
+    """The shapes of what `load` returns, for tracing and compiling without weights.
+
+    **Arguments:** those of `load`. Of the directory, or of the model on the hub, only
+    config.json is read, so `dtype` must be given.
+
+    **Returns:** the policy, with a `jax.ShapeDtypeStruct` in the place of every array,
+    which has its sharding if there is a mesh.
+
+    **Raises:** as `load`, but nothing for weights that are missing or do not fit.
+
+    !!! example
+
+        ```python
+        policy = models.load_shapes("Qwen/Qwen3-30B-A3B", dtype="bfloat16")
+        sum(x.size for x in jax.tree.leaves(policy))
+        ```
+    """
+    config = _described(path)
+    _check_dtypes(dtype, compute_dtype)
+    skeleton = _abstract(config, remat)(
+        dtype=dtype, compute_dtype=compute_dtype, cache_dtype=cache_dtype
+    )
+    return skeleton if mesh is None else sharding.place(skeleton, mesh)
+
+
+def _described(path: str | os.PathLike[str]) -> TransformerConfig:
+    """A model's configuration. What is not implemented costs a download of one file."""
+    described = model_directory(path, config_only=True)
+    return config_from_huggingface(read_json(described / CONFIG))
+
+
+def _abstract(config: TransformerConfig, remat: str) -> Callable[..., Transformer]:
+    """A function from dtypes to the shapes of a transformer."""
+    return ft.partial(
+        eqx.filter_eval_shape, Transformer, config, remat=remat, key=jr.key(0)
+    )
+
+
+def _check_dtypes(dtype: DTypeLike, compute_dtype: DTypeLike | None) -> None:
+    for choice in (dtype, dtype if compute_dtype is None else compute_dtype):
+        if jnp.dtype(choice) not in DTYPES.values():
+            raise ValueError(
+                "load(dtype=..., compute_dtype=...) takes float32, float16 or bfloat16."
+                f" Received {jnp.dtype(choice).name}."
+            )
+
+
 def save(
     policy: Transformer,
     path: str | os.PathLike[str],
@@ -151,7 +197,8 @@ def save(
         are removed. What its generation_config.json declares stays if the tokenizer
         does not declare something else.
     - `tokenizer`: if given, its files are written too, and its end and padding tokens
-        are declared in config.json and generation_config.json.
+        are declared in config.json and generation_config.json. Otherwise those that
+        `path` declares already stay, and no others are written.
 
     **Raises:** `NotADirectoryError` if `path` is a file; `ValueError` if no
     architecture of `transformers` has the policy's configuration, the tokenizer is
@@ -191,14 +238,19 @@ def save(
         generation = generation or _json_if_there(Path(path) / GENERATION)
         special = _special_ids(tokenizer, generation, Path(path))
         write_file(staging / WEIGHTS, stored_forms(policy))
-        write_json(staging / GENERATION, generation | special)
+        if generation | special:
+            write_json(staging / GENERATION, generation | special)
         write_json(staging / CONFIG, config | special)
 
 
 def _special_ids(
     tokenizer: AbstractTokenizer | None, generation: dict[str, object], directory: Path
 ) -> dict[str, object]:
-    """The ids of the special tokens: the tokenizer's, or what a directory declares."""
+    """The ids of the special tokens: the tokenizer's, or what a directory declares.
+
+    Without a tokenizer an id that is not declared is not known: `null` would say that
+    the model has no such token.
+    """
     sources: list[dict[str, object]] = [generation]
     if tokenizer is None:
         sources.insert(0, _json_if_there(directory / CONFIG))
@@ -211,9 +263,12 @@ def _special_ids(
                 "pad_token_id": tokenizer.pad_token,
             }
         )
-    declared: dict[str, object] = {f"{x}_token_id": None for x in ("bos", "eos", "pad")}
+    roles = [f"{role}_token_id" for role in ("bos", "eos", "pad")]
+    declared: dict[str, object] = {}
+    if tokenizer is not None:
+        declared |= dict.fromkeys(roles)
     for values in sources:  # Nothing replaces a value by none.
-        known = {role: values.get(role) for role in declared}
+        known = {role: values.get(role) for role in roles}
         declared |= {role: x for role, x in known.items() if x is not None}
     return declared
 

@@ -53,7 +53,7 @@ def estimate(prepared: Prepared) -> Estimate:
     if not isinstance(step, TrainStep):
         raise TypeError(f"estimate needs a `TrainStep`. Received {step!r:.80}.")
     config, env = step.rollout, step.env
-    trained = eqx.filter(state.policy, state.policy.trainable())
+    trained = _trained(state.policy)
     # Prompts, rows, and rows that are decoded at a time, on each shard of the batch.
     shards = 1 if mesh is None else math.prod(mesh.shape[x] for x in sharding.BATCH)
     rows = config.prompts * config.group
@@ -106,15 +106,29 @@ def device_bytes(tree: PyTree, *, wide: bool = False) -> int:
 
     **Arguments:**
 
-    - `tree`: of arrays; other leaves are not counted.
+    - `tree`: of arrays, or of their shapes; other leaves are not counted.
     - `wide`: count 16-bit floats as float32, in which gradients are accumulated.
     """
 
-    def one(x: Array) -> int:
+    def one(x: Array | jax.ShapeDtypeStruct) -> int:
         dtype = accumulation_dtype(x.dtype) if wide else x.dtype
-        return math.prod(x.sharding.shard_shape(x.shape)) * dtype.itemsize
+        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return math.prod(shape) * dtype.itemsize
 
-    return sum(map(one, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
+    return sum(map(one, filter(_is_shaped, jax.tree.leaves(tree))))
+
+
+def _is_shaped(x: object) -> bool:
+    return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _trained(policy: AbstractPolicy) -> PyTree:
+    """What is trained of a policy, which may be one of shapes."""
+    choose = lambda policy: eqx.filter(policy, policy.trainable())
+    chosen = eqx.filter_eval_shape(choose, policy)
+    is_none = lambda x: x is None
+    keep = lambda x, y: None if y is None else x
+    return jax.tree.map(keep, policy, chosen, is_leaf=is_none)
 
 
 def _cache(decoder: AbstractPolicy, columns: int, mesh: Mesh | None) -> int:
@@ -136,10 +150,9 @@ def _decoding_weights(
     policy: AbstractPolicy, decoder: AbstractPolicy, mesh: Mesh | None
 ) -> int:
     """Bytes of the sampler's own copy, if it has another dtype or placement."""
-    is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)
-    arrays = jax.tree.leaves(eqx.filter(decoder, is_shape))
+    arrays = [x for x in jax.tree.leaves(decoder) if _is_shaped(x)]
     if mesh is None:
-        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if eqx.is_array(x)}
+        kept = {(x.shape, x.dtype) for x in jax.tree.leaves(policy) if _is_shaped(x)}
         copied = [x for x in arrays if (x.shape, x.dtype) not in kept]
         return sum(x.size * x.dtype.itemsize for x in copied)
     placed = sharding.shardings(decoder, mesh, sharding.DECODING)

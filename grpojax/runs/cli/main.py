@@ -117,7 +117,9 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 
     out, resume, console = options.out, options.resume, _console()
     with invalid_input():
-        prepared = train.prepare(recipe, out, resume=resume, console=console)
+        prepared = train.prepare(
+            recipe, out, resume=resume, console=console, weights=not options.dry_run
+        )
     prepared = prepared._replace(start=start)
     if options.dry_run:
         needs = estimate.describe(estimate.estimate(prepared))

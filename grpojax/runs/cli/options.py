@@ -68,7 +68,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "--dry-run": dict(
         action="store_true",
-        help="load and compile, print memory and shapes, and take no step",
+        help="compile for the shapes of the weights, which are not read, print memory "
+        "and shapes, and take no step",
     ),
     "--set": dict(
         metavar="KEY=VALUE",

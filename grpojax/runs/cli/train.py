@@ -23,6 +23,7 @@ def prepare(
     *,
     resume: bool = False,
     console: Console | None = None,
+    weights: bool = True,
 ) -> fit.Prepared:
     """Loads a recipe's parts, and checks that they fit together.
 
@@ -34,6 +35,9 @@ def prepare(
     - `out`: the run's directory; nothing is written to it yet.
     - `resume`: continue the run that is there, from its last good checkpoint.
     - `console`: where progress is shown; nowhere by default.
+    - `weights`: otherwise nothing is read but configurations and data, and the run can
+        be compiled but not started. Its state is that of a new run, of shapes; with
+        `actors` its weights are read all the same.
 
     **Raises:** `ValueError`, `TypeError`, `OSError` or `ImportError` for what is
     missing or does not fit, for a directory in use, and for a recipe that computes
@@ -44,10 +48,13 @@ def prepare(
     factories = trackers.factories(**vars(recipe.tracking))
     processes.on_process_0(lambda: trackers.check(path, factories))
     today = processes.broadcast_from_0(lambda: _day(path))
-    arguments = build.build(recipe, today=today)
+    weights = weights or recipe.actors.data > 0
+    arguments = build.build(recipe, today=today, weights=weights)
     if console is not None:
         logging = dataclasses.replace(arguments["logging"], console=console)
         arguments["logging"] = logging
+    if not weights:
+        return fit.prepare(**{**arguments, "trackers": None})
     return fit.prepare(**arguments, out=out, resume=resume)
 
 

@@ -1,6 +1,7 @@
 """The device mesh of a run, and the placement of arrays on it."""
 
 import contextlib
+from collections.abc import Callable
 from typing import TypeVar
 
 import equinox as eqx
@@ -105,8 +106,8 @@ def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh of several devices on which a tree's arrays are placed, if any."""
-    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
-    shardings = (x.sharding for x in arrays if isinstance(x, jax.Array))
+    arrays = jax.Array | jax.ShapeDtypeStruct
+    shardings = (x.sharding for x in jax.tree.leaves(tree) if isinstance(x, arrays))
     meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
     return next((m for m in meshes if isinstance(m, Mesh) and m.size > 1), None)
 
@@ -114,6 +115,15 @@ def mesh_of(tree: PyTree) -> Mesh | None:
 def place(tree: _T, mesh: Mesh | None) -> _T:
     """A tree sharded as `sharding.shardings` says; unchanged without a mesh."""
     return tree if mesh is None else sharding.place(tree, mesh)
+
+
+def shapes_of(mesh: Mesh | None) -> Callable[..., PyTree]:
+    """A function `(function, *arguments) -> the shapes of its results`, placed."""
+
+    def shapes(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+        return place(eqx.filter_eval_shape(function, *arguments), mesh)
+
+    return shapes
 
 
 def move(tree: _T, shapes: PyTree, default: Sharding) -> _T:

@@ -69,7 +69,7 @@ class Evaluator:
     **Arguments:**
 
     - `evaluation`: what is evaluated, and how.
-    - `policy`: one of the policies.
+    - `policy`: one of the policies, or one of shapes, for which it is checked only.
 
     **Raises:** what does not fit; nothing has been compiled or written by then.
     """
@@ -88,10 +88,12 @@ class Evaluator:
         self._static = {"sizes": sizes, "success": evaluation.success}
         outside = evaluation.env.backend is not None
         self._two = outside or bool(split.host_rewards(evaluation.reward))
-        if self._two:
+        is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+        abstract = any(map(is_shape, jax.tree.leaves(policy)))
+        if self._two or abstract:
             self._shapes(policy)  # So that the second program has been checked, too.
         self._compiled: Callable | None = _sample_outside if outside else None
-        if not outside:
+        if not outside and not abstract:
             program = _sample if self._two else _complete
             lower = program.lower  # pyright: ignore[reportFunctionMemberAccess]
             self._lowered = lower(*self._arguments(policy, 0), **self._static)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from ... import models, rollout
 from ..._train import TrainStep
@@ -113,7 +115,9 @@ def check(recipe: Recipe) -> None:
     find_agent(recipe)
 
 
-def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, Any]:
+def build(
+    recipe: Recipe, *, today: datetime.date | None = None, weights: bool = True
+) -> dict[str, Any]:
     """Loads a recipe's parts: `grpojax.fit(**build(recipe), out="out/run")`.
 
     **Arguments:**
@@ -121,6 +125,8 @@ def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, An
     - `recipe`: see `load.load`.
     - `today`: the date for chat templates that ask for it; by default the clock's. A
         checkpoint keeps it.
+    - `weights`: otherwise the arrays of the state are shapes, to be traced and compiled
+        with; no weights are read.
 
     **Returns:** arguments of `grpojax.fit`; `out` and `resume` are the caller's.
 
@@ -136,20 +142,22 @@ def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, An
     check(recipe)
     mesh = meshes.build_mesh(**vars(recipe.mesh))
     with meshes.use(mesh):
-        return _build(recipe, mesh, today or datetime.date.today())
+        return _build(recipe, mesh, today or datetime.date.today(), weights)
 
 
-def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str, Any]:
-    policy, tokenizer = load_model(recipe, mesh, today)
+def _build(
+    recipe: Recipe, mesh: Mesh | None, today: datetime.date, weights: bool
+) -> dict[str, Any]:
+    compute = _call if weights else meshes.shapes_of(mesh)
+    policy, tokenizer = load_model(recipe, mesh, today, weights=weights)
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = build_environments(recipe, tokenizer, mesh)
-    policy = build_adapters(recipe, policy)
+    policy = compute(functools.partial(build_adapters, recipe), policy)
     algorithm, optimizer = build_algorithm(recipe), build_optimizer(recipe)
 
     def base() -> Transformer:
         # A copy: the step donates the policy that it is given.
-        copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
-        return jax.tree.map(copy, models.without_adapters(policy))
+        return compute(_copy_of_base, policy)
 
     reference = None
     if algorithm.objective.compares:
@@ -169,7 +177,10 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         validate=recipe.run.validate,
         actors=meshes.build_actors(mesh, **vars(recipe.actors)),
     )
-    state = step.init(policy, reference=reference, key=keys.train)
+    init = lambda policy, reference: step.init(
+        policy, reference=reference, key=keys.train
+    )
+    state = compute(init, policy, reference)
     export = export_to(tokenizer, base=recipe.model.path)
     return dict(
         state=meshes.place(state, mesh),
@@ -190,6 +201,15 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
             today=today.isoformat(),
         ),
     )
+
+
+def _call(function: Callable[..., Any], *arguments: PyTree) -> Any:
+    return function(*arguments)
+
+
+def _copy_of_base(policy: Transformer) -> Transformer:
+    copy = lambda x: jnp.copy(x) if eqx.is_array(x) else x
+    return jax.tree.map(copy, models.without_adapters(policy))
 
 
 def load_served(recipe: Recipe) -> Served:

@@ -52,6 +52,7 @@ def load_model(
     today: datetime.date | None = None,
     *,
     merged: bool = True,
+    weights: bool = True,
 ) -> tuple[Transformer, AbstractTokenizer]:
     """A model, sharded over a mesh if there is one, and its tokenizer.
 
@@ -63,6 +64,7 @@ def load_model(
     - `today`: the date for chat templates that ask for it; by default that of the
         run, if it is one's policy, or the clock's.
     - `merged`: whether the adapters of a run are merged into its weights.
+    - `weights`: otherwise its arrays are shapes, and no weights are read.
 
     **Raises:** `FileNotFoundError` if there is no model, `ValueError` if the
     tokenizer does not fit its vocabulary, or a checkpoint is damaged.
@@ -73,6 +75,11 @@ def load_model(
         checkpoint = _checkpoint(run, Path(path))
         today = today or _day_of(run, checkpoint)
         if checkpoint is not None:
+            if not weights:
+                own = _own(recipe, checkpoint / store.CONFIG)
+                changed = dataclasses.replace(own.model, dtype=settings.dtype)
+                own = dataclasses.replace(own, model=changed)
+                return load_model(own, mesh, today, weights=False)
             return _from_checkpoint(recipe, checkpoint, mesh, today, merged)
         if not merged:
             if not (run / ADAPTER).is_dir():
@@ -87,7 +94,8 @@ def load_model(
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
     _check_model(Path(path))
     logger.info("loading the model %s", path)
-    policy = models.load(
+    load_policy = models.load if weights else models.load_shapes
+    policy = load_policy(
         path,
         dtype=jnp.dtype(settings.dtype),
         compute_dtype=settings.compute_dtype and jnp.dtype(settings.compute_dtype),

@@ -142,9 +142,14 @@ def test_a_directory_that_orbax_takes_for_a_pattern_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_takes_no_step_and_writes_nothing(arguments, capsys, tmp_path):
-    words = ["train", *arguments(), "--out", tmp_path / "run", "--dry-run"]
-    printed = call(capsys, *words)
+def test_a_dry_run_takes_no_step_reads_no_weights_and_writes_nothing(
+    arguments, capsys, model, tmp_path
+):
+    bare = shutil.copytree(
+        model, tmp_path / "bare", ignore=lambda *_: ["model.safetensors"]
+    )
+    changed = arguments(model__path=bare)
+    printed = call(capsys, "train", *changed, "--out", tmp_path / "run", "--dry-run")
     assert "shapes 8 rows a step" in printed and "completions of 6\n" in printed
     # One layer of width 16, as the fixture says; 4 bytes each, and two moments.
     vocab = text.load_tokenizer(SHIPPED).vocab_size
@@ -154,7 +159,17 @@ def test_a_dry_run_takes_no_step_and_writes_nothing(arguments, capsys, tmp_path)
     assert f"parameters {numbers * 4 / 1024:,.1f} KiB" in printed
     assert f"optimizer {(numbers * 8 + 4) / 1024:,.1f} KiB" in printed
     assert "temporary " in printed and "no step was taken" in printed
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [bare]
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_a_checkpoint_has_the_shapes_of_its_policy(finished, capsys):
+    words = ["--from", finished / "checkpoints" / "1", "--dry-run"]
+    printed = call(capsys, "train", *words, "--set", "model.dtype=bfloat16")
+    vocab = text.load_tokenizer(SHIPPED).vocab_size
+    numbers = vocab * 16 + 16 * 8 * (2 + 1 + 1 + 2) + 3 * 16 * 32 + 3 * 16
+    assert f"params {numbers:,}\n" in printed
+    assert f"parameters {numbers * 2 / 1024:,.1f} KiB" in printed
 
 
 def test_the_model_of_a_run_is_judged_on_its_problems(finished, capsys, tmp_path):

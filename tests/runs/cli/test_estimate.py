@@ -72,6 +72,37 @@ def test_every_lever_of_a_recipe_is_seen_in_what_is_counted(recipe):
     assert "(counted)" in said and "devices" not in said
 
 
+def lengths(completions):
+    return [len(x) for x in completions]
+
+
+SHAPED = {
+    "levers": LEVERS,
+    "a mesh": dict(mesh__fsdp=2, mesh__tensor=2, rollout__group=2),
+    "adapters": dict(lora__rank=2, lora__base_bits=8, lora__projections="query up"),
+    "references": {
+        "algorithm.penalties": "[{name: KL, coefficient: 0.1}]",
+        "reward.terms": "[{name: KLReward, weight: -0.1}]",
+        "evaluations.held_out.every": 1,
+    },
+    "unfinished rows": dict(rollout__partial_prompts=2),
+    "earlier policies": dict(rollout__staleness=1),
+    "Python": {"reward.terms": "[tests.runs.cli.test_estimate:lengths]"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPED)
+def test_a_run_of_shapes_needs_what_one_with_weights_needs(settings, name):
+    recipe = recipes.load(Recipe(), None, settings(**SHAPED[name]))
+    shaped = training.prepare(recipe, weights=False)
+    is_array = lambda x: isinstance(x, jax.Array)
+    assert not list(filter(is_array, jax.tree.leaves(shaped.state)))
+    found, wanted = map(estimating.estimate, (shaped, training.prepare(recipe)))
+    timeless = lambda x: x._replace(seconds_compile=0.0, cached=False)
+    assert timeless(found) == timeless(wanted)
+
+
 @pytest.mark.slow
 def test_every_lever_of_a_recipe_takes_a_step(recipe):
     state = training.train(recipe)
