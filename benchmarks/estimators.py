@@ -104,7 +104,8 @@ class Right(AbstractEnvironment[Int[Array, ""]]):
 
     def reset(self, key):
         del key
-        return jnp.zeros((), jnp.int32), Prompt(jnp.zeros(1, jnp.int32), jnp.ones((), jnp.int32))
+        nothing = jnp.zeros((), jnp.int32)
+        return nothing, Prompt(nothing[None], nothing + 1)
 
     def step(self, state, turn):
         written = jnp.arange(TREE.horizon) < turn.length
