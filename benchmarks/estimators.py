@@ -46,7 +46,10 @@ def every_algorithm() -> dict[str, algorithms.Algorithm]:
 
 def problem(prompts: int) -> tuple[Array, Array]:
     """Logits and rewards: the first prompt is paid for [2, 1], the second for [0]."""
-    logits = jr.normal(jr.key(0), (prompts, len(TREE.contexts), TREE.vocab))
+    shape = prompts, len(TREE.contexts), TREE.vocab
+    with jax.enable_x64(True):  # The draw depends on the dtype.
+        drawn = np.asarray(jr.normal(jr.key(0), shape, float))
+    logits = jnp.asarray(drawn, jnp.result_type(float))
     rows = [tuple(map(int, x)) for x in TREE.tokens]
     paid = [[x == RIGHT for x in rows], [x == (0, 0) for x in rows]]
     return logits, jnp.asarray(paid[:prompts], logits.dtype)
@@ -128,7 +131,7 @@ def sampled_scale(
     algorithm: algorithms.Algorithm, *, group: int, batches: int
 ) -> tuple[float, float]:
     """`GradientMoments.scale` from train steps, and half of its 95% interval."""
-    logits, rewards = jax.tree.map(lambda x: x.astype(jnp.float32), problem(1))
+    logits, rewards = problem(1)
     env = Right(rewards[0], jnp.zeros(1, jnp.int32))
     step = grpojax.TrainStep(
         env, RECORDER, algorithm, rollout=RolloutConfig(prompts=1, group=group)
@@ -167,8 +170,8 @@ def on_policy(batches: int):
 
 
 def off_policy():
-    columns = "| algorithm | scale, 0.1 nats | direction bias | noise"
-    print(f"\n{columns} | scale, 0.5 nats | direction bias | noise |")
+    columns = "| algorithm | scale, 0.1 nats | cosine | noise"
+    print(f"\n{columns} | scale, 0.5 nats | cosine | noise |")
     print(f"|---|{'---:|' * 6}")
     with jax.enable_x64(True):
         logits, rewards = problem(1)
@@ -179,7 +182,7 @@ def off_policy():
                 x = gradient_moments(
                     algorithm, TREE, logits, rewards, group=4, behavior=old
                 )
-                words += [f"{x.scale:.4f}", f"{x.direction_bias:.3f}", f"{x.noise:.3f}"]
+                words += [f"{x.scale:.4f}", f"{x.cosine:.4f}", f"{x.noise:.3f}"]
             print(f"| `{name}` | {' | '.join(words)} |", flush=True)
 
 

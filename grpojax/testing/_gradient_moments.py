@@ -110,8 +110,17 @@ class GradientMoments(eqx.Module):
         return jnp.vdot(self.mean, self.truth) / jnp.vdot(self.truth, self.truth)
 
     @property
+    def cosine(self) -> Float[Array, ""]:
+        """The cosine of the angle between mean and truth."""
+        lengths = jnp.linalg.norm(self.mean) * jnp.linalg.norm(self.truth)
+        return jnp.vdot(self.mean, self.truth) / lengths
+
+    @property
     def direction_bias(self) -> Float[Array, ""]:
-        """‖mean / scale - truth‖ / ‖truth‖: the bias that no learning rate removes."""
+        """‖mean / scale - truth‖ / ‖truth‖: the bias that no learning rate removes.
+
+        It is the tangent of the angle between the two, of which `cosine` is the cosine.
+        """
         rest = self.mean - self.scale * self.truth
         return jnp.linalg.norm(rest) / (self.scale * jnp.linalg.norm(self.truth))
 

@@ -115,6 +115,7 @@ def replay_step(
             metrics[taken] = floats(values)
         after, values, logged = call(_copied(before))
         metrics[number] = floats(values)
+        state_differs = differing_arrays(run, number, after)
         rollout = _rollout(step, before)
         experience = _collect(step, before, rollout)
         others = {
@@ -129,7 +130,7 @@ def replay_step(
         completions=same_completions(
             run, number, jax.device_get(logged), logging.tokenizer
         ),
-        state=differing_arrays(run, number, after),
+        state=state_differs,
         details=_differing_details(found, metrics[number]),
     )
     return Replay(

@@ -87,17 +87,19 @@ def values() -> tuple[TrainState, TrainStep]:
     return step.init(policy, key=jr.key(1)), step
 
 
+@pytest.fixture(scope="module")
+def of_values(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "values"
+    fit(*values(), steps=4, out=path, checkpoint=runs.Checkpointing(every=2))
+    return path
+
+
 @pytest.mark.laws
-def test_a_step_of_values_is_taken_again_and_its_rows_add_up(tmp_path):
-    every_two = runs.Checkpointing(every=2)
-    state, step = values()
-    after = fit(state, step, steps=4, out=tmp_path, checkpoint=every_two)
-    state, _ = values()
-    other = dataclasses.replace(step, algorithm=algorithms.rloo())
-    found = runs.replay_step(state, step, 4, run=tmp_path, alternatives={"rloo": other})
+def test_a_step_of_values_is_taken_again_and_its_rows_add_up(of_values):
+    found = runs.replay_step(*values(), 4, run=of_values)
     assert found.agreement == Agreement({3: (), 4: ()}, None, (), ())
     assert found.agreement.exact and found.start == 2
-    recorded = metrics_of(tmp_path, 4)
+    recorded = metrics_of(of_values, 4)
     assert found.metrics == {x: recorded[x] for x in found.metrics}
     rows, mask = found.inspection.rows, found.experience.trajectory.sampled
     loss = float(rows.loss.sum()) / 2
@@ -106,16 +108,25 @@ def test_a_step_of_values_is_taken_again_and_its_rows_add_up(tmp_path):
         share = np.asarray(clips)[:, mask].mean()
         assert share == pytest.approx(recorded[f"clip_ratio/{name}_mean"], abs=1e-6)
     assert np.asarray(rows.clip_high).any()
-    rloo = found.losses["rloo"]
-    assert 0 < rloo.update_cosine < 0.9999 and 0 < rloo.gradient_cosine < 0.9999
-    assert rloo.metrics["clip_ratio/high_mean"] == 0
     records = list(row_records(found))
     assert len(records) == 16 and "text" not in records[0]
     assert "<h3>Prompt 3</h3>" in page(found, records)
-    # The first step is reached from the state that the run has started with.
-    first = runs.replay_step(values()[0], step, 1, run=tmp_path)
-    assert (first.start, first.agreement.metrics) == (0, {1: ()})
-    assert int(after.version) == 4
+
+
+@pytest.mark.slow
+def test_another_loss_has_the_samples_of_the_first_step(of_values):
+    """Which is reached from the state that the run has started with."""
+    state, step = values()
+    other = dataclasses.replace(step, algorithm=algorithms.rloo())
+    same = dataclasses.replace(step, algorithm=algorithms.grpo(low=0.01, high=0.01))
+    given = {"rloo": other, "same": same}
+    found = runs.replay_step(state, step, 1, run=of_values, alternatives=given)
+    assert (found.start, found.agreement.metrics) == (0, {1: ()})
+    rloo, again = (found.losses[name] for name in given)
+    assert 0 < rloo.update_cosine < 0.9999 and 0 < rloo.gradient_cosine < 0.9999
+    assert rloo.metrics["clip_ratio/high_mean"] == 0
+    assert (again.gradient_cosine, again.update_norm) == pytest.approx((1, 1))
+    assert again.metrics == pytest.approx(found.losses["run"].metrics, abs=1e-6)
 
 
 @pytest.mark.slow
