@@ -4,9 +4,9 @@
 
 prints two Markdown tables for a tabular policy over a vocabulary of three tokens and
 completions of at most two, of which one of seven is right. All batches are enumerated
-in float64, so these are no estimates. The last column of the first table is one: the
-same number from rollouts and updates by `generate` and `improve`, with its interval.
-Takes two minutes on a CPU.
+in float64, so these are no estimates. `--batches 20000` adds one as a last column: the
+scale from that many train steps, by `generate` and `improve`, with its interval.
+Takes minutes on a CPU.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def on_policy(batches: int):
     with jax.enable_x64(True):
         one, two = problem(1), problem(2)
         header = "algorithm|scale|bias|direction bias, G = 2|4|8|P = 2, G = 4|noise"
-        columns = [*header.split("|"), "sampled scale"]
+        columns = header.split("|") + ["sampled scale"] * bool(batches)
         print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
     for name, algorithm in every_algorithm().items():
         with jax.enable_x64(True):
@@ -164,14 +164,15 @@ def on_policy(batches: int):
             x = given[4]
             words = [f"{x.scale:.4f}", f"{x.bias:.1e}"]
             words += [f"{max(b, 1e-15):.1e}" for b in biases] + [f"{x.noise:.3f}"]
-        mean, half = sampled_scale(algorithm, group=4, batches=batches)
-        words.append(f"{mean:.4f} ± {half:.4f}")
+        if batches:
+            mean, half = sampled_scale(algorithm, group=4, batches=batches)
+            words.append(f"{mean:.4f} ± {half:.4f}")
         print(f"| `{name}` | {' | '.join(words)} |", flush=True)
 
 
 def off_policy():
-    columns = "| algorithm | scale, 0.1 nats | cosine | noise"
-    print(f"\n{columns} | scale, 0.5 nats | cosine | noise |")
+    columns = "| algorithm | scale, 0.1 nats | direction bias | noise"
+    print(f"\n{columns} | scale, 0.5 nats | direction bias | noise |")
     print(f"|---|{'---:|' * 6}")
     with jax.enable_x64(True):
         logits, rewards = problem(1)
@@ -182,13 +183,13 @@ def off_policy():
                 x = gradient_moments(
                     algorithm, TREE, logits, rewards, group=4, behavior=old
                 )
-                words += [f"{x.scale:.4f}", f"{x.cosine:.4f}", f"{x.noise:.3f}"]
+                words += [f"{x.scale:.4f}", f"{x.direction_bias:.3f}", f"{x.noise:.3f}"]
             print(f"| `{name}` | {' | '.join(words)} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=20000)
+    parser.add_argument("--batches", type=int, default=0, help="train steps to sample")
     options = parser.parse_args()
     on_policy(options.batches)
     off_policy()
