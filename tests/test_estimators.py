@@ -210,7 +210,7 @@ def test_a_sampler_behind_the_policy_biases_what_has_no_ratio():
     assert_exact(found.mean, both - apart)
     assert found.direction_bias > 1e-2
     angle = np.arctan(found.direction_bias)
-    assert_exact(found.cosine, np.cos(angle))
+    assert_exact(found.cosine_similarity, np.cos(angle))
 
 
 def test_what_does_not_fit_is_refused():

@@ -110,7 +110,7 @@ class GradientMoments(eqx.Module):
         return jnp.vdot(self.mean, self.truth) / jnp.vdot(self.truth, self.truth)
 
     @property
-    def cosine(self) -> Float[Array, ""]:
+    def cosine_similarity(self) -> Float[Array, ""]:
         """The cosine of the angle between mean and truth."""
         lengths = jnp.linalg.norm(self.mean) * jnp.linalg.norm(self.truth)
         return jnp.vdot(self.mean, self.truth) / lengths
@@ -119,7 +119,8 @@ class GradientMoments(eqx.Module):
     def direction_bias(self) -> Float[Array, ""]:
         """‖mean / scale - truth‖ / ‖truth‖: the bias that no learning rate removes.
 
-        It is the tangent of the angle between the two, of which `cosine` is the cosine.
+        It is the tangent of the angle between the two, of which
+        `cosine_similarity` is the cosine.
         """
         rest = self.mean - self.scale * self.truth
         return jnp.linalg.norm(rest) / (self.scale * jnp.linalg.norm(self.truth))
