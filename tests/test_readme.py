@@ -146,6 +146,20 @@ def test_the_page_on_runs_runs_in_order(tmp_path, monkeypatch):
     assert len((run / "tracking" / "rewards.tsv").read_text().splitlines()) == 30
 
 
+def test_the_page_on_replay_runs(capsys):
+    page = (DOCS / "replay.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    path = resources.files("grpojax") / "assets" / "gsm8k-tiny"
+    exec(compile(block, "replay.md", "exec"), {"path": path})
+    assert capsys.readouterr().out.count("[") > 4  # Norms of rows.
+
+
+def test_the_page_on_estimators_runs():
+    page = (DOCS / "estimators.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "estimators.md", "exec"), {})
+
+
 def test_the_page_on_turns_runs_in_order(capsys):
     page = (DOCS / "turns.md").read_text()
     namespace: dict[str, object] = {"__name__": "turns"}

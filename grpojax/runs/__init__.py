@@ -11,6 +11,7 @@ Rooms, each of which imports only those before it:
 - `serve`: a server of chat and completions in OpenAI's protocol.
 - `agents`: rollouts that a black-box agent samples over HTTP.
 - `recipe`: runs described in YAML, and the arguments of `fit` that they stand for.
+- `replay`: a step of a recorded run, taken again bit for bit, and taken apart.
 - `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
 - `cli`: the command `grpojax`.
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .recipe.build import build as build
     from .recipe.load import dump as dump, load as load
     from .recipe.schema import Recipe as Recipe
+    from .replay.recipe import replay_run as replay_run
+    from .replay.replay import replay_step as replay_step
     from .reports import write_report as write_report
     from .training.fit import fit as fit
     from .training.health import Thresholds as Thresholds
@@ -51,6 +54,7 @@ _ROOMS = (
     "evaluation",
     "io",
     "recipe",
+    "replay",
     "reports",
     "serve",
     "tracking",
@@ -70,6 +74,8 @@ _HOMES = {
     "Logging": "training.settings",
     "Prompts": "evaluation.generate",
     "Recipe": "recipe.schema",
+    "replay_run": "replay.recipe",
+    "replay_step": "replay.replay",
     "Thresholds": "training.health",
     "train": "cli.train",
     "write_report": "reports",

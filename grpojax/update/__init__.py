@@ -2,6 +2,12 @@
 
 from ._config import UpdateConfig as UpdateConfig
 from ._improve import improve as improve, Reference as Reference
+from ._inspect import (
+    inspect as inspect,
+    Inspection as Inspection,
+    PromptInspection as PromptInspection,
+    RowInspection as RowInspection,
+)
 from ._kl_reward import KLReward as KLReward
 from ._log_prob import log_probs as log_probs
 from ._optimizers import (

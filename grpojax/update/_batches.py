@@ -1,13 +1,21 @@
-"""Splitting of a batch into minibatches."""
+"""The batch of an update: its constants, and how it is split into minibatches."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from ..types import Prompt
-from ._config import check_count
+from ..policy import AbstractPolicy
+from ..types import Prompt, Trajectory
+from ._config import check_count, UpdateConfig
+from .loss import Batch, Objective
+from .packed import masked_log_probs
+
+
+Reference = AbstractPolicy | Callable[..., AbstractPolicy]
+"""A KL reference policy, or a function that extracts it from the trained policy."""
 
 
 def split(
@@ -56,3 +64,64 @@ def check_minibatches(minibatches: int, prompts: int, group: int) -> tuple[int, 
             f"{prompts} prompts x {group} samples."
         )
     return prompts // by_prompt, group // by_group
+
+
+def make_batch(
+    policy: AbstractPolicy,
+    trajectory: Trajectory,
+    advantages: Float[Array, "prompt group *time"],
+    keep: Bool[Array, "prompt group"] | None,
+    objective: Objective,
+    reference: Reference | None,
+    config: UpdateConfig,
+    tokens: int,
+) -> Batch:
+    """Constants of the loss: advantages, mask, and old and reference log-probs."""
+    mask = trajectory.sampled
+    mask = mask if keep is None else mask & keep[:, :, None]
+    recompute = _recomputes(objective, config)
+
+    def log_probs(policy: AbstractPolicy):
+        return masked_log_probs(
+            policy,
+            trajectory.prompt,
+            trajectory.tokens,
+            mask,
+            tokens,
+            temperature=trajectory.temperature,
+            vocab_size=trajectory.vocab_size,
+            chunk=config.chunk,
+        )
+
+    once = config.epochs * config.minibatches == 1
+    old, entropy = trajectory.log_prob, None
+    if objective.entropy_filter is not None or (recompute and not once):
+        log_prob, entropy = log_probs(policy)
+        old = log_prob if recompute else old
+    if recompute and once:
+        # The old policy is the current one: the ratio is exactly 1; skip recomputing.
+        old = None
+    if reference is not None and not isinstance(reference, AbstractPolicy):
+        reference = reference(policy)
+    return Batch(
+        advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
+        mask=mask,
+        old=old,
+        behavior=trajectory.log_prob,
+        reference=None if reference is None else log_probs(reference)[0],
+        entropy=entropy,
+    )
+
+
+def _recomputes(objective: Objective, config: UpdateConfig) -> bool:
+    """Whether to recompute old log-probs; by default only for importance correction."""
+    if config.recompute is None:
+        return objective.importance is not None
+    if objective.importance is not None and not config.recompute:
+        raise ValueError(
+            "An importance correction compares recomputed old log-probs with those "
+            "that the sampler recorded. Received recompute=False, which takes the "
+            "record for both, so that every weight would be 1. Leave recompute at its "
+            "default, or leave the correction out."
+        )
+    return config.recompute

@@ -14,7 +14,7 @@ from .. import sharding
 from ..policy import AbstractPolicy
 from ..sharding import spmd
 from ..types import FloatLike, Metrics, Prompt, Trajectory
-from ._batches import check_minibatches, split
+from ._batches import check_minibatches, make_batch, Reference as Reference, split
 from ._config import UpdateConfig
 from ._log_prob import LogProbs
 from ._metrics import (
@@ -25,20 +25,10 @@ from ._metrics import (
     stays_finite,
 )
 from .loss import Batch, LossInputs, LossWeights, Objective
-from .packed import (
-    balance_tokens,
-    expert_shares,
-    masked_log_probs,
-    pack_rows,
-    packed_gradient,
-)
+from .packed import balance_tokens, expert_shares, pack_rows, packed_gradient
 
 
-Reference = AbstractPolicy | Callable[..., AbstractPolicy]
-"""A KL reference policy, or a function that extracts it from the trained policy."""
-
-
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Rows of a minibatch, on axes `[prompt group ...]`."""
 
     tokens: Array
@@ -46,7 +36,7 @@ class _Rows(NamedTuple):
     weights: LossWeights
 
 
-class _SharedInputs(NamedTuple):
+class SharedInputs(NamedTuple):
     """Arguments of the loss that are the same for all rows."""
 
     policy: AbstractPolicy
@@ -91,16 +81,50 @@ def improve(
     correction without recomputed log-probs, and for an `opt_state` that does not match
     `optimizer`.
     """
+    update, start, minibatches = plan(
+        policy,
+        opt_state,
+        trajectory,
+        advantages,
+        keep,
+        objective=objective,
+        optimizer=optimizer,
+        reference=reference,
+        config=config,
+        validate=validate,
+    )
+    epoch = lambda carry, _: jax.lax.scan(update.step, carry, minibatches)
+    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=config.epochs)
+    return eqx.combine(params, update.static), opt_state, over_updates(metrics)
+
+
+def plan(
+    policy: AbstractPolicy,
+    opt_state: PyTree,
+    trajectory: Trajectory,
+    advantages: Float[Array, "prompt group *time"],
+    keep: Bool[Array, "prompt group"] | None = None,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    reference: Reference | None,
+    config: UpdateConfig,
+    validate: Callable[[Batch, LossWeights], Batch] | None = None,
+) -> tuple["Update", tuple[PyTree, PyTree], PyTree]:
+    """The update on a minibatch, what it starts from, and all minibatches.
+
+    The arguments and errors are those of `improve`.
+    """
     prompts, group = check_minibatches(config.minibatches, *trajectory.terminated.shape)
     sharding.check_prompts("prompts / minibatches", prompts)
     padded = prompts * group * trajectory.tokens.shape[-1] // spmd.shards()
     tokens = config.microbatch_tokens(padded)
-    batch = _batch(
+    batch = make_batch(
         policy, trajectory, advantages, keep, objective, reference, config, tokens
     )
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
-    update = _Update(
+    update = Update(
         objective=objective,
         optimizer=optimizer,
         static=static,
@@ -113,14 +137,11 @@ def improve(
     minibatches = split(
         config.minibatches, trajectory.prompt, (trajectory.tokens, batch)
     )
-    epoch = lambda carry, _: jax.lax.scan(update.step, carry, minibatches)
-    start = params, opt_state
-    (params, opt_state), metrics = jax.lax.scan(epoch, start, length=config.epochs)
-    return eqx.combine(params, static), opt_state, over_updates(metrics)
+    return update, (params, opt_state), minibatches
 
 
 @dataclasses.dataclass(frozen=True)
-class _Update:
+class Update:
     """The optimizer update on one minibatch, with the constants that all updates share.
 
     **Fields:**
@@ -144,20 +165,9 @@ class _Update:
     def step(self, carry: tuple[PyTree, PyTree], minibatch: PyTree):
         """One optimizer update on one minibatch: the body of a `lax.scan`."""
         params, opt_state = carry
-        prompt, (tokens, batch) = minibatch
-        weights = self.objective.loss_weights(batch)
-        if self.validate is not None:
-            batch = self.validate(batch, weights)
-        rows = _Rows(tokens, batch, weights)
-        (prompt, rows), _ = balance_tokens(batch.mask, (prompt, rows))
+        shared, prompt, rows = self.inputs(params, minibatch)
         # On a mesh of `data` alone each replica accumulates over its own rows, and only
         # the sums are communicated; else the compiler partitions one call.
-        policy = eqx.combine(params, self.static)
-        shares = None
-        if self.objective.balances:
-            of = prompt, rows.tokens, rows.batch.mask
-            shares = expert_shares(policy, *of, self.tokens)
-        shared = _SharedInputs(policy, self.objective, self.temperature, shares)
         gradients, metrics = spmd.shard_map_data_parallel(
             self.gradient, shared, prompt, rows
         )
@@ -173,11 +183,29 @@ class _Update:
         skipped = 1 - finite.astype(norm.dtype)
         metrics = metrics.metrics() | learning_rate(new_state)
         metrics |= {"grad_norm": norm, "skipped_updates": skipped}
-        if shares is not None:
+        if (shares := shared.shares) is not None:
             metrics["router/max_load"] = jnp.max(shares) / jnp.mean(shares)
         return choose(finite, new, carry), metrics
 
-    def gradient(self, shared: _SharedInputs, prompt: Prompt, rows: _Rows):
+    def inputs(
+        self, params: PyTree, minibatch: PyTree
+    ) -> tuple[SharedInputs, Prompt, Rows]:
+        """The arguments of `gradient` for a minibatch."""
+        prompt, (tokens, batch) = minibatch
+        weights = self.objective.loss_weights(batch)
+        if self.validate is not None:
+            batch = self.validate(batch, weights)
+        rows = Rows(tokens, batch, weights)
+        (prompt, rows), _ = balance_tokens(batch.mask, (prompt, rows))
+        policy = eqx.combine(params, self.static)
+        shares = None
+        if self.objective.balances:
+            of = prompt, rows.tokens, rows.batch.mask
+            shares = expert_shares(policy, *of, self.tokens)
+        shared = SharedInputs(policy, self.objective, self.temperature, shares)
+        return shared, prompt, rows
+
+    def gradient(self, shared: SharedInputs, prompt: Prompt, rows: Rows):
         """Gradient and metrics of a replica's rows, with a leading axis of one."""
 
         def loss(log_probs: LogProbs, included: Bool[Array, "prompt group"]):
@@ -204,67 +232,6 @@ class _Update:
             shares=shared.shares,
         )
         return jax.tree.map(lambda x: x[None], found)
-
-
-def _batch(
-    policy: AbstractPolicy,
-    trajectory: Trajectory,
-    advantages: Float[Array, "prompt group *time"],
-    keep: Bool[Array, "prompt group"] | None,
-    objective: Objective,
-    reference: Reference | None,
-    config: UpdateConfig,
-    tokens: int,
-) -> Batch:
-    """Constants of the loss: advantages, mask, and old and reference log-probs."""
-    mask = trajectory.sampled
-    mask = mask if keep is None else mask & keep[:, :, None]
-    recompute = _recomputes(objective, config)
-
-    def log_probs(policy: AbstractPolicy):
-        return masked_log_probs(
-            policy,
-            trajectory.prompt,
-            trajectory.tokens,
-            mask,
-            tokens,
-            temperature=trajectory.temperature,
-            vocab_size=trajectory.vocab_size,
-            chunk=config.chunk,
-        )
-
-    once = config.epochs * config.minibatches == 1
-    old, entropy = trajectory.log_prob, None
-    if objective.entropy_filter is not None or (recompute and not once):
-        log_prob, entropy = log_probs(policy)
-        old = log_prob if recompute else old
-    if recompute and once:
-        # The old policy is the current one: the ratio is exactly 1; skip recomputing.
-        old = None
-    if reference is not None and not isinstance(reference, AbstractPolicy):
-        reference = reference(policy)
-    return Batch(
-        advantage=advantages if advantages.ndim == 3 else advantages[:, :, None],
-        mask=mask,
-        old=old,
-        behavior=trajectory.log_prob,
-        reference=None if reference is None else log_probs(reference)[0],
-        entropy=entropy,
-    )
-
-
-def _recomputes(objective: Objective, config: UpdateConfig) -> bool:
-    """Whether to recompute old log-probs; by default only for importance correction."""
-    if config.recompute is None:
-        return objective.importance is not None
-    if objective.importance is not None and not config.recompute:
-        raise ValueError(
-            "An importance correction compares recomputed old log-probs with those "
-            "that the sampler recorded. Received recompute=False, which takes the "
-            "record for both, so that every weight would be 1. Leave recompute at its "
-            "default, or leave the correction out."
-        )
-    return config.recompute
 
 
 def _check_state(

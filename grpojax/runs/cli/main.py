@@ -5,6 +5,7 @@
     grpojax generate MODEL [--prompt TEXT ...]
     grpojax serve MODEL [--host HOST --port PORT]
     grpojax export RUN[/checkpoints/N] DIR [--adapter]
+    grpojax replay RUN --step N [--set algorithm.KEY=VALUE ...]
     grpojax report RUN... [--out DIR]
 
 Invalid configurations are rejected before anything is compiled or written, with exit
@@ -195,6 +196,21 @@ def export(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         print(export.export(recipe, options.directory, adapter=options.adapter))
 
 
+def replay(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """`grpojax replay`."""
+    from ..replay import recipe as replays
+    from .compile_cache import keep_programs_of
+
+    run, step, changes = options.run, options.step, options.set
+    out = options.out or run / replays.REPLAYS / str(step)
+    with contextlib.ExitStack() as stack:
+        with invalid_input():
+            recipe = replays.recipe_of(run, step, environment)
+            stack.enter_context(keep_programs_of(recipe, environment, _console()))
+            take = replays.prepare(run, step, changes=changes, environment=environment)
+        print(f"{replays.write(take(), out)}\n{out / replays.PAGE}")
+
+
 def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """`grpojax report`."""
     from ..reports import write_report
@@ -221,6 +237,11 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
     ),
     "serve": (serve, "answer requests of OpenAI's protocol", (*_READING, *SERVER)),
     "export": (export, "write the model of a run or of a checkpoint", _EXPORT),
+    "replay": (
+        replay,
+        "take a step of a run again, and take it apart",
+        ("run", "--step", "--set", "--out"),
+    ),
     "report": (report, "say what runs have come to", ("runs", "--out")),
 }
 """Commands by name: their functions, what they are for, and their options."""

@@ -40,6 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=Path,
         help="a directory; a single one gets the report by default",
     ),
+    "run": dict(metavar="RUN", type=Path, help="the directory of a training run"),
+    "--step": dict(metavar="N", type=int, required=True, help="which step, from 1"),
     "--recipe": dict(
         help="problems, and how they are put; by default the run's, if it is one"
     ),

@@ -66,7 +66,7 @@ def prepare(
         samples = logging.samples if recorded else 0
         lowered = lower(state, step, samples=samples, steps=steps)
         lowered.dry_call()
-        digests = _digests(state, step, evaluations)
+        digests = digests_of(state, step, evaluations)
         evaluators = {x: Evaluator(y, state.policy) for x, y in evaluations.items()}
         check_measure(checkpoint, evaluators, state)
         restored = None
@@ -105,7 +105,7 @@ def _check_without_out(resume: bool, trackers: Mapping[str, TrackerFactory]) -> 
         )
 
 
-def _digests(
+def digests_of(
     state: TrainState, step: Step, evaluations: Mapping[str, Evaluation]
 ) -> dict[str, str]:
     """Fingerprints of what a run starts from, which its checkpoints keep."""

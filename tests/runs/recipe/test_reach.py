@@ -86,6 +86,10 @@ NO_PARTS = {
     "Drawn": "prompts that were drawn",
     "PartialRows": "what the train state keeps for `rollout.partial_prompts`",
     "improve": "the phase itself",
+    "inspect": "the phase itself, taken apart",
+    "Inspection": "what is found when the phase is taken apart",
+    "PromptInspection": "a part of an `Inspection`",
+    "RowInspection": "a part of an `Inspection`",
     "log_probs": "scores a trajectory",
     "Truncated": "what `evaluations.NAME.top_k`, `top_p` and `min_p` describe",
 }

@@ -13,6 +13,7 @@ from ...io.jsonl import read_tolerant, Record, unreadable
 from ...io.records import finite_float, SampleGroup
 from ...io.tables import flatten
 from .evaluations import EvaluationRecord, evaluations_of_summary, parse_evaluation
+from .replays import read_replays, ReplayedLoss
 
 
 FILES = ("config.yaml", "metrics.jsonl", "summary.json", "evaluations.jsonl")
@@ -48,6 +49,7 @@ class Run:
     - `checkpoints`: steps with a checkpoint.
     - `has_model`: whether the final policy was saved.
     - `flaws`: what is missing or damaged, a sentence each.
+    - `replays`: the losses of steps that were taken again.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Run:
     checkpoints: list[int]
     has_model: bool
     flaws: list[str]
+    replays: list[ReplayedLoss]
 
     def setting(self, *keys: str) -> object:
         """The value of the first of some dotted keys that is set; `None` if none is.
@@ -158,6 +161,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         ),
         has_model=(path / "model").is_dir(),
         flaws=flaws,
+        replays=read_replays(path, flaws),
     )
 
 

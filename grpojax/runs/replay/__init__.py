@@ -1,0 +1,1 @@
+"""A step of a recorded run, taken again bit for bit, and taken apart."""
