@@ -193,13 +193,14 @@ def named(
 
     **Raises:** `ValueError` for a name that cannot be part of a file's name.
     """
-    if evaluation is None:
-        return {}
+    given: dict[str, Evaluation | _Named] = {}
     if isinstance(evaluation, Evaluation):
-        return named({evaluation.split: evaluation})
-    for name in evaluation:
+        given[evaluation.split] = evaluation
+    elif evaluation is not None:
+        given.update(evaluation)
+    for name in given:
         check_name(name)
-    return dict(evaluation)
+    return given
 
 
 def check_name(name: str) -> None:

@@ -98,12 +98,12 @@ class Evaluator:
             self._lowered = lower(*self._arguments(policy, 0), **self._static)
         self._seconds_trace = time.perf_counter() - start
 
-    @classmethod
-    def of(
-        cls, evaluation: "Evaluation | Evaluator", policy: AbstractPolicy
-    ) -> "Evaluator":
+    @staticmethod
+    def of(evaluation: "Evaluation | Evaluator", policy: AbstractPolicy) -> "Evaluator":
         """An evaluation with its programs, if it does not have them."""
-        return evaluation if isinstance(evaluation, cls) else cls(evaluation, policy)
+        if isinstance(evaluation, Evaluator):
+            return evaluation
+        return Evaluator(evaluation, policy)
 
     def with_key(self, key: Key[Array, ""] | None) -> "Evaluator":
         """The same programs, for other completions."""

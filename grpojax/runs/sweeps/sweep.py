@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
@@ -24,6 +24,7 @@ from .grid import program_of, recipes_of
 from .programs import Programs
 
 
+@runtime_checkable
 class Prepare(Protocol):
     """Loads a recipe's parts, with the programs of another run if there are any."""
 

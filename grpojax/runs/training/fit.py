@@ -59,7 +59,9 @@ def prepare(
     if out is None:
         _check_without_out(resume, trackers or {})
     given = named(evaluation)
-    evaluations = {x: getattr(y, "evaluation", y) for x, y in given.items()}
+    evaluations = {
+        x: y.evaluation if isinstance(y, Evaluator) else y for x, y in given.items()
+    }
     check_best_by(checkpoint, evaluations)
     if config is None:
         config = described(state, step, steps, evaluations)

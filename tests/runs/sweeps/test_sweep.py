@@ -11,7 +11,7 @@ import pytest
 
 from grpojax import models
 from grpojax.runs import train_sweep
-from grpojax.runs.cli import train as training
+from grpojax.runs.cli import main as commands, train as training
 from grpojax.runs.distributed.preemption import PreemptedError
 from grpojax.runs.evaluation.evaluator import Evaluator
 from grpojax.runs.recipe import load as recipes
@@ -73,11 +73,11 @@ def test_a_seed_of_a_sweep_is_its_own_run_bit_for_bit(seeds, full, tmp_path):
     # The second one: the first one has compiled its own program.
     training.train(recipes_of(seeds)["seed-1"], tmp_path / "alone")
     assert_equal_runs(full / "seed-1", tmp_path / "alone")
-    rewards = [
-        [x["loss"] for x in lines(full / name / "metrics.jsonl")]
+    entropies = [
+        [x["entropy"] for x in lines(full / name / "metrics.jsonl")]
         for name in ("seed-0", "seed-1")
     ]
-    assert rewards[0] != rewards[1]
+    assert entropies[0] != entropies[1]
 
 
 def test_the_directory_of_a_sweep_says_what_it_holds(seeds, full, tmp_path):
@@ -189,4 +189,30 @@ def test_nothing_is_written_for_a_sweep_that_cannot_be(recipe, seeds, tmp_path):
         training.train(seeds, out)
     with pytest.raises(ValueError, match="name one with --out"):
         training.prepare_sweep(seeds, None)
+    assert not out.exists()
+
+
+def test_the_command_takes_all_runs_of_a_sweep(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    def run(sweep):
+        taken.append((list(sweep.recipes), sweep.out, sweep.resume))
+        raise DivergedError("1 of 2 runs have diverged")
+
+    taken: list[tuple] = []
+    monkeypatch.setattr(sweeps.Sweep, "run", run)
+    words = ["train", *arguments(run__seeds=2)]
+    assert commands.main([*words, "--out", str(tmp_path)], {}) == 3
+    assert "1 of 2 runs" in capsys.readouterr().err
+    assert taken == [(["seed-0", "seed-1"], tmp_path, False)]
+    assert commands.main(words, {}) == 2
+    assert "name one with --out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_a_sweep_is_that_of_its_first_run(arguments, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    words = ["train", *arguments(run__seeds=2), "--dry-run", "--out", str(out)]
+    assert commands.main(words, {}) == 0
+    assert "tracing the step" in capsys.readouterr().out
     assert not out.exists()
