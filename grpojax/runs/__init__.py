@@ -13,6 +13,7 @@ Rooms, each of which imports only those before it:
 - `recipe`: runs described in YAML, and the arguments of `fit` that they stand for.
 - `replay`: a step of a recorded run, taken again bit for bit, and taken apart.
 - `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
+- `sweeps`: runs over seeds and values of keys, which share compiled programs.
 - `cli`: the command `grpojax`.
 
 The names below are imported on first access, so that what needs no JAX stays fast.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .agents.environment import AgentEnvironment as AgentEnvironment
     from .cli.evaluate import evaluate as evaluate
     from .cli.generate import generate as generate
-    from .cli.train import train as train
+    from .cli.train import train as train, train_sweep as train_sweep
     from .evaluation.evaluate import Evaluation as Evaluation
     from .evaluation.generate import Prompts as Prompts
     from .recipe.build import build as build
@@ -57,6 +58,7 @@ _ROOMS = (
     "replay",
     "reports",
     "serve",
+    "sweeps",
     "tracking",
     "training",
 )
@@ -78,6 +80,7 @@ _HOMES = {
     "replay_step": "replay.replay",
     "Thresholds": "training.health",
     "train": "cli.train",
+    "train_sweep": "cli.train",
     "write_report": "reports",
 }
 

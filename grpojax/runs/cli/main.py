@@ -18,12 +18,14 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
 from ..distributed.supervise import fork_supervised
 from ..recipe.load import dump
 from ..recipe.schema import Recipe
+from ..sweeps.grid import first_of, is_sweep
 from ..training.health import DivergedError
 from . import process
 from .options import (
@@ -108,6 +110,20 @@ def _console() -> "Console":
     return Console(quiet=not processes.is_process_0())
 
 
+@contextlib.contextmanager
+def _exit_codes(out: Path | None) -> Iterator[None]:
+    """A context in which a run that ends early has an exit code of its own."""
+    try:
+        # Another process may have taken the directory since.
+        with invalid_input((BlockingIOError, FileExistsError)):
+            yield
+    except PreemptedError as error:
+        how = f"{error}: go on with --out {out} --resume"
+        raise ExitError(EXIT_PREEMPTED, how) from None
+    except DivergedError as error:
+        raise ExitError(EXIT_DIVERGED, str(error)) from None
+
+
 @with_recipe
 def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     """`grpojax train`."""
@@ -117,7 +133,15 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     from . import estimate, train
 
     out, resume, console = options.out, options.resume, _console()
+    if is_sweep(recipe) and not options.dry_run:
+        with invalid_input():
+            sweep = train.prepare_sweep(recipe, out, resume=resume, console=console)
+        with _exit_codes(out):
+            sweep.run()
+        return
     with invalid_input():
+        # The runs of a sweep need the same memory, one after another.
+        recipe, out = first_of(recipe, out)
         prepared = train.prepare(
             recipe, out, resume=resume, console=console, weights=not options.dry_run
         )
@@ -130,15 +154,8 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     if out is None:
         remark = "Without --out nothing is kept: no checkpoint, no model."
         echo(console, remark, style="bold")
-    try:
-        # Another process may have taken the directory since.
-        with invalid_input((BlockingIOError, FileExistsError)):
-            fit.run(prepared)
-    except PreemptedError as error:
-        how = f"{error}: go on with --out {out} --resume"
-        raise ExitError(EXIT_PREEMPTED, how) from None
-    except DivergedError as error:
-        raise ExitError(EXIT_DIVERGED, str(error)) from None
+    with _exit_codes(out):
+        fit.run(prepared)
     if out is None:
         remark = "The trained model was not kept: name a directory with --out."
         echo(console, remark, style="bold")

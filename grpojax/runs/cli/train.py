@@ -13,6 +13,9 @@ from ..distributed import processes
 from ..io.run_directory import CHECKPOINTS
 from ..recipe import build
 from ..recipe.schema import Recipe
+from ..sweeps.grid import is_sweep
+from ..sweeps.programs import Programs, with_programs, with_rate_as_input
+from ..sweeps.sweep import Sweep
 from ..tracking import build as trackers
 from ..training import fit
 
@@ -24,6 +27,8 @@ def prepare(
     resume: bool = False,
     console: Console | None = None,
     weights: bool = True,
+    programs: Programs | None = None,
+    rate_is_input: bool = False,
 ) -> fit.Prepared:
     """Loads a recipe's parts, and checks that they fit together.
 
@@ -38,11 +43,19 @@ def prepare(
     - `weights`: otherwise nothing is read but configurations and data, and the run can
         be compiled but not started. Its state is that of a new run, of shapes; with
         `actors` its weights are read all the same.
+    - `programs`: of another run of a sweep, which this one shares.
+    - `rate_is_input`: whether runs with other learning rates will share this one's.
 
     **Raises:** `ValueError`, `TypeError`, `OSError` or `ImportError` for what is
     missing or does not fit, for a directory in use, and for a recipe that computes
     something else than the run to resume.
     """
+    if is_sweep(recipe):
+        raise ValueError(
+            "`run.seeds` and `sweep` describe several runs, of `train_sweep`. Received "
+            f"run.seeds={recipe.run.seeds} and sweep={recipe.sweep} for one run: leave "
+            "them null."
+        )
     fit.claim(out, resume=resume, config=build.config_of(recipe))
     path = None if out is None else Path(out)
     factories = trackers.factories(**vars(recipe.tracking))
@@ -55,6 +68,10 @@ def prepare(
         arguments["logging"] = logging
     if not weights:
         return fit.prepare(**{**arguments, "trackers": None})
+    if programs is not None:
+        arguments = with_programs(programs, arguments)
+    elif rate_is_input:
+        arguments = with_rate_as_input(arguments)
     return fit.prepare(**arguments, out=out, resume=resume)
 
 
@@ -86,3 +103,55 @@ def train(
         ```
     """
     return fit.run(prepare(recipe, out, resume=resume, console=console))
+
+
+def prepare_sweep(
+    recipe: Recipe,
+    out: str | os.PathLike[str] | None,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Sweep:
+    """The runs of a recipe with `run.seeds` or `sweep`; see `train_sweep`."""
+    if out is None:
+        raise ValueError(
+            "The runs of `run.seeds` and `sweep` are directories of their own. "
+            "Received no directory for them: name one with --out."
+        )
+    return Sweep(recipe, Path(out), prepare, resume=resume, console=console)
+
+
+def train_sweep(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Trains the runs of a recipe with `run.seeds` or `sweep`, and compares them.
+
+    Each is a run of its own in `out/NAME`, such as `out/seed-0`: what it computes is
+    what it would compute alone. They run one after another through one compiled
+    program, as long as they differ in nothing but the seed and a learning rate.
+
+    **Arguments:**
+
+    - `recipe`: what to run.
+    - `out`: the directory of the sweep.
+    - `resume`: goes on with the sweep that is there: finished runs stay as they are,
+        and others go on from their last checkpoints.
+    - `console`: where progress is shown; nowhere by default.
+
+    **Returns:** the path of the report over all runs, `out/report.md`.
+
+    **Raises:** as `train`. A run that diverges leaves the others to go on: its
+    `DivergedError` is raised at the end.
+
+    !!! example
+
+        ```python
+        recipe = load(Recipe(), "recipe.yaml", ["run.seeds=8"])
+        report = train_sweep(recipe, "out/seeds")
+        ```
+    """
+    return prepare_sweep(recipe, out, resume=resume, console=console).run()

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Int, Key
@@ -182,20 +183,24 @@ class Evaluation:
         )
 
 
+_Named = TypeVar("_Named")
+
+
 def named(
-    evaluation: Evaluation | Mapping[str, Evaluation] | None,
-) -> dict[str, Evaluation]:
+    evaluation: Evaluation | Mapping[str, _Named] | None,
+) -> dict[str, Evaluation | _Named]:
     """Evaluations by name; the name of a single one is its `split`.
 
     **Raises:** `ValueError` for a name that cannot be part of a file's name.
     """
-    if evaluation is None:
-        return {}
+    given: dict[str, Evaluation | _Named] = {}
     if isinstance(evaluation, Evaluation):
-        evaluation = {evaluation.split: evaluation}
-    for name in evaluation:
+        given[evaluation.split] = evaluation
+    elif evaluation is not None:
+        given.update(evaluation)
+    for name in given:
         check_name(name)
-    return dict(evaluation)
+    return given
 
 
 def check_name(name: str) -> None:

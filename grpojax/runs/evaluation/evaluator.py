@@ -1,5 +1,6 @@
 """An evaluation with its programs: traced once, and compiled for the first policy."""
 
+import copy
 import dataclasses
 import functools
 import os
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
 from ...env import AbstractAnswerEnvironment
 from ...policy import AbstractPolicy
@@ -98,6 +99,20 @@ class Evaluator:
             lower = program.lower  # pyright: ignore[reportFunctionMemberAccess]
             self._lowered = lower(*self._arguments(policy, 0), **self._static)
         self._seconds_trace = time.perf_counter() - start
+
+    @staticmethod
+    def of(evaluation: "Evaluation | Evaluator", policy: AbstractPolicy) -> "Evaluator":
+        """An evaluation with its programs, if it does not have them."""
+        if isinstance(evaluation, Evaluator):
+            return evaluation
+        return Evaluator(evaluation, policy)
+
+    def with_key(self, key: Key[Array, ""] | None) -> "Evaluator":
+        """The same programs, for other completions."""
+        other = copy.copy(self)
+        other.evaluation = dataclasses.replace(self.evaluation, key=key)
+        other._key, other._seconds_trace = jr.key(0) if key is None else key, 0.0
+        return other
 
     def _arguments(self, policy: AbstractPolicy, first: int) -> tuple:
         of = self.evaluation

@@ -27,7 +27,7 @@ from . import jsonl
 from .atomic import explain_os_error, lock_directory, write_bytes, write_json
 
 
-Kind = Literal["training", "evaluation"]
+Kind = Literal["training", "evaluation", "sweep"]
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"

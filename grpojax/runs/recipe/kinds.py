@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Literal, NamedTuple, NewType
 
+from ..io.tables import flatten
 from . import yaml_format
 
 
@@ -20,6 +21,9 @@ Parts = NewType("Parts", tuple)
 
 Weights = NewType("Weights", Mapping)
 """Numbers by name."""
+
+Choices = NewType("Choices", Mapping)
+"""Lists of values by dotted key."""
 
 Arguments = NewType("Arguments", Mapping)
 """The keys of a section that its own fields do not name."""
@@ -36,6 +40,7 @@ _WORDS: dict[object, str] = {
     Part: "the name of a part, or a mapping with its name and arguments",
     Parts: "a list of parts",
     Weights: "a mapping from names to numbers",
+    Choices: "a mapping from keys to lists of values",
     object: "a plain value",
 }
 
@@ -184,6 +189,9 @@ def _accepts(kind: object, value: typing.Any) -> bool:
         return isinstance(name, str) and value != ""
     if kind in (Parts, Weights):
         return isinstance(value, list | tuple if kind is Parts else Mapping)
+    if kind is Choices:
+        lists = isinstance(value, Mapping) and flatten(value).values()
+        return bool(lists) and all(isinstance(x, list | tuple) and x for x in lists)
     return kind is object or type(value) is kind or value in typing.get_args(kind)
 
 
@@ -205,6 +213,8 @@ def _converted(
     if kind is Parts:
         items = enumerate(value)
         return tuple(check(f"{name}[{i}]", Part, x, environment) for i, x in items)
+    if kind is Choices:
+        return plain(name, flatten(value), environment)
     if kind is Weights:
         items = value.items()
         return {str(x): check(f"{name}.{x}", float, y, environment) for x, y in items}

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..io.tables import flatten
 from . import yaml_format
-from .kinds import check, fields_of, members, Part, unknown_key, Weights
+from .kinds import check, Choices, fields_of, members, Part, unknown_key, Weights
 from .legacy import Merge, translate
 
 
@@ -68,12 +69,13 @@ def override(section: Recipe, values: Mapping[str, object], key: str) -> Recipe:
 
     - `section`: the values that are kept.
     - `values`: nested mappings of the others; variables in them have been replaced.
-    - `key`: of the section, for messages.
+    - `key`: of the section, for messages; empty for the whole recipe.
 
     **Raises:** `ValueError` as `load`.
     """
-    prefix = f"{key}."
-    known = [f"{prefix}{name}" for name in fields_of(section)]
+    prefix = f"{key}." if key else ""
+    inner = fields_of(section) if key else _dotted(to_mapping(section))
+    known = [f"{prefix}{name}" for name in inner]
     return _replace(section, _merge(section, {}, values, prefix), {}, known, prefix)
 
 
@@ -180,6 +182,8 @@ def _combined(kind: object, before: Any, value: Any) -> object:
     """A value with what it keeps of the one before it."""
     if callable(value):
         return value(before)
+    if Choices in members(kind) and isinstance(value, Merge):
+        return {**(before if isinstance(before, Mapping) else {}), **flatten(value)}
     if Part in members(kind) and isinstance(value, Mapping) and "name" not in value:
         before = {"name": before} if isinstance(before, str) else before
     elif kind is not Weights or not isinstance(value, Merge):

@@ -18,6 +18,7 @@ from typing import Any, cast, Literal
 from .kinds import (
     Arguments,
     check_options,
+    Choices,
     kinds_of,
     NonNegativeFloat,
     NonNegativeInt,
@@ -52,6 +53,7 @@ class Run(Section):
 
     steps: NonNegativeInt = 40
     seed: Seed = 0
+    seeds: PositiveInt | None = None  # Runs, of this seed and the next; null: one.
     validate: bool = False  # Check every phase's values at run time.
     # Whether compiled programs are kept in the user's cache folder; or a folder's path.
     compile_cache: bool | str = True
@@ -272,6 +274,7 @@ class Recipe:
     """The complete configuration of a training run."""
 
     run: Run = field(default_factory=Run)
+    sweep: Choices | None = None  # A run for each value of a key; null: one.
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     data: Data = field(default_factory=Data)

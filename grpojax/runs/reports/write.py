@@ -12,7 +12,7 @@ from .page.page import page
 from .panels.overlay import overlay_panels
 from .panels.panels import run_panels
 from .panels.svg import plot
-from .read.run import read_run, Run
+from .read.run import read_run, Run, runs_in
 from .text import sections
 
 
@@ -31,9 +31,9 @@ def write_report(
 
     **Arguments:**
 
-    - `runs`: run directories, finished or not.
+    - `runs`: run directories, finished or not; that of a sweep means its runs.
     - `out`: the directory to write to, with the plots in `report_files/`; `None` for
-        that of a single run.
+        that of a single run or sweep.
 
     **Returns:** the path of `report.md`; `report.html` is beside it.
 
@@ -46,7 +46,10 @@ def write_report(
         write_report(["out/seed-0", "out/seed-1"], out="out/seeds")
         ```
     """
-    paths = [Path(run) for run in runs]
+    given = [Path(run) for run in runs]
+    paths = [path for run in given for path in runs_in(run)]
+    if out is None and len(given) == 1:
+        out = given[0]
     if not paths:
         raise ValueError("A report needs a run. Received none: pass a run directory.")
     if len({path.resolve() for path in paths}) < len(paths):
@@ -62,7 +65,7 @@ def write_report(
     found = [read_run(path) for path in paths]
     if len({run.name for run in found}) < len(found):
         found = [dataclasses.replace(run, name=str(run.path)) for run in found]
-    return _write(found, paths[0] if out is None else Path(out))
+    return _write(found, Path(out or paths[0]))
 
 
 def _write(runs: Sequence[Run], out: Path) -> Path:

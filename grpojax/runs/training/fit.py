@@ -27,17 +27,17 @@ from ..tracking.build import TrackerFactory
 from .health import Thresholds
 from .run import run
 from .settings import Checkpointing, Config, described, Logging, Prepared
-from .step import lower, Step
+from .step import lower, LoweredStep, Step
 
 
 def prepare(
     state: TrainState,
-    step: Step,
+    step: Step | LoweredStep,
     *,
     steps: int,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    evaluation: Evaluation | Mapping[str, Evaluation] | None = None,
+    evaluation: Evaluation | Mapping[str, Evaluation | Evaluator] | None = None,
     checkpoint: Checkpointing = Checkpointing(),
     trackers: Mapping[str, TrackerFactory] | None = None,
     health: Thresholds = Thresholds(),
@@ -47,15 +47,21 @@ def prepare(
     """A run that is checked and traced, for `run`: the first half of `fit`.
 
     Its step is not compiled and no record is written. A directory that is resumed is
-    locked. The arguments and errors are those of `fit`.
+    locked. The arguments and errors are those of `fit`. A step and evaluations of
+    another prepared run, with their programs, are taken as they are.
     """
-    start = time.perf_counter()
+    start, lowered = time.perf_counter(), None
+    if isinstance(step, LoweredStep):
+        lowered, step = step, step.step
     check_counts("fit", 0, steps=steps)
     check_parts("fit", step=step)
     check_bits()
     if out is None:
         _check_without_out(resume, trackers or {})
-    evaluations = named(evaluation)
+    given = named(evaluation)
+    evaluations = {
+        x: y.evaluation if isinstance(y, Evaluator) else y for x, y in given.items()
+    }
     check_best_by(checkpoint, evaluations)
     if config is None:
         config = described(state, step, steps, evaluations)
@@ -64,10 +70,11 @@ def prepare(
     recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
         samples = logging.samples if recorded else 0
-        lowered = lower(state, step, samples=samples, steps=steps)
+        if lowered is None:
+            lowered = lower(state, step, samples=samples, steps=steps)
         lowered.dry_call()
         digests = digests_of(state, step, evaluations)
-        evaluators = {x: Evaluator(y, state.policy) for x, y in evaluations.items()}
+        evaluators = {x: Evaluator.of(y, state.policy) for x, y in given.items()}
         check_measure(checkpoint, evaluators, state)
         restored = None
         if out is not None:

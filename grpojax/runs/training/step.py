@@ -62,7 +62,8 @@ class CompiledStep(NamedTuple):
 class LoweredStep:
     """A train step that has been traced, so that its arguments are known to fit.
 
-    `link` makes a step of the compiled programs. Tracing took so many `seconds`.
+    `link` makes a step of `step` and the compiled programs. Tracing took so many
+    `seconds`.
     `actors` are the other devices on which rollouts are sampled, if there are any.
     """
 
@@ -96,15 +97,19 @@ class LoweredStep:
         first = jax.device_get(prompt(step.env))
         processes.on_process_0(lambda: split.dry_call(step.reward, inputs, first))
 
+    def of(self, step: Step) -> "LoweredStep":
+        """The same programs for a step that differs in nothing but arrays."""
+        return dataclasses.replace(self, step=step, seconds=0.0)
+
     def compile(self) -> CompiledStep:
-        """Compiles the programs."""
+        """Compiles the programs, if they have not been."""
         start = time.perf_counter()
         with cache_hits() as hits:
             compiled = {name: x.compile() for name, x in self.programs.items()}
         allocator.give_back()
         seconds = self.seconds + time.perf_counter() - start
         memory = {name: _bytes(x.compiled) for name, x in compiled.items()}
-        call = self.link(*compiled.values())
+        call = self.link(self.step, *compiled.values())
         close = (lambda: None) if self.actors is None else self.actors.close
         return CompiledStep(call, close, seconds, len(hits) == len(compiled), memory)
 
@@ -156,7 +161,7 @@ def _lower_one(state: TrainState, step: Step, samples: int):
         return state, meshes.replicate(metrics), None
 
     lowered = trace(call, step, state, donate=(1,))
-    return {"step": lowered}, lambda program: ft.partial(program, step)
+    return {"step": lowered}, lambda step, program: ft.partial(program, step)
 
 
 def _lower_two(state: TrainState, step: TrainStep, samples: int, actors: Actors | None):
@@ -185,10 +190,10 @@ def _lower_two(state: TrainState, step: TrainStep, samples: int, actors: Actors 
     outputs = split.output_structs(inputs)
     programs["update"] = trace(update, step, state, made, outputs, donate=(1,))
 
-    def call_host(made: PyTree, inputs: list[split.HostInputs]):
-        return made, split.call_host(step.reward, inputs)
+    def link(step: TrainStep, *compiled: Any) -> CompiledCall:
+        def call_host(made: PyTree, inputs: list[split.HostInputs]):
+            return made, split.call_host(step.reward, inputs)
 
-    def link(*compiled: Any) -> CompiledCall:
         first: Any = sample_next if len(compiled) == 1 else compiled[0]
         (*_, second) = compiled
         rollout = lambda state: call_host(*first(step, state))

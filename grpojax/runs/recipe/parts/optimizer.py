@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
+import jax
 import optax
 import optax.contrib
+from jax.tree_util import Partial
 
 from ....update import stochastic_rounding, with_learning_rate
 from ..kinds import fields_of
@@ -16,13 +19,20 @@ from .lookup import find
 OPTIMIZERS: list[ModuleType] = [optax, optax.contrib]
 """Modules whose names a recipe may give to optimizers and schedules."""
 
+Rate = float | jax.Array
+"""A constant, or an input of the program."""
 
-def build_schedule(recipe: Recipe) -> optax.Schedule:
-    """The learning rate, by the number of optimizer updates."""
-    settings, rate = recipe.optimizer, recipe.optimizer.learning_rate
-    if not isinstance(rate, float):
+
+def build_schedule(recipe: Recipe, rate: Rate | None = None) -> optax.Schedule:
+    """The learning rate, by the number of optimizer updates.
+
+    `rate` replaces the number of the recipe.
+    """
+    settings, own = recipe.optimizer, recipe.optimizer.learning_rate
+    if not isinstance(own, float):
         key = "optimizer.learning_rate"
-        return make(key, rate, Callable, Context(OPTIMIZERS))
+        return make(key, own, Callable, Context(OPTIMIZERS))
+    rate = own if rate is None else rate
     updates = recipe.run.steps * recipe.update.epochs * recipe.update.minibatches
     warmup = settings.warmup_updates
     decay = max(updates - warmup, 1)
@@ -40,11 +50,26 @@ def build_schedule(recipe: Recipe) -> optax.Schedule:
 def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """The optimizer on its schedule, after a clip of the gradient's norm.
 
-    Weights and moments in bfloat16 are rounded stochastically.
+    Weights and moments in bfloat16 are rounded stochastically. A learning rate that is
+    a number is the argument of the `Partial` that updates: a sweep passes an array.
 
     **Raises:** `ValueError` with the key, for unknown names and arguments.
     """
-    settings, schedule = recipe.optimizer, build_schedule(recipe)
+    rate = recipe.optimizer.learning_rate
+    if not isinstance(rate, float):
+        return _build(recipe, build_schedule(recipe))
+
+    def build(rate: Rate) -> optax.GradientTransformation:
+        return _build(recipe, build_schedule(recipe, rate))
+
+    def update(rate: Rate, *arguments: Any) -> tuple[optax.Updates, optax.OptState]:
+        return build(rate).update(*arguments)
+
+    return optax.GradientTransformation(build(rate).init, Partial(update, rate))
+
+
+def _build(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
+    settings = recipe.optimizer
     parameters = parameters_of(find("optimizer.name", settings.name, OPTIMIZERS))
     described: dict[str, object] = {"name": settings.name, **settings.arguments}
     if "weight_decay" in parameters:

@@ -124,6 +124,15 @@ class Run:
         return self.setting(*SEED_KEYS)
 
 
+def runs_in(path: Path) -> list[Path]:
+    """The runs in the directory of a sweep; of any other path itself."""
+    summary = _read_mapping(path / "summary.json", json.loads, [])
+    names = summary.get("runs")
+    if summary.get("kind") != "sweep" or not isinstance(names, list):
+        return [path]
+    return [path / str(name) for name in names if (path / str(name)).is_dir()]
+
+
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads a run directory, however incomplete.
 

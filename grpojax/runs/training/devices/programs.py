@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +34,11 @@ class Lowered:
     static: PyTree
 
     def compile(self) -> Program:
-        """Compiles it."""
+        """Compiles it, the first time that it is called."""
+        return self._program
+
+    @functools.cached_property
+    def _program(self) -> Program:
         return Program(self.lowered.compile(), self.static)
 
 

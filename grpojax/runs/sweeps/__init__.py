@@ -1,0 +1,1 @@
+"""Runs over seeds and over the values of keys, which share compiled programs."""
