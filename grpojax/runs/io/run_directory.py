@@ -190,8 +190,8 @@ class RunDirectory:
         self._configs = [found]
         if found in recorded.get(CONFIG, (found,)):
             return []
-        fault = "is not as the run wrote it: it was edited or damaged."
-        return [f"{CONFIG} {fault} Of its keys those of the recipe count."]
+        fault = "is not as the run wrote it: it was edited or damaged"
+        return [f"{CONFIG} {fault}, in keys that change nothing that is computed."]
 
     def write_config(self, config: str) -> None:
         """Replaces the configuration, some keys of which may change on resume."""

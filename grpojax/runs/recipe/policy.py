@@ -187,7 +187,10 @@ def _check_base(model: str, adapter: str) -> None:
 def _checkpoint(run: Path, path: Path) -> Path | None:
     """The checkpoint that a path into a run means; `None` for the final policy."""
     if path == run:
-        if (run / MODEL / "config.json").is_file():
+        # Its configuration is written last; of one that was written it may be missing.
+        recorded = checksums.of_summary(run / SUMMARY)
+        saved = (run / MODEL / "config.json").is_file()
+        if saved or checksums.unlike(run, MODEL, recorded):
             return None
         step, problems = store.last_intact(run / CHECKPOINTS)
         if step is None:
