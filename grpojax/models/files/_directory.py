@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..._extras import optional
-from ..._files import publish
+from ..._files import fsync_directory, publish
 from ._safetensors import DTYPES, read_header, StoredTensor
 
 
@@ -106,13 +106,16 @@ def staged(
         shutil.rmtree(unfinished)
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=directory) as temporary:
         yield Path(temporary)
-        for file in sorted(Path(temporary).rglob("*")):
+        # The configuration last: a directory that has one has the weights, too.
+        files = sorted(Path(temporary).rglob("*"), key=lambda x: (x.name == CONFIG, x))
+        for file in files:
             if file.is_file():
                 place = directory / file.relative_to(temporary)
                 place.parent.mkdir(exist_ok=True)
                 publish(file, place)
         for file in stale(directory):
             file.unlink()
+    fsync_directory(directory.parent)
 
 
 def stale_shards(directory: Path) -> list[Path]:

@@ -31,11 +31,12 @@ from ..._files import fsync_directory
 from ...types import TrainState
 from ..distributed import processes
 from ..io.atomic import explain_os_error
-from ..io.run_directory import check_characters
+from ..io.integrity.checks import check_characters
 from . import arrays, files as store, manifest
 
 
-_TIMEOUT = 3600  # Seconds to write one checkpoint.
+# Seconds to write one checkpoint, by a clock that may be set forward meanwhile.
+_TIMEOUT = 14 * 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ def verify(directory: Path, names: Iterable[str] | None = None) -> str | None:
             return f"its format is {manifest['format']}, and {_FORMAT} can be read"
     except OSError as error:
         return f"its {MANIFEST} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"its {MANIFEST} is not as it was written"
     if names is None:
         present = {_name(path, directory) for path in _files(directory)}

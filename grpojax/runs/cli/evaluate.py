@@ -4,16 +4,18 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 
 from ..checkpoint.resume_check import check_resumable
 from ..distributed import mesh as meshes, processes
 from ..distributed.provenance import provenance
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.printing import print_result
 from ..evaluation.result import EvaluationResult
 from ..evaluation.statistics import accuracies_by_task
+from ..io.integrity.checksums import Checksum
 from ..io.run_directory import EVALUATIONS, RunDirectory
 from ..recipe import build
 from ..recipe.parts.evaluation import build_evaluations, check_evaluations
@@ -85,8 +87,7 @@ def prepare(
             f"{asked}: raise it, or leave it null for all of them; or the task "
             f"{recipe.data.task} holds none out."
         )
-    for remark in build.remarks_of(recipe, policy, tokenizer, evaluation.env):
-        logger.warning(remark)
+    _warn(build.remarks_of(recipe, policy, tokenizer, evaluation.env))
 
     def run(console: Console) -> EvaluationResult:
         predictions = None
@@ -96,25 +97,34 @@ def prepare(
                 stack.enter_context(directory)
                 status = {"status": "running"}
                 if resume:
-                    directory.resume(step, status)
+                    _warn(directory.resume(step, status))
                 else:
                     directory.start(build.config_of(recipe).to_yaml(), status)
                 predictions = directory.predictions(step, evaluation.mode, name)
-            result = evaluation.run(
-                policy, predictions=predictions, tokenizer=tokenizer
+            result = Evaluator(evaluation, policy).run(
+                policy,
+                predictions=predictions,
+                tokenizer=tokenizer,
+                warn=logger.warning,
             )
             when = f"of {recipe.model.path}"
             print_result(result, tokenizer, console, when, name)
-            if directory is not None:
+            if directory is not None and predictions is not None:
                 if not directory.records(EVALUATIONS):
-                    made = {**evaluation.to_json(), **result.to_json()}
-                    directory.append(EVALUATIONS, {"step": step, "name": name, **made})
+                    made = {"step": step, "name": name, **evaluation.to_json()}
+                    made["predictions"] = Checksum.of_file(predictions)._asdict()
+                    directory.append(EVALUATIONS, {**made, **result.to_json()})
                 summary = _summary(result, start)
                 summary |= {"model": recipe.model.path, "step": step}
                 directory.update(summary, complete=True)
         return result
 
     return run
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        logger.warning(sentence)
 
 
 def _summary(result: EvaluationResult, start: float) -> dict[str, object]:

@@ -11,7 +11,8 @@
 Invalid configurations are rejected before anything is compiled or written, with exit
 code 2. A run that gets SIGTERM exits with 75, and `--resume` continues it; one that has
 diverged, or whose reward function fails on every row, exits with 3, and one of several
-processes that has lost another with 69.
+processes that has lost another with 69. A full disk, a file that cannot be written or
+too little memory end a command with 74, and a run goes on where it was.
 """
 
 import argparse
@@ -175,7 +176,9 @@ def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
             resume=resume,
             start=start,
         )
-    run(_console())
+    # Another process may have taken the directory since.
+    with invalid_input((BlockingIOError, FileExistsError)):
+        run(_console())
 
 
 @with_recipe
@@ -296,7 +299,8 @@ def run(
     - `environment`: variables: `LOGLEVEL`, and those that a recipe names.
 
     **Returns:** the exit code: 0, 2 for what was refused, 75 for a run that was told to
-    leave, 3 for one that is not worth its time and 69 for one that has lost a process.
+    leave, 3 for one that is not worth its time, 69 for one that has lost a process and
+    74 for what the machine has denied room, a file or memory.
     """
     options = parser.parse_args(argv)
 

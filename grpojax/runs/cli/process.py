@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from ..._extras import MissingExtraError, named_extras
+from ..distributed.faults import EXIT_MACHINE, lost_peer, machine_fault
 from ..distributed.preemption import DEFERRED, EXIT_PREEMPTED
 from ..io.terminal import message, printable
 
@@ -40,6 +41,8 @@ def invalid_input(errors: tuple[type[Exception], ...] = INVALID) -> Iterator[Non
         with named_extras("The command grpojax"):
             yield
     except errors as error:
+        if lost_peer(error):
+            raise
         logger.debug("refused", exc_info=True)
         raise ExitError(EXIT_REFUSED, str(error)) from error
 
@@ -59,6 +62,12 @@ def run(prog: str, command: Callable[[], None]) -> int:
             said, code = f"{error} was received: start again", EXIT_PREEMPTED
         except KeyboardInterrupt:
             said, code = "interrupted", EXIT_INTERRUPTED
+        except Exception as error:
+            fault, code = machine_fault(error), EXIT_MACHINE
+            if fault is None:
+                raise
+            logger.debug("the machine has failed", exc_info=True)
+            said = fault
         else:
             return 0
         print(message(f"{prog}: {said}"), file=sys.stderr)

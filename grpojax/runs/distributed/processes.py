@@ -19,6 +19,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from .faults import EXIT_MACHINE, lost_peer, machine_fault
+from .supervise import EXIT_PEER, LOST_PEER
+
 
 _T = TypeVar("_T")
 
@@ -46,7 +49,9 @@ def distributed(
     - `start_timeout`: seconds to wait for the other processes to connect.
     - `heartbeat_timeout`: seconds of silence after which a process counts as dead.
     - `collective_errors`: exceptions that every process raises at the same point. Any
-        other exception ends this process at once, with its traceback and exit code 1.
+        other exception ends this process at once: with a sentence and `EXIT_PEER` or
+        `EXIT_MACHINE` if another process or the machine has failed, and else with its
+        traceback and exit code 1.
 
     **Raises:** `ValueError` if an argument is neither passed nor detected, `OSError` if
     the coordinator's port is in use. If the processes do not connect in time, JAX
@@ -93,14 +98,20 @@ def _check_port(port: int) -> None:
 
 def _abort(error: Exception, heartbeat_timeout: int) -> NoReturn:
     """Ends this process at once: the other processes would wait for it forever."""
-    traceback.print_exception(error)
+    fault, code = machine_fault(error), EXIT_MACHINE
+    if lost_peer(error):
+        fault, code = LOST_PEER, EXIT_PEER
+    if fault is None:
+        traceback.print_exception(error)
+    else:
+        print(f"grpojax: {fault}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if fault is None and isinstance(error, jax.errors.JaxRuntimeError):
         # A collective may fail before it is known that a process has died. If one has,
         # JAX detects it within the timeout, and ends this process with a message.
         time.sleep(1.2 * heartbeat_timeout)
-    os._exit(1)
+    os._exit(1 if fault is None else code)
 
 
 def is_multihost() -> bool:

@@ -17,6 +17,13 @@ EXIT_PEER = 69
 """The exit code of a process whose run lost another process: EX_UNAVAILABLE of
 sysexits.h."""
 
+LOST_PEER = (
+    "another process of the run has died or cannot be reached. A run continues with "
+    "all of its processes or with none: read the last messages of the others, start "
+    "all of them again, and resume with --resume."
+)
+"""What to do then."""
+
 _FORWARDED = (*DEFERRED, signal.SIGINT)
 
 
@@ -70,10 +77,8 @@ def _exit_code(status: int) -> int:
     name = signal.Signals(os.WTERMSIG(status)).name
     if name == "SIGABRT":
         print(
-            "grpojax: this process was aborted, as JAX does when another process of "
-            "the run has died or cannot be reached; JAX's message is above. A run "
-            "continues with all of its processes or with none: read the last messages "
-            "of the others, start all of them again, and resume with --resume.",
+            "grpojax: this process was aborted by JAX, whose message is above: "
+            f"{LOST_PEER}",
             file=sys.stderr,
         )
         return EXIT_PEER

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,17 +22,19 @@ from ...reward import split
 from ...sharding import spmd
 from ...text import AbstractTokenizer
 from ..distributed import mesh, processes
-from ..io import jsonl
 from ..io.description import describe
 from ..io.fingerprint import fingerprint, settings
 from .eval_batch import EvalBatch, sample, score_batch, Sizes, to_records
-from .predictions import resume
+from .predictions import append, Begun, resume
 from .result import EvaluationResult
 from .statistics import Answer, measure_names, most_frequent
 
 
 if TYPE_CHECKING:
     from .evaluate import Evaluation
+
+
+logger = logging.getLogger(__name__)
 
 
 @eqx.filter_jit
@@ -160,19 +163,31 @@ class Evaluator:
         predictions: str | os.PathLike[str] | None = None,
         tokenizer: AbstractTokenizer | None = None,
         report: Callable[[int, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> EvaluationResult:
-        """Evaluates a policy; see `Evaluation.run`."""
+        """Evaluates a policy; see `Evaluation.run`.
+
+        With `warn` a file of predictions is the evaluation's own: one that is damaged
+        or of another is named to it, and replaced.
+        """
         if predictions is not None and tokenizer is None:
             raise ValueError(
                 "Evaluation.run(predictions=...) writes text, which needs a tokenizer. "
                 "Received tokenizer=None: pass the policy's."
             )
         start, count = time.perf_counter(), self.evaluation.count
-        common, records = self._common_answer, []
+        common, begun = self._common_answer, Begun([], None, None)
         if predictions is not None or processes.is_multihost():
-            header = self._header(policy)
-            begin = lambda: [] if predictions is None else resume(predictions, header)
-            records = processes.broadcast_from_0(begin)
+            header, replace = self._header(policy), warn is not None
+            begin = lambda: (
+                begun
+                if predictions is None
+                else resume(predictions, header, replace=replace)
+            )
+            begun = processes.broadcast_from_0(begin)
+        records, checksum, problem = begun
+        if problem is not None:
+            (warn or logger.warning)(problem)
         if len(records) < count:
             self._compile()
         compiled = time.perf_counter()
@@ -191,7 +206,7 @@ class Evaluator:
                 sampled, rows, decode, first=done, tasks=tasks, columns=columns
             )
             if predictions is not None and processes.is_process_0():
-                jsonl.append(predictions, *found)
+                checksum = append(predictions, found, checksum)
             records += found
             if report is not None:
                 report(len(records), count)

@@ -26,6 +26,9 @@ def explain_os_error(what: str, path: Path, unchanged: str) -> Iterator[None]:
         if "No space left" in text or number in (errno.ENOSPC, errno.EDQUOT):
             number = errno.ENOSPC
             why, remedy = "the disk is full", "Free some space and resume the run"
+        elif "File too large" in text or number == errno.EFBIG:
+            why = "a file would be larger than the limit"
+            remedy = "Raise the limit (ulimit -f) and resume the run"
         elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
             why = "it is not writable"
             remedy = "Change its permissions, or choose another directory"
@@ -33,7 +36,8 @@ def explain_os_error(what: str, path: Path, unchanged: str) -> Iterator[None]:
             why = f"{os.fspath(path.parent)!r} does not exist any more"
             remedy = "Restore it from a backup, or start the run again"
         else:
-            why, remedy = text, "Resume the run when that is fixed"
+            why = text.split("\n")[0]
+            remedy = "Resume the run when that is fixed"
         raise OSError(
             number or errno.EIO,
             f"Could not write {what} to {os.fspath(path)!r}: {why}. {unchanged}. "

@@ -18,12 +18,19 @@ def encode(*records: Record) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def append(path: str | os.PathLike[str], *records: Record) -> None:
+def append(path: str | os.PathLike[str], *records: Record) -> bytes:
     """Appends records to a file; they are on the disk when this returns.
+
+    **Returns:** what was appended.
 
     **Raises:** `OSError` that says what to do; the file is then unchanged.
     """
-    path, content = Path(path), encode(*records)
+    return append_bytes(path, encode(*records))
+
+
+def append_bytes(path: str | os.PathLike[str], content: bytes) -> bytes:
+    """Appends lines to a file; see `append`."""
+    path = Path(path)
     with (
         explain_os_error(path.name, path, "Its earlier lines are unchanged"),
         path.open("ab", buffering=0) as file,
@@ -37,6 +44,7 @@ def append(path: str | os.PathLike[str], *records: Record) -> None:
         except OSError:
             file.truncate(before)
             raise
+    return content
 
 
 def complete_lines(content: bytes) -> bytes:
@@ -65,7 +73,7 @@ def truncate(content: bytes, step: int, saved: bytes = b"") -> tuple[bytes, str 
     kept, damaged = [saved], []
     rest = complete_lines(content[len(saved) :]).splitlines(keepends=True)
     for number, line in enumerate(rest, 1 + count):
-        found = (_record(line) or {}).get("step")
+        found = (record_in(line) or {}).get("step")
         if not isinstance(found, int):
             damaged.append(str(number))
         elif found <= step:
@@ -89,7 +97,7 @@ def read_tolerant(
         return [], [] if optional and missing else [unreadable(path, error)]
     # Not `splitlines`: JSON strings may contain other line separators unescaped.
     lines = text.split("\n")
-    numbered = [(n, _record(line)) for n, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(n, record_in(line)) for n, line in enumerate(lines, 1) if line.strip()]
     damaged, flaws = [number for number, record in numbered if record is None], []
     if damaged and damaged[-1] == len(lines):
         damaged.pop()
@@ -109,11 +117,11 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"`{path.name}` cannot be read: {error}".split("\n")[0]
 
 
-def _record(line: str | bytes) -> dict[str, object] | None:
+def record_in(line: str | bytes) -> dict[str, object] | None:
     """The record in a line; `None` for a damaged line."""
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # A number of 5,000 digits is one, too.
         return None
     return record if isinstance(record, dict) else None
 

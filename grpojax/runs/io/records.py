@@ -109,4 +109,8 @@ def finite_float(value: object) -> float | None:
     """A finite number as a float; `None` for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        number = float(value)
+    except OverflowError:  # An integer of hundreds of digits.
+        return None
+    return number if math.isfinite(number) else None

@@ -14,17 +14,18 @@ model/             the policy, in Hugging Face's format
 adapter/           its trained LoRA adapters, in PEFT's format, if there are any
 """
 
+import contextlib
 import errno
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from . import jsonl
 from .atomic import explain_os_error, lock_directory, write_bytes, write_json
+from .integrity import checksums
+from .integrity.checks import check_characters, check_config, check_writable, kind_in
+from .integrity.repair import LINES, record_file, to_snapshot
 
 
 Kind = Literal["training", "evaluation", "sweep"]
@@ -40,16 +41,14 @@ CHECKPOINTS = "checkpoints"
 CURVE = "curve.png"
 MODEL = "model"
 ADAPTER = "adapter"
+RESERVE = ".reserve"
+_RESERVED = 2**16  # Bytes: of a summary, twice, and of an event.
 DEFAULT_EVALUATION = "held_out"
 """The name of an evaluation that is given none."""
 
 _OF_TRAINING = (METRICS, COMPLETIONS, EVENTS, CHECKPOINTS, CURVE, MODEL, ADAPTER)
+_RECORDS = (METRICS, COMPLETIONS, EVALUATIONS, EVENTS)
 _NAMES = (CONFIG, SUMMARY, EVALUATIONS, PREDICTIONS, *_OF_TRAINING)
-
-# Orbax joins directories into glob patterns when it merges what the processes wrote,
-# and takes a backslash for a separator: a checkpoint below `lr[1e-4]` would have no
-# arrays, and one below `run?` might have those of `run1`.
-_UNSUPPORTED = "*?[\\"
 
 
 class RunDirectory:
@@ -89,10 +88,14 @@ class RunDirectory:
         self.path, self.resumes, self._kind = Path(path), resume, kind
         self.config = self.path / CONFIG
         self._lock: int | None = None
+        self._summary: dict[str, object] = {}
+        self._checksums: dict[str, checksums.RunningChecksum] = {}
+        self._configs: list[checksums.Checksum] = []
+        self._digests: list[str] = []
         if kind == "training":
             check_characters(path)
         self._found = self._inspect()
-        _check_writable(self.path)
+        check_writable(self.path)
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -104,6 +107,7 @@ class RunDirectory:
         """Releases the lock."""
         lock, self._lock = self._lock, None
         if lock is not None:
+            self.release()
             os.close(lock)
 
     def start(self, config: str, summary: Mapping[str, object]) -> None:
@@ -136,9 +140,16 @@ class RunDirectory:
                     "changed by another one while this one was loading: start this "
                     "one again.",
                 )
+            with contextlib.suppress(OSError):
+                (self.path / RESERVE).write_bytes(bytes(_RESERVED))
         except BaseException:
             self.close()
             raise
+
+    def release(self) -> None:
+        """Frees the space that is kept for saying how the run ended on a full disk."""
+        with contextlib.suppress(OSError):
+            (self.path / RESERVE).unlink(missing_ok=True)
 
     def resume(
         self,
@@ -157,40 +168,86 @@ class RunDirectory:
         **Raises:** as `lock`.
         """
         self.lock()
-        self.update(summary)
-        saved, problems = snapshot or {}, []
-        for name in (METRICS, COMPLETIONS, EVALUATIONS, EVENTS):
-            found = self._read(name)
-            if name == EVENTS:
-                kept, problem = jsonl.complete_lines(found), None
-            else:
-                kept, problem = jsonl.truncate(found, step, saved.get(name, b""))
-            if kept != found:
-                write_bytes(self.path / name, kept)
+        recorded = checksums.of_summary(self.path / SUMMARY)
+        kept, problems = {}, self._flaws_of_config(recorded)
+        for name in _RECORDS:
+            file = record_file(name, self._read(name), recorded, snapshot or {})
+            kept[name], problem = file.at(step)
             if problem is not None:
                 problems.append(f"{name} {problem}.")
+            self._checksums[name] = checksums.RunningChecksum(kept[name])
+        self._digests = list(checksums.line_digests(kept[COMPLETIONS]))
+        # First the summary: files that are longer than it says are no damage.
+        self.update(summary)
+        for name, content in kept.items():
+            if content != self._read(name):
+                write_bytes(self.path / name, content)
         return problems
+
+    def _flaws_of_config(self, recorded: checksums.Checksums) -> list[str]:
+        """Whether the configuration is another than the run wrote."""
+        found = checksums.Checksum.of(self.config.read_bytes())
+        self._configs = [found]
+        if found in recorded.get(CONFIG, (found,)):
+            return []
+        fault = "is not as the run wrote it: it was edited or damaged"
+        return [f"{CONFIG} {fault}, in keys that change nothing that is computed."]
 
     def write_config(self, config: str) -> None:
         """Replaces the configuration, some keys of which may change on resume."""
-        write_bytes(self.config, (config if config.strip() else "{}\n").encode())
+        content = (config if config.strip() else "{}\n").encode()
+        if self._configs:
+            # A kill may leave the old one or the new one.
+            self._configs.append(checksums.Checksum.of(content))
+            self.write_summary()
+        write_bytes(self.config, content)
+        self._configs = [checksums.Checksum.of(content)]
 
     def update(self, summary: Mapping[str, object], *, complete: bool = False) -> None:
-        """Replaces the summary, which says whether the run is complete."""
-        values = {"kind": self._kind, **summary, "complete": complete}
-        write_json(self.path / SUMMARY, values)
+        """Replaces the summary, which says whether the run is complete.
+
+        It has the checksums of what is written, and of the model of a complete run.
+        """
+        self._summary = {"kind": self._kind, **summary, "complete": complete}
+        self.write_summary()
+
+    def write_summary(self) -> None:
+        """Writes the summary again, with checksums of what has been written since."""
+        files: dict[str, checksums.Checksum | Sequence[checksums.Checksum]] = {
+            x: y.checksum for x, y in self._checksums.items()
+        }
+        if self._configs:
+            files[CONFIG] = self._configs
+        if self._summary.get("complete"):
+            for folder in (MODEL, ADAPTER):
+                files |= checksums.of_folder(self.path, folder)
+        values = {**self._summary, checksums.CHECKSUMS: checksums.to_json(files)}
+        write_json(self.path / SUMMARY, checksums.with_checksum(values))
 
     def append(self, name: str, *records: Mapping[str, object]) -> None:
         """Appends records to one of the files, such as `METRICS`."""
-        jsonl.append(self.path / name, *records)
+        written = jsonl.append(self.path / name, *records)
+        self._checksums.setdefault(name, checksums.RunningChecksum()).append(written)
+        if name == COMPLETIONS:
+            self._digests += checksums.line_digests(written)
+
+    def rewrite(self, name: str, records: Sequence[Mapping[str, object]]) -> None:
+        """Replaces the records in one of the files."""
+        content = jsonl.encode(*records)
+        write_bytes(self.path / name, content)
+        self._checksums[name] = checksums.RunningChecksum(content)
 
     def records(self, name: str) -> list[dict]:
         """The records in one of the files."""
         return jsonl.parse(self._read(name))
 
     def snapshot(self) -> dict[str, bytes]:
-        """The files that a checkpoint keeps, from which `resume` repairs damage."""
-        return {name: self._read(name) for name in (METRICS, EVALUATIONS)}
+        """The files that a checkpoint keeps, from which `resume` repairs damage.
+
+        Completions are large: of each of their lines there is a digest.
+        """
+        copies = {name: self._read(name) for name in (METRICS, EVALUATIONS)}
+        return {**copies, LINES: to_snapshot({COMPLETIONS: self._digests})}
 
     def predictions(self, step: int, mode: str, name: str = DEFAULT_EVALUATION) -> Path:
         """The file for the completions of an evaluation at a step."""
@@ -225,14 +282,15 @@ class RunDirectory:
                 f"A run that is resumed has been started. {where} holds no {CONFIG}: "
                 "check the path, or start a run there."
             )
-        held = _kind_in(path, found)
+        training = not set(_OF_TRAINING).isdisjoint(found)
+        held = kind_in(path / SUMMARY, training=training, begun=len(found) > 1)
         if held not in (None, self._kind):
             raise ValueError(
                 f"A directory holds one kind of run. {where} holds one of kind "
                 f"{held!r}. Received {self._kind!r}: choose another directory for it."
             )
         config = self.config.read_bytes()
-        _check_config(config, self.config)
+        check_config(config, self.config)
         return config
 
 
@@ -240,59 +298,3 @@ def predictions_file(path: Path, step: int, mode: str, name: str) -> Path:
     """The file for the completions of an evaluation in the directory of a run."""
     middle = "" if name == DEFAULT_EVALUATION else f"-{name}"
     return path / PREDICTIONS / f"{step}{middle}-{mode}.jsonl"
-
-
-def check_characters(path: str | os.PathLike[str]) -> None:
-    r"""Checks that checkpoints below a path can be read back.
-
-    **Raises:** `ValueError` if the absolute path contains one of `*`, `?`, `[`, `\`.
-    """
-    absolute = os.fspath(Path(path).absolute())
-    found = [character for character in _UNSUPPORTED if character in absolute]
-    if found:
-        raise ValueError(
-            "Checkpoints cannot be read back from a path with a glob character or a "
-            f"backslash. Received {absolute!r}, which contains {' '.join(found)}: "
-            "choose another name, such as lr-1e-4 for lr[1e-4]."
-        )
-
-
-def _check_writable(path: Path) -> None:
-    """Checks that a directory is writable, or can be created."""
-    parents = [path, *path.absolute().parents]
-    existing = next(parent for parent in parents if parent.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
-            errno.EACCES,
-            f"A run must be able to write. {os.fspath(existing)!r} is read-only: "
-            "change its permissions, or choose another directory.",
-        )
-
-
-def _kind_in(path: Path, found: list[str]) -> str | None:
-    """The kind of run in a directory; `None` if it ended before that was recorded."""
-    try:
-        summary = dict(json.loads((path / SUMMARY).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        summary = {}
-    # Directories of older versions: only training writes these files and this key.
-    if "accuracy_before" in summary or not set(_OF_TRAINING).isdisjoint(found):
-        return summary.get("kind", "training")
-    return summary.get("kind", "evaluation" if len(found) > 1 else None)
-
-
-def _check_config(config: bytes, path: Path) -> None:
-    """Checks that a configuration is a YAML mapping, as every run writes one."""
-    try:
-        values = yaml.safe_load(config)
-        problem = None if isinstance(values, dict) else "not a YAML mapping"
-    except (UnicodeDecodeError, yaml.YAMLError):
-        problem = "not YAML"
-    if not config.strip():
-        problem = "empty"
-    if problem is not None:
-        raise ValueError(
-            "A run is resumed with the configuration that it was started with. "
-            f"{os.fspath(path)!r} is {problem}: restore it from a backup, or from the "
-            f"recipe.yaml of the last checkpoint in {CHECKPOINTS}."
-        )

@@ -155,6 +155,10 @@ def check(name: str, kind: object, value: object, environment: Environment) -> o
     kinds = members(kind)
     if isinstance(value, str):
         value, environment = _expanded(name, kinds, value, environment), None
+    words = {x for kind in kinds for x in typing.get_args(kind)}
+    if isinstance(value, bool) and bool not in kinds and {"off"} & words:
+        # To YAML `off`, `no` and `false` are one value, and so are `on` and `yes`.
+        value = "on" if value else "off"
     for allowed in kinds:
         if _accepts(allowed, value):
             return _converted(name, allowed, value, environment)

@@ -20,8 +20,9 @@ from ...models import Transformer
 from ...text import AbstractTokenizer, load_tokenizer
 from ...types import TrainState
 from ..checkpoint import arrays, files as store, manifest
+from ..io.integrity import checksums
 from ..io.jsonl import read_tolerant
-from ..io.run_directory import ADAPTER, CHECKPOINTS, CONFIG, EVENTS, MODEL
+from ..io.run_directory import ADAPTER, CHECKPOINTS, CONFIG, EVENTS, MODEL, SUMMARY
 from . import load
 from .schema import Recipe
 
@@ -87,8 +88,10 @@ def load_model(
                     "The adapters of a run are exported alone. Received the run "
                     f"{str(run)!r}, which trained none: export its model."
                 )
+            _check_intact(run, ADAPTER)
             base, tokenizer = load_model(_own(recipe, run / CONFIG), mesh, today)
             return models.load_adapters(base, run / ADAPTER), tokenizer
+        _check_intact(run, MODEL)
         path = str(run / MODEL)
     if path == SHIPPED:
         path = str(resources.files("grpojax") / "assets" / SHIPPED)
@@ -155,6 +158,18 @@ def build_adapters(recipe: Recipe, policy: Transformer) -> Transformer:
     )
 
 
+def _check_intact(run: Path, folder: str) -> None:
+    """Checks a run's model against the checksums in its summary."""
+    wrong = checksums.unlike(run, folder, checksums.of_summary(run / SUMMARY))
+    if wrong:
+        raise ValueError(
+            f"The {folder} of a run is the one that it wrote. In {str(run)!r} "
+            f"{', '.join(wrong)} does not match its checksum in {SUMMARY}: it "
+            "was changed, damaged or taken from another run. Restore it, or take a "
+            f"checkpoint of the run; or name {str(run / folder)!r} itself."
+        )
+
+
 def _check_model(path: Path) -> None:
     """Checks that a directory is not one of adapters."""
     names = ("adapter_config.json", "config.json")
@@ -180,7 +195,10 @@ def _check_base(model: str, adapter: str) -> None:
 def _checkpoint(run: Path, path: Path) -> Path | None:
     """The checkpoint that a path into a run means; `None` for the final policy."""
     if path == run:
-        if (run / MODEL).is_dir():
+        # Its configuration is written last; of one that was written it may be missing.
+        recorded = checksums.of_summary(run / SUMMARY)
+        saved = (run / MODEL / "config.json").is_file()
+        if saved or checksums.unlike(run, MODEL, recorded):
             return None
         step, problems = store.last_intact(run / CHECKPOINTS)
         if step is None:

@@ -11,7 +11,7 @@ from .analysis.seeds import group_by_config
 from .page.page import page
 from .panels.overlay import overlay_panels
 from .panels.panels import run_panels
-from .panels.svg import plot
+from .panels.svg import MARK, plot
 from .read.run import read_run, Run, runs_in
 from .text import sections
 
@@ -89,8 +89,16 @@ def _write(runs: Sequence[Run], out: Path) -> Path:
     files["report.html"] = html.encode("utf-8", "replace")
     (out / PLOTS).mkdir(parents=True, exist_ok=True)
     for old in (out / PLOTS).glob("*.svg"):
-        if f"{PLOTS}/{old.name}" not in files:
+        if f"{PLOTS}/{old.name}" not in files and _is_own(old):
             old.unlink()  # Of an earlier report, which this one replaces.
     for name, content in files.items():
         write_bytes(out / name, content)
     return out / "report.md"
+
+
+def _is_own(plot: Path) -> bool:
+    """Whether a report has written a file, and no link leads to it."""
+    if plot.is_symlink() or plot.parent.is_symlink() or not plot.is_file():
+        return False
+    with plot.open("rb") as file:
+        return MARK in file.read(2000)

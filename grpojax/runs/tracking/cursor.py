@@ -36,9 +36,16 @@ class Cursor:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        values = json.loads(path.read_bytes()) if path.exists() else {}
-        self.id: str = values.get("id", uuid.uuid4().hex[:8])
-        self._stored: dict[str, int] = values.get("steps", {})
+        try:
+            values = json.loads(path.read_bytes()) if path.exists() else {}
+            self.id: str = str(values.get("id", uuid.uuid4().hex[:8]))
+            steps = dict(values.get("steps", {})).items()
+            self._stored: dict[str, int] = {str(name): int(x) for name, x in steps}
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"The position of a tracker is what it wrote. {str(path)!r} is not "
+                f"({error}): delete it, and the tracker starts over as a new run."
+            ) from error
         self._logged = dict(self._stored)
         self._recent: collections.deque[tuple[float, str, int]] = collections.deque()
         self._save()

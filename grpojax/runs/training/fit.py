@@ -78,7 +78,7 @@ def prepare(
         check_measure(checkpoint, evaluators, state)
         restored = None
         if out is not None:
-            restored = _restore(state, directory, Path(out), digests)
+            restored = _restore(state, directory, Path(out), digests, steps)
     return Prepared(
         state=state if restored is None else restored.state,
         step=lowered,
@@ -209,8 +209,13 @@ def _restore(
     directory: RunDirectory | None,
     out: Path,
     digests: Mapping[str, str],
+    steps: int,
 ) -> Restored | None:
-    """What the last intact checkpoint holds; `None` for a run that starts."""
+    """What the last intact checkpoint holds; `None` for a run that starts.
+
+    **Raises:** as `Checkpoints.restore`; `ValueError` if that is a state after more
+    than `steps`.
+    """
 
     def lock() -> bool:
         if directory is None or not directory.resumes:
@@ -226,6 +231,13 @@ def _restore(
                 return Restored(state)
             restored = saved.restore(state)
             check_digests(restored.metadata.get("digests"), digests)
+            if steps < restored.step:
+                raise ValueError(
+                    f"A run goes on to a later step. Received {steps} steps, and "
+                    f"{os.fspath(out)!r} has taken {restored.step}: set run.steps to "
+                    f"{restored.step} or more; or to go back, start another run from "
+                    "one of its checkpoints."
+                )
             return restored
     except BaseException:
         if directory is not None:

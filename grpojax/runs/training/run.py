@@ -143,6 +143,8 @@ def _saving(run: Prepared, log: RunLog) -> Iterator[Callable[[int, TrainState], 
                 scores=None if by is None else log.scores(by, measure),
             )
             log.event("checkpoint", f"the state after step {step} is being saved")
+            if run.directory is not None:
+                run.directory.write_summary()
 
         yield save
 
@@ -178,7 +180,8 @@ def _evaluate(
             predictions=predictions,
             tokenizer=tokenizer,
             report=check_preemption,
+            warn=log.warn,
         )
         when = {0: "before", run.steps: "after"}.get(step, f"at step {step}")
         print_result(result, tokenizer, run.logging.console, when, name)
-        log.evaluated(name, evaluator.evaluation, result, step)
+        log.evaluated(name, evaluator.evaluation, result, step, predictions)

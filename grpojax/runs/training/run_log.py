@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from ..checkpoint.checkpoints import Restored
 from ..distributed import processes
@@ -13,6 +14,7 @@ from ..distributed.provenance import provenance
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.result import EvaluationResult
 from ..evaluation.statistics import accuracies_by_task
+from ..io.integrity.checksums import Checksum
 from ..io.jsonl import parse
 from ..io.run_directory import EVALUATIONS, EVENTS, METRICS, RunDirectory
 from ..io.samples import to_records
@@ -21,6 +23,7 @@ from ..tracking.trackers import EvaluationTracker, JsonLines, Tracker
 from .display.curve import Accuracy
 from .health import DivergedError, Monitor
 from .metrics_buffer import StepRecord
+from .recorded import measures_of, name_of, with_predictions
 from .settings import Prepared
 
 
@@ -92,12 +95,12 @@ class RunLog:
         for record in self._evaluations:
             if "accuracy" in record:
                 measured = record["step"], record["accuracy"], record["interval"]
-                found.setdefault(_name(record), []).append(measured)
+                found.setdefault(name_of(record), []).append(measured)
         return found
 
     def unrecorded(self, names: Sequence[str], step: int) -> list[str]:
         """Those of some evaluations that are not recorded for a step."""
-        known = [(_name(record), record["step"]) for record in self._evaluations]
+        known = [(name_of(record), record["step"]) for record in self._evaluations]
         return [name for name in names if (name, step) not in known]
 
     def scores(self, name: str, measure: str | None) -> dict[int, float]:
@@ -105,8 +108,8 @@ class RunLog:
         found: dict[int, float] = {}
         for record in self._evaluations:
             key = measure or ("accuracy" if "accuracy" in record else "reward")
-            value = _measures(record).get(key)
-            if _name(record) == name and value is not None:
+            value = measures_of(record).get(key)
+            if name_of(record) == name and value is not None:
                 found[record["step"]] = value
         return found
 
@@ -139,6 +142,7 @@ class RunLog:
                 directory.update(self._summary("finished"), complete=True)
             except BaseException as error:
                 # The error itself may be a failed write, such as a full disk.
+                directory.release()
                 with contextlib.suppress(OSError):
                     status = _STATUS.get(type(error), "failed")
                     kind = "preempted" if status == "preempted" else "stopped"
@@ -151,9 +155,9 @@ class RunLog:
 
     def _start_trackers(self, directory: RunDirectory) -> None:
         config, path = dict(self._run.config.values), directory.path
-        made = frozenset((_name(x), x["step"]) for x in self._evaluations)
+        made = frozenset((name_of(x), x["step"]) for x in self._evaluations)
         run = TrackerRun(path / "tracking", path.name, config, self.steps, made)
-        others = start(self._run.trackers, run, self._warn)
+        others = start(self._run.trackers, run, self.warn)
         # Replays restored steps; a tracker ignores those it has already logged. In
         # their order: W&B takes no step after a later one.
         restored = sorted([*self.records, *self._evaluations], key=lambda x: x["step"])
@@ -167,9 +171,10 @@ class RunLog:
         step, running = restored.step, self._summary("running")
         repaired = directory.resume(step, running, restored.files)
         self._restore_records(directory.records(METRICS))
-        self._evaluations = directory.records(EVALUATIONS)
-        for sentence in (*restored.problems, *repaired):
-            self._warn(sentence)
+        recorded, flaws = with_predictions(self._run, directory, step)
+        self._evaluations = recorded
+        for sentence in (*restored.problems, *repaired, *flaws):
+            self.warn(sentence)
         directory.write_config(self._run.config.to_yaml())
         self.event("resume", f"goes on after step {step}")
 
@@ -192,9 +197,10 @@ class RunLog:
 
     def _warn_early(self) -> None:
         for warning in self._run.config.warnings:
-            self._warn(warning)
+            self.warn(warning)
 
-    def _warn(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Logs a warning, and records it as an event."""
         if processes.is_process_0():
             logger.warning(message)
         self.event("warning", message)
@@ -212,17 +218,26 @@ class RunLog:
                 tracker.table("completions", record.step, samples)
         warnings, self.stop = self._monitor.observe(values)
         for warning in warnings:
-            self._warn(f"step {record.step}: {warning}")
+            self.warn(f"step {record.step}: {warning}")
 
     def evaluated(
-        self, name: str, evaluation: Evaluation, result: EvaluationResult, step: int
+        self,
+        name: str,
+        evaluation: Evaluation,
+        result: EvaluationResult,
+        step: int,
+        predictions: Path | None,
     ) -> None:
-        """Records an evaluation after a step."""
+        """Records an evaluation after a step, with the file of its completions."""
         self.seconds_compile += result.seconds_compile
         settings = {"step": step, "name": name, **evaluation.to_json()}
         self._evaluations.append({**settings, **result.to_json()})
         if self._directory is not None:
+            if predictions is not None:
+                checksum = Checksum.of_file(predictions)
+                self._evaluations[-1]["predictions"] = checksum._asdict()
             self._directory.append(EVALUATIONS, self._evaluations[-1])
+            self._directory.write_summary()
         for tracker in self._trackers:
             _log(tracker, self._evaluations[-1])
 
@@ -231,7 +246,7 @@ class RunLog:
         measured = {step: x for step, *x in self.accuracies.get(first or "", [])}
         before = measured.get(0, (None, None))
         after = measured.get(self._run.steps, (None, None))
-        made = {x["step"]: x for x in self._evaluations if _name(x) == first}
+        made = {x["step"]: x for x in self._evaluations if name_of(x) == first}
         tasks = {
             f"tasks_{when}": accuracies_by_task(made[step])
             for when, step in (("before", 0), ("after", self._run.steps))
@@ -253,21 +268,10 @@ class RunLog:
         }
 
 
-def _name(record: Mapping) -> str:
-    """The name of a recorded evaluation, which older ones do not have."""
-    return record.get("name", record["split"])
-
-
-def _measures(record: Mapping) -> dict[str, float]:
-    """The values that an evaluation has measured, by name."""
-    values = {name: measure["value"] for name, measure in record["metrics"].items()}
-    return {x: record[x] for x in ("accuracy",) if x in record} | values
-
-
 def _log(tracker: Tracker, record: Mapping) -> None:
     """Logs the metrics of a step, or the measures of an evaluation."""
     step = int(record["step"])
     if not isinstance(record.get("metrics"), Mapping):
         tracker.log(step, {name: x for name, x in record.items() if name != "step"})
     elif isinstance(tracker, EvaluationTracker):
-        tracker.evaluation(_name(record), step, _measures(record))
+        tracker.evaluation(name_of(record), step, measures_of(record))

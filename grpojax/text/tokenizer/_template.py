@@ -4,6 +4,7 @@ import datetime
 import functools as ft
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TYPE_CHECKING
 
@@ -17,6 +18,9 @@ MOST_ITERATIONS = 1_000_000
 
 MOST_CHARACTERS = 10_000_000
 """Of a text that a template builds."""
+
+MOST_SECONDS = 20.0
+"""Of one conversation."""
 
 
 class TemplateRefusal(ValueError):
@@ -51,14 +55,16 @@ def render(
 
 
 def _counter() -> Callable[[], str]:
-    """Counts the iterations of one rendering."""
-    count = 0
+    """Counts the iterations and the calls of macros in one rendering, and its time."""
+    count, start = 0, time.monotonic()
 
     def tick() -> str:
         nonlocal count
         count += 1
         if count > MOST_ITERATIONS:
             raise _TooMuch(f"its loops have not ended after {MOST_ITERATIONS:,} steps")
+        if time.monotonic() - start > MOST_SECONDS:
+            raise _TooMuch(f"it has not ended after {MOST_SECONDS:.0f} seconds")
         return ""
 
     return tick
@@ -89,16 +95,29 @@ def _compile(template: str) -> "jinja2.Template":
             _check_size(operator, left, right)
             return super().call_binop(context, operator, left, right)
 
+        def call(self, context, function, /, *given, **named):
+            owner = getattr(function, "__self__", None)
+            _check_arguments(owner, *given, *named.values())
+            return super().call(context, function, *given, **named)
+
+        def wrap_str_format(self, value):
+            wrapped = super().wrap_str_format(value)
+            if wrapped is not None:
+                _check_widths(value.__self__)
+            return wrapped
+
     environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols, Generation],
     )
     environment.filters["tojson"] = _to_json
+    filters = environment.filters
+    environment.filters = {name: _limited(name, x) for name, x in filters.items()}
     environment.globals |= {"raise_exception": _raise_exception, "_join": _join}
     tree = environment.parse(template)
     # Every iteration counts: a sandbox limits what is called, and not how often.
-    for loop in tree.find_all(jinja2.nodes.For):
+    for loop in tree.find_all((jinja2.nodes.For, jinja2.nodes.Macro)):
         tick = jinja2.nodes.Name("_tick", "load", lineno=loop.lineno)
         call = jinja2.nodes.Call(tick, [], [], None, None, lineno=loop.lineno)
         loop.body.insert(0, jinja2.nodes.Output([call], lineno=loop.lineno))
@@ -130,6 +149,38 @@ def _check_size(operator: str, left: object, right: object) -> None:
         too_much = any(x.bit_length() > 10 for x in numbers)
     if too_much:
         raise _TooMuch(f"the result of `{operator}` would be too large")
+
+
+def _limited(name: str, filter: Callable) -> Callable:
+    """A filter whose arguments are checked."""
+
+    # Jinja reads from a filter what else it is to be given, before the value.
+    skipped = int(hasattr(filter, "jinja_pass_arg"))
+
+    @ft.wraps(filter)
+    def limited(*given, **named):
+        _check_arguments(*given[skipped:], *named.values())
+        if name == "format":
+            _check_widths(given[0])
+        return filter(*given, **named)
+
+    return limited
+
+
+def _check_arguments(value: object, *given: object) -> None:
+    """Checks that a text's method, or a filter, makes nothing too large of a value."""
+    size = lambda x: len(x) if isinstance(x, str | bytes | list | tuple) else 1
+    widths = [abs(x) for x in given if isinstance(x, int)]
+    # A number may be a width; and each character may be replaced by another text.
+    factor = max([1, *widths, *map(size, given)])
+    if size(value) * factor > 10 * MOST_CHARACTERS:
+        raise _TooMuch("the result of a call would be too large")
+
+
+def _check_widths(text: object) -> None:
+    """Checks that a format has no number that would be too large a width."""
+    if isinstance(text, str) and re.search(r"[0-9]{6}", text):
+        raise _TooMuch("the width of a format would be too large")
 
 
 def _join(*parts: object) -> str:

@@ -1,6 +1,8 @@
+import itertools
 import json
 import os
 import shutil
+import time
 
 import chex
 import equinox as eqx
@@ -388,3 +390,11 @@ def test_a_learning_rate_that_an_old_checkpoint_lacks_is_filled_in(tmp_path):
     _, (*_, record) = advance(params, found.opt_state, params)
     assert int(record.updates) == 8
     assert float(record.learning_rate) == np.float32(schedule(7))
+
+
+def test_a_clock_that_is_set_forward_fails_no_checkpoint(tmp_path, monkeypatch):
+    clock = itertools.count(0, 7200)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state())
+    assert next(clock) > 7200 and Checkpoints(tmp_path / "checkpoints").steps() == [1]

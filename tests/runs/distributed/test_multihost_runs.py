@@ -140,9 +140,9 @@ def test_checkpoints_hold_shards_that_any_mesh_can_read(alone, together):
         recipe = recipes.load(Recipe(), run / "config.yaml")
         mesh = sharding.make_mesh(**sizes)
         setup = training.prepare(recipe, run, resume=True)
-        assert setup.directory is not None and setup.resume is not None
+        assert setup.directory is not None and setup.restored is not None
         setup.directory.close()
-        assert setup.resume.step == 2
+        assert setup.restored.step == 2
         like = sharding.place(setup.state, mesh)
         found = Checkpoints(run / "checkpoints").restore(like).state
         chex.assert_trees_all_equal(found, setup.state)
@@ -181,13 +181,15 @@ def until(condition, processes, timeout: float = 300) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("when", ["starting", "stepping"])
+@pytest.mark.parametrize("when", ["starting", "stepping", "saving"])
 def test_one_that_dies_ends_the_others(assignments, tmp_path, victim, when):
     path = tmp_path / "run"
     processes = Processes(assignments(run__steps=10**6), path)
     metrics = path / "metrics.jsonl"
-    started = path / "config.yaml"
-    until(started.exists if when == "starting" else metrics.exists, processes)
+    started, saved = path / "config.yaml", path / "checkpoints"
+    saving = lambda: saved.exists() and any(saved.glob("*.unfinished"))
+    conditions = {"starting": started.exists, "stepping": metrics.exists}
+    until(conditions.get(when, saving), processes)
     start = time.monotonic()
     processes.members[victim].kill()
     processes.members[victim].wait()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from grpojax.rollout import Categorical, Greedy
 from grpojax.runs.evaluation import predictions
 from grpojax.runs.evaluation.evaluate import Evaluation
+from grpojax.runs.evaluation.evaluator import Evaluator
 from grpojax.runs.evaluation.result import EvaluationResult
 
 from ...envs.double import ByteTokenizer
@@ -80,7 +82,8 @@ def test_the_file_says_what_the_evaluation_says(full, tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(data)
     read = predictions.read(path)
-    assert read.header == header and read.records == lines
+    checksums = [line.pop("checksum") for line in (header, *lines)]
+    assert len({*checksums}) == 8 and read.header == header and read.records == lines
     assert read.result is not None and same(read.result, evaluation)
     plain = evaluation.to_json()
     assert read.result.to_json() == plain == json.loads(json.dumps(plain))
@@ -158,15 +161,13 @@ def test_another_evaluation_is_refused_by_name(full, name, tmp_path):
 def test_what_is_no_file_of_predictions_is_left_alone(full, tmp_path):
     _, data = full
     path = tmp_path / "predictions.jsonl"
-    header, first, second, *_ = data.splitlines(keepends=True)
+    header, *_ = data.splitlines(keepends=True)
     for content, message in [
         (b"precious", "is no file of predictions"),
         (b"precious\n", "line 1: "),
         (b'{"step": 1}\n', "line 1: "),
-        (header.replace(b'"format": 1', b'"format": 9'), "'format' is 9, not 1"),
-        (header + second, "line 2: 'problem' is 1, not 0"),
-        (header + first + first, "line 3: 'problem' is 0, not 1"),
-        (header + first[:-9] + b"\n" + second, "line 2: "),
+        (header.replace(b'"format": 1', b'"format": 9'), "line 1: its checksum"),
+        (unverified(header).replace(b'"format": 1', b'"format": 9'), "'format' is 9"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
@@ -175,6 +176,69 @@ def test_what_is_no_file_of_predictions_is_left_alone(full, tmp_path):
     path.write_bytes(header[:-1])
     with pytest.raises(ValueError, match="has no header"):
         predictions.read(path)
+
+
+def unverified(content: bytes) -> bytes:
+    """As older versions have written it."""
+    return re.sub(rb', "checksum": "[0-9a-f]{16}"\}\n', b"}\n", content)
+
+
+def flipped(line: bytes) -> bytes:
+    """Another answer, in JSON that is as good."""
+    changed = line.replace(b'"correct": true', b'"correct": false').replace(b"[", b"[ ")
+    assert changed != line and json.loads(changed)
+    return changed
+
+
+DAMAGES = {
+    "flip": lambda lines: [*lines[:3], flipped(lines[3]), *lines[4:]],
+    "halve": lambda lines: [b"".join(lines)[: len(b"".join(lines)) // 2]],
+    "garbage": lambda lines: [*lines, b"garbage\n"],
+    "zeros": lambda lines: [*lines[:2], bytes(len(lines[2])), *lines[3:]],
+    "double": lambda lines: [*lines[:3], lines[2], *lines[3:]],
+    "swap": lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+    "lack": lambda lines: [*lines[:2], *lines[3:]],
+    "bare": lambda lines: [*lines[:2], unverified(lines[2]), *lines[3:]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_problems_are_named_and_sampled_again(full, damage, tmp_path, caplog):
+    evaluation, data = full
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(b"".join(DAMAGES[damage](data.splitlines(keepends=True))))
+    again = evaluate(POLICY, ENV, predictions=path, **SIZES)
+    assert path.read_bytes() == data and same(again, evaluation)
+    named = "From there on its problems are sampled again" in caplog.text
+    assert named == (damage != "halve")
+
+
+def test_a_file_of_an_older_version_is_continued_as_it_is(full, tmp_path, caplog):
+    evaluation, data = full
+    path = tmp_path / "predictions.jsonl"
+    older = unverified(data)
+    path.write_bytes(b"".join(older.splitlines(keepends=True)[:4]))
+    again = evaluate(POLICY, ENV, predictions=path, **SIZES)
+    assert path.read_bytes() == older and same(again, evaluation)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("what", ["other", "none"])
+def test_a_run_moves_another_file_aside_and_names_it(full, what, tmp_path):
+    evaluation, data = full
+    path = tmp_path / "predictions.jsonl"
+    other = data if what == "other" else b"garbage\n"
+    path.write_bytes(other)
+    sizes = {x: SIZES[x] for x in ("samples", "batch")}
+    key = KEY if what == "none" else jr.key(1)
+    evaluator, said = Evaluator(Evaluation(ENV, key=key, **sizes), POLICY), []
+    evaluator.run(
+        POLICY, predictions=path, tokenizer=SIZES["tokenizer"], warn=said.append
+    )
+    (sentence,) = said
+    assert "It is predictions.jsonl.damaged now" in sentence
+    assert (tmp_path / "predictions.jsonl.damaged").read_bytes() == other
+    assert (path.read_bytes() == data) == (what == "none")
 
 
 def test_what_does_not_fit_leaves_no_file(tmp_path):
@@ -192,7 +256,7 @@ def test_what_does_not_fit_leaves_no_file(tmp_path):
 def test_nothing_to_say_so_far(tmp_path):
     path = tmp_path / "predictions.jsonl"
     header = {"problems": 3, "samples": 1, "max_completion_length": 4}
-    assert predictions.resume(path, header) == []
+    assert predictions.resume(path, header).records == []
     assert predictions.read(path).records == []
     assert predictions.read(path).result is None
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from grpojax.runs.io.atomic import write_json
+from grpojax.runs.io.integrity.checksums import CHECKSUM, CHECKSUMS, is_broken
 from grpojax.runs.io.jsonl import append
 from grpojax.runs.io.run_directory import (
     COMPLETIONS,
@@ -22,7 +23,10 @@ RUNNING = {"kind": "training", "status": "running", "complete": False}
 
 
 def read(path):
-    return json.loads(path.read_text())
+    """A JSON file; of a summary what it says, without its checksums."""
+    values = json.loads(path.read_text())
+    assert not is_broken(values)
+    return {x: y for x, y in values.items() if x not in (CHECKSUM, CHECKSUMS)}
 
 
 def test_nothing_is_written_before_the_start(tmp_path):
@@ -56,6 +60,8 @@ def test_a_run_is_incomplete_until_it_is_finished(tmp_path):
         "complete": True,
     }
     names = {"summary.json", "config.yaml", "metrics.jsonl", ".lock"}
+    assert {entry.name for entry in path.iterdir()} == {*names, ".reserve"}
+    directory.close()
     assert {entry.name for entry in path.iterdir()} == names
 
 
@@ -158,6 +164,7 @@ def test_damaged_metrics_are_brought_back_from_the_checkpoint(tmp_path, damage):
 def test_what_a_checkpoint_keeps(tmp_path):
     path = begun(tmp_path / "run", {"step": 1})
     journals = RunDirectory(path, resume=True).snapshot()
+    assert json.loads(journals.pop("lines.json")) == {"completions.jsonl": []}
     kept = {"metrics.jsonl": b'{"step": 1}\n', "evaluations.jsonl": b""}
     assert journals == kept
 

@@ -150,3 +150,13 @@ def test_a_recipe_that_is_no_text_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="text in UTF-8. '.*recipe.yaml' is not"):
         load(Recipe(), path)
+
+
+@pytest.mark.parametrize("word, value", [("off", "off"), ("false", "off"), ("on", "")])
+def test_the_words_off_and_no_are_one_value_to_yaml(word, value):
+    assignment = [f"tracking.wandb={word}"]
+    if value:
+        assert load(Recipe(), None, assignment).tracking.wandb == value
+    else:
+        with pytest.raises(ValueError, match="must be one of .*Received 'on'"):
+            load(Recipe(), None, assignment)

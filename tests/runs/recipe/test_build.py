@@ -12,6 +12,7 @@ import pytest
 
 from envs import addition, gsm8k
 from grpojax import algorithms, reward, text, Trajectory, update
+from grpojax.runs.io.run_directory import RunDirectory
 from grpojax.runs.recipe import build as parts, load as recipes, tasks
 from grpojax.runs.recipe.parts.algorithm import build_algorithm
 from grpojax.runs.recipe.parts.optimizer import build_optimizer
@@ -274,3 +275,19 @@ def test_moments_have_the_dtype_of_the_recipe(weights, state_dtype, kept):
     for found in (state, after):
         moments = [x.dtype for x in jax.tree.leaves(found) if x.ndim > 0]
         assert moments == [kept] * 2
+
+
+@pytest.mark.parametrize("damage", ["swap", "delete"])
+def test_a_model_that_a_run_did_not_write_is_not_loaded(tmp_path, damage):
+    with RunDirectory(tmp_path / "run") as directory:
+        directory.start("", {})
+        config = directory.path / "model" / "config.json"
+        config.parent.mkdir()
+        config.write_text("{}")
+        directory.update({}, complete=True)
+    config.unlink()
+    if damage == "swap":
+        config.write_text("[]")
+    named = recipe(f"model.path={directory.path}")
+    with pytest.raises(ValueError, match="model/config.json does not match its check"):
+        parts.load_model(named)

@@ -71,6 +71,8 @@ def test_the_summary_records_how_a_run_ended(run):
         low, high = summary.pop(f"ci95_{when}")
         assert 0 <= low <= summary.pop(f"accuracy_{when}") <= high <= 1
     assert summary.pop("seconds_total") > summary.pop("seconds_compile") > 0
+    assert {"config.yaml", "metrics.jsonl"} < summary.pop("checksums").keys()
+    assert len(summary.pop("checksum")) == 64
     where = {"python", "jax", "grpojax", "device", "commit", "origin"}
     assert where <= summary.keys()
     assert {name: x for name, x in summary.items() if name not in where} == {

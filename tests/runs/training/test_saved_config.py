@@ -25,7 +25,7 @@ def run(recipe, tmp_path_factory):
 
 
 def files(path) -> dict:
-    found = [x for x in path.rglob("*") if x.is_file() and x.name != ".lock"]
+    found = [x for x in path.rglob("*") if x.is_file() and x.name[0] != "."]
     return {x: x.read_bytes() for x in found}
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...evaluation import predictions
-from ...io.run_directory import predictions_file
+from ...io.integrity.repair import flaw_of_predictions
+from ...io.run_directory import EVALUATIONS, predictions_file
 from ..read.evaluations import by_series, EvaluationRecord
 from ..read.run import Run
 from .intervals import Interval, mean_interval, newcombe, sign_test
@@ -82,7 +83,9 @@ def measure_changes(run: Run) -> Changes:
             "Evaluations of different names, splits, modes or temperatures are never "
             "compared with each other."
         )
-    if not series:
+    if EVALUATIONS in run.unproven:
+        refusals.append("What was recorded of evaluations is not as it was written.")
+    elif not series:
         refusals.append("No evaluation was recorded.")
     return Changes(measured, refusals)
 
@@ -127,6 +130,8 @@ def _score_by_problem(
     """The mean of each problem and prompt; empty if unlike what is recorded."""
     recorded, key = evaluation.measure, "correct" if evaluation.is_share else "total"
     file = predictions_file(run.path, evaluation.step, evaluation.mode, evaluation.name)
+    if flaw_of_predictions(file, evaluation.predictions, evaluation.step) is not None:
+        return {}
     try:
         known = {
             (record["problem"], record["prompt"]): [

@@ -25,6 +25,12 @@ _STYLE: dict = {
 }
 
 
+MARK = b"grpojax report"
+"""What every plot of a report has in its first lines."""
+
+_METADATA = {"Date": None, "Creator": MARK.decode()}
+
+
 def plot(panel: Panel) -> bytes:
     """Plots a panel as SVG."""
     # Slow to import. A `Figure` without pyplot needs no display.
@@ -54,7 +60,7 @@ def plot(panel: Panel) -> bytes:
                 fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.16)
             )
         file = io.BytesIO()
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata=_METADATA)
     return file.getvalue()
 
 

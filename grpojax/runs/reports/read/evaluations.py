@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ...evaluation.statistics import Measure, wilson
+from ...io.integrity.checksums import Checksum, parse_checksum
 from ...io.jsonl import Record
 from ...io.records import finite_float
 from ...io.run_directory import DEFAULT_EVALUATION
@@ -26,6 +27,7 @@ class EvaluationRecord:
     - `quantity`: what `measure` is: `"accuracy"`, whose n counts completions, or
         `"mean reward"` where nothing says which answers are right.
     - `metrics`, `baselines`: by name.
+    - `predictions`: the checksum of their file, if it was recorded.
     """
 
     step: int
@@ -40,6 +42,7 @@ class EvaluationRecord:
     measure: Measure
     metrics: dict[str, Measure]
     baselines: dict[str, Measure]
+    predictions: Checksum | None
 
     @property
     def series(self) -> tuple[object, ...]:
@@ -158,6 +161,7 @@ def parse_evaluation(record: Record) -> EvaluationRecord:
         measure=measure,
         metrics=metrics,
         baselines=_measures(record.get("baselines")),
+        predictions=parse_checksum(record.get("predictions")),
     )
 
 

@@ -7,11 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import yaml
-
+from ...io.integrity import checksums
+from ...io.integrity.checksums import is_broken
+from ...io.integrity.repair import flaw_of_predictions
 from ...io.jsonl import read_tolerant, Record, unreadable
 from ...io.records import finite_float, SampleGroup
+from ...io.run_directory import (
+    ADAPTER,
+    COMPLETIONS,
+    CONFIG,
+    EVALUATIONS,
+    EVENTS,
+    METRICS,
+    MODEL,
+    predictions_file,
+    SUMMARY,
+)
 from ...io.tables import flatten
+from ...recipe import yaml_format
 from .evaluations import EvaluationRecord, evaluations_of_summary, parse_evaluation
 from .replays import read_replays, ReplayedLoss
 
@@ -50,6 +63,8 @@ class Run:
     - `has_model`: whether the final policy was saved.
     - `flaws`: what is missing or damaged, a sentence each.
     - `replays`: the losses of steps that were taken again.
+    - `unproven`: names of files that do not match their checksums in the summary. Such
+        evaluations are left out.
     """
 
     path: Path
@@ -64,6 +79,7 @@ class Run:
     has_model: bool
     flaws: list[str]
     replays: list[ReplayedLoss]
+    unproven: frozenset[str] = frozenset()
 
     def setting(self, *keys: str) -> object:
         """The value of the first of some dotted keys that is set; `None` if none is.
@@ -150,16 +166,28 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     def records(name: str, parse: Callable[[Record], Parsed], optional: bool):
         return _read_records(path / name, parse, flaws, optional)
 
-    summary = _read_mapping(path / "summary.json", json.loads, flaws)
+    summary = _read_mapping(path / SUMMARY, json.loads, flaws)
+    if is_broken(summary):
+        flaws.append(f"`{SUMMARY}` is not as it was written, and is not used.")
+        summary = {}
+    unproven = frozenset(_unproven(path, summary, flaws))
     evaluations = records("evaluations.jsonl", parse_evaluation, bool(summary))
     # Of evaluations that were made twice, as after a resume, the later one.
     evaluations = list({(x.step, x.series): x for x in evaluations}.values())
+    if EVALUATIONS in unproven:
+        evaluations = []
+    elif not evaluations:
+        evaluations = evaluations_of_summary(summary)
+    for x in evaluations:
+        file = predictions_file(path, x.step, x.mode, x.name)
+        flaw = flaw_of_predictions(file, x.predictions, x.step)
+        flaws += [] if flaw is None else [flaw]
     return Run(
         path=path,
         name=path.resolve().name,
-        settings=flatten(_read_mapping(path / "config.yaml", yaml.safe_load, flaws)),
+        settings=flatten(_read_mapping(path / "config.yaml", _parse_config, flaws)),
         metrics=_read_metrics(path / "metrics.jsonl", flaws),
-        evaluations=evaluations or evaluations_of_summary(summary),
+        evaluations=evaluations,
         events=records("events.jsonl", _parse_event, True),
         completions=records("completions.jsonl", SampleGroup.from_json, True),
         summary=summary,
@@ -171,7 +199,44 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         has_model=(path / "model").is_dir(),
         flaws=flaws,
         replays=read_replays(path, flaws),
+        unproven=unproven,
     )
+
+
+def _unproven(path: Path, summary: Record, flaws: list[str]) -> list[str]:
+    """The files of a run that do not match their checksums in its summary."""
+    found, recorded = [], checksums.parse(summary.get(checksums.CHECKSUMS))
+    for name in (CONFIG, METRICS, COMPLETIONS, EVALUATIONS, EVENTS):
+        try:
+            content = (path / name).read_bytes()
+        except OSError:
+            content = b""
+        fitting = [
+            checksum for checksum in recorded.get(name, ()) if checksum.begins(content)
+        ]
+        rest = [content[checksum.size :] for checksum in fitting]
+        # Evaluations get theirs as they are written, other records now and then.
+        whole = summary.get("complete") is True or name in (CONFIG, EVALUATIONS)
+        if name in recorded and (not fitting or (whole and all(rest))):
+            found.append(name)
+        elif name in recorded and all(rest):
+            count = rest[0].count(b"\n")
+            flaws.append(
+                f"`{name}` has {count} lines without a checksum: the run was killed "
+                "after they were written, or goes on."
+            )
+    for folder in (MODEL, ADAPTER):
+        found += checksums.unlike(path, folder, recorded)
+    flaws += [
+        f"`{name}` does not match its checksum in `{SUMMARY}`: one of the two was "
+        "changed, damaged or taken from another run."
+        for name in found
+    ]
+    return found
+
+
+def _parse_config(text: str) -> object:
+    return yaml_format.read(text, f"`{CONFIG}`")
 
 
 def _read_mapping(
@@ -180,7 +245,7 @@ def _read_mapping(
     """A file that holds one mapping; empty if it cannot be read."""
     try:
         values = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         flaws.append(unreadable(path, error))
         return {}
     if isinstance(values, dict):

@@ -11,6 +11,7 @@ import statistics
 import jinja2
 from markdown_it import MarkdownIt
 
+from ...io.terminal import printable
 from .numbers import amount, gap, percent, setting_text
 
 
@@ -26,11 +27,13 @@ def escape(value: object) -> Markdown:
     """A value as one line of text."""
     if isinstance(value, Markdown):
         return value
-    return Markdown(_SPECIAL.sub(r"\\\1", str(value)).replace("\n", " "))
+    text = printable(str(value)).replace("\n", " ")
+    return Markdown(_SPECIAL.sub(r"\\\1", text))
 
 
 def code(text: str) -> Markdown:
     """Inline code; its fence is longer than any run of backticks inside."""
+    text = printable(text)
     runs = re.findall("`+", text)
     fence, space = "`" * (max(map(len, runs), default=0) + 1), " " if runs else ""
     return Markdown(f"{fence}{space}{text}{space}{fence}".replace("\n", " "))
@@ -49,7 +52,7 @@ def with_code(text: str) -> Markdown:
 
 def verbatim(text: str) -> Markdown:
     """Preformatted text."""
-    return Markdown("\n".join(f"    {line}" for line in text.splitlines()))
+    return Markdown("\n".join(f"    {line}" for line in printable(text).splitlines()))
 
 
 _TEMPLATES = jinja2.Environment(
