@@ -39,16 +39,16 @@ def measure(objective, batch, log_prob, split=((0, 1, 2, 3, 4, 5),)):
 def test_every_case_of_trl(split):
     reference, compared = trl.load(), 0
     with jax.enable_x64(True):
-        inputs = {n: jnp.asarray(x, float) for n, x in reference["inputs"].items()}
-        for case in reference["cases"]:
+        inputs = {n: jnp.asarray(x, float) for n, x in trl.inputs().items()}
+        for name, case in reference.items():
             wanted = {x: y for x, y in case["metrics"].items() if "clip_ratio/" in x}
             if not wanted:
                 continue
             batch, _ = trl.batch_and_weights(case["cfg"], inputs)
             parts = tuple(tuple(part) for part in split)
             found = measure(trl.objective(case["cfg"]), batch, inputs["logp"], parts)
-            for name, value in wanted.items():
-                assert found[name] == pytest.approx(value, abs=1e-12), case["name"]
+            for metric, value in wanted.items():  # TRL's are float32.
+                assert found[metric] == pytest.approx(value, abs=1e-7), name
                 compared += 1
     assert compared > 100
 
