@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from envs.gsm8k import GSM8K, load_rows
 from grpojax import curriculum, models, RolloutConfig, runs
 from grpojax.runs.cli.main import build_parser
 from grpojax.runs.recipe import build
-from grpojax.runs.recipe.load import load, parse
+from grpojax.runs.recipe.load import dump, load, parse
 from grpojax.runs.recipe.schema import Recipe
 from grpojax.text import load_tokenizer
 from grpojax.types import Rewards
@@ -45,7 +46,9 @@ def as_a_reader_runs_them():
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+    """Code of a page, that of its tabs included."""
+    fence = re.compile(rf"^( *)```{language}\n(.*?)^\1```", re.M | re.S)
+    found = [textwrap.dedent(match[2]) for match in fence.finditer(page.read_text())]
     return [text for text in found if "rollout.generate(state.policy" not in text]
 
 
@@ -118,7 +121,7 @@ def test_every_public_name_is_in_the_reference():
 
 def test_the_site_lists_every_page():
     text = (ROOT / "mkdocs.yml").read_text()
-    listed = set(re.findall(r": (\S+\.md)$", text, re.M))
+    listed = set(re.findall(r"[:-] (\S+\.md)$", text, re.M))
     notebooks = {name_of(path.with_suffix(".md")) for path in NOTEBOOKS}
     assert listed == {name_of(page) for page in PAGES} | notebooks
 
@@ -182,6 +185,7 @@ def run_page(page: Path, folder: Path) -> dict:
     return namespace
 
 
+BRIEF = "def brief(completions):\n    return [0.0 for _ in completions]\n"
 FAST = [f"tutorials/{x}.md" for x in ("data", "tool")]
 FAST += ["peers.md", "trl.md", "start.md", "phases.md"]
 
@@ -194,6 +198,7 @@ def test_a_page_runs_in_order(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("my_rewards", "my_tools"):
         monkeypatch.delitem(sys.modules, module, raising=False)
+    (tmp_path / "my_rewards.py").write_text(BRIEF)
     run_page(DOCS / name, tmp_path)
     for path in tmp_path.glob("*.yaml"):
         build.check(load(Recipe(), path))
@@ -265,8 +270,8 @@ def test_a_notebook_runs_and_says_what_it_was_saved_with(path, tmp_path, monkeyp
 # Settings of the peers.
 
 
-def settings_of(page: str) -> list[tuple[str, list[str]]]:
-    """Rows of a page's tables whose last cell is `key=value`s in code."""
+def settings_of(page: str) -> list[list[str]]:
+    """The `key=value`s in code, in the last cells of a page's tables."""
     found = []
     for line in (DOCS / page).read_text().splitlines():
         cells = [x.strip() for x in line.strip("|").split(" | ")]
@@ -274,7 +279,7 @@ def settings_of(page: str) -> list[tuple[str, list[str]]]:
             words = re.findall(r"'[^']*'|\S+", code)
             pairs = [word.strip("'") for word in words]
             if all(re.match(r"[a-z_]+\.[\w.]+=", pair) for pair in pairs):
-                found.append((cells[0], pairs))
+                found.append(pairs)
     return found
 
 
@@ -282,14 +287,13 @@ def settings_of(page: str) -> list[tuple[str, list[str]]]:
 def test_settings_of_peers_are_settings_here(page, least, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
-    (tmp_path / "my_rewards.py").write_text("def brief(completions):\n    return []\n")
+    (tmp_path / "my_rewards.py").write_text(BRIEF)
     found = settings_of(page)
     assert len(found) >= least
-    for row, pairs in found:
+    for pairs in found:
         recipe = load(Recipe(), None, pairs)
         build.check(recipe)
-        changed = [pair for pair in pairs if "=grpo" not in pair]
-        assert recipe != Recipe() or not changed, row
+        assert parse(Recipe(), dump(recipe)) == recipe, pairs
 
 
 def test_every_setting_of_trl_is_on_its_page():
