@@ -208,14 +208,14 @@ def test_a_page_runs_in_order(name, tmp_path, monkeypatch):
 def test_the_page_on_curricula_runs_in_order():
     path = ROOT / "grpojax" / "assets" / "gsm8k-tiny"
     tokenizer = load_tokenizer(path)
-    rows, _ = load_rows("word-problems", split="train", count=8)
+    rows, _ = load_rows("word-problems", split="train", count=64)
     words = GSM8K(rows, tokenizer, max_completion_length=8)
-    sums = Addition(tokenizer, count=8)
+    sums = Addition(tokenizer)
     given: dict = dict(
         curriculum=curriculum.ShuffledEpochs(),
         env=words,
         key=jax.random.key(0),
-        step=0,
+        step=jax.numpy.array(0),
         count=4,
         rewards=Rewards.of(np.ones((4, 2), np.float32), name="correct"),
         optimizer=optax.sgd(0.1),
@@ -229,7 +229,7 @@ def test_the_page_on_curricula_runs_in_order():
     page = DOCS / "curriculum.md"
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), given)
-    assert given["result"].metrics["accuracy/sums"].n == 8
+    assert given["result"].metrics["accuracy/sums"].n == 50
     keys, mixture = blocks(page, "yaml")
     for text in [*keys.splitlines()[:2], mixture]:
         build.check(parse(Recipe(), text))
