@@ -32,6 +32,10 @@ def measure(objective, batch, log_prob, split=((0, 1, 2, 3, 4, 5),)):
     return {name: float(x) for name, x in total.metrics().items()}
 
 
+# Options of TRL's that change what is clipped, or of what it is a share.
+CLIPPING = "base", "onpolicy", "delta", "tool"
+
+
 @pytest.mark.parametrize(
     "split",
     [pytest.param((range(6),), marks=pytest.mark.slow), ((0, 4), (1, 5), (2, 3))],
@@ -39,16 +43,18 @@ def measure(objective, batch, log_prob, split=((0, 1, 2, 3, 4, 5),)):
 def test_every_case_of_trl(split):
     reference, compared = trl.load(), 0
     with jax.enable_x64(True):
-        inputs = {n: jnp.asarray(x, float) for n, x in reference["inputs"].items()}
-        for case in reference["cases"]:
+        inputs = {n: jnp.asarray(x, float) for n, x in trl.inputs().items()}
+        for name, case in reference.items():
+            if name.split("/")[2] not in CLIPPING:
+                continue
             wanted = {x: y for x, y in case["metrics"].items() if "clip_ratio/" in x}
             if not wanted:
                 continue
             batch, _ = trl.batch_and_weights(case["cfg"], inputs)
             parts = tuple(tuple(part) for part in split)
             found = measure(trl.objective(case["cfg"]), batch, inputs["logp"], parts)
-            for name, value in wanted.items():
-                assert found[name] == pytest.approx(value, abs=1e-12), case["name"]
+            for metric, value in wanted.items():  # TRL's are float32.
+                assert found[metric] == pytest.approx(value, abs=1e-7), name
                 compared += 1
     assert compared > 100
 

@@ -4,21 +4,21 @@
 the reference's inputs; `docs/trl.md` explains them in words.
 """
 
-import dataclasses
-import json
-from pathlib import Path
+import functools
 
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from grpojax import update
 
+from .make_trl import FIXTURE
+from .trl_cases import (
+    cases,
+    EPSILON_LOW,
+    inputs as inputs,
+    MAX_COMPLETION_LENGTH,
+    METRICS,
+)
 
-FIXTURE = Path(__file__).resolve().parents[3] / "shared/golden/trl-1.16.json"
-
-EPSILON_LOW = 0.2
-MAX_COMPLETION_LENGTH = 8
 
 WEIGHTS = {
     "grpo": update.sequence_mean,
@@ -33,26 +33,23 @@ WEIGHTS = {
 RATIOS = {"token": update.token_ratio, "sequence": update.sequence_ratio}
 
 
-def load():
-    if not FIXTURE.exists():
-        pytest.skip("needs the reference numbers of TRL 1.16 beside the checkout")
-    return json.loads(FIXTURE.read_text())
-
-
-def inputs() -> dict[str, np.ndarray]:
-    """The reference's inputs, drawn as it drew them."""
-    rng, shape = np.random.default_rng(0), (6, 5)
-    logp = -rng.gamma(1.5, 1.0, shape)
-    old = logp + rng.normal(0, 0.35, shape)
-    ref = logp + rng.normal(0, 0.4, shape)
-    samp = old + rng.normal(0, 0.1, shape)
-    ent = rng.gamma(2, 0.6, shape)
-    cm = np.arange(5) < np.array([5, 3, 1, 4, 0, 5])[:, None]
-    tool = np.ones(shape)
-    tool[0, 1:3] = 0
-    adv = np.array([1.3, -0.7, 0.2, -1.1, 0.5, 0.0])
-    named = dict(logp=logp, old=old, ref=ref, samp=samp, ent=ent, adv=adv)
-    return {**named, "cm": cm.astype(float), "tool": tool}
+@functools.cache
+def load() -> dict[str, dict]:
+    """What TRL computes, by case: `cfg`, `loss`, `gradient` and `metrics`."""
+    with np.load(FIXTURE) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    found = {}
+    for i, (name, cfg) in enumerate(cases().items()):
+        assert arrays["names"][i] == name
+        metrics = dict(zip(METRICS, arrays["metrics"][i].tolist(), strict=True))
+        found[name] = dict(
+            cfg=cfg,
+            loss=float(arrays["loss"][i]),
+            gradient=arrays["gradient"][i],
+            metrics={x: y for x, y in metrics.items() if not np.isnan(y)},
+        )
+    assert len(found) == len(arrays["names"])
+    return found
 
 
 def _surrogate(cfg: dict) -> update.AbstractSurrogate:
@@ -116,7 +113,6 @@ def batch_and_weights(
     cfg: dict, inputs: dict
 ) -> tuple[update.Batch, update.LossWeights]:
     mask = inputs["cm"] * (inputs["tool"] if cfg.get("use_tool") else 1)
-    ratio = cfg.get("is_ratio")
     batch = update.Batch(
         advantage=inputs["adv"][:, None],
         mask=mask.astype(bool),
@@ -125,8 +121,4 @@ def batch_and_weights(
         reference=inputs["ref"],
         entropy=inputs["ent"],
     )
-    weights = objective(cfg).loss_weights(batch)
-    if ratio is not None:
-        ratio = jnp.asarray(ratio, inputs["logp"].dtype)
-        weights = dataclasses.replace(weights, importance=ratio)
-    return batch, weights
+    return batch, objective(cfg).loss_weights(batch)
