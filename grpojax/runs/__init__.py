@@ -12,6 +12,7 @@ Rooms, each of which imports only those before it:
 - `agents`: rollouts that a black-box agent samples over HTTP.
 - `recipe`: runs described in YAML, and the arguments of `fit` that they stand for.
 - `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
+- `pipeline`: many runs from one file, as commands one after another.
 - `cli`: the command `grpojax`.
 
 The names below are imported on first access, so that what needs no JAX stays fast.
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from .recipe.build import build as build
     from .recipe.load import dump as dump, load as load
     from .recipe.schema import Recipe as Recipe
-    from .reports import write_report as write_report
+    from .reports import (
+        write_catalogue as write_catalogue,
+        write_report as write_report,
+    )
     from .training.fit import fit as fit
     from .training.health import Thresholds as Thresholds
     from .training.settings import (
@@ -50,6 +54,7 @@ _ROOMS = (
     "distributed",
     "evaluation",
     "io",
+    "pipeline",
     "recipe",
     "reports",
     "serve",
@@ -72,6 +77,7 @@ _HOMES = {
     "Recipe": "recipe.schema",
     "Thresholds": "training.health",
     "train": "cli.train",
+    "write_catalogue": "reports",
     "write_report": "reports",
 }
 
