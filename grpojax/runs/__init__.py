@@ -14,6 +14,7 @@ Rooms, each of which imports only those before it:
 - `replay`: a step of a recorded run, taken again bit for bit, and taken apart.
 - `reports`: Markdown and HTML about runs; reads directories, needs no JAX.
 - `sweeps`: runs over seeds and values of keys, which share compiled programs.
+- `pipeline`: many runs from one file, as commands one after another.
 - `cli`: the command `grpojax`.
 
 The names below are imported on first access, so that what needs no JAX stays fast.
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from .recipe.schema import Recipe as Recipe
     from .replay.recipe import replay_run as replay_run
     from .replay.replay import replay_step as replay_step
-    from .reports import write_report as write_report
+    from .reports import (
+        write_catalogue as write_catalogue,
+        write_report as write_report,
+    )
     from .training.fit import fit as fit
     from .training.health import Thresholds as Thresholds
     from .training.settings import (
@@ -54,6 +58,7 @@ _ROOMS = (
     "distributed",
     "evaluation",
     "io",
+    "pipeline",
     "recipe",
     "replay",
     "reports",
@@ -81,6 +86,7 @@ _HOMES = {
     "Thresholds": "training.health",
     "train": "cli.train",
     "train_sweep": "cli.train",
+    "write_catalogue": "reports",
     "write_report": "reports",
 }
 

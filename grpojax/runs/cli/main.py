@@ -7,6 +7,7 @@
     grpojax export RUN[/checkpoints/N] DIR [--adapter]
     grpojax replay RUN --step N [--set algorithm.KEY=VALUE ...]
     grpojax report RUN... [--out DIR]
+    grpojax pipeline FILE [--out DIR] [--only N ...] [--slurm]
 
 Invalid configurations are rejected before anything is compiled or written, with exit
 code 2. A run that gets SIGTERM exits with 75, and `--resume` continues it; one that has
@@ -17,6 +18,7 @@ too little memory end a command with 74, and a run goes on where it was.
 
 import argparse
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -241,6 +243,26 @@ def report(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     print(f"{written}\n{written.with_suffix('.html')}")
 
 
+def pipeline(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """`grpojax pipeline`."""
+    from ..pipeline import run as pipelines
+    from ..pipeline.plan import read_plan
+
+    with invalid_input():
+        plan = read_plan(options.pipeline, options.out)
+        if options.slurm:
+            script = pipelines.slurm_script(plan, options.pipeline, options.out)
+            print(script, end="")
+            return
+        say = functools.partial(print, flush=True)
+        try:
+            made = pipelines.run(plan, environment, only=options.only, say=say)
+        except pipelines.FailedError as error:
+            raise ExitError(error.code, str(error)) from None
+    if made is not None:
+        print(made)
+
+
 _EXPORT = ("model", "directory", "--adapter", *RECIPE)
 _READING = ("model", "--recipe", *RECIPE)
 COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
@@ -263,6 +285,11 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
         ("run", "--step", "--set", "--out"),
     ),
     "report": (report, "say what runs have come to", ("runs", "--out")),
+    "pipeline": (
+        pipeline,
+        "train, judge and report recipes x tasks x seeds",
+        ("pipeline", "--out", "--only", "--slurm"),
+    ),
 }
 """Commands by name: their functions, what they are for, and their options."""
 

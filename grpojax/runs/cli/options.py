@@ -42,6 +42,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "run": dict(metavar="RUN", type=Path, help="the directory of a training run"),
     "--step": dict(metavar="N", type=int, required=True, help="which step, from 1"),
+    "pipeline": dict(metavar="FILE", help="a YAML file: recipes, tasks, seeds, stages"),
+    "--only": dict(
+        metavar="N", type=int, nargs="+", help="these runs alone, numbered from 0"
+    ),
+    "--slurm": dict(
+        action="store_true",
+        help="print a job script whose tasks are the runs, for sbatch",
+    ),
     "--recipe": dict(
         help="problems, and how they are put; by default the run's, if it is one"
     ),

@@ -41,16 +41,16 @@ def page(
     - `panels`: the curves.
     - `improved`: whether the overview reports a success, which is shown in green.
     """
-    style = _asset("page.css")
+    style = asset("page.css")
     # One script element, so that one hash allows it.
-    script = "\n".join(map(_asset, _SCRIPTS))
+    script = "\n".join(map(asset, _SCRIPTS))
     size = MAX_CHARACTERS // len(runs)
     data = {
         "panels": [_panel(panel) for panel in panels],
         "completions": [row for run in runs for row in page_rows(run, size)],
         "logged": sum(len(run.completions) for run in runs),
     }
-    return string.Template(_asset("page.html")).substitute(
+    return string.Template(asset("page.html")).substitute(
         # The browser refuses requests, and every script and style but these two.
         policy=(
             f"default-src 'none'; script-src '{_hash(script)}'; "
@@ -67,7 +67,8 @@ def page(
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of this folder."""
     return (resources.files("grpojax.runs.reports.page") / name).read_text(
         encoding="utf-8"
     )

@@ -1,0 +1,1 @@
+"""Many runs from one file: recipes x tasks x seeds, each trained, judged, reported."""
