@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     )
     from ._train import (
         collect as collect,
+        Demonstrations as Demonstrations,
         Experience as Experience,
         init as init,
         learn as learn,
         measure as measure,
+        SupervisedStep as SupervisedStep,
         train as train,
         train_step as train_step,
         TrainStep as TrainStep,
@@ -75,10 +77,12 @@ _MODULES = (
 _NAMES = {
     "_train": (
         "collect",
+        "Demonstrations",
         "Experience",
         "init",
         "learn",
         "measure",
+        "SupervisedStep",
         "train",
         "train_step",
         "TrainStep",

@@ -10,3 +10,7 @@ from ._step import (
     train_step as train_step,
     TrainStep as TrainStep,
 )
+from ._supervised import (
+    Demonstrations as Demonstrations,
+    SupervisedStep as SupervisedStep,
+)

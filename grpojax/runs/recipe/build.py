@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from ... import models, rollout
 from ..._train import TrainStep
-from ...env import AbstractEnvironment
+from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
 from ...rollout import AbstractSampler, Categorical, RolloutConfig
@@ -36,6 +36,8 @@ from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
 from .policy import build_adapters, build_keys, load_model, step_of as step_of
 from .schema import Recipe
+from .supervised.completions import check_completion
+from .supervised.step import build_supervised
 from .tasks import (
     build_environments,
     Environments,
@@ -107,6 +109,7 @@ def check(recipe: Recipe) -> None:
     build_optimizer(recipe)
     check_reward(recipe)
     check_evaluations(recipe)
+    check_completion(recipe.warmup.completion)
     find_task(recipe.data.task)
     find_tools(recipe)
     find_factory(recipe)
@@ -139,12 +142,37 @@ def build(recipe: Recipe, *, today: datetime.date | None = None) -> dict[str, An
         return _build(recipe, mesh, today or datetime.date.today())
 
 
+def build_step(
+    recipe: Recipe,
+    env: AbstractDatasetEnvironment,
+    tokenizer: AbstractTokenizer,
+    mesh: Mesh | None,
+    base: Callable[[], AbstractPolicy],
+) -> TrainStep:
+    """The train step of a recipe.
+
+    **Arguments:**
+
+    - `base`: makes a copy of the initial policy, if a reward asks for it.
+    """
+    return TrainStep(
+        env,
+        build_optimizer(recipe),
+        build_algorithm(recipe),
+        rollout=build_rollout(recipe),
+        update=UpdateConfig(**vars(recipe.update)),
+        reward=build_reward(recipe, env, tokenizer, base),
+        curriculum=build_curriculum(recipe),
+        validate=recipe.run.validate,
+        actors=meshes.build_actors(mesh, **vars(recipe.actors)),
+    )
+
+
 def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str, Any]:
     policy, tokenizer = load_model(recipe, mesh, today)
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = build_environments(recipe, tokenizer, mesh)
     policy = build_adapters(recipe, policy)
-    algorithm, optimizer = build_algorithm(recipe), build_optimizer(recipe)
 
     def base() -> Transformer:
         # A copy: the step donates the policy that it is given.
@@ -152,24 +180,22 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         return jax.tree.map(copy, models.without_adapters(policy))
 
     reference = None
-    if algorithm.objective.compares:
+    if build_algorithm(recipe).objective.compares:
         # The base weights of adapters are frozen and need no copy.
         adapted = recipe.lora.adapts
         reference = models.without_adapters if adapted else base()
     keys = build_keys(recipe)
-    curriculum, env = build_curriculum(recipe), environments.train
-    step = TrainStep(
-        env,
-        optimizer,
-        algorithm,
-        rollout=build_rollout(recipe),
-        update=UpdateConfig(**vars(recipe.update)),
-        reward=build_reward(recipe, env, tokenizer, base),
-        curriculum=curriculum,
-        validate=recipe.run.validate,
-        actors=meshes.build_actors(mesh, **vars(recipe.actors)),
-    )
-    state = step.init(policy, reference=reference, key=keys.train)
+    health, about = Thresholds(**vars(recipe.health)), None
+    if recipe.run.stage == "warmup":
+        given = recipe, environments, tokenizer, build_optimizer(recipe)
+        step, about = build_supervised(*given)
+        step = meshes.place(step, mesh)
+        state = step.init(policy, key=keys.train)
+        # What is learned word for word has little entropy.
+        health = dataclasses.replace(health, entropy=None)
+    else:
+        step = build_step(recipe, environments.train, tokenizer, mesh, base)
+        state = step.init(policy, reference=reference, key=keys.train)
     export = export_to(tokenizer, base=recipe.model.path)
     return dict(
         state=meshes.place(state, mesh),
@@ -180,11 +206,11 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         ),
         checkpoint=Checkpointing(**vars(recipe.checkpoint), export=export),
         trackers=trackers.factories(**vars(recipe.tracking)),
-        health=Thresholds(**vars(recipe.health)),
+        health=health,
         logging=Logging(recipe.log.every, recipe.log.completions, tokenizer),
         config=dataclasses.replace(
             config_of(recipe),
-            summary=summarize(recipe, policy, environments, mesh),
+            summary=summarize(recipe, policy, environments, mesh, about),
             warnings=remarks_of(recipe, policy, tokenizer, environments.train),
             origin=recipe.model.path if find_run(Path(recipe.model.path)) else None,
             today=today.isoformat(),
@@ -204,8 +230,9 @@ def summarize(
     policy: Transformer,
     environments: Environments,
     mesh: Mesh | None,
+    about: str | None = None,
 ) -> str:
-    """A summary of a run in a few lines."""
+    """A summary of a run in a few lines; `about` is its last one, if it is known."""
     settings, lora = recipe.rollout, recipe.lora
     millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
     dense = eqx.filter_eval_shape(models.merge, policy)
@@ -231,7 +258,8 @@ def summarize(
             *lines,
             f"data   {source}: {train.size:,} training problems, {held:,} held out",
             *(f"       {note}" for note in notes),
-            f"step   {recipe.algorithm.name}, {settings.prompts} prompts x "
+            about
+            or f"step   {recipe.algorithm.name}, {settings.prompts} prompts x "
             f"{settings.group} samples, at most {settings.max_new_tokens} tokens each, "
             f"learning rate {rate}",
         ]

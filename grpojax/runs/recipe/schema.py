@@ -39,6 +39,7 @@ from .operation import (
     Log,
     Mesh,
     Tracking,
+    Warmup,
 )
 from .parts.evaluation_section import Evaluations
 
@@ -51,6 +52,7 @@ class Run(Section):
     """Length and seed of a run."""
 
     steps: NonNegativeInt = 40
+    stage: Literal["train", "warmup"] = "train"  # Or supervised, as `warmup` says.
     seed: Seed = 0
     validate: bool = False  # Check every phase's values at run time.
     # Whether compiled programs are kept in the user's cache folder; or a folder's path.
@@ -279,6 +281,7 @@ class Recipe:
     curriculum: Part | None = None
     environment: Environment = field(default_factory=Environment)
     evaluations: Evaluations = field(default_factory=Evaluations)
+    warmup: Warmup = field(default_factory=Warmup)
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)
     algorithm: Algorithm = field(default_factory=Algorithm)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from ..._checks import check_counts, check_parts
-from ..._train import TrainStep
+from ..._train import SupervisedStep, TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...host import AbstractHostEnvironment
 from ...reward import RewardFn
@@ -116,6 +116,8 @@ def _digests(
     if isinstance(step, TrainStep):
         parts["data"] = step.env
         columns |= _read_columns("data", step.env, step.reward)
+    elif isinstance(step, SupervisedStep):
+        parts["data"] = step.demonstrations
     if evaluations:
         parts["evaluation"] = {name: x.env for name, x in evaluations.items()}
     texts = {"columns": digest_columns(columns)} if columns else {}
