@@ -32,6 +32,7 @@ def learn(
     algorithm: Algorithm = grpo(),
     *,
     update: UpdateConfig = UpdateConfig(),
+    teacher: AbstractPolicy | None = None,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Updates the policy on collected experience.
@@ -44,7 +45,7 @@ def learn(
     check_instances("learn", algorithm=algorithm)
 
     def check(batch: Batch, weights: LossWeights) -> Batch:
-        names = "behavior", "reference", "old"
+        names = "behavior", "reference", "old", "teacher"
         known = {name: x for name in names if (x := getattr(batch, name)) is not None}
         mask, *_ = validation.validate(
             (batch.mask, weights.token, batch.advantage, known),
@@ -63,6 +64,7 @@ def learn(
             objective=algorithm.objective,
             optimizer=optimizer,
             reference=state.reference,
+            teacher=teacher,
             config=update,
             validate=check if validate else None,
         )
@@ -138,6 +140,8 @@ class TrainStep(eqx.Module):
 
     **Fields:** the arguments of `train_step`, except `state`, and:
 
+    - `teacher`: the frozen policy of `update.Distill`, of the same tokenizer. It is no
+        part of the state, and so of no checkpoint.
     - `actors`: a mesh of other devices, on which `fit` samples the rollouts of the next
         `rollout.staleness` steps while it learns: asynchronous training. The result is
         the same, since each step's rollout is of the version that `staleness` says.
@@ -159,6 +163,7 @@ class TrainStep(eqx.Module):
     update: UpdateConfig = eqx.field(kw_only=True, default=UpdateConfig())
     reward: RewardFn = eqx.field(kw_only=True, default=WeightedSum())
     curriculum: AbstractCurriculum | None = eqx.field(kw_only=True, default=None)
+    teacher: AbstractPolicy | None = eqx.field(kw_only=True, default=None)
     validate: bool = eqx.field(kw_only=True, static=True, default=False)
     actors: Mesh | None = eqx.field(kw_only=True, static=True, default=None)
 
@@ -230,7 +235,7 @@ class TrainStep(eqx.Module):
         self, state: TrainState, experience: Experience
     ) -> tuple[TrainState, Metrics]:
         """The second half of a step: the policy update."""
-        given: Any = {x: vars(self)[x] for x in ("update", "validate")}
+        given: Any = {x: vars(self)[x] for x in ("update", "teacher", "validate")}
         return learn(state, experience, self.optimizer, self.algorithm, **given)
 
 

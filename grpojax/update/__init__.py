@@ -2,6 +2,7 @@
 
 from ._config import UpdateConfig as UpdateConfig
 from ._improve import improve as improve, Reference as Reference
+from ._judge import FrozenJudge as FrozenJudge
 from ._kl_reward import KLReward as KLReward
 from ._log_prob import log_probs as log_probs
 from ._optimizers import (
@@ -18,6 +19,7 @@ from .loss import (
     ClampedTokenRatio as ClampedTokenRatio,
     Clip as Clip,
     Constant as Constant,
+    Distill as Distill,
     Gmpo as Gmpo,
     Importance as Importance,
     k1 as k1,

@@ -65,6 +65,7 @@ def improve(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     reference: Reference | None = None,
+    teacher: AbstractPolicy | None = None,
     config: UpdateConfig = UpdateConfig(),
     validate: Callable[[Batch, LossWeights], Batch] | None = None,
 ) -> tuple[AbstractPolicy, PyTree, Metrics]:
@@ -80,6 +81,7 @@ def improve(
     - `objective`: the loss.
     - `optimizer`: an optax transformation; its schedules count updates.
     - `reference`: KL reference policy, or a function that derives it from `policy`.
+    - `teacher`: of a distillation: any policy of the same tokenizer.
     - `config`: epochs, minibatches, and the size of a microbatch.
     - `validate`: called on each minibatch and its loss weights; returns the minibatch.
 
@@ -95,8 +97,9 @@ def improve(
     sharding.check_prompts("prompts / minibatches", prompts)
     padded = prompts * group * trajectory.tokens.shape[-1] // spmd.shards()
     tokens = config.microbatch_tokens(padded)
+    others = reference, teacher if objective.distills else None
     batch = _batch(
-        policy, trajectory, advantages, keep, objective, reference, config, tokens
+        policy, trajectory, advantages, keep, objective, others, config, tokens
     )
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)
@@ -212,11 +215,12 @@ def _batch(
     advantages: Float[Array, "prompt group *time"],
     keep: Bool[Array, "prompt group"] | None,
     objective: Objective,
-    reference: Reference | None,
+    others: tuple[Reference | None, AbstractPolicy | None],
     config: UpdateConfig,
     tokens: int,
 ) -> Batch:
-    """Constants of the loss: advantages, mask, and old and reference log-probs."""
+    """Constants of the loss: advantages, mask, and log-probs of all other policies."""
+    reference, teacher = others
     mask = trajectory.sampled
     mask = mask if keep is None else mask & keep[:, :, None]
     recompute = _recomputes(objective, config)
@@ -250,6 +254,7 @@ def _batch(
         behavior=trajectory.log_prob,
         reference=None if reference is None else log_probs(reference)[0],
         entropy=entropy,
+        teacher=None if teacher is None else log_probs(teacher)[0],
     )
 
 

@@ -227,6 +227,7 @@ def check_paths(recipe: Recipe) -> None:
     paths: dict[str, object] = {
         "model.path": recipe.model.path,
         "lora.path": recipe.lora.path,
+        "teacher.path": recipe.teacher.path,
     }
     for key in ("path", "eval_path"):
         paths[f"data.{key}"] = recipe.data.option(key)

@@ -28,6 +28,7 @@ from ..tracking import build as trackers
 from ..training.health import Thresholds
 from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
+from .frozen.load import load_teacher
 from .parts.algorithm import build_algorithm, check_algorithm
 from .parts.compose import Context, make
 from .parts.curriculum import build_curriculum, with_curriculum
@@ -161,7 +162,8 @@ def build_step(
         build_algorithm(recipe),
         rollout=build_rollout(recipe),
         update=UpdateConfig(**vars(recipe.update)),
-        reward=build_reward(recipe, env, tokenizer, base),
+        reward=build_reward(recipe, env, tokenizer, base, mesh),
+        teacher=load_teacher(recipe, tokenizer, mesh),
         curriculum=build_curriculum(recipe),
         validate=recipe.run.validate,
         actors=meshes.build_actors(mesh, **vars(recipe.actors)),

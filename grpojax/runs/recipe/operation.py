@@ -124,6 +124,15 @@ class Warmup(Section):
 
 
 @dataclass(frozen=True)
+class Teacher(Section):
+    """The frozen model of a distillation, for the penalty `Distill`."""
+
+    path: str | None = None  # As model.path, of the same tokenizer; null: none.
+    dtype: Literal["float32", "bfloat16"] | None = None  # null: model.dtype.
+    bits: Literal[4, 8] | None = None  # Of its projections; null: as they are.
+
+
+@dataclass(frozen=True)
 class Environment(Section):
     """Rows that Python answers or samples, over the problems of `data`.
 

@@ -38,6 +38,7 @@ from .operation import (
     Health,
     Log,
     Mesh,
+    Teacher,
     Tracking,
     Warmup,
 )
@@ -285,6 +286,7 @@ class Recipe:
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)
     algorithm: Algorithm = field(default_factory=Algorithm)
+    teacher: Teacher = field(default_factory=Teacher)
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
     mesh: Mesh = field(default_factory=Mesh)

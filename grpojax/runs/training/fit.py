@@ -115,6 +115,8 @@ def _digests(
         columns |= _read_columns(f"evaluations/{name}", x.env, x.reward)
     if isinstance(step, TrainStep):
         parts["data"] = step.env
+        if step.teacher is not None:
+            parts["teacher"] = step.teacher
         columns |= _read_columns("data", step.env, step.reward)
     elif isinstance(step, SupervisedStep):
         parts["data"] = step.demonstrations

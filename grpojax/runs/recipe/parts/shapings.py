@@ -1,10 +1,14 @@
-"""Shapings that only runs need."""
+"""Shapings and rewards that only recipes need."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from ....policy import AbstractPolicy
+from ....text import AbstractTokenizer
 from ....types import Rewards, Trajectory
+from ....update import FrozenJudge
 
 
 def shuffled(trajectory: Trajectory, rewards: Rewards) -> Rewards:
@@ -15,3 +19,36 @@ def shuffled(trajectory: Trajectory, rewards: Rewards) -> Rewards:
     """
     del trajectory
     return dataclasses.replace(rewards, total=jnp.roll(rewards.total, 1, axis=0))
+
+
+def frozen_judge(
+    load: Callable[[str], AbstractPolicy],
+    tokenizer: AbstractTokenizer,
+    path: str,
+    template: str,
+    yes: str = "Yes",
+    no: str | None = None,
+    chat: bool = False,
+    tokens: int | None = None,
+    name: str = "judge",
+) -> FrozenJudge:
+    """A judge of the policy's tokenizer inside the program; see `update.FrozenJudge`.
+
+    **Arguments:**
+
+    - `load`: loads a frozen model from a path.
+    - `tokenizer`: the policy's.
+    - `path`: as `model.path`.
+
+    The others are those of `FrozenJudge.of`.
+    """
+    return FrozenJudge.of(
+        load(path),
+        tokenizer,
+        template,
+        yes=yes,
+        no=no,
+        chat=chat,
+        tokens=tokens,
+        name=name,
+    )
