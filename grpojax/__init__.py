@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         update as update,
     )
     from ._train import (
+        averaged as averaged,
+        Averaging as Averaging,
         collect as collect,
         Demonstrations as Demonstrations,
         Experience as Experience,
@@ -76,6 +78,8 @@ _MODULES = (
 )
 _NAMES = {
     "_train": (
+        "averaged",
+        "Averaging",
         "collect",
         "Demonstrations",
         "Experience",

@@ -17,6 +17,7 @@ from ..policy import AbstractPolicy
 from ..sharding import spmd
 from ..types import Metrics, Prompt, TrainState, Trajectory
 from ..update import improve, Objective, Reinforce, token_mean, UpdateConfig
+from ._average import Averaging
 from ._init import init
 
 
@@ -104,6 +105,7 @@ class SupervisedStep(eqx.Module):
     - `update`: epochs, minibatches and microbatches; see `UpdateConfig`.
     - `weight`: of the tokens, such as `update.token_mean`.
     - `vocab_size`: tokens from here on have probability 0; all count when `None`.
+    - `average`: keeps an average of the weights in the state.
 
     **Raises:** `ValueError` if `rows` is not a positive integer.
 
@@ -123,6 +125,7 @@ class SupervisedStep(eqx.Module):
         token_mean
     )
     vocab_size: int | None = eqx.field(static=True, default=None)
+    average: Averaging | None = None
 
     def __check_init__(self):
         check_counts("SupervisedStep", 1, rows=self.rows)
@@ -135,7 +138,10 @@ class SupervisedStep(eqx.Module):
         **Arguments:** as those of `grpojax.init`; the others follow from the step.
         """
         memory = ShuffledEpochs().start(self.demonstrations.size)
-        return init(policy, optimizer=self.optimizer, curriculum=memory, key=key)
+        state = init(policy, optimizer=self.optimizer, curriculum=memory, key=key)
+        if self.average is None:
+            return state
+        return dataclasses.replace(state, average=self.average.init(policy))
 
     def draw(self, state: TrainState) -> tuple[Int[Array, " rows"], PyTree]:
         """The numbers of the next step's rows, and the memory after it."""
@@ -164,6 +170,9 @@ class SupervisedStep(eqx.Module):
             version=state.version + 1,
             curriculum=memory,
         )
+        if self.average is not None:
+            moved = self.average.update(state.average, policy, after.version)
+            after = dataclasses.replace(after, average=moved)
         return sharding.constrain(after), _measured(metrics, given, memory)
 
 

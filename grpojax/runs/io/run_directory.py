@@ -40,11 +40,12 @@ CHECKPOINTS = "checkpoints"
 CURVE = "curve.png"
 MODEL = "model"
 ADAPTER = "adapter"
+AVERAGE = "average"
 DEFAULT_EVALUATION = "held_out"
 """The name of an evaluation that is given none."""
 
 _OF_TRAINING = (METRICS, COMPLETIONS, EVENTS, CHECKPOINTS, CURVE, MODEL, ADAPTER)
-_NAMES = (CONFIG, SUMMARY, EVALUATIONS, PREDICTIONS, *_OF_TRAINING)
+_NAMES = (CONFIG, SUMMARY, EVALUATIONS, PREDICTIONS, AVERAGE, *_OF_TRAINING)
 
 # Orbax joins directories into glob patterns when it merges what the processes wrote,
 # and takes a backslash for a separator: a checkpoint below `lr[1e-4]` would have no

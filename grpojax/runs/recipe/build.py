@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ... import models, rollout
-from ..._train import TrainStep
+from ..._train import Averaging, TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
@@ -98,6 +98,23 @@ def config_of(recipe: Recipe) -> Config:
     return Config(values(recipe), parse, text=load.dump(recipe))
 
 
+def build_average(recipe: Recipe) -> Averaging | None:
+    """The average of a recipe's weights, if it has one.
+
+    **Raises:** `ValueError` for a decay of 1 or more, and for a reference that no
+    penalty compares the policy with.
+    """
+    settings = recipe.average
+    if settings.decay is None:
+        return None
+    if settings.reference and not build_algorithm(recipe).objective.compares:
+        raise ValueError(
+            "`average.reference` is that of a KL penalty. Received none: set "
+            "`algorithm.beta`, or leave it false."
+        )
+    return Averaging(settings.decay, settings.every, settings.reference)
+
+
 def check(recipe: Recipe) -> None:
     """Checks all of a recipe's components before anything is loaded.
 
@@ -111,6 +128,7 @@ def check(recipe: Recipe) -> None:
     check_reward(recipe)
     check_evaluations(recipe)
     check_completion(recipe.warmup.completion)
+    build_average(recipe)
     find_task(recipe.data.task)
     find_tools(recipe)
     find_factory(recipe)
@@ -164,6 +182,7 @@ def build_step(
         update=UpdateConfig(**vars(recipe.update)),
         reward=build_reward(recipe, env, tokenizer, base, mesh),
         teacher=load_teacher(recipe, tokenizer, mesh),
+        average=build_average(recipe),
         curriculum=build_curriculum(recipe),
         validate=recipe.run.validate,
         actors=meshes.build_actors(mesh, **vars(recipe.actors)),
@@ -182,7 +201,7 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
         return jax.tree.map(copy, models.without_adapters(policy))
 
     reference = None
-    if build_algorithm(recipe).objective.compares:
+    if build_algorithm(recipe).objective.compares and not recipe.average.reference:
         # The base weights of adapters are frozen and need no copy.
         adapted = recipe.lora.adapts
         reference = models.without_adapters if adapted else base()
@@ -191,6 +210,7 @@ def _build(recipe: Recipe, mesh: Mesh | None, today: datetime.date) -> dict[str,
     if recipe.run.stage == "warmup":
         given = recipe, environments, tokenizer, build_optimizer(recipe)
         step, about = build_supervised(*given)
+        step = dataclasses.replace(step, average=build_average(recipe))
         step = meshes.place(step, mesh)
         state = step.init(policy, key=keys.train)
         # What is learned word for word has little entropy.

@@ -133,6 +133,23 @@ class Teacher(Section):
 
 
 @dataclass(frozen=True)
+class Average(Section):
+    """An exponential moving average of the weights; see `grpojax.Averaging`."""
+
+    decay: NonNegativeFloat | None = None  # null: no average.
+    every: PositiveInt = 1  # Steps between two refreshes.
+    reference: bool = False  # Whether it is the reference of a KL penalty.
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.decay is None and self.reference:
+            raise ValueError(
+                "`average.reference` makes the average the reference policy. Received "
+                "no `average.decay`: set it, 0 for the policy of the last refresh."
+            )
+
+
+@dataclass(frozen=True)
 class Environment(Section):
     """Rows that Python answers or samples, over the problems of `data`.
 

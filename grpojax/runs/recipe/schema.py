@@ -32,6 +32,7 @@ from .kinds import (
 )
 from .operation import (
     Actors,
+    Average,
     Checkpoint,
     Distributed,
     Environment,
@@ -287,6 +288,7 @@ class Recipe:
     reward: Reward = field(default_factory=Reward)
     algorithm: Algorithm = field(default_factory=Algorithm)
     teacher: Teacher = field(default_factory=Teacher)
+    average: Average = field(default_factory=Average)
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
     mesh: Mesh = field(default_factory=Mesh)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from ..._checks import check_counts, check_parts
-from ..._train import SupervisedStep, TrainStep
+from ..._train import averaged, SupervisedStep, TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...host import AbstractHostEnvironment
 from ...reward import RewardFn
@@ -57,6 +57,8 @@ def prepare(
         _check_without_out(resume, trackers or {})
     evaluations = named(evaluation)
     check_best_by(checkpoint, evaluations)
+    if any(x.average for x in evaluations.values()):
+        averaged(state)
     if config is None:
         config = described(state, step, steps, evaluations)
     directory = claim(out, resume=resume, config=config)

@@ -42,11 +42,10 @@ def test_a_teacher_that_is_larger_and_a_judge_train_two_steps(settings, tmp_path
 
 @pytest.mark.slow
 def test_the_judge_of_an_evaluation_says_what_one_on_the_host_says(settings):
+    terms = JUDGE[0].removeprefix("reward.terms=")
     more = [
-        "evaluations.judged.reward.weights={correct: 0, judge: 1}",
-        "evaluations.judged." + JUDGE[0],
-        "evaluations.judged.problems=4",
-        "evaluations.judged.temperature=1",
+        f"evaluations.judged={{reward: {{weights: {{correct: 0}}, terms: {terms}}}, "
+        "problems: 4}",
     ]
     judged = recipe(settings, *more)
     result = evaluating.evaluate(judged, name="judged")

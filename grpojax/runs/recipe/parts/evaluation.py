@@ -80,6 +80,7 @@ def build_evaluations(
             every=settings.every,
             at_start=settings.at_start,
             at_end=settings.at_end,
+            average=settings.average or None,
         )
     return built
 
