@@ -112,11 +112,9 @@ def main() -> None:
     )
     goal = accuracy(teacher) - 0.05
     size = lambda x: sum(leaf.size for leaf in jax.tree.leaves(x)) / 1e6
-    print(
-        f"teacher {size(teacher):.2f} M parameters, accuracy {goal + 0.05:.1%}; student "
-        f"{size(student):.2f} M, {accuracy(student):.1%}; goal {goal:.1%}",
-        flush=True,
-    )
+    of = lambda x: f"{size(x):.2f} M parameters, accuracy {accuracy(x):.1%}"
+    line = f"teacher {of(teacher)}; student {of(student)}; goal {goal:.1%}"
+    print(line, flush=True)
     results = arguments.out / "results.jsonl"
     done = [json.loads(x) for x in results.open()] if results.exists() else []
     known = {(x["arm"], x["seed"], x["rate"]) for x in done}
