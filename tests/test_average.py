@@ -121,7 +121,9 @@ def test_a_run_evaluates_saves_and_resumes_the_average(settings, tmp_path):
     ]
     out = tmp_path / "run"
     state = training.train(recipe(settings, *words), out)
-    records = [json.loads(x) for x in (out / "evaluations.jsonl").open()]
+    records = [
+        json.loads(x) for x in (out / "evaluations.jsonl").read_text().splitlines()
+    ]
     assert [(x["name"], x["step"]) for x in records] == [
         ("held_out", 0), ("held_out", 2), ("averaged", 2)
     ]  # fmt: skip

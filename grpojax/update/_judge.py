@@ -35,7 +35,7 @@ class FrozenJudge(eqx.Module):
 
     **Fields:**
 
-    - `judge`: the frozen policy, of the tokenizer of the one that is trained.
+    - `policy`: the frozen judge, of the tokenizer of the one that is trained.
     - `pieces`: of the template: token ids, or `"prompt"` or `"completion"`.
     - `answers`: token ids of yes, and of no if there is one.
     - `ends`: the tokens that end a completion.
@@ -46,7 +46,7 @@ class FrozenJudge(eqx.Module):
     positive.
     """
 
-    judge: AbstractPolicy
+    policy: AbstractPolicy
     pieces: tuple[tuple[int, ...] | str, ...] = eqx.field(static=True)
     answers: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     ends: tuple[int, ...] = eqx.field(static=True, default=())
@@ -65,7 +65,7 @@ class FrozenJudge(eqx.Module):
     @classmethod
     def of(
         cls: type[_T],
-        judge: AbstractPolicy,
+        policy: AbstractPolicy,
         tokenizer: AbstractTokenizer,
         template: str,
         *,
@@ -79,7 +79,7 @@ class FrozenJudge(eqx.Module):
 
         **Arguments:**
 
-        - `judge`: the frozen policy.
+        - `policy`: the frozen judge.
         - `tokenizer`: that of both policies.
         - `template`: the question, with `{{ completion }}` and maybe `{{ prompt }}` in
             it. The prompt is that of the rollout, with its own template.
@@ -116,7 +116,7 @@ class FrozenJudge(eqx.Module):
                 pieces.append(tuple(encode(part)))
         answers = [tuple(tokenizer.encode(x)) for x in (yes, no) if x is not None]
         return cls(
-            judge,
+            policy,
             tuple(pieces),
             tuple(answers),
             tuple(tokenizer.end_tokens),
@@ -158,7 +158,7 @@ class FrozenJudge(eqx.Module):
         def member(asked: Prompt) -> Float[Array, " prompt"]:
             size = UpdateConfig(tokens=self.tokens).microbatch_tokens(answers.size)
             found, _ = masked_log_probs(
-                self.judge,
+                self.policy,
                 asked,
                 answers,
                 mask,

@@ -58,7 +58,10 @@ def test_what_it_estimates_is_the_kl_of_the_table():
         jnp.zeros((1, 1)), jnp.ones((1, 20_000), bool), teacher=q[0][tokens][None]
     )
     inputs = update.LossInputs(
-        p[0][tokens][None], p[0][tokens][None], batch, update.LossWeights(batch.mask)
+        p[0][tokens][None],
+        p[0][tokens][None],
+        batch,
+        update.LossWeights(jnp.zeros((1, 20_000))),
     )
     gaps = update.Distill.gap(inputs)
     error = jnp.std(gaps) / jnp.sqrt(20_000)

@@ -35,7 +35,10 @@ def test_a_teacher_that_is_larger_and_a_judge_train_two_steps(settings, tmp_path
     assert built["step"].teacher.config.hidden_size == 128
     assert built["state"].policy.config.hidden_size == 16
     training.train(recipe(settings, *words), tmp_path / "run")
-    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    rows = [
+        json.loads(x)
+        for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert all(np.isfinite(x["loss"]) and x["teacher/kl"] > 0 for x in rows)
     assert all(0 < x["rewards/judge/mean"] < 1 for x in rows)
 
@@ -96,7 +99,8 @@ def test_a_mesh_takes_the_same_steps(settings, tmp_path):
     training.train(recipe(settings, *words), tmp_path / "one")
     training.train(recipe(settings, *words, **mesh), tmp_path / "many")
     read = lambda x: [
-        json.loads(line) for line in (tmp_path / x / "metrics.jsonl").open()
+        json.loads(line)
+        for line in (tmp_path / x / "metrics.jsonl").read_text().splitlines()
     ]
     for one, many in zip(read("one"), read("many"), strict=True):
         for name in ("loss", "teacher/kl", "rewards/judge/mean"):
