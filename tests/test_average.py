@@ -64,6 +64,7 @@ def test_it_is_kept_in_float32_and_read_in_the_dtype_of_the_weights():
         grpojax.averaged(dataclasses.replace(state, average=None))
 
 
+@pytest.mark.slow
 def test_as_a_reference_it_is_the_one_that_is_given_by_hand():
     """A step with the average as the reference is one with that policy as it."""
     average = grpojax.Averaging(0.5, reference=True)

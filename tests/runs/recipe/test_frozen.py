@@ -29,6 +29,7 @@ def recipe(settings, *words, **changes) -> Recipe:
     return recipes.load(Recipe(), None, [*settings(**changes), *words])
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_larger_and_a_judge_train_two_steps(settings, tmp_path):
     words = [*TEACHER, *JUDGE, "teacher.bits=8", "evaluations.held_out.problems=4"]
     built = build.build(recipe(settings, *words))

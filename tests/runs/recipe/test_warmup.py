@@ -38,6 +38,7 @@ def texts_of(step, tokenizer):
     return [tokenizer.decode(x[y].tolist()) for x, y in rows]
 
 
+@pytest.mark.slow
 def test_a_run_learns_its_rows_and_is_resumed_bit_for_bit(settings, tmp_path):
     words = ["checkpoint.every=3", "evaluations.held_out.problems=4"]
     training.train(recipe(settings, *words, run__steps=6), tmp_path / "whole")
@@ -142,6 +143,7 @@ def test_long_completions_are_skipped_if_it_says_so(settings):
     assert "too long and left out" in made["config"].summary
 
 
+@pytest.mark.slow
 def test_the_command_warms_a_model_up_and_train_goes_on(settings, model, tmp_path):
     out = tmp_path / "warm"
     words = [*settings(run__steps=1), *SMALL[1:]]
