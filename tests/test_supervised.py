@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import grpojax
-from grpojax import sharding, update
+from grpojax import sharding
 from grpojax.policy import log_prob
 
 from .helpers import distance, transformer
@@ -27,6 +27,7 @@ def step_of(rows=4, optimizer=optax.sgd(0.1), **changes) -> grpojax.SupervisedSt
 def negative_log_prob(policy):
     """Of all tokens of all completions, one row at a time."""
     pairs = zip(PROMPTS, COMPLETIONS, strict=True)
+    pairs = [(jnp.array(x), jnp.array(y)) for x, y in pairs]
     total = sum(jnp.sum(log_prob(policy, x, y)) for x, y in pairs)
     return -total / sum(map(len, COMPLETIONS))
 
@@ -40,7 +41,8 @@ def test_the_loss_is_the_cross_entropy_of_the_completions():
         metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-4
     )
     wanted = jax.tree.map(lambda x, g: x - 0.1 * g, policy, gradient)
-    assert distance(after.policy, wanted) < 1e-5 < distance(after.policy, policy)
+    moved = distance(after.policy, policy)
+    assert distance(after.policy, wanted) < 1e-4 * moved and moved > 0
     assert int(metrics["num_tokens"]) == 11 and float(metrics["epoch"]) == 1
     assert set(metrics) == {
         *("loss", "entropy", "grad_norm", "skipped_updates", "num_tokens", "epoch")
@@ -78,7 +80,7 @@ def test_what_does_not_fit_is_refused():
         grpojax.Demonstrations.of([[1]], [[]])
     with pytest.raises(ValueError, match=r"SupervisedStep\.rows"):
         step_of(rows=0)
-    with pytest.raises(TypeError, match=r"SupervisedStep\.weight"):
+    with pytest.raises(TypeError, match="weight"):
         step_of(weight=3)
-    with pytest.raises(TypeError, match=r"SupervisedStep\.optimizer"):
-        step_of(optimizer=update.token_mean)
+    with pytest.raises(TypeError, match="optimizer"):
+        step_of(optimizer=3)

@@ -25,19 +25,19 @@ _HOLES = ("prompt", "completion")
 
 
 class FrozenJudge(eqx.Module):
-    """A reward: the probability that a frozen judge says yes, in the program.
+    """A reward: the probability of a frozen judge's answer, in the program.
 
-        P(yes | template with the prompt and the completion)
+        P("Yes" | template with the prompt and the completion)
 
-    or, with a word for no, P(yes) / (P(yes) + P(no)). The judge reads the tokens of the
-    policy, put between the tokens of the template: nothing is decoded, and no server
-    is asked. The token that ends a completion is left out.
+    or, against another answer, P("Yes") / (P("Yes") + P("No")). The judge reads the
+    tokens of the policy, put between the tokens of the template: nothing is decoded,
+    and no server is asked. The token that ends a completion is left out.
 
     **Fields:**
 
     - `policy`: the frozen judge, of the tokenizer of the one that is trained.
     - `pieces`: of the template: token ids, or `"prompt"` or `"completion"`.
-    - `answers`: token ids of yes, and of no if there is one.
+    - `answers`: token ids of the answer, and of the one against it if there is one.
     - `ends`: the tokens that end a completion.
     - `tokens`: the most tokens that are scored at a time, as in `UpdateConfig`.
     - `name`: of the component.
@@ -58,7 +58,7 @@ class FrozenJudge(eqx.Module):
             check_count("tokens", self.tokens)
         if len(self.answers) not in (1, 2) or not all(self.answers):
             raise ValueError(
-                "A judge answers yes, and no if that is given, each of at least one "
+                "A judge has an answer, and maybe one against it, each of at least one "
                 f"token. Received {self.answers}."
             )
 
@@ -69,8 +69,8 @@ class FrozenJudge(eqx.Module):
         tokenizer: AbstractTokenizer,
         template: str,
         *,
-        yes: str = "Yes",
-        no: str | None = None,
+        answer: str = "Yes",
+        against: str | None = None,
         chat: bool = False,
         tokens: int | None = None,
         name: str = "judge",
@@ -83,7 +83,8 @@ class FrozenJudge(eqx.Module):
         - `tokenizer`: that of both policies.
         - `template`: the question, with `{{ completion }}` and maybe `{{ prompt }}` in
             it. The prompt is that of the rollout, with its own template.
-        - `yes`, `no`: the answers. Of several tokens all count.
+        - `answer`: whose probability is paid. Of several tokens all count.
+        - `against`: the other one, if the two share the probability.
         - `chat`: whether the template is a message of the user, rendered by the chat
             template.
         - `tokens`, `name`: as the fields.
@@ -97,7 +98,7 @@ class FrozenJudge(eqx.Module):
             template = "{{ prompt }}{{ completion }} Is it right? Answer:"
             reward = WeightedSum(
                 {"judge": 1.0},
-                FrozenJudge.of(judge, tokenizer, template, yes=" Yes", no=" No"),
+                FrozenJudge.of(judge, tokenizer, template, against="No"),
             )
             ```
         """
@@ -114,7 +115,9 @@ class FrozenJudge(eqx.Module):
                 first = not pieces and not chat
                 encode = tokenizer.encode_prompt if first else tokenizer.encode
                 pieces.append(tuple(encode(part)))
-        answers = [tuple(tokenizer.encode(x)) for x in (yes, no) if x is not None]
+        answers = [
+            tuple(tokenizer.encode(x)) for x in (answer, against) if x is not None
+        ]
         return cls(
             policy,
             tuple(pieces),
@@ -131,7 +134,8 @@ class FrozenJudge(eqx.Module):
             length = jnp.max(jnp.where(is_token, jnp.arange(1, tokens.size + 1), 0))
             last = tokens[jnp.maximum(length - 1, 0)]
             is_end = jnp.any(last == jnp.array(self.ends, jnp.int32))
-            length = length - (terminated & is_end & (length > 0))
+            drops = terminated & is_end & (length > 0)
+            length = length - drops.astype(length.dtype)
             texts = {
                 "prompt": (prompt.tokens, prompt.length.astype(jnp.int32)),
                 "completion": (tokens, length.astype(jnp.int32)),

@@ -99,7 +99,9 @@ def test_a_mesh_says_the_same():
 def test_a_template_becomes_tokens_around_those_of_the_row():
     tokenizer = load_tokenizer(SHIPPED)
     template = "Q: {{ prompt }} A: {{completion}} Right?"
-    judge = FrozenJudge.of(transformer(), tokenizer, template, yes="yes", no="no")
+    judge = FrozenJudge.of(
+        transformer(), tokenizer, template, answer="yes", against="no"
+    )
     texts = [tokenizer.encode(x) for x in ("Q: ", " A: ", " Right?")]
     holes = "prompt", "completion"
     assert judge.pieces == (

@@ -117,7 +117,7 @@ class Warmup(Section):
     """Supervised learning of completions, `run.stage: warmup`, over rows of `data`."""
 
     # A column of texts, or of messages that end with the assistant's; or a template.
-    completion: str = "answer"
+    completion: str | None = None  # null: the column `answer`.
     rows: PositiveInt = 64  # Of a step.
     max_tokens: PositiveInt | None = None  # Of a completion; null: of the longest.
     long_completions: Literal["raise", "skip"] = "raise"

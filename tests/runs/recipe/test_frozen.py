@@ -21,7 +21,7 @@ TEACHER = ["teacher.path=gsm8k-tiny", *DISTILL]
 TEMPLATE = "{{ prompt }}{{ completion }} Right?"
 JUDGE = [
     "reward.terms=[{name: frozen_judge, path: gsm8k-tiny, "
-    f"template: '{TEMPLATE}', 'yes': yes, 'no': no, weight: 1.0}}]",
+    f"template: '{TEMPLATE}', answer: 'yes', against: 'no', weight: 1.0}}]",
 ]
 
 

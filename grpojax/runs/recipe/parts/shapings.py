@@ -26,8 +26,8 @@ def frozen_judge(
     tokenizer: AbstractTokenizer,
     path: str,
     template: str,
-    yes: str = "Yes",
-    no: str | None = None,
+    answer: str = "Yes",
+    against: str | None = None,
     chat: bool = False,
     tokens: int | None = None,
     name: str = "judge",
@@ -41,13 +41,21 @@ def frozen_judge(
     - `path`: as `model.path`.
 
     The others are those of `FrozenJudge.of`.
+
+    **Raises:** `ValueError` for an answer that YAML has read as something else.
     """
+    if not isinstance(answer, str) or not isinstance(against, str | None):
+        raise ValueError(
+            "`answer` and `against` are texts. Received "
+            f"{answer!r} and {against!r}: put them in quotes, as YAML takes Yes for "
+            "true."
+        )
     return FrozenJudge.of(
         load(path),
         tokenizer,
         template,
-        yes=yes,
-        no=no,
+        answer=answer,
+        against=against,
         chat=chat,
         tokens=tokens,
         name=name,

@@ -40,7 +40,7 @@ def demonstrations(
 
     **Raises:** `ValueError` for rows without a completion, or one that is too long.
     """
-    texts = _texts(settings.completion, env)
+    texts = _texts(settings.completion or "answer", env)
     end = _end_of_turn(tokenizer) if chat else tokenizer.end_tokens[:1]
     if not end:
         raise ValueError(
@@ -63,9 +63,9 @@ def demonstrations(
     return Demonstrations.of(prompts, [completions[i] for i in kept]), skipped
 
 
-def check_completion(completion: str) -> None:
+def check_completion(completion: str | None) -> None:
     """Raises a `ValueError` for a template that cannot be compiled."""
-    if _is_template(completion):
+    if completion is not None and _is_template(completion):
         _compile(completion)
 
 
