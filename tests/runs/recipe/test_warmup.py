@@ -154,6 +154,9 @@ def test_the_command_warms_a_model_up_and_train_goes_on(settings, model, tmp_pat
     config = recipes.load(Recipe(), out / "config.yaml")
     assert config.run.stage == "warmup" and config.model.path == str(model)
     assert commands.main(["report", str(out)], {}) == 0
+    report = (out / "report.md").read_text()
+    assert "a supervised warm start of `8` completions per step" in report
+    assert "algorithm `grpo`" not in report
     after = ["train", "--from", str(out), "--out", str(tmp_path / "trained")]
     assert commands.main(after, {}) == 0
     config = recipes.load(Recipe(), tmp_path / "trained" / "config.yaml")
