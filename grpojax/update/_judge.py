@@ -23,6 +23,9 @@ _T = TypeVar("_T", bound="FrozenJudge")
 
 _HOLES = ("prompt", "completion")
 
+_Text = tuple[Int[Array, " _"], Int[Array, ""]]
+"""Right-padded tokens, and how many there are."""
+
 
 class FrozenJudge(eqx.Module):
     """A reward: the probability of a frozen judge's answer, in the program.
@@ -199,15 +202,15 @@ def _is_token(sampled: Bool[Array, "*rows time"]) -> Bool[Array, "*rows time"]:
 
 def _piece(
     piece: tuple[int, ...] | str,
-    texts: dict[str, tuple[Int[Array, " width"], Int[Array, ""]]],
-) -> tuple[Int[Array, " width"], Int[Array, ""]]:
+    texts: dict[str, _Text],
+) -> _Text:
     if isinstance(piece, str):
         return texts[piece]
     return jnp.array(piece, jnp.int32), jnp.asarray(len(piece), jnp.int32)
 
 
 def _joined(
-    pieces: list[tuple[Int[Array, " width"], Int[Array, ""]]],
+    pieces: list[_Text],
 ) -> Prompt:
     """Right-padded pieces, one after the other."""
     width = sum(tokens.shape[0] for tokens, _ in pieces)
