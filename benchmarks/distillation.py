@@ -65,7 +65,7 @@ def made(path: Path, make):
     """The model in a folder; it is made if there is none."""
     if not path.exists():
         models.save(make(), path, tokenizer=TOKENIZER)
-    return models.load(path)
+    return models.load(path, dtype="float32")
 
 
 def step_of(arm: str, env: GSM8K, teacher, rate: float) -> grpojax.TrainStep:
@@ -99,7 +99,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     test = Evaluation(environment(10_001, 512), key=jr.key(9), batch=256)
     accuracy = lambda policy: test.run(policy).accuracy
-    shipped = models.load(SHIPPED)
+    shipped = models.load(SHIPPED, dtype="float32")
     teacher = made(arguments.out / "teacher", lambda: warm(shipped, 100, 1e-3))
     config = dataclasses.replace(
         shipped.config, hidden_size=64, intermediate_size=176, head_dim=16
