@@ -58,7 +58,7 @@ def on_the_host(judge, trajectory):
             asked += text[piece] if isinstance(piece, str) else list(piece)
         weights = []
         for answer in judge.answers:
-            logits = policies.logits(judge.policy, asked + list(answer))
+            logits = policies.logits(judge.policy, jnp.array([*asked, *answer]))
             logits = np.asarray(logits, np.float64)[len(asked) - 1 : -1]
             nats = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
             weights.append(np.exp(sum(x[y] for x, y in zip(nats, answer, strict=True))))

@@ -63,7 +63,8 @@ def test_the_judge_of_an_evaluation_says_what_one_on_the_host_says(settings):
         asked = [*prompt.tokens[: prompt.length].tolist(), *said, *question[0]]
         nats = []
         for answer in question[1:]:
-            nats.append(float(log_prob(judge, asked, answer).sum()))
+            found = log_prob(judge, jnp.array(asked), jnp.array(answer))
+            nats.append(float(found.sum()))
         wanted = 1 / (1 + np.exp(nats[1] - nats[0]))
         assert result.rewards["judge"][number, 0] == pytest.approx(wanted, abs=1e-5)
 
