@@ -53,7 +53,8 @@ def test_the_judge_of_an_evaluation_says_what_one_on_the_host_says(settings):
     ]
     judged = recipe(settings, *more)
     result = evaluating.evaluate(judged, name="judged")
-    tokenizer, judge = text.load_tokenizer(SHIPPED), models.load(SHIPPED)
+    tokenizer = text.load_tokenizer(SHIPPED)
+    judge = models.load(SHIPPED, dtype="float32")
     made = build.build(judged)["evaluation"]["judged"]
     question = [tokenizer.encode(x) for x in (" Right?", "yes", "no")]
     for number, row in enumerate(result.tokens):
