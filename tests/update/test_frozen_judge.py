@@ -1,6 +1,7 @@
 """A judge in the program says what it says on the host."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,8 +25,8 @@ PIECES = (BEFORE, "prompt", BETWEEN, "completion", AFTER)
 END = 2
 
 
-def judged(**changes) -> FrozenJudge:
-    settings = dict(pieces=PIECES, answers=((5,),), ends=(END,))
+def judged(**changes: Any) -> FrozenJudge:
+    settings: dict[str, Any] = dict(pieces=PIECES, answers=((5,),), ends=(END,))
     return FrozenJudge(transformer(sharpen=5.0), **{**settings, **changes})
 
 
