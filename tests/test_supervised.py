@@ -35,7 +35,8 @@ def negative_log_prob(policy):
 def test_the_loss_is_the_cross_entropy_of_the_completions():
     policy, step = transformer(), step_of()
     after, metrics = eqx.filter_jit(step)(step.init(policy, key=jr.key(0)))
-    loss, gradient = eqx.filter_value_and_grad(negative_log_prob)(policy)
+    differentiate = eqx.filter_jit(eqx.filter_value_and_grad(negative_log_prob))
+    loss, gradient = differentiate(policy)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(
         metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-4

@@ -18,7 +18,8 @@ from ..helpers import count_env, distance, transformer
 from .doubles import bigram, log_probs, random_trajectory
 
 
-def improved(policy, trajectory, advantages, objective, **options):
+@eqx.filter_jit
+def improved(policy, trajectory, advantages, objective, teacher=None):
     optimizer = optax.sgd(0.1)
     return update.improve(
         policy,
@@ -27,7 +28,7 @@ def improved(policy, trajectory, advantages, objective, **options):
         advantages,
         objective=objective,
         optimizer=optimizer,
-        **options,
+        teacher=teacher,
     )
 
 

@@ -30,15 +30,15 @@ def judged(**changes: Any) -> FrozenJudge:
     return FrozenJudge(transformer(sharpen=5.0), **{**settings, **changes})
 
 
-def rows():
+def rows(prompts: int = 4, group: int = 4):
     """Prompts of several lengths; rows that ended, that were cut, and an empty one."""
-    found = random_trajectory(bigram(vocab=12))
+    found = random_trajectory(bigram(vocab=12), prompts, group)
     lengths = found.lengths
     last = jnp.arange(7) == lengths[..., None] - 1
-    terminated = jnp.arange(16).reshape(4, 4) % 2 == 0
+    terminated = jnp.arange(lengths.size).reshape(lengths.shape) % 2 == 0
     tokens = jnp.where(last & terminated[..., None], END, found.tokens)
     width = found.prompt.tokens.shape[1]
-    prompt = Prompt(found.prompt.tokens, jnp.minimum(jnp.arange(4) + 1, width))
+    prompt = Prompt(found.prompt.tokens, jnp.minimum(jnp.arange(prompts) + 1, width))
     assert not lengths.all()
     return dataclasses.replace(
         found, tokens=tokens, terminated=terminated, prompt=prompt, vocab_size=None
@@ -79,7 +79,7 @@ def on_the_host(judge, trajectory):
     ids=["yes", "yes and no, of two tokens and one", "small microbatches"],
 )
 def test_the_program_says_what_the_host_says(changes):
-    judge, trajectory = judged(**changes), rows()
+    judge, trajectory = judged(**changes), rows(2, 3)
     found = eqx.filter_jit(judge)(trajectory)
     wanted = on_the_host(judge, trajectory)
     assert np.ptp(wanted) > 1e-3
