@@ -35,6 +35,8 @@ class PromptFormat:
         `[{"role": "user", "content": "{{ question }}"}]`.
     - `chat`: whether a text is rendered by the tokenizer's chat template.
     - `system_prompt`: instructions in front of every prompt.
+    - `last_reply`: whether a conversation that ends with a message of the assistant is
+        an error (`"raise"`), or that message is left out of the prompt (`"drop"`).
 
     **Raises:** `ValueError` for a template that cannot be compiled.
 
@@ -49,6 +51,7 @@ class PromptFormat:
     prompt: str | Sequence[Message] = "question"
     chat: bool = False
     system_prompt: str | None = None
+    last_reply: str = "raise"
 
     def __post_init__(self):
         given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
@@ -68,7 +71,7 @@ class PromptFormat:
             return _text(self.prompt, row)
         value: Any = column_of(row, self.prompt)
         if isinstance(value, list | tuple) and value:
-            return _conversation(self.prompt, value)
+            return _conversation(self.prompt, value, self.last_reply == "drop")
         if not isinstance(value, str):
             hint = ""
             if isinstance(value, Mapping) and value:
@@ -138,12 +141,16 @@ def _messages(said: Asked, role: str = "user") -> list[Message]:
     return [{"role": role, "content": said}] if isinstance(said, str) else said
 
 
-def _conversation(column: str, values: Sequence[object]) -> list[Message]:
+def _conversation(
+    column: str, values: Sequence[object], drop: bool = False
+) -> list[Message]:
     messages = [_message(column, value) for value in values]
+    if drop and messages[-1]["role"] == "assistant" and len(messages) > 1:
+        return messages[:-1]
     if messages[-1]["role"] == "assistant":
         raise ValueError(
             f"its {column!r} ends with a message of the assistant, which is what is "
-            "sampled: leave it out"
+            "sampled: leave it out, or set `data.last_reply: drop`"
         )
     return messages
 

@@ -138,6 +138,8 @@ class QuestionsOptions:
         for rows without that column.
     - `chat`: prompt with the tokenizer's chat template instead of plain text.
     - `system_prompt`: instructions in front of every prompt.
+    - `last_reply`: whether a conversation that ends with a message of the assistant is
+        an error, or that message, which a warm start may learn, is left out.
     - `shots`: how many training rows every prompt shows with their answers.
     - `stop`: a string that ends a completion, too, wherever its tokens begin and end.
     - `filter`: `package.module:function` of a row, which says whether it is used.
@@ -168,6 +170,7 @@ class QuestionsOptions:
     answer: object = field(default="Integer", hash=False)
     chat: bool = False
     system_prompt: str | None = None
+    last_reply: Literal["raise", "drop"] = "raise"
     shots: int = 0
     stop: str | None = None
     filter: str | None = None

@@ -206,7 +206,9 @@ def environments(
     **Raises:** `ValueError` or `FileNotFoundError` for rows that do not fit, named.
     """
     kind = make_answer(data.answer)
-    prompt = PromptFormat(cast(Any, data.prompt), data.chat, data.system_prompt)
+    prompt = PromptFormat(
+        cast(Any, data.prompt), data.chat, data.system_prompt, data.last_reply
+    )
     rules = RowRules(
         check=row_check(kind, prompt),
         key=lambda row: json.dumps(prompt.asked(row)),

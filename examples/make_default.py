@@ -3,8 +3,9 @@
     python examples/make_default.py --out DIRECTORY
 
 writes a directory in Hugging Face's format: a sentencepiece tokenizer and a Llama of
-0.8 million parameters, trained by next-token prediction on generated word problems (the
-training split of `envs.gsm8k.word_problems`), in three stages:
+0.8 million parameters, trained by next-token prediction (`grpojax.SupervisedStep`) on
+generated word problems (the training split of `envs.gsm8k.word_problems`), in three
+stages:
 
 1. calculations without a question, so that it can calculate;
 2. problems with worked answers, so that it can solve them;
@@ -39,9 +40,11 @@ import jax.random as jr
 import numpy as np
 import optax
 import sentencepiece
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from envs.gsm8k import RAW_TEMPLATE, word_problems
+from grpojax import Demonstrations, init, SupervisedStep, train, TrainState
+from grpojax.curriculum import ShuffledEpochs
 from grpojax.models import (
     Block,
     Experts,
@@ -52,6 +55,7 @@ from grpojax.models import (
     TransformerConfig,
 )
 from grpojax.text import AbstractTokenizer, SentencePieceTokenizer, TokenizerFiles
+from grpojax.types import Prompt
 
 
 VOCAB_SIZE = 576
@@ -66,13 +70,6 @@ class Text(NamedTuple):
 
     prompt: str
     completion: str
-
-
-class Batches(NamedTuple):
-    """Rows of tokens, and which of them are to be predicted."""
-
-    tokens: Int[np.ndarray, "step row time"]
-    weight: Float[np.ndarray, "step row time"]
 
 
 def drill(rows: list[dict[str, str]], draw: random.Random) -> list[Text]:
@@ -143,57 +140,49 @@ def train_tokenizer(seed: int) -> SentencePieceTokenizer:
 
 
 def encode(
-    tokenizer: AbstractTokenizer, texts: list[Text], steps: int, width: int = WIDTH
-) -> Batches:
-    """Puts each text into a row: completions are to be predicted, prompts are not."""
+    tokenizer: AbstractTokenizer, texts: list[Text], width: int = WIDTH
+) -> Demonstrations:
+    """Tokens of prompts and completions, all of one width; only the latter are learned.
+
+    An exercise without a prompt begins with its first token.
+    """
     end, equals = tokenizer.end_tokens[0], tokenizer.token_id("=")
-    tokens = np.full((len(texts), width), tokenizer.pad_token, np.int32)
-    weight = np.zeros((len(texts), width), np.float32)
+    shape = len(texts), width
+    prompts, tokens = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    lengths, learned = np.zeros(len(texts), np.int32), np.zeros(shape, bool)
     for row, text in enumerate(texts):
         prompt = tokenizer.encode(text.prompt)
         together = [*prompt, *tokenizer.encode(text.completion), end][:width]
-        tokens[row, : len(together)] = together
-        weight[row, len(prompt) : len(together)] = 1
+        lengths[row] = first = max(len(prompt), 1)
+        rest = np.array(together[first:])
+        prompts[row, :first], tokens[row, : len(rest)] = together[:first], rest
+        learned[row, : len(rest)] = True
         if not prompt:
             # Nobody can know the numbers of an exercise, only what comes out: at most
             # two digits, and the end of the line.
             result = [np.roll(tokens[row] == equals, shift) for shift in (1, 2, 3)]
-            weight[row] *= np.any(result, axis=0)
-    shape = (steps, -1, width)
-    return Batches(tokens.reshape(shape), weight.reshape(shape))
+            learned[row] &= np.any(result, axis=0)
+    prompt = Prompt(jnp.asarray(prompts), jnp.asarray(lengths))
+    return Demonstrations(prompt, jnp.asarray(tokens), jnp.asarray(learned))
 
 
-def loss(model: Transformer, batch: Batches) -> Float[Array, ""]:
-    """Mean cross-entropy of what is to be predicted, for one step's rows."""
-
-    def negative_log_prob(tokens: Int[Array, " time"]) -> Float[Array, " time"]:
-        hidden, _ = model.extend(tokens[:-1], jnp.arange(tokens.shape[0] - 1))
-        return optax.softmax_cross_entropy_with_integer_labels(
-            model.logits(hidden), tokens[1:]
-        )
-
-    weight = batch.weight[:, 1:]
-    losses = jax.vmap(negative_log_prob)(batch.tokens)
-    return jnp.sum(losses * weight) / jnp.sum(weight)
+def start(
+    model: Transformer, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The train state before the first demonstrations."""
+    return init(model, optimizer=optimizer, key=jr.key(seed))
 
 
 @eqx.filter_jit
 def fit(
-    params: Transformer,
-    opt_state: optax.OptState,
-    batches: Batches,
-    optimizer: optax.GradientTransformation,
-) -> tuple[Transformer, optax.OptState, Float[Array, ""]]:
-    """Takes one optimizer step for each batch."""
-
-    def step(carry, batch):
-        params, opt_state = carry
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
-    return params, opt_state, jnp.mean(losses)
+    state: TrainState, given: Demonstrations, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Takes one step for each batch of the demonstrations: an epoch."""
+    step = SupervisedStep(given, optimizer, BATCH)
+    memory = ShuffledEpochs().start(given.size)
+    state = dataclasses.replace(state, curriculum=memory)
+    state, metrics = train(state, step, steps=given.size // BATCH)
+    return dataclasses.replace(state, curriculum=None), jnp.mean(metrics["loss"])
 
 
 LLAMA = TransformerConfig(
@@ -255,14 +244,14 @@ def train_model(
         optax.adamw(schedule, b2=0.98, weight_decay=0.05),
     )
     model = Transformer(config, key=jr.key(seed))
-    opt_state = optimizer.init(model)
+    state = start(model, optimizer, seed)
     for call, lesson in enumerate(calls):
         draw = random.Random(f"{seed}:{call}")
         rows = word_problems(BATCH * per_call, seed=draw.getrandbits(32))
-        batches = encode(tokenizer, lesson(rows, draw), per_call)
-        model, opt_state, mean = fit(model, opt_state, batches, optimizer)
+        given = encode(tokenizer, lesson(rows, draw))
+        state, mean = fit(state, given, optimizer)
         print(f"{call + 1}/{len(calls)} {lesson.__name__}: loss {mean:.4f}", flush=True)
-    return model
+    return state.policy
 
 
 def main() -> None:

@@ -25,7 +25,6 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-import equinox as eqx
 import jax.numpy as jnp
 import optax
 
@@ -36,7 +35,15 @@ from envs.slates.answers import DIRECTIONS
 from envs.slates.origin import read_example
 from envs.slates.rows import generate
 from envs.slates.templates import compact
-from examples.make_default import BATCH, encode, fit, mixed, STEPS_PER_CALL, Text
+from examples.make_default import (
+    BATCH,
+    encode,
+    fit,
+    mixed,
+    start,
+    STEPS_PER_CALL,
+    Text,
+)
 from grpojax.models import load, save, Transformer
 from grpojax.text import AbstractTokenizer, load_tokenizer
 
@@ -171,16 +178,14 @@ def teach(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(learning_rate, b2=0.98)
     )
-    params = eqx.filter(model, eqx.is_array)
-    opt_state = optimizer.init(params)
+    state = start(model, optimizer, seed)
     per_call = min(steps, STEPS_PER_CALL)
     for call in range(steps // per_call):
         draw = random.Random(f"{seed}:{call}")
         texts = GAMES[game](BATCH * per_call, draw)
-        batches = encode(tokenizer, texts, per_call, WIDTH)
-        model, opt_state, mean = fit(model, opt_state, batches, optimizer)
+        state, mean = fit(state, encode(tokenizer, texts, WIDTH), optimizer)
         print(f"{(call + 1) * per_call} steps: loss {jnp.round(mean, 4)}", flush=True)
-    return model, tokenizer
+    return state.policy, tokenizer
 
 
 if __name__ == "__main__":

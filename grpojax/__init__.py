@@ -31,11 +31,15 @@ if TYPE_CHECKING:
         update as update,
     )
     from ._train import (
+        averaged as averaged,
+        Averaging as Averaging,
         collect as collect,
+        Demonstrations as Demonstrations,
         Experience as Experience,
         init as init,
         learn as learn,
         measure as measure,
+        SupervisedStep as SupervisedStep,
         train as train,
         train_step as train_step,
         TrainStep as TrainStep,
@@ -74,11 +78,15 @@ _MODULES = (
 )
 _NAMES = {
     "_train": (
+        "averaged",
+        "Averaging",
         "collect",
+        "Demonstrations",
         "Experience",
         "init",
         "learn",
         "measure",
+        "SupervisedStep",
         "train",
         "train_step",
         "TrainStep",

@@ -256,6 +256,7 @@ class TrainState(eqx.Module):
     - `past`: the policies of the versions before, the oldest first, as many as
         `RolloutConfig.staleness` needs; versions before 0 are version 0.
     - `partial`: rows of `RolloutConfig.partial_prompts`, or `None`.
+    - `average`: the average of the policy's trainable arrays, or `None`.
     """
 
     policy: PyTree
@@ -266,6 +267,7 @@ class TrainState(eqx.Module):
     curriculum: PyTree = None
     past: tuple[PastPolicy, ...] = ()
     partial: PyTree = None
+    average: PyTree = None
 
 
 Metrics = dict[str, Float[Array, ""]]

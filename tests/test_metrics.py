@@ -61,7 +61,7 @@ def documented() -> set[str]:
 
 
 def test_the_document_lists_what_a_step_returns():
-    penalties = update.KL(), update.LoadBalance()
+    penalties = update.KL(), update.LoadBalance(), update.Distill()
     objective = update.Objective(penalties=penalties, importance=update.Importance())
     config = models.TransformerConfig(300, 8, 8, 1, 2, 1, 4)
     block = models.Block(experts=models.Experts(2, 1, 4))
@@ -74,6 +74,7 @@ def test_the_document_lists_what_a_step_returns():
         algorithm=eqx.tree_at(lambda a: a.objective, grpo, objective),
         optimizer=update.with_learning_rate(optax.sgd(0.1), 0.1),
         policy=models.Transformer(config, key=jr.key(0)),
+        teacher=bigram(vocab=300),
         reward=reward.WeightedSum(None, reward.HostReward(judge, str, name="judged")),
     )
     tools = HostEnvironment(sums, Tools([add]), ByteTokenizer(), chat=False)
@@ -86,7 +87,7 @@ def test_the_document_lists_what_a_step_returns():
     # Some are returned only where their part is configured.
     plain = step_names()
     optional = "kl", "learning_rate", "staleness/max", "num_turns/mean"
-    for name in (*optional, "router/balance_loss", "router/max_load"):
+    for name in (*optional, "router/balance_loss", "router/max_load", "teacher/kl"):
         assert name in everything and name not in plain
     assert not any("importance" in name or "errors" in name for name in plain)
 

@@ -250,6 +250,17 @@ def test_the_page_on_environments_runs_in_order(tmp_path, monkeypatch):
         assert parse(Recipe(), dump(recipe)) == recipe
 
 
+def test_the_page_on_teachers_runs_in_order_and_its_recipes_are_accepted():
+    page = (DOCS / "teachers.md").read_text()
+    namespace: dict[str, Any] = {"__name__": "teachers"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "teachers.md", "exec"), namespace)
+    assert int(namespace["state"].version) == 0  # The last one has taken no step.
+    jax.eval_shape(namespace["step"], namespace["state"])
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        build.check(parse(Recipe(), block))
+
+
 def test_an_environment_takes_fewer_than_thirty_lines():
     page = (DOCS / "tutorials" / "environment.md").read_text()
     body = page[page.index("class Double") : page.index("path = files(")]

@@ -1,5 +1,6 @@
 """The train step, and its two halves."""
 
+from ._average import averaged as averaged, Averaging as Averaging
 from ._experience import collect as collect, Experience as Experience
 from ._init import init as init
 from ._measure import measure as measure
@@ -9,4 +10,8 @@ from ._step import (
     train as train,
     train_step as train_step,
     TrainStep as TrainStep,
+)
+from ._supervised import (
+    Demonstrations as Demonstrations,
+    SupervisedStep as SupervisedStep,
 )

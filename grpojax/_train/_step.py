@@ -20,6 +20,7 @@ from ..reward import RewardFn, WeightedSum
 from ..rollout import PartialRows, RolloutConfig
 from ..types import Metrics, TrainState, Trajectory
 from ..update import Batch, improve, LossWeights, Reference, UpdateConfig
+from ._average import averaged, Averaging
 from ._experience import collect, Experience, sample
 from ._init import init
 from ._source import draw_ahead, Draws, RolloutSource, with_past
@@ -32,6 +33,8 @@ def learn(
     algorithm: Algorithm = grpo(),
     *,
     update: UpdateConfig = UpdateConfig(),
+    teacher: AbstractPolicy | None = None,
+    average: Averaging | None = None,
     validate: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Updates the policy on collected experience.
@@ -44,7 +47,7 @@ def learn(
     check_instances("learn", algorithm=algorithm)
 
     def check(batch: Batch, weights: LossWeights) -> Batch:
-        names = "behavior", "reference", "old"
+        names = "behavior", "reference", "old", "teacher"
         known = {name: x for name in names if (x := getattr(batch, name)) is not None}
         mask, *_ = validation.validate(
             (batch.mask, weights.token, batch.advantage, known),
@@ -53,6 +56,9 @@ def learn(
         )
         return dataclasses.replace(batch, mask=mask)
 
+    reference = state.reference
+    if average is not None and average.reference:
+        reference = averaged(state)
     with jax.named_scope("update"):
         policy, opt_state, metrics = improve(
             state.policy,
@@ -62,7 +68,8 @@ def learn(
             experience.keep,
             objective=algorithm.objective,
             optimizer=optimizer,
-            reference=state.reference,
+            reference=reference,
+            teacher=teacher,
             config=update,
             validate=check if validate else None,
         )
@@ -76,6 +83,9 @@ def learn(
         experience.curriculum,
         partial=experience.partial,
     )
+    if average is not None:
+        moved = average.update(state.average, policy, version)
+        after = dataclasses.replace(after, average=moved)
     after = sharding.constrain(with_past(state, experience.drawn, after))
     return after, {**experience.metrics, **metrics}
 
@@ -138,6 +148,9 @@ class TrainStep(eqx.Module):
 
     **Fields:** the arguments of `train_step`, except `state`, and:
 
+    - `teacher`: the frozen policy of `update.Distill`, of the same tokenizer. It is no
+        part of the state, and so of no checkpoint.
+    - `average`: keeps an average of the weights in the state, maybe as the reference.
     - `actors`: a mesh of other devices, on which `fit` samples the rollouts of the next
         `rollout.staleness` steps while it learns: asynchronous training. The result is
         the same, since each step's rollout is of the version that `staleness` says.
@@ -159,6 +172,8 @@ class TrainStep(eqx.Module):
     update: UpdateConfig = eqx.field(kw_only=True, default=UpdateConfig())
     reward: RewardFn = eqx.field(kw_only=True, default=WeightedSum())
     curriculum: AbstractCurriculum | None = eqx.field(kw_only=True, default=None)
+    teacher: AbstractPolicy | None = eqx.field(kw_only=True, default=None)
+    average: Averaging | None = eqx.field(kw_only=True, default=None)
     validate: bool = eqx.field(kw_only=True, static=True, default=False)
     actors: Mesh | None = eqx.field(kw_only=True, static=True, default=None)
 
@@ -186,6 +201,11 @@ class TrainStep(eqx.Module):
         follow from the step.
         """
         env, memory = self.env, None
+        if self.average is not None and self.average.reference and reference:
+            raise ValueError(
+                "A penalty has one reference policy. Received `reference` besides an "
+                "average that is one: leave it out, or `Averaging.reference`."
+            )
         if self.curriculum is not None and isinstance(env, AbstractDatasetEnvironment):
             memory = self.curriculum.init(env)
         state = init(
@@ -195,6 +215,9 @@ class TrainStep(eqx.Module):
             curriculum=memory,
             key=key,
         )
+        if self.average is not None:
+            average = self.average.init(policy)
+            state = dataclasses.replace(state, average=average)
         return draw_ahead(state, self.draws)
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -230,7 +253,8 @@ class TrainStep(eqx.Module):
         self, state: TrainState, experience: Experience
     ) -> tuple[TrainState, Metrics]:
         """The second half of a step: the policy update."""
-        given: Any = {x: vars(self)[x] for x in ("update", "validate")}
+        names = "update", "teacher", "average", "validate"
+        given: Any = {x: vars(self)[x] for x in names}
         return learn(state, experience, self.optimizer, self.algorithm, **given)
 
 

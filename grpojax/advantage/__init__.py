@@ -9,6 +9,7 @@ from ._estimators import (
     group_centered as group_centered,
     GroupNormalized as GroupNormalized,
     leave_one_out as leave_one_out,
+    zero as zero,
 )
 from ._group_id import ByGroupId as ByGroupId
 from ._lengths import opo as opo, ReinforcePlusPlus as ReinforcePlusPlus

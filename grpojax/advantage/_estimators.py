@@ -76,6 +76,11 @@ def leave_one_out(rewards: Rewards) -> Advantages:
     return subtract_mean(r, valid, 1) * (members / jnp.maximum(members - 1, 1))
 
 
+def zero(rewards: Rewards) -> Advantages:
+    """No advantage of any row: for an update by penalties alone, as a distillation."""
+    return jnp.zeros_like(rewards.total)
+
+
 class BatchNormalized(eqx.Module):
     """Rewards normalized over the batch: REINFORCE with a baseline.
 

@@ -88,7 +88,12 @@ class ShuffledEpochs(AbstractCurriculum[Epochs]):
     """
 
     def init(self, env: AbstractDatasetEnvironment) -> Epochs:
-        return Epochs.start((env.size,), (1.0,))
+        return self.start(env.size)
+
+    @staticmethod
+    def start(size: int) -> Epochs:
+        """The memory at the start of a run over so many problems."""
+        return Epochs.start((size,), (1.0,))
 
     def draw(
         self, memory: Epochs, key: Key[Array, ""], step: Int[Array, ""], count: int

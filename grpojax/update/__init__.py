@@ -8,6 +8,7 @@ from ._inspect import (
     PromptInspection as PromptInspection,
     RowInspection as RowInspection,
 )
+from ._judge import FrozenJudge as FrozenJudge
 from ._kl_reward import KLReward as KLReward
 from ._log_prob import log_probs as log_probs
 from ._optimizers import (
@@ -24,6 +25,7 @@ from .loss import (
     ClampedTokenRatio as ClampedTokenRatio,
     Clip as Clip,
     Constant as Constant,
+    Distill as Distill,
     Gmpo as Gmpo,
     Importance as Importance,
     k1 as k1,

@@ -72,11 +72,17 @@ def make_batch(
     advantages: Float[Array, "prompt group *time"],
     keep: Bool[Array, "prompt group"] | None,
     objective: Objective,
-    reference: Reference | None,
+    others: tuple[Reference | None, AbstractPolicy | None],
     config: UpdateConfig,
     tokens: int,
 ) -> Batch:
-    """Constants of the loss: advantages, mask, and old and reference log-probs."""
+    """Constants of the loss: advantages, mask, and log-probs of all other policies.
+
+    **Arguments:**
+
+    - `others`: the reference and the teacher, if there are any.
+    """
+    reference, teacher = others
     mask = trajectory.sampled
     mask = mask if keep is None else mask & keep[:, :, None]
     recompute = _recomputes(objective, config)
@@ -110,6 +116,7 @@ def make_batch(
         behavior=trajectory.log_prob,
         reference=None if reference is None else log_probs(reference)[0],
         entropy=entropy,
+        teacher=None if teacher is None else log_probs(teacher)[0],
     )
 
 

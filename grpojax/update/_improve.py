@@ -55,6 +55,7 @@ def improve(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     reference: Reference | None = None,
+    teacher: AbstractPolicy | None = None,
     config: UpdateConfig = UpdateConfig(),
     validate: Callable[[Batch, LossWeights], Batch] | None = None,
 ) -> tuple[AbstractPolicy, PyTree, Metrics]:
@@ -70,6 +71,7 @@ def improve(
     - `objective`: the loss.
     - `optimizer`: an optax transformation; its schedules count updates.
     - `reference`: KL reference policy, or a function that derives it from `policy`.
+    - `teacher`: of a distillation: any policy of the same tokenizer.
     - `config`: epochs, minibatches, and the size of a microbatch.
     - `validate`: called on each minibatch and its loss weights; returns the minibatch.
 
@@ -90,6 +92,7 @@ def improve(
         objective=objective,
         optimizer=optimizer,
         reference=reference,
+        teacher=teacher,
         config=config,
         validate=validate,
     )
@@ -108,6 +111,7 @@ def plan(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     reference: Reference | None,
+    teacher: AbstractPolicy | None = None,
     config: UpdateConfig,
     validate: Callable[[Batch, LossWeights], Batch] | None = None,
 ) -> tuple["Update", tuple[PyTree, PyTree], PyTree]:
@@ -119,8 +123,9 @@ def plan(
     sharding.check_prompts("prompts / minibatches", prompts)
     padded = prompts * group * trajectory.tokens.shape[-1] // spmd.shards()
     tokens = config.microbatch_tokens(padded)
+    others = reference, teacher if objective.distills else None
     batch = make_batch(
-        policy, trajectory, advantages, keep, objective, reference, config, tokens
+        policy, trajectory, advantages, keep, objective, others, config, tokens
     )
     params, static = eqx.partition(policy, policy.trainable())
     _check_state(optimizer, opt_state, params)

@@ -99,6 +99,7 @@ def inspect(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     reference: Reference | None = None,
+    teacher: AbstractPolicy | None = None,
     config: UpdateConfig = UpdateConfig(),
 ) -> tuple[AbstractPolicy, PyTree, Metrics, Inspection]:
     """`improve`, and what every row has contributed to it.
@@ -130,6 +131,7 @@ def inspect(
         objective=objective,
         optimizer=optimizer,
         reference=reference,
+        teacher=teacher,
         config=config,
     )
 

@@ -115,6 +115,8 @@ class MetricAccumulator(eqx.Module):
         }
         if "kl" in total:
             metrics["kl"] = mean("kl")
+        if "teacher" in total:
+            metrics["teacher/kl"] = mean("teacher")
         if "balance" in total:
             metrics["router/balance_loss"] = mean("balance")
         for name, called in _RATIOS.items():

@@ -78,6 +78,8 @@ def estimate(prepared: Prepared) -> Estimate:
             "gradient": device_bytes(trained, wide=True),
             "optimizer": device_bytes(state.opt_state),
             "reference": device_bytes(state.reference),
+            "average": device_bytes(state.average),
+            "teacher": device_bytes(step.teacher),
             "decoding weights": _decoding_weights(state.policy, decoder, mesh),
             "prompt caches": prompts * _cache(decoder, env.max_prompt_length, mesh),
             "completion caches": slots * _cache(decoder, columns.recent, mesh)

@@ -1,6 +1,7 @@
 """The command line.
 
     grpojax train [RECIPE] [--set KEY=VALUE ...] [--out DIR [--resume]]
+    grpojax warmup [RECIPE | MODEL] [--set KEY=VALUE ...] [--out DIR [--resume]]
     grpojax evaluate MODEL [--out DIR]
     grpojax generate MODEL [--prompt TEXT ...]
     grpojax serve MODEL [--host HOST --port PORT]
@@ -267,6 +268,11 @@ _EXPORT = ("model", "directory", "--adapter", *RECIPE)
 _READING = ("model", "--recipe", *RECIPE)
 COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
     "train": (train, "train what a recipe describes", ("recipe", *TRAIN)),
+    "warmup": (
+        train,
+        "learn the completions of rows, before any rollout",
+        ("recipe", *TRAIN),
+    ),
     "evaluate": (
         evaluate,
         "judge a model on held-out problems",
@@ -293,6 +299,9 @@ COMMANDS: dict[str, tuple[Command, str, tuple[str, ...]]] = {
 }
 """Commands by name: their functions, what they are for, and their options."""
 
+STAGES = {"warmup": "warmup"}
+"""Commands that choose `run.stage`."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line and its commands."""
@@ -303,7 +312,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (command, words, options) in COMMANDS.items():
         added = commands.add_parser(name, help=words)
         add_options(added, options)
-        added.set_defaults(command=command)
+        added.set_defaults(command=command, stage=STAGES.get(name))
     return parser
 
 

@@ -168,6 +168,9 @@ def load_recipe(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     no run.
     """
     path, model = vars(options).get("recipe"), vars(options).get("model")
+    stage, given = vars(options).get("stage"), list(options.set)
+    if stage == "warmup" and path is not None and Path(path).suffix not in _YAML:
+        given, path = [f"model.path={path}", *given], None
     if wants_resume(options) and path is None:
         path = options.out / "config.yaml"
     run = None if model is None else find_run(Path(model))
@@ -179,7 +182,12 @@ def load_recipe(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     if run is not None and model is not None and path is None:
         saved = Path(model, CONFIG)
         path = saved if saved.is_file() else run / "config.yaml"
-    recipe = load(Recipe(), path, options.set, environment)
+        # The policy of a warm start is trained on, and not warmed up again.
+        stage = stage or "train"
+    recipe = load(Recipe(), path, given, environment)
+    if stage is not None:
+        section = dataclasses.replace(recipe.run, stage=stage)
+        recipe = dataclasses.replace(recipe, run=section)
     if (most := options.max_eval_samples) is not None:
         given = {x: {"max_problems": most} for x in recipe.evaluations.settings}
         section = recipe.evaluations.with_arguments(given, environment)
@@ -215,6 +223,7 @@ def wants_resume(options: argparse.Namespace) -> bool:
     return False
 
 
+_YAML = (".yaml", ".yml")
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".safetensors")
 
 
@@ -229,6 +238,7 @@ def check_paths(recipe: Recipe) -> None:
     paths: dict[str, object] = {
         "model.path": recipe.model.path,
         "lora.path": recipe.lora.path,
+        "teacher.path": recipe.teacher.path,
     }
     for key in ("path", "eval_path"):
         paths[f"data.{key}"] = recipe.data.option(key)

@@ -46,6 +46,8 @@ class Evaluation:
     - `every`: in a run, the steps between two evaluations; `None` for none meanwhile.
     - `at_start`, `at_end`: in a run, whether it is made before the first and after the
         last step.
+    - `average`: in a run, whether the average of the weights is evaluated, and not the
+        policy.
 
     **Raises:** `ValueError` for sizes that are not positive, or more problems than the
     environment has.
@@ -73,6 +75,7 @@ class Evaluation:
     every: int | None = None
     at_start: bool = True
     at_end: bool = True
+    average: bool | None = None
 
     def __post_init__(self):
         if not 1 <= self.count <= self.env.size:

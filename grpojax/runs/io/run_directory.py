@@ -43,12 +43,13 @@ MODEL = "model"
 ADAPTER = "adapter"
 RESERVE = ".reserve"
 _RESERVED = 2**16  # Bytes: of a summary, twice, and of an event.
+AVERAGE = "average"
 DEFAULT_EVALUATION = "held_out"
 """The name of an evaluation that is given none."""
 
 _OF_TRAINING = (METRICS, COMPLETIONS, EVENTS, CHECKPOINTS, CURVE, MODEL, ADAPTER)
 _RECORDS = (METRICS, COMPLETIONS, EVALUATIONS, EVENTS)
-_NAMES = (CONFIG, SUMMARY, EVALUATIONS, PREDICTIONS, *_OF_TRAINING)
+_NAMES = (CONFIG, SUMMARY, EVALUATIONS, PREDICTIONS, AVERAGE, *_OF_TRAINING)
 
 
 class RunDirectory:

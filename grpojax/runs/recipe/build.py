@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ... import models, rollout
-from ..._train import TrainStep
-from ...env import AbstractEnvironment
+from ..._train import Averaging, TrainStep
+from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
 from ...rollout import AbstractSampler, Categorical, RolloutConfig
@@ -30,6 +30,7 @@ from ..tracking import build as trackers
 from ..training.health import Thresholds
 from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
+from .frozen.load import load_teacher
 from .parts.algorithm import build_algorithm, check_algorithm
 from .parts.compose import Context, make
 from .parts.curriculum import build_curriculum, with_curriculum
@@ -38,6 +39,8 @@ from .parts.optimizer import build_optimizer
 from .parts.reward import build_reward, check_reward
 from .policy import build_adapters, build_keys, load_model, step_of as step_of
 from .schema import Recipe
+from .supervised.completions import check_completion
+from .supervised.step import build_supervised
 from .tasks import (
     build_environments,
     Environments,
@@ -97,6 +100,23 @@ def config_of(recipe: Recipe) -> Config:
     return Config(values(recipe), parse, text=load.dump(recipe))
 
 
+def build_average(recipe: Recipe) -> Averaging | None:
+    """The average of a recipe's weights, if it has one.
+
+    **Raises:** `ValueError` for a decay of 1 or more, and for a reference that no
+    penalty compares the policy with.
+    """
+    settings = recipe.average
+    if settings.decay is None:
+        return None
+    if settings.reference and not build_algorithm(recipe).objective.compares:
+        raise ValueError(
+            "`average.reference` is that of a KL penalty. Received none: set "
+            "`algorithm.beta`, or leave it false."
+        )
+    return Averaging(settings.decay, settings.every, settings.reference)
+
+
 def check(recipe: Recipe) -> None:
     """Checks all of a recipe's components before anything is loaded.
 
@@ -109,6 +129,8 @@ def check(recipe: Recipe) -> None:
     build_optimizer(recipe)
     check_reward(recipe)
     check_evaluations(recipe)
+    check_completion(recipe.warmup.completion)
+    build_average(recipe)
     find_task(recipe.data.task)
     find_tools(recipe)
     find_factory(recipe)
@@ -145,6 +167,34 @@ def build(
         return _build(recipe, mesh, today or datetime.date.today(), weights)
 
 
+def build_step(
+    recipe: Recipe,
+    env: AbstractDatasetEnvironment,
+    tokenizer: AbstractTokenizer,
+    mesh: Mesh | None,
+    base: Callable[[], AbstractPolicy],
+) -> TrainStep:
+    """The train step of a recipe.
+
+    **Arguments:**
+
+    - `base`: makes a copy of the initial policy, if a reward asks for it.
+    """
+    return TrainStep(
+        env,
+        build_optimizer(recipe),
+        build_algorithm(recipe),
+        rollout=build_rollout(recipe),
+        update=UpdateConfig(**vars(recipe.update)),
+        reward=build_reward(recipe, env, tokenizer, base, mesh),
+        teacher=load_teacher(recipe, tokenizer, mesh),
+        average=build_average(recipe),
+        curriculum=build_curriculum(recipe),
+        validate=recipe.run.validate,
+        actors=meshes.build_actors(mesh, **vars(recipe.actors)),
+    )
+
+
 def _build(
     recipe: Recipe, mesh: Mesh | None, today: datetime.date, weights: bool
 ) -> dict[str, Any]:
@@ -153,34 +203,32 @@ def _build(
     logger.info("making the environments of the task %s", recipe.data.task)
     environments = build_environments(recipe, tokenizer, mesh)
     policy = compute(functools.partial(build_adapters, recipe), policy)
-    algorithm, optimizer = build_algorithm(recipe), build_optimizer(recipe)
 
     def base() -> Transformer:
         # A copy: the step donates the policy that it is given.
         return compute(_copy_of_base, policy)
 
     reference = None
-    if algorithm.objective.compares:
+    if build_algorithm(recipe).objective.compares and not recipe.average.reference:
         # The base weights of adapters are frozen and need no copy.
         adapted = recipe.lora.adapts
         reference = models.without_adapters if adapted else base()
     keys = build_keys(recipe)
-    curriculum, env = build_curriculum(recipe), environments.train
-    step = TrainStep(
-        env,
-        optimizer,
-        algorithm,
-        rollout=build_rollout(recipe),
-        update=UpdateConfig(**vars(recipe.update)),
-        reward=build_reward(recipe, env, tokenizer, base),
-        curriculum=curriculum,
-        validate=recipe.run.validate,
-        actors=meshes.build_actors(mesh, **vars(recipe.actors)),
-    )
-    init = lambda policy, reference: step.init(
-        policy, reference=reference, key=keys.train
-    )
-    state = compute(init, policy, reference)
+    health, about = Thresholds(**vars(recipe.health)), None
+    if recipe.run.stage == "warmup":
+        given = recipe, environments, tokenizer, build_optimizer(recipe)
+        step, about = build_supervised(*given)
+        step = dataclasses.replace(step, average=build_average(recipe))
+        step = meshes.place(step, mesh)
+        state = compute(lambda policy: step.init(policy, key=keys.train), policy)
+        # What is learned word for word has little entropy.
+        health = dataclasses.replace(health, entropy=None)
+    else:
+        step = build_step(recipe, environments.train, tokenizer, mesh, base)
+        init = lambda policy, reference: step.init(
+            policy, reference=reference, key=keys.train
+        )
+        state = compute(init, policy, reference)
     export = export_to(tokenizer, base=recipe.model.path)
     return dict(
         state=meshes.place(state, mesh),
@@ -191,11 +239,11 @@ def _build(
         ),
         checkpoint=Checkpointing(**vars(recipe.checkpoint), export=export),
         trackers=trackers.factories(**vars(recipe.tracking)),
-        health=Thresholds(**vars(recipe.health)),
+        health=health,
         logging=Logging(recipe.log.every, recipe.log.completions, tokenizer),
         config=dataclasses.replace(
             config_of(recipe),
-            summary=summarize(recipe, policy, environments, mesh),
+            summary=summarize(recipe, policy, environments, mesh, about),
             warnings=remarks_of(recipe, policy, tokenizer, environments.train),
             origin=recipe.model.path if find_run(Path(recipe.model.path)) else None,
             today=today.isoformat(),
@@ -224,8 +272,9 @@ def summarize(
     policy: Transformer,
     environments: Environments,
     mesh: Mesh | None,
+    about: str | None = None,
 ) -> str:
-    """A summary of a run in a few lines."""
+    """A summary of a run in a few lines; `about` is its last one, if it is known."""
     settings, lora = recipe.rollout, recipe.lora
     millions = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
     dense = eqx.filter_eval_shape(models.merge, policy)
@@ -251,7 +300,8 @@ def summarize(
             *lines,
             f"data   {source}: {train.size:,} training problems, {held:,} held out",
             *(f"       {note}" for note in notes),
-            f"step   {recipe.algorithm.name}, {settings.prompts} prompts x "
+            about
+            or f"step   {recipe.algorithm.name}, {settings.prompts} prompts x "
             f"{settings.group} samples, at most {settings.max_new_tokens} tokens each, "
             f"learning rate {rate}",
         ]

@@ -113,6 +113,43 @@ class Health(Section):
 
 
 @dataclass(frozen=True)
+class Warmup(Section):
+    """Supervised learning of completions, `run.stage: warmup`, over rows of `data`."""
+
+    # A column of texts, or of messages that end with the assistant's; or a template.
+    completion: str | None = None  # null: the column `answer`.
+    rows: PositiveInt = 64  # Of a step.
+    max_tokens: PositiveInt | None = None  # Of a completion; null: of the longest.
+    long_completions: Literal["raise", "skip"] = "raise"
+
+
+@dataclass(frozen=True)
+class Teacher(Section):
+    """The frozen model of a distillation, for the penalty `Distill`."""
+
+    path: str | None = None  # As model.path, of the same tokenizer; null: none.
+    dtype: Literal["float32", "bfloat16"] | None = None  # null: model.dtype.
+    bits: Literal[4, 8] | None = None  # Of its projections; null: as they are.
+
+
+@dataclass(frozen=True)
+class Average(Section):
+    """An exponential moving average of the weights; see `grpojax.Averaging`."""
+
+    decay: NonNegativeFloat | None = None  # null: no average.
+    every: PositiveInt = 1  # Steps between two refreshes.
+    reference: bool = False  # Whether it is the reference of a KL penalty.
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.decay is None and self.reference:
+            raise ValueError(
+                "`average.reference` makes the average the reference policy. Received "
+                "no `average.decay`: set it, 0 for the policy of the last refresh."
+            )
+
+
+@dataclass(frozen=True)
 class Environment(Section):
     """Rows that Python answers or samples, over the problems of `data`.
 

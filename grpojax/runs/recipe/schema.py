@@ -33,13 +33,16 @@ from .kinds import (
 )
 from .operation import (
     Actors,
+    Average,
     Checkpoint,
     Distributed,
     Environment,
     Health,
     Log,
     Mesh,
+    Teacher,
     Tracking,
+    Warmup,
 )
 from .parts.evaluation_section import Evaluations
 
@@ -52,6 +55,7 @@ class Run(Section):
     """Length and seed of a run."""
 
     steps: NonNegativeInt = 40
+    stage: Literal["train", "warmup"] = "train"  # Or supervised, as `warmup` says.
     seed: Seed = 0
     seeds: PositiveInt | None = None  # Runs, of this seed and the next; null: one.
     validate: bool = False  # Check every phase's values at run time.
@@ -282,9 +286,12 @@ class Recipe:
     curriculum: Part | None = None
     environment: Environment = field(default_factory=Environment)
     evaluations: Evaluations = field(default_factory=Evaluations)
+    warmup: Warmup = field(default_factory=Warmup)
     rollout: Rollout = field(default_factory=Rollout)
     reward: Reward = field(default_factory=Reward)
     algorithm: Algorithm = field(default_factory=Algorithm)
+    teacher: Teacher = field(default_factory=Teacher)
+    average: Average = field(default_factory=Average)
     optimizer: Optimizer = field(default_factory=Optimizer)
     update: Update = field(default_factory=Update)
     mesh: Mesh = field(default_factory=Mesh)

@@ -95,7 +95,7 @@ def answered(
             host,
             tokenizer,
             max_turns=settings.max_turns,
-            chat=_is_chat(recipe.data, env),
+            chat=is_chat(recipe.data, env),
             seconds=settings.seconds,
             concurrency=settings.concurrency,
         )
@@ -166,7 +166,7 @@ def find_agent(recipe: Recipe) -> Callable[..., Any] | None:
     return functools.partial(agent, **arguments) if arguments else agent
 
 
-def _is_chat(data: Data, env: AbstractDatasetEnvironment) -> bool:
+def is_chat(data: Data, env: AbstractDatasetEnvironment) -> bool:
     """Whether prompts are rendered by the tokenizer's chat template."""
     prompt = data.option("prompt")
     if data.option("chat") or not isinstance(prompt, str | None):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from ..._checks import check_counts, check_parts
-from ..._train import TrainStep
+from ..._train import averaged, SupervisedStep, TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...host import AbstractHostEnvironment
 from ...reward import RewardFn
@@ -63,6 +63,8 @@ def prepare(
         x: y.evaluation if isinstance(y, Evaluator) else y for x, y in given.items()
     }
     check_best_by(checkpoint, evaluations)
+    if any(x.average for x in evaluations.values()):
+        averaged(state)
     if config is None:
         config = described(state, step, steps, evaluations)
     directory = claim(out, resume=resume, config=config)
@@ -122,7 +124,11 @@ def digests_of(
         columns |= _read_columns(f"evaluations/{name}", x.env, x.reward)
     if isinstance(step, TrainStep):
         parts["data"] = step.env
+        if step.teacher is not None:
+            parts["teacher"] = step.teacher
         columns |= _read_columns("data", step.env, step.reward)
+    elif isinstance(step, SupervisedStep):
+        parts["data"] = step.demonstrations
     if evaluations:
         parts["evaluation"] = {name: x.env for name, x in evaluations.items()}
     texts = {"columns": digest_columns(columns)} if columns else {}

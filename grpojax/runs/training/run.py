@@ -4,13 +4,14 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
+from ..._train import averaged
 from ...types import TrainState
 from ..checkpoint.checkpoints import Checkpoints
 from ..distributed import processes
 from ..distributed.mesh import use
 from ..distributed.preemption import PreemptedError, Preemption
 from ..evaluation.printing import echo, print_result
-from ..io.run_directory import CHECKPOINTS, CURVE
+from ..io.run_directory import AVERAGE, CHECKPOINTS, CURVE
 from .display import curve
 from .display.progress import Progress
 from .health import DivergedError
@@ -41,6 +42,8 @@ def _run(run: Prepared) -> TrainState:
         if run.out is not None:
             export = run.checkpoint.export or export_to(run.logging.tokenizer)
             export(state.policy, run.out)
+            if state.average is not None:
+                export(averaged(state), run.out / AVERAGE)
         if run.directory is not None:
             path = run.directory.path / CURVE
             curve.plot_curve(path, log.records, log.accuracies)
@@ -175,8 +178,9 @@ def _evaluate(
         if run.directory is not None and tokenizer is not None:
             mode = evaluator.evaluation.mode
             predictions = run.directory.predictions(step, mode, name)
+        averages = evaluator.evaluation.average
         result = evaluator.run(
-            state.policy,
+            averaged(state) if averages else state.policy,
             predictions=predictions,
             tokenizer=tokenizer,
             report=check_preemption,

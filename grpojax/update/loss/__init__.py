@@ -15,6 +15,7 @@ from ._objective import Objective as Objective
 from ._penalty import (
     absolute as absolute,
     AbstractPenalty as AbstractPenalty,
+    Distill as Distill,
     k1 as k1,
     k2 as k2,
     k3 as k3,

@@ -28,6 +28,7 @@ class Batch(eqx.Module):
     - `behavior`: log-probs recorded by the sampler.
     - `reference`: log-probs under the reference policy, or `None`.
     - `entropy`: of the old policy, or `None` where no part of the objective needs it.
+    - `teacher`: log-probs under the teacher of a distillation, or `None`.
     """
 
     advantage: Float[Array, "*rows #time"]
@@ -36,6 +37,7 @@ class Batch(eqx.Module):
     behavior: PerToken | None = None
     reference: PerToken | None = None
     entropy: PerToken | None = None
+    teacher: PerToken | None = None
 
 
 class LossWeights(eqx.Module):

@@ -14,7 +14,7 @@ from ...types import FloatLike
 from ._balance import LoadBalance
 from ._correction import Importance, OffPolicySequenceMask, TopEntropy
 from ._inputs import Batch, LossInputs, LossWeights, PerToken
-from ._penalty import AbstractPenalty, KL
+from ._penalty import AbstractPenalty, Distill, KL
 from ._ratio import sequence_ratio, sequence_token_ratio, token_ratio
 from ._surrogate import AbstractSurrogate, Clip
 from ._weight import Mask, token_mean, Weight
@@ -31,7 +31,8 @@ class Objective(eqx.Module):
     - `ratio`: `token_ratio`, `sequence_ratio` ...
     - `surrogate`: such as `Clip(low, high)`.
     - `weight`: `token_mean`, `sequence_mean`, `Constant(length)` ...
-    - `penalties`: `KL`, neither filtered nor reweighted, and `LoadBalance`.
+    - `penalties`: `KL` and `Distill`, neither filtered nor reweighted, and
+        `LoadBalance`.
     - `importance`: corrects for a sampler that is not the old policy.
     - `entropy_filter`: keeps the tokens of highest entropy.
     - `off_policy_filter`: drops rows that the policy has moved away from.
@@ -74,6 +75,11 @@ class Objective(eqx.Module):
     def compares(self) -> bool:
         """Whether a penalty compares the policy with a reference."""
         return any(isinstance(penalty, KL) for penalty in self.penalties)
+
+    @property
+    def distills(self) -> bool:
+        """Whether a penalty compares the policy with a teacher."""
+        return any(isinstance(penalty, Distill) for penalty in self.penalties)
 
     @property
     def balances(self) -> bool:
@@ -125,6 +131,10 @@ class Objective(eqx.Module):
             for penalty, estimate in zip(kls, estimates, strict=True):
                 value = value - penalty.coefficient * estimate
             measured["kl"] = sum(estimates[1:], estimates[0])
+        for penalty in self.penalties:
+            if isinstance(penalty, Distill):
+                value = value - penalty.coefficient * penalty(inputs)
+                measured["teacher"] = penalty.gap(inputs)
         if weights.importance is not None:
             measured["importance"] = jnp.broadcast_to(weights.importance, value.shape)
         loss = -jnp.sum(weights.token.astype(dtype) * masked.fill(value, inputs.mask))

@@ -89,8 +89,61 @@ class KL(AbstractPenalty):
                 "Received none. Start with `grpojax.init(..., reference=policy)`, or "
                 "drop the penalty."
             )
-        # Outside the mask both are 0: no estimate may overflow there.
-        reference = jnp.where(inputs.mask, inputs.batch.reference, 0)
-        log_prob = jnp.where(inputs.mask, inputs.log_prob, 0)
-        estimate = self.estimator(log_prob, reference)
+        estimate = _estimate(self.estimator, inputs, inputs.batch.reference)
         return estimate if self.ratio is None else self.ratio(inputs) * estimate
+
+
+class Distill(AbstractPenalty):
+    """A penalty coefficient · estimate of KL(π ‖ teacher): on-policy distillation.
+
+    The student π samples, and a frozen teacher of the same tokenizer, which may be of
+    another size, scores each token: `TrainStep.teacher`. With `k2` the gradient of the
+    loss is the policy gradient with the advantage log π_T(y[t]) - log π(y[t]) of each
+    token.
+
+    **Fields:**
+
+    - `coefficient`: relative to the surrogate; 1 beside `advantage.zero`.
+    - `estimator`: `k2`, `k3_with_k2_gradient` ...; those with the gradient of the
+        reverse KL.
+    - `ratio`: as in `KL`, for several updates on one rollout.
+
+    Source: Gu et al., "MiniLLM" (arXiv:2306.08543), and Agarwal et al., "On-policy
+    distillation of language models" (arXiv:2306.13649), reverse KL on the student's
+    own samples.
+    """
+
+    coefficient: FloatLike = 1.0
+    estimator: Estimator = k2
+    ratio: Callable[[LossInputs], PerToken] | None = None
+
+    def __check_init__(self):
+        check_at_least("Distill", 0, coefficient=self.coefficient)
+        check_parts("Distill", estimator=self.estimator, ratio=self.ratio)
+
+    def __call__(self, inputs: LossInputs) -> PerToken:
+        """The estimate of every token, before the coefficient."""
+        estimate = _estimate(self.estimator, inputs, _teacher(inputs))
+        return estimate if self.ratio is None else self.ratio(inputs) * estimate
+
+    @staticmethod
+    def gap(inputs: LossInputs) -> PerToken:
+        """log π - log π_T of every token: unbiased for the reverse KL."""
+        return _estimate(k1, inputs, _teacher(inputs))
+
+
+def _teacher(inputs: LossInputs) -> PerToken:
+    if inputs.batch.teacher is None:
+        raise ValueError(
+            "A distillation needs the log-probabilities of a teacher. Received none: "
+            "pass `TrainStep(..., teacher=policy)` (`teacher.path` in a recipe), or "
+            "drop the penalty."
+        )
+    return inputs.batch.teacher
+
+
+def _estimate(estimator: Estimator, inputs: LossInputs, other: PerToken) -> PerToken:
+    """An estimate of KL(π ‖ other) of every token."""
+    # Outside the mask both are 0: no estimate may overflow there.
+    other = jnp.where(inputs.mask, other, 0)
+    return estimator(jnp.where(inputs.mask, inputs.log_prob, 0), other)

@@ -52,6 +52,7 @@ NO_PARTS = {
     "with_learning_rate": "what every optimizer is wrapped in",
     "stochastic_rounding": "what `optimizer.state_dtype` asks for",
     "stochastic_round": "a function of an array, for `stochastic_rounding`",
+    "FrozenJudge": "what `frozen_judge` makes, with the model of a path",
     "ByGroupId": "needs an array of identifiers, and rows that are not in groups",
     "AbstractCurriculum": "abstract",
     "AbstractPassRate": "abstract",
@@ -268,6 +269,12 @@ RUNS: dict[str, dict[str, object]] = {
         "curriculum": {"name": "Mixture", "weights": {"gsm8k": 1, "sums": 2}},
         "algorithm.name": "grpo",
         "algorithm.advantage": {"name": "TurnNormalized", "discount": 0.5},
+    },
+    "grpo of a teacher": {
+        "teacher.path": "gsm8k-tiny",
+        "algorithm.name": "grpo",
+        "algorithm.advantage": "zero",
+        "algorithm.penalties": [{"name": "Distill", "coefficient": 0.5}],
     },
     "grpo of experts": {
         "algorithm.name": "grpo",

@@ -70,11 +70,18 @@ def check_algorithm(recipe: schema.Recipe) -> None:
     """
     algorithm, settings = build_algorithm(recipe), recipe.rollout
     objective = algorithm.objective
+    if recipe.teacher.path is not None and not objective.distills:
+        raise ValueError(
+            "`teacher.path` names whom the penalty Distill learns from. Received "
+            f"{recipe.teacher.path!r} and no such penalty: add it, "
+            "`algorithm.penalties: [Distill]`, or leave the teacher out."
+        )
     rows = settings.train_prompts or settings.prompts, settings.group
     tokens = *rows, settings.max_new_tokens
     mask = jax.ShapeDtypeStruct(tokens, bool)
     rewards = jax.eval_shape(lambda: _rewards(rows, recipe.reward.weights))
-    inputs = jax.eval_shape(lambda: _inputs(tokens))
+    taught = recipe.teacher.path is not None
+    inputs = jax.eval_shape(lambda: _inputs(tokens, taught))
     places: dict[str, tuple[Callable, object, tuple[int, ...], type]] = {
         "advantage": (algorithm.advantage, rewards, rows, jnp.floating),
         "select": (algorithm.select, rewards, rows, jnp.bool_),
@@ -125,7 +132,9 @@ def _rewards(rows: tuple[int, int], names: Iterable[str]) -> Rewards:
     return dataclasses.replace(rewards, components=components, weights=weights)
 
 
-def _inputs(shape: tuple[int, ...]) -> LossInputs:
+def _inputs(shape: tuple[int, ...], taught: bool) -> LossInputs:
     number, advantage = jnp.zeros(shape), jnp.zeros((*shape[:-1], 1))
-    batch = Batch(advantage, jnp.ones(shape, bool), number, number, number, number)
+    known = dict.fromkeys(("old", "behavior", "reference", "entropy"), number)
+    known |= {"teacher": number} if taught else {}
+    batch = Batch(advantage, jnp.ones(shape, bool), **known)
     return LossInputs(number, number, batch, LossWeights(number), number)

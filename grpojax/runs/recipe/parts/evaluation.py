@@ -56,7 +56,7 @@ def build_evaluations(
         reward = None
         if settings.reward is not None:
             judged = _with_reward(recipe, name, settings)
-            reward = build_reward(judged, env, tokenizer, reference)
+            reward = build_reward(judged, env, tokenizer, reference, mesh)
         training = environments.train
         if settings.data is not None or not isinstance(
             training, AbstractAnswerEnvironment
@@ -80,6 +80,7 @@ def build_evaluations(
             every=settings.every,
             at_start=settings.at_start,
             at_end=settings.at_end,
+            average=settings.average or None,
         )
     return built
 

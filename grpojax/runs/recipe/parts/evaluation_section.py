@@ -43,6 +43,7 @@ class Settings:
     every: PositiveInt | None = None  # Steps between two; null: none meanwhile.
     at_start: bool = True
     at_end: bool = True
+    average: bool = False  # Of the weights in a run, as `average` says; or the policy.
 
     @property
     def limit(self) -> int | None:

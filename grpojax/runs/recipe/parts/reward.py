@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from .... import reward, update
@@ -18,6 +19,7 @@ from ....policy import AbstractPolicy
 from ....reward import RewardFn
 from ....text import AbstractTokenizer
 from ....types import Rewards, Trajectory
+from ..frozen.load import load_frozen
 from ..kinds import check
 from ..schema import Recipe, Reward
 from . import shapings
@@ -36,14 +38,15 @@ def build_reward(
     env: AbstractDatasetEnvironment,
     tokenizer: AbstractTokenizer,
     reference: Callable[[], AbstractPolicy],
+    mesh: Mesh | None = None,
 ) -> RewardFn:
     """The weighted sum and the shapings of a recipe.
 
     Parts are given what they ask for by the name of a parameter: `decode`, `horizon`,
-    `reference` (a copy of the initial policy) and `solutions` (the right answers by
-    prompt, or the column `answer`). A Python function over `completions`, or a class
-    whose instances are such, becomes a `HostReward`, and the columns of the rows are
-    its arguments.
+    `reference` (a copy of the initial policy), `tokenizer`, `load` (of a frozen model)
+    and `solutions` (the right answers by prompt, or the column `answer`). A Python
+    function over `completions`, or a class whose instances are such, becomes a
+    `HostReward`, and the columns of the rows are its arguments.
 
     **Arguments:**
 
@@ -51,6 +54,7 @@ def build_reward(
     - `env`: what is trained on.
     - `tokenizer`: the policy's.
     - `reference`: makes the reference policy, if a part asks for it.
+    - `mesh`: of frozen models that a part loads.
 
     **Raises:** `ValueError` with the key, for unknown parts and components.
     """
@@ -60,6 +64,10 @@ def build_reward(
             "decode": lambda: tokenizer.decode,
             "reference": reference,
             "solutions": lambda: solutions(env, tokenizer),
+            "tokenizer": lambda: tokenizer,
+            "load": lambda: functools.partial(
+                load_frozen, "reward.terms", recipe, tokenizer, mesh
+            ),
         },
         env,
     )
@@ -81,7 +89,8 @@ class _RecipeReward(eqx.Module):
 def check_reward(recipe: Recipe) -> None:
     """Checks the section `reward`, as far as no model is needed for it."""
     # How tokens are decoded does not matter to a part that is not called.
-    known = {"decode": lambda: repr, "reference": lambda: LATER, "solutions": dict}
+    later = dict.fromkeys(("reference", "tokenizer", "load"), lambda: LATER)
+    known: Given = {"decode": lambda: repr, "solutions": dict, **later}
     _build(recipe, known)
     named = [x["name"] if isinstance(x, Mapping) else x for x in recipe.reward.shapings]
     if "shuffled" in named and recipe.rollout.prompts < 2:

@@ -21,6 +21,7 @@ _FACTS = (
         (" ({})", "data.path"),
     ),
     (("algorithm {}", "algorithm.name", "algorithm"),),
+    (("teacher {}", "teacher.path"),),
     (("reward weights {}", "reward.weights"),),
     (("optimizer {}", "optimizer.name", "optimizer"),),
     (
@@ -32,6 +33,12 @@ _FACTS = (
     (("at most {} tokens per completion", "rollout.max_new_tokens"),),
     (("temperature {}", "rollout.temperature", "rollout.sampler.temperature"),),
 )
+_SUPERVISED = (
+    *_FACTS[:2],
+    (("a supervised warm start of {} completions per step", "warmup.rows"),),
+    *(x for x in _FACTS if x[0][1].startswith("optimizer.")),
+)
+"""The same of `run.stage: warmup`."""
 _UNNAMED = ("weights", "learning_rate")  # Settings that are shown without a name.
 _MAX_CHARACTERS = 80  # Of a value in the summary.
 
@@ -40,7 +47,8 @@ def summary(run: Run) -> Markdown:
     """What was trained, on which task and how, as far as it is recorded."""
     if not run.settings:
         return Markdown("The configuration was not recorded.")
-    text = ", ".join(clause for clause in (_clause(run, x) for x in _FACTS) if clause)
+    facts = _SUPERVISED if run.setting("run.stage") == "warmup" else _FACTS
+    text = ", ".join(clause for clause in (_clause(run, x) for x in facts) if clause)
     if not text:
         text = f"{code('config.yaml')} names no model, task or algorithm"
     text = f"{text[0].upper()}{text[1:]}."

@@ -22,8 +22,9 @@ def plot_curve(
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps = [record["step"] for record in records]
+    supervised = bool(records) and "reward" not in records[0]
     for name, label, style in (
-        ("reward", "reward", "-"),
+        ("loss", "loss", "-") if supervised else ("reward", "reward", "-"),
         ("rewards/correct/mean", "accuracy, training problems", "--"),
     ):
         if records and name in records[0]:

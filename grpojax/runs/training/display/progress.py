@@ -41,7 +41,8 @@ class Progress:
     def update(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Shows one step's metrics."""
         # A step of the user's need not have these metrics.
-        line = f"reward {metrics.get('reward', math.nan):.3f}"
+        name = "loss" if "reward" not in metrics and "loss" in metrics else "reward"
+        line = f"{name} {metrics.get(name, math.nan):.3f}"
         if "rewards/correct/mean" in metrics:
             line += f"  accuracy {metrics['rewards/correct/mean']:.1%}"
         if "completions/mean_length" in metrics:

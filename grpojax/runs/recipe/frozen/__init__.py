@@ -1,0 +1,1 @@
+"""Frozen policies beside the one that is trained: teachers and judges."""

@@ -1,0 +1,1 @@
+"""The warm start of a recipe: rows, their completions, and the supervised step."""
