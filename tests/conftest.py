@@ -9,9 +9,10 @@ import pytest
 
 
 # The tests compile much and compute little: without XLA's optimizations and by the
-# emitter that takes a third of the time, unless `GRPOJAX_TEST_XLA=default`. Which products
-# that emitter fuses with a sum differs between programs, and with it the last bit, so the
-# instructions are those of a processor that cannot. Eight devices, for those of the meshes.
+# emitter that takes a third of the time, unless `GRPOJAX_TEST_XLA=default`. Which
+# products that emitter fuses with a sum differs between programs, and with it the last
+# bit, so the instructions are those of a processor that cannot. Eight devices, for
+# those of the meshes.
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 if os.environ.get("GRPOJAX_TEST_XLA") != "default":
     FLAGS += [

@@ -20,112 +20,26 @@ too little memory end a command with 74, and a run goes on where it was.
 import argparse
 import contextlib
 import functools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from ..distributed.preemption import EXIT_PREEMPTED, PreemptedError
-from ..distributed.supervise import fork_supervised
-from ..recipe.load import dump
 from ..recipe.schema import Recipe
 from ..sweeps.grid import first_of, is_sweep
-from ..training.health import DivergedError
 from . import process
 from .options import (
     add_options as add_options,
-    joins,
-    load_recipe,
     RECIPE,
     SERVER,
     server_of,
     TRAIN as TRAIN,
     wants_resume,
 )
-from .process import EXIT_DIVERGED, ExitError, invalid_input, log_from
-
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
-"""Runs a command, given its options and environment variables."""
-
-
-def with_recipe(act: Callable[[Recipe, argparse.Namespace, float], None]) -> Command:
-    """A command that loads a recipe, and prints it if that is all that is asked for.
-
-    JAX takes seconds to import, and a misspelt key should not: what needs JAX is
-    imported by `act`, which is called with the recipe, the options and the start time.
-    """
-
-    def command(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
-        start = time.perf_counter()
-        with invalid_input():
-            recipe = load_recipe(options, environment)
-        if options.print_config:
-            print(dump(recipe), end="")
-            return
-        with invalid_input():
-            one_of_many = joins(options, recipe)
-        from ..distributed.mesh import check_devices
-
-        with contextlib.ExitStack() as stack:
-            if one_of_many:
-                stack.enter_context(_distributed(recipe, options))
-            with invalid_input():
-                check_devices()
-            from .compile_cache import keep_programs_of
-
-            stack.enter_context(keep_programs_of(recipe, environment, _console()))
-            act(recipe, options, start)
-
-    return command
-
-
-@contextlib.contextmanager
-def _distributed(recipe: Recipe, options: argparse.Namespace) -> Iterator[None]:
-    """A context in which this is one of several processes."""
-    fork_supervised()
-    from ..distributed import processes
-
-    with contextlib.ExitStack() as stack:
-        with invalid_input():
-            stack.enter_context(
-                processes.distributed(
-                    coordinator=options.coordinator,
-                    num_processes=options.processes,
-                    process_id=options.process,
-                    start_timeout=recipe.distributed.start_timeout,
-                    heartbeat_timeout=recipe.distributed.heartbeat_timeout,
-                    collective_errors=(ExitError,),
-                )
-            )
-        yield
-
-
-def _console() -> "Console":
-    """The terminal, for the first process of a run."""
-    from rich.console import Console
-
-    from ..distributed import processes
-
-    return Console(quiet=not processes.is_process_0())
-
-
-@contextlib.contextmanager
-def _exit_codes(out: Path | None) -> Iterator[None]:
-    """A context in which a run that ends early has an exit code of its own."""
-    try:
-        # Another process may have taken the directory since.
-        with invalid_input((BlockingIOError, FileExistsError)):
-            yield
-    except PreemptedError as error:
-        how = f"{error}: go on with --out {out} --resume"
-        raise ExitError(EXIT_PREEMPTED, how) from None
-    except DivergedError as error:
-        raise ExitError(EXIT_DIVERGED, str(error)) from None
+from .process import ExitError, invalid_input, log_from
+from .start.with_recipe import (
+    Command,
+    console,
+    exit_codes,
+    with_recipe as with_recipe,
+)
 
 
 @with_recipe
@@ -136,18 +50,18 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
     from ..training import fit
     from . import estimate, train
 
-    out, resume, console = options.out, options.resume, _console()
+    out, resume, terminal = options.out, options.resume, console()
     if is_sweep(recipe) and not options.dry_run:
         with invalid_input():
-            sweep = train.prepare_sweep(recipe, out, resume=resume, console=console)
-        with _exit_codes(out):
+            sweep = train.prepare_sweep(recipe, out, resume=resume, console=terminal)
+        with exit_codes(out):
             sweep.run()
         return
     with invalid_input():
         # The runs of a sweep need the same memory, one after another.
         recipe, out = first_of(recipe, out)
         prepared = train.prepare(
-            recipe, out, resume=resume, console=console, weights=not options.dry_run
+            recipe, out, resume=resume, console=terminal, weights=not options.dry_run
         )
     prepared = prepared._replace(start=start)
     if options.dry_run:
@@ -157,12 +71,12 @@ def train(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         return
     if out is None:
         remark = "Without --out nothing is kept: no checkpoint, no model."
-        echo(console, remark, style="bold")
-    with _exit_codes(out):
+        echo(terminal, remark, style="bold")
+    with exit_codes(out):
         fit.run(prepared)
     if out is None:
         remark = "The trained model was not kept: name a directory with --out."
-        echo(console, remark, style="bold")
+        echo(terminal, remark, style="bold")
 
 
 @with_recipe
@@ -181,7 +95,7 @@ def evaluate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         )
     # Another process may have taken the directory since.
     with invalid_input((BlockingIOError, FileExistsError)):
-        run(_console())
+        run(console())
 
 
 @with_recipe
@@ -195,7 +109,7 @@ def generate(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
         run = generate.prepare(
             recipe, options.prompt, problems=problems, samples=samples
         )
-    generate.print_records(run(), _console())
+    generate.print_records(run(), console())
 
 
 @with_recipe
@@ -206,7 +120,7 @@ def serve(recipe: Recipe, options: argparse.Namespace, _: float) -> None:
 
     with invalid_input():
         run = prepare(lambda: load_served(recipe), **server_of(options, recipe))
-    run(_console())
+    run(console())
 
 
 @with_recipe
@@ -222,14 +136,14 @@ def export(recipe: Recipe, options: argparse.Namespace, start: float) -> None:
 def replay(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """`grpojax replay`."""
     from ..replay import recipe as replays
-    from .compile_cache import keep_programs_of
+    from .start.compile_cache import keep_programs_of
 
     run, step, changes = options.run, options.step, options.set
     out = options.out or run / replays.REPLAYS / str(step)
     with contextlib.ExitStack() as stack:
         with invalid_input():
             recipe = replays.recipe_of(run, step, environment)
-            stack.enter_context(keep_programs_of(recipe, environment, _console()))
+            stack.enter_context(keep_programs_of(recipe, environment, console()))
             take = replays.prepare(run, step, changes=changes, environment=environment)
         print(f"{replays.write(take(), out)}\n{out / replays.PAGE}")
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
@@ -248,3 +248,13 @@ def _gold(env: AbstractAnswerEnvironment) -> Int[Array, " problem"]:
 
 def _most_frequent(env: AbstractAnswerEnvironment) -> Answer:
     return most_frequent(jax.device_get(_gold(env)).tolist())
+
+
+def evaluations_of(
+    given: "Mapping[str, Evaluation | Evaluator]",
+) -> "dict[str, Evaluation]":
+    """Evaluations by name, of which some have been traced."""
+    return {
+        name: x.evaluation if isinstance(x, Evaluator) else x
+        for name, x in given.items()
+    }

@@ -40,10 +40,9 @@ PREDICTIONS = "predictions"
 CHECKPOINTS = "checkpoints"
 CURVE = "curve.png"
 MODEL = "model"
-ADAPTER = "adapter"
+ADAPTER, AVERAGE = "adapter", "average"
 RESERVE = ".reserve"
 _RESERVED = 2**16  # Bytes: of a summary, twice, and of an event.
-AVERAGE = "average"
 DEFAULT_EVALUATION = "held_out"
 """The name of an evaluation that is given none."""
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ... import models, rollout
-from ..._train import Averaging, TrainStep
+from ..._train import TrainStep
 from ...env import AbstractDatasetEnvironment, AbstractEnvironment
 from ...models import Transformer
 from ...policy import AbstractPolicy
@@ -31,7 +31,7 @@ from ..training.health import Thresholds
 from ..training.settings import Checkpointing, Config, export_to, Logging
 from . import load
 from .frozen.load import load_teacher
-from .parts.algorithm import build_algorithm, check_algorithm
+from .parts.algorithm import build_algorithm, build_average, check_algorithm
 from .parts.compose import Context, make
 from .parts.curriculum import build_curriculum, with_curriculum
 from .parts.evaluation import build_evaluations, check_evaluations
@@ -98,23 +98,6 @@ def config_of(recipe: Recipe) -> Config:
     older = dataclasses.replace(Recipe(), curriculum="Uniform")
     parse = lambda text: values(load.parse(older, text))
     return Config(values(recipe), parse, text=load.dump(recipe))
-
-
-def build_average(recipe: Recipe) -> Averaging | None:
-    """The average of a recipe's weights, if it has one.
-
-    **Raises:** `ValueError` for a decay of 1 or more, and for a reference that no
-    penalty compares the policy with.
-    """
-    settings = recipe.average
-    if settings.decay is None:
-        return None
-    if settings.reference and not build_algorithm(recipe).objective.compares:
-        raise ValueError(
-            "`average.reference` is that of a KL penalty. Received none: set "
-            "`algorithm.beta`, or leave it false."
-        )
-    return Averaging(settings.decay, settings.every, settings.reference)
 
 
 def check(recipe: Recipe) -> None:

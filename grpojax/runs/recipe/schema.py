@@ -2,12 +2,8 @@
 
 `load.load(Recipe(), "recipe.yaml")` reads one; `build.build` builds the arguments
 of `grpojax.fit` from it. A component is given by name, or as a mapping of its name and
-its arguments:
-
-    surrogate: {name: Clip, low: 0.2, high: 0.28}
-
-The name is exported by the corresponding `grpojax` module, or is
-`package.module:object`.
+its arguments, `surrogate: {name: Clip, low: 0.2}`. The name is exported by the
+corresponding `grpojax` module, or is `package.module:object`.
 """
 
 import importlib

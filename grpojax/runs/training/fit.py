@@ -1,11 +1,10 @@
 """The training loop `fit`: checkpoints, evaluation, logging and resume."""
 
-import inspect
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 from ..._checks import check_counts, check_parts
 from ..._train import averaged, SupervisedStep, TrainStep
@@ -20,13 +19,20 @@ from ..checkpoint.resume_check import check_digests, check_resumable
 from ..distributed import processes
 from ..distributed.mesh import check_bits, mesh_of, use
 from ..evaluation.evaluate import Evaluation, named
-from ..evaluation.evaluator import Evaluator
+from ..evaluation.evaluator import evaluations_of, Evaluator
 from ..io.description import describe_arrays, digest_columns
 from ..io.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from ..tracking.build import TrackerFactory
 from .health import Thresholds
 from .run import run
-from .settings import Checkpointing, Config, described, Logging, Prepared
+from .settings import (
+    Checkpointing,
+    Config,
+    described,
+    Logging,
+    Prepared,
+    with_signature_of,
+)
 from .step import lower, LoweredStep, Step
 
 
@@ -59,9 +65,7 @@ def prepare(
     if out is None:
         _check_without_out(resume, trackers or {})
     given = named(evaluation)
-    evaluations = {
-        x: y.evaluation if isinstance(y, Evaluator) else y for x, y in given.items()
-    }
+    evaluations = evaluations_of(given)
     check_best_by(checkpoint, evaluations)
     if any(x.average for x in evaluations.values()):
         averaged(state)
@@ -72,8 +76,7 @@ def prepare(
     recorded = out is not None and logging.tokenizer is not None
     with use(mesh):
         samples = logging.samples if recorded else 0
-        if lowered is None:
-            lowered = lower(state, step, samples=samples, steps=steps)
+        lowered = lowered or lower(state, step, samples=samples, steps=steps)
         lowered.dry_call()
         digests = digests_of(state, step, evaluations)
         evaluators = {x: Evaluator.of(y, state.policy) for x, y in given.items()}
@@ -251,22 +254,7 @@ def _restore(
         raise
 
 
-_P = ParamSpec("_P")
-
-
-def _with_signature_of(
-    prepare: Callable[_P, Prepared],
-) -> Callable[[Callable[..., TrainState]], Callable[_P, TrainState]]:
-    def with_signature(function: Callable[..., TrainState]) -> Callable[_P, TrainState]:
-        signature = inspect.signature(prepare)
-        signature = signature.replace(return_annotation=TrainState)
-        function.__dict__["__signature__"] = signature
-        return function
-
-    return with_signature
-
-
-@_with_signature_of(prepare)
+@with_signature_of(prepare)
 def fit(*args: Any, **kwargs: Any) -> TrainState:
     """A training run, with evaluation, checkpoints, logging and resume.
 

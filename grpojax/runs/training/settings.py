@@ -1,10 +1,11 @@
 """Settings of `fit`, as values, and the run that it prepares from them."""
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec
 
 import yaml
 from jax.sharding import Mesh
@@ -192,3 +193,20 @@ def export_to(
         models.save(models.merge(policy), directory / MODEL, tokenizer=tokenizer)
 
     return export
+
+
+_P = ParamSpec("_P")
+
+
+def with_signature_of(
+    prepare: Callable[_P, Prepared],
+) -> Callable[[Callable[..., TrainState]], Callable[_P, TrainState]]:
+    """A decorator of a function that takes the arguments of another one."""
+
+    def with_signature(function: Callable[..., TrainState]) -> Callable[_P, TrainState]:
+        signature = inspect.signature(prepare)
+        signature = signature.replace(return_annotation=TrainState)
+        function.__dict__["__signature__"] = signature
+        return function
+
+    return with_signature

@@ -14,7 +14,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from grpojax.runs.cli import main as commands
-from grpojax.runs.cli.compile_cache import cache_folder, keep_programs
+from grpojax.runs.cli.start.compile_cache import cache_folder, keep_programs
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .... import advantage, algorithms, update
+from ...._train import Averaging
 from ....algorithms import Algorithm
 from ....types import Rewards
 from ....update import Batch, KL, LossInputs, LossWeights
@@ -138,3 +139,20 @@ def _inputs(shape: tuple[int, ...], taught: bool) -> LossInputs:
     known |= {"teacher": number} if taught else {}
     batch = Batch(advantage, jnp.ones(shape, bool), **known)
     return LossInputs(number, number, batch, LossWeights(number), number)
+
+
+def build_average(recipe: schema.Recipe) -> Averaging | None:
+    """The average of a recipe's weights, if it has one.
+
+    **Raises:** `ValueError` for a decay of 1 or more, and for a reference that no
+    penalty compares the policy with.
+    """
+    settings = recipe.average
+    if settings.decay is None:
+        return None
+    if settings.reference and not build_algorithm(recipe).objective.compares:
+        raise ValueError(
+            "`average.reference` is that of a KL penalty. Received none: set "
+            "`algorithm.beta`, or leave it false."
+        )
+    return Averaging(settings.decay, settings.every, settings.reference)

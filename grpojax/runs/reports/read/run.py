@@ -7,24 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ...io.integrity import checksums
 from ...io.integrity.checksums import is_broken
 from ...io.integrity.repair import flaw_of_predictions
 from ...io.jsonl import read_tolerant, Record, unreadable
 from ...io.records import finite_float, SampleGroup
 from ...io.run_directory import (
-    ADAPTER,
-    COMPLETIONS,
     CONFIG,
     EVALUATIONS,
-    EVENTS,
-    METRICS,
-    MODEL,
     predictions_file,
     SUMMARY,
 )
 from ...io.tables import flatten
 from ...recipe import yaml_format
+from .checksums import unproven_files
 from .evaluations import EvaluationRecord, evaluations_of_summary, parse_evaluation
 from .replays import read_replays, ReplayedLoss
 
@@ -170,7 +165,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if is_broken(summary):
         flaws.append(f"`{SUMMARY}` is not as it was written, and is not used.")
         summary = {}
-    unproven = frozenset(_unproven(path, summary, flaws))
+    unproven = frozenset(unproven_files(path, summary, flaws))
     evaluations = records("evaluations.jsonl", parse_evaluation, bool(summary))
     # Of evaluations that were made twice, as after a resume, the later one.
     evaluations = list({(x.step, x.series): x for x in evaluations}.values())
@@ -201,38 +196,6 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         replays=read_replays(path, flaws),
         unproven=unproven,
     )
-
-
-def _unproven(path: Path, summary: Record, flaws: list[str]) -> list[str]:
-    """The files of a run that do not match their checksums in its summary."""
-    found, recorded = [], checksums.parse(summary.get(checksums.CHECKSUMS))
-    for name in (CONFIG, METRICS, COMPLETIONS, EVALUATIONS, EVENTS):
-        try:
-            content = (path / name).read_bytes()
-        except OSError:
-            content = b""
-        fitting = [
-            checksum for checksum in recorded.get(name, ()) if checksum.begins(content)
-        ]
-        rest = [content[checksum.size :] for checksum in fitting]
-        # Evaluations get theirs as they are written, other records now and then.
-        whole = summary.get("complete") is True or name in (CONFIG, EVALUATIONS)
-        if name in recorded and (not fitting or (whole and all(rest))):
-            found.append(name)
-        elif name in recorded and all(rest):
-            count = rest[0].count(b"\n")
-            flaws.append(
-                f"`{name}` has {count} lines without a checksum: the run was killed "
-                "after they were written, or goes on."
-            )
-    for folder in (MODEL, ADAPTER):
-        found += checksums.unlike(path, folder, recorded)
-    flaws += [
-        f"`{name}` does not match its checksum in `{SUMMARY}`: one of the two was "
-        "changed, damaged or taken from another run."
-        for name in found
-    ]
-    return found
 
 
 def _parse_config(text: str) -> object:

@@ -14,9 +14,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from ..distributed import processes
-from ..evaluation.printing import echo
-from ..recipe.schema import Recipe
+from ...distributed import processes
+from ...evaluation.printing import echo
+from ...recipe.schema import Recipe
 
 
 _PLACES = {"darwin": ("HOME", "Library/Caches"), "win32": ("LOCALAPPDATA", "")}

@@ -1,0 +1,1 @@
+"""How a command starts: its recipe, its processes, its compiled programs."""
