@@ -169,9 +169,9 @@ def pipeline(options: argparse.Namespace, environment: Mapping[str, str]) -> Non
             script = pipelines.slurm_script(plan, options.pipeline, options.out)
             print(script, end="")
             return
-        say = functools.partial(print, flush=True)
+        log = functools.partial(print, flush=True)
         try:
-            made = pipelines.run(plan, environment, only=options.only, say=say)
+            made = pipelines.run(plan, environment, only=options.only, log=log)
         except pipelines.FailedError as error:
             raise ExitError(error.code, str(error)) from None
     if made is not None:

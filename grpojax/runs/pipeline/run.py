@@ -30,7 +30,7 @@ def run(
     environment: Mapping[str, str],
     *,
     only: Sequence[int] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Path | None:
     """Makes the stages that are not over of the runs of a pipeline, one after another.
 
@@ -44,7 +44,7 @@ def run(
     - `plan`: of `read_plan`.
     - `environment`: variables of the commands, and those that recipes name.
     - `only`: indices of runs; by default all of them.
-    - `say`: called with one line for each stage.
+    - `log`: called with one line for each stage.
 
     **Returns:** the catalogue, `index.html`; `None` where `report` is no stage.
 
@@ -55,7 +55,7 @@ def run(
     !!! example
 
         ```python
-        run(read_plan("pipeline.yaml"), os.environ, say=print)
+        run(read_plan("pipeline.yaml"), os.environ, log=print)
         ```
     """
     cells = plan.cells
@@ -73,15 +73,15 @@ def run(
         name = f"[{cell.index + 1}/{len(cells)}] {cell.path}"
         for stage in stages_of(plan, cell):
             if stage.is_complete(recipes[cell], cell.path):
-                say(f"{name}: {stage.name} is complete")
+                log(f"{name}: {stage.name} is complete")
                 continue
-            say(f"{name}: {stage.name} ...")
-            code = run_stage(stage, environment, say=say)
+            log(f"{name}: {stage.name} ...")
+            code = run_stage(stage, environment, log=log)
             if code:
                 why = _explain(stage, code)
                 if code == EXIT_PREEMPTED:
                     raise FailedError(code, f"{cell.path}: {why}")
-                say(f"{name}: {why}")
+                log(f"{name}: {why}")
                 failed.append((cell, code, why))
                 break
         if "report" in plan.stages:

@@ -82,10 +82,10 @@ def run_stage(
     stage: Stage,
     environment: Mapping[str, str],
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     command: Sequence[str] = (sys.executable, "-m", "grpojax"),
 ) -> int:
-    """Runs a command to its end, however this process is told to leave.
+    """Runs a command to its end, and ends it if this process has to end.
 
     A directory that another process still writes, as that of a pipeline that was killed
     may, is waited for.
@@ -94,19 +94,19 @@ def run_stage(
 
     - `stage`: what to run; what it says is added to its log.
     - `environment`: the variables of the command.
-    - `say`: called with a line when it waits.
+    - `log`: called with a line when it waits.
     - `command`: before the arguments.
 
     **Returns:** its exit code; 128 plus its number for a signal that ended it.
     """
     stage.log.parent.mkdir(parents=True, exist_ok=True)
-    _wait_for(stage.path, say)
-    with stage.log.open("ab") as log:
+    _wait_for(stage.path, log)
+    with stage.log.open("ab") as file:
         child = subprocess.Popen(
             [*command, *stage.arguments],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=file,
             stderr=subprocess.STDOUT,
         )
         try:
@@ -125,7 +125,7 @@ def last_line(path: Path) -> str:
     return next((x.strip() for x in reversed(text.splitlines()) if x.strip()), "")
 
 
-def _wait_for(path: Path, say: Callable[[str], None]) -> None:
+def _wait_for(path: Path, log: Callable[[str], None]) -> None:
     said = False
     while path.is_dir():
         try:
@@ -133,7 +133,7 @@ def _wait_for(path: Path, say: Callable[[str], None]) -> None:
             return
         except BlockingIOError as error:
             if not said:
-                say(f"waits: {error.strerror}")
+                log(f"waits: {error.strerror}")
             said = True
             time.sleep(1)
 

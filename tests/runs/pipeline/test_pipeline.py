@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,8 +45,8 @@ def made(monkeypatch, file):
     ran, codes = [], {}
     cells = {cell.path: cell for cell in read_plan(file).cells}
 
-    def run_stage(stage, environment, *, say):
-        del say
+    def run_stage(stage, environment, *, log):
+        del log
         place = "/".join(stage.path.parts[-3:])
         ran.append((place, stage.name))
         stage.path.mkdir(parents=True, exist_ok=True)
@@ -162,10 +163,10 @@ def test_a_command_is_waited_for_and_its_words_are_kept(tmp_path):
     run = tmp_path / "run"
     stage = stages.Stage("train", run, tmp_path / "run.log", ("said",))
     command = sys.executable, "-c", "import sys; print(sys.argv[1]); sys.exit(7)"
-    assert stages.run_stage(stage, os.environ, say=print, command=command) == 7
+    assert stages.run_stage(stage, os.environ, log=print, command=command) == 7
     assert stages.last_line(stage.log) == "said"
     command = sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"
-    assert stages.run_stage(stage, os.environ, say=print, command=command) == 137
+    assert stages.run_stage(stage, os.environ, log=print, command=command) == 137
 
 
 def test_a_directory_that_is_being_written_is_waited_for(tmp_path):
@@ -173,14 +174,28 @@ def test_a_directory_that_is_being_written_is_waited_for(tmp_path):
     run.mkdir()
     lock = lock_directory(run)
 
-    def say(line):
+    def log(line):
         said.append(line)
         os.close(lock)
 
     stage = stages.Stage("train", run, tmp_path / "run.log", ())
     command = sys.executable, "-c", ""
-    assert stages.run_stage(stage, os.environ, say=say, command=command) == 0
+    assert stages.run_stage(stage, os.environ, log=log, command=command) == 0
     assert len(said) == 1 and f"written by process {os.getpid()}" in said[0]
+
+
+def test_the_page_on_pipelines_runs(tmp_path, monkeypatch, capsys):
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "pipelines.md").read_text()
+    (tmp_path / "examples").symlink_to(root / "examples")
+    monkeypatch.chdir(tmp_path)
+    (study,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    Path("study.yaml").write_text(study)
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "pipelines.md", "exec"), {})
+    assert "out/study/grpo/few/seed-0" in capsys.readouterr().out
+    for cell in read_plan("study.yaml").cells:
+        assert stages.recipe_of(cell, {}).run.steps == 20
 
 
 @pytest.mark.slow
