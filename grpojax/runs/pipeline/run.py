@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..distributed.preemption import EXIT_PREEMPTED
+from ..io.run_directory import CONFIG, SUMMARY
 from ..reports import write_catalogue, write_report
 from .plan import Cell, Plan
 from .stages import last_line, recipe_of, run_stage, Stage, stages_of
@@ -36,8 +37,8 @@ def run(
 
     A pipeline that was killed, at any moment, is called again: what is complete is
     skipped, what was begun is resumed. A run that fails is left, and the others are
-    made. Reports and the catalogue are written anew after every run, from whatever
-    is there.
+    made. After every run its report, that of its seeds and the catalogue are written,
+    from whatever is there.
 
     **Arguments:**
 
@@ -85,7 +86,7 @@ def run(
                 failed.append((cell, code, why))
                 break
         if "report" in plan.stages:
-            catalogue = _report(cells, plan.out)
+            catalogue = _report(cell, cells, plan.out)
     if failed:
         names = "; ".join(f"{cell.path}: {why}" for cell, _, why in failed)
         raise FailedError(
@@ -98,17 +99,24 @@ def _explain(stage: Stage, code: int) -> str:
     return f"{stage.name} ended with code {code} ({last_line(stage.log)})"
 
 
-def _report(cells: Sequence[Cell], out: Path) -> Path:
-    """Reports of the runs that there are, of their seeds, and the catalogue."""
-    made = [cell.path for cell in cells if (cell.path / "config.yaml").is_file()]
-    groups: dict[Path, list[Path]] = {}
-    for path in made:
-        write_report([path])
-        groups.setdefault(path.parent, []).append(path)
-    for folder, paths in groups.items():
-        if len(paths) > 1:
-            write_report(paths, folder)
+def _report(cell: Cell, cells: Sequence[Cell], out: Path) -> Path:
+    """Reports of a run and of its seeds, where they are not of now; the catalogue."""
+    made = [x.path for x in cells if (x.path / CONFIG).is_file()]
+    seeds = [path for path in made if path.parent == cell.path.parent]
+    if cell.path in made and not _is_newer(cell.path, [cell.path]):
+        write_report([cell.path])
+    if len(seeds) > 1 and not _is_newer(cell.path.parent, seeds):
+        write_report(seeds, cell.path.parent)
     return write_catalogue(made, out)
+
+
+def _is_newer(folder: Path, runs: Sequence[Path]) -> bool:
+    """Whether the report in a folder is later than the last words of its runs."""
+    page = folder / "report.html"
+    last = [run / SUMMARY for run in runs if (run / SUMMARY).is_file()]
+    return page.is_file() and all(
+        x.stat().st_mtime_ns < page.stat().st_mtime_ns for x in last
+    )
 
 
 def slurm_script(
