@@ -39,7 +39,8 @@ def take(step, state):
 
 def arguments(step: TrainStep) -> dict:
     """The arguments of `train_step` but the state."""
-    names = {field.name for field in dataclasses.fields(step)} - {"actors"}
+    others = {"actors", "average", "teacher"}  # Of `TrainStep` alone.
+    names = {field.name for field in dataclasses.fields(step)} - others
     return {name: getattr(step, name) for name in names}
 
 

@@ -33,7 +33,7 @@ class Stage(NamedTuple):
     arguments: tuple[str, ...]
 
     def is_complete(self, recipe: Recipe, trained: Path) -> bool:
-        """Whether nothing is left to do: the same recipe, finished, of the last step.
+        """Whether it has finished, with the same recipe, and of the last step.
 
         **Arguments:**
 

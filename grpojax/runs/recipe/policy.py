@@ -198,7 +198,8 @@ def _checkpoint(run: Path, path: Path) -> Path | None:
         # Its configuration is written last; of one that was written it may be missing.
         recorded = checksums.of_summary(run / SUMMARY)
         saved = (run / MODEL / "config.json").is_file()
-        if saved or checksums.unlike(run, MODEL, recorded):
+        found = (run / MODEL).is_dir()
+        if saved or (found and checksums.unlike(run, MODEL, recorded)):
             return None
         step, problems = store.last_intact(run / CHECKPOINTS)
         if step is None:

@@ -392,9 +392,12 @@ def test_a_learning_rate_that_an_old_checkpoint_lacks_is_filled_in(tmp_path):
     assert float(record.learning_rate) == np.float32(schedule(7))
 
 
-def test_a_clock_that_is_set_forward_fails_no_checkpoint(tmp_path, monkeypatch):
-    clock = itertools.count(0, 7200)
-    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+@pytest.mark.parametrize("call", [1, 4, 16])
+def test_a_clock_that_is_set_forward_fails_no_checkpoint(tmp_path, monkeypatch, call):
+    """By an hour, once, when it is read for the n-th time."""
+    reads, now = itertools.count(), time.time
+    clock = lambda: now() + 3600 * (next(reads) >= call)
+    monkeypatch.setattr(time, "time", clock)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, state())
-    assert next(clock) > 7200 and Checkpoints(tmp_path / "checkpoints").steps() == [1]
+    assert next(reads) > call and Checkpoints(tmp_path / "checkpoints").steps() == [1]
