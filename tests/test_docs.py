@@ -185,6 +185,14 @@ def run_page(page: Path, folder: Path) -> dict:
     return namespace
 
 
+@pytest.fixture(autouse=True)
+def modules_of_pages_are_forgotten():
+    """Pages of several tests have files of one name."""
+    yield
+    for name in [x for x in sys.modules if x.startswith("my_")]:
+        del sys.modules[name]
+
+
 BRIEF = "def brief(completions):\n    return [0.0 for _ in completions]\n"
 FAST = [f"tutorials/{x}.md" for x in ("data", "tool")]
 FAST += ["peers.md", "trl.md", "start.md", "phases.md"]
